@@ -1,0 +1,49 @@
+# Every target works from a bare checkout; packages go into .venv and nowhere else.
+PYTHON ?= python3
+ARGS ?=
+
+BIN := .venv/bin
+READY := .venv/.ready
+CODE := soulsai tests examples docs
+
+.PHONY: run test check format docs bench test-learning clean
+
+run: $(READY)  ## Train LunarLander on this machine, with a live view. ARGS="--env CartPole-v1"
+	$(BIN)/soulsai train $(ARGS)
+
+test: $(READY)  ## Run all tests but those that train for minutes.
+	$(BIN)/python -m pytest -m "not learning" $(ARGS)
+
+check: $(READY)  ## Check format, style, types, the arrows between modules, and dead code.
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/vulture
+
+format: $(READY)  ## Format the code.
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
+
+docs: $(READY)  ## Write the pages that are made from the code.
+	$(BIN)/python docs/generate.py
+
+bench: .venv/.ready-bench  ## Measure what we promise.
+	for figure in wire client learner start; do $(BIN)/soulsai bench $$figure || exit 1; done
+
+test-learning: $(READY)  ## Train to the targets; takes long.
+	$(BIN)/python -m pytest -m learning $(ARGS)
+
+clean:  ## Remove what can be made again; runs under saves/ stay.
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache
+	rm -rf build dist docs/_build soulsai.egg-info
+	find soulsai tests examples docs -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -c constraints.txt -e '.[server,box2d,dev]'
+	touch $(READY)
+
+.venv/.ready-bench: $(READY)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[bench]'
+	touch $@

@@ -1,0 +1,53 @@
+"""What all tests share: one thread for numbers, no settings of the machine's, nothing left over."""
+
+import os
+import threading
+import time
+
+import psutil
+import pytest
+
+# Before anybody imports what reads them.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["MPLBACKEND"] = "Agg"
+for name in [name for name in os.environ if name.startswith("SOULSAI_")]:
+    del os.environ[name]
+
+LEAVING_SECONDS = 5.0
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_over():
+    """Fail a test after which a process or a thread goes on that was not there before."""
+    processes = set(psutil.Process().children(recursive=True))
+    threads = set(threading.enumerate())
+    yield
+    deadline = time.monotonic() + LEAVING_SECONDS
+    while time.monotonic() < deadline:
+        left = _processes() - processes
+        alive = set(threading.enumerate()) - threads
+        if not left and not alive:
+            return
+        time.sleep(0.01)
+    said = [f"{process.pid} {_words(process)}" for process in left]
+    for process in left:
+        process.kill()
+    pytest.fail(f"left over: {said} {[thread.name for thread in alive]}")
+
+
+def _processes() -> set[psutil.Process]:
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found.add(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def _words(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return "gone"
