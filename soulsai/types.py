@@ -1,0 +1,368 @@
+"""The nouns: every other module talks in these."""
+
+import zlib
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Metrics = dict[str, float]
+
+MASK = "mask"  # the observation leaf that says which actions are valid
+PROTOCOL = 1  # what this package speaks
+OLDEST_PROTOCOL = 1  # what it still understands
+
+
+class Leaf(Struct, frozen=True):
+    """One named array of every step: its shape, its dtype, and what its numbers mean.
+
+    ``dtype`` is NumPy's code with byte order (``"<f4"``). ``categories`` > 0 marks integers that
+    name one of so many things (a network sees them one-hot). ``low`` and ``high`` bound all
+    elements, where the environment declares finite bounds.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    categories: int = 0
+    low: float | None = None
+    high: float | None = None
+
+
+class ActionSpec(Struct, frozen=True):
+    """What may be done: ``discrete`` (one of ``sizes[0]``), ``multidiscrete`` or ``box``.
+
+    ``sizes`` holds the number of choices per component; ``low`` and ``high`` the box's flat
+    bounds, of shape ``shape``.
+    """
+
+    kind: Literal["discrete", "multidiscrete", "box"]
+    shape: tuple[int, ...] = ()
+    sizes: tuple[int, ...] = ()
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+
+    @property
+    def leaf(self) -> Leaf:
+        """How an action travels: the smallest unsigned integer that holds it, or ``<f4``."""
+        if self.kind == "box":
+            return Leaf(self.shape, "<f4")
+        largest = max(self.sizes)
+        dtype = "|u1" if largest <= 2**8 else "<u2" if largest <= 2**16 else "<u4"
+        return Leaf(self.shape, dtype)
+
+
+class Spec(Struct, frozen=True):
+    """What an environment looks like from outside: enough to build a network.
+
+    ``obs`` are the named leaves of one observation, in wire order; an action mask is the leaf
+    ``"mask"`` (bool, one element per choice).
+    """
+
+    obs: dict[str, Leaf]
+    action: ActionSpec
+
+    @property
+    def seen(self) -> dict[str, Leaf]:
+        """The leaves a network looks at: all but the mask."""
+        return {name: leaf for name, leaf in self.obs.items() if name != MASK}
+
+
+class Fragment(Struct, frozen=True, eq=False):
+    """Consecutive steps of one episode of one environment, taken under one version of the weights.
+
+    With T steps, ``obs`` leaves have T+1 rows (the last is what was seen after the last action);
+    ``action``, ``reward`` and ``extras`` have T. A fragment never crosses an episode's end, so
+    ``terminated`` and ``truncated`` speak of its last step; with neither it was merely cut, and
+    goes on in the fragment of the same ``(client, epoch, episode)`` that begins at
+    ``start + T``. Only ``terminated`` zeroes a discount.
+    """
+
+    client: str
+    epoch: int  # one life of the client process
+    episode: int  # numbers the client's episodes within an epoch
+    start: int  # index in the episode of the first step
+    clock: int  # env steps that the client had taken in this epoch before this fragment
+    generation: int
+    version: int
+    obs: dict[str, Array]
+    action: Array
+    reward: Array
+    terminated: bool
+    truncated: bool
+    greedy: bool = False  # an evaluation episode: no exploration
+    epsilon: float = 0.0  # the episode's share of uniform random actions
+    extras: dict[str, Array] = {}  # what the head said of each step, e.g. its log-probability
+    memory: dict[str, Array] = {}  # what a recurrent policy remembered before the first step
+
+    def __len__(self) -> int:
+        """Return the number of env steps."""
+        return len(self.reward)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the episode is over after the last step."""
+        return self.terminated or self.truncated
+
+
+class Episode(Struct, frozen=True):
+    """The summary of one finished episode.
+
+    The client fills what it knows; the training node stamps ``client``, ``env_steps`` (admitted
+    before it) and ``time`` (Unix seconds at receipt), because no client's clock is trusted.
+    """
+
+    generation: int
+    version: int  # the newest weights that took part in it
+    episode: int
+    reward: float
+    steps: int
+    seconds: float
+    terminated: bool
+    greedy: bool
+    epsilon: float
+    info: dict[str, float] = {}  # numbers from the last step's info that the config asks for
+    client: str = ""
+    env_steps: int = 0
+    time: float = 0.0
+
+
+class Hello(Struct, frozen=True):
+    """What a client says first in every epoch."""
+
+    run: str
+    protocol: int
+    software: str
+    environment: str
+    environments: int  # played side by side
+    crc: int  # of the spec it believes in
+
+
+class Heartbeat(Struct, frozen=True):
+    """What a client says of itself once a second; all counters are of this epoch."""
+
+    steps: int  # taken
+    episodes: int  # finished
+    dropped: int  # env steps thrown away because the outbox was full
+    queued: int  # messages waiting in the outbox
+    version: int
+    restarts: int = 0  # of the environment
+    waiting: bool = False  # the quota is spent: no step until new weights come
+
+
+class Head(Struct, frozen=True):
+    """How a policy's outputs become actions; what each kind computes is in ``soulsai.heads``.
+
+    ``epsilon_greedy`` reads ``q`` [A]; ``categorical`` reads ``logits`` [sum of sizes];
+    ``gaussian`` and ``squashed`` read ``mean`` and ``log_std`` [shape].
+    """
+
+    kind: Literal["epsilon_greedy", "categorical", "gaussian", "squashed"]
+    epsilon_base: float = 0.4
+    epsilon_alpha: float = 7.0
+    eval_fraction: float = 0.05
+
+
+class Program(Struct, frozen=True):
+    """The policy as a client runs it: an ONNX graph whose weights come separately.
+
+    The graph's inputs are ``inputs`` (observation leaves) and then ``memory_<name>``, each with a
+    leading batch axis; its outputs are ``outputs`` and then ``next_memory_<name>``.
+    """
+
+    graph: bytes
+    location: str  # the external-data file name that the graph gives for its weights
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    head: Head
+    weights: dict[str, Leaf]  # in wire order, by initialiser name
+    memory: dict[str, Leaf] = {}
+
+
+class PolicyCard(Struct, frozen=True):
+    """What somebody needs to play a ``policy.onnx`` without us; its metadata key is ``soulsai``.
+
+    The file's graph has the weights inside, and the inputs and outputs of a ``Program``.
+    """
+
+    run: str
+    generation: int
+    version: int
+    env_steps: int
+    algorithm: str
+    environment: "EnvironmentOffer"
+    spec: Spec
+    head: Head
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    memory: dict[str, Leaf] = {}
+
+
+class Weights(Struct, frozen=True, eq=False):
+    """One version of the policy: exactly what a client needs in order to act.
+
+    ``quota`` bounds the env steps one client may take between this version and the next (``None``:
+    no bound). ``knobs`` are numbers for the head: ``random`` = 1 asks for uniform random actions.
+    """
+
+    run: str
+    generation: int
+    version: int
+    arrays: dict[str, Array]
+    quota: int | None = None
+    knobs: dict[str, float] = {}
+
+
+class Pointer(Struct, frozen=True):
+    """The newest version: where it is, how to check it, and what comes with it."""
+
+    run: str
+    generation: int
+    version: int
+    bytes: int
+    sha256: str
+    dtype: Literal["float32", "float16"] = "float32"
+    quota: int | None = None
+    knobs: dict[str, float] = {}
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """What makes one version newer than another, across restarts of the training node."""
+        return self.generation, self.version
+
+
+class EnvironmentOffer(Struct, frozen=True):
+    """Which environment the server would like played; a client checks it against its own list."""
+
+    id: str
+    kwargs: dict[str, str | int | float | bool | None] = {}
+    count: int = 1  # side by side in one client
+    max_episode_steps: int = 0  # 0: the environment's own limit
+    mask_key: str = "action_mask"
+    info_keys: tuple[str, ...] = ()
+
+
+class RunSpec(Struct, frozen=True):
+    """All that a client must know of a run; published by the training node, never secret."""
+
+    run: str  # unique: the name of the run's folder
+    protocol: int
+    oldest_protocol: int
+    environment: EnvironmentOffer
+    spec: Spec
+    algorithm: str
+    program_sha256: str
+    fragment_steps: int = 64
+    fragment_seconds: float = 1.0
+    heartbeat_seconds: float = 1.0
+    stream_entries: int = 4096  # a client's stream keeps about so many entries, newest last
+    extras: dict[str, Leaf] = {}  # per-step columns that the head adds
+    memory: dict[str, Leaf] = {}  # what a fragment says was remembered before its first step
+
+    @property
+    def crc(self) -> int:
+        """A short name for exactly this run and layout, carried by every message."""
+        return zlib.crc32(msgspec.msgpack.encode(self, order="deterministic"))
+
+
+class Quicksave(Struct, frozen=True, tag="quicksave"):
+    """Save everything now, under ``manual_save``."""
+
+    replay: bool = True
+
+
+class SaveBest(Struct, frozen=True, tag="save_best"):
+    """Save that version of the weights, as the best model so far."""
+
+    generation: int
+    version: int
+    score: float
+
+
+class Stop(Struct, frozen=True, tag="stop"):
+    """Take a last checkpoint, tell the clients, and end the run."""
+
+
+class Pause(Struct, frozen=True, tag="pause"):
+    """Stop learning and let the clients wait, until told to resume."""
+
+
+class Resume(Struct, frozen=True, tag="resume"):
+    """Go on after a pause."""
+
+
+Command = Quicksave | SaveBest | Stop | Pause | Resume
+
+
+class Answer(Struct, frozen=True):
+    """What became of a command: done or not, and one line about it."""
+
+    done: bool
+    message: str
+
+
+class Control(Struct, frozen=True):
+    """What the training node tells all clients at once."""
+
+    op: Literal["pause", "resume", "stop"]
+
+
+class Event(Struct, frozen=True):
+    """Something worth telling everybody who watches."""
+
+    kind: Literal["checkpoint", "best", "stopped"]
+    text: str
+
+
+class ClientStatus(Struct, frozen=True):
+    """One client as the training node sees it."""
+
+    client: str
+    state: Literal["active", "waiting", "lost"]
+    steps_per_second: float
+    admitted: int  # env steps
+    rejected: int  # messages
+    lost: int  # env steps that never arrived
+    dropped: int  # env steps its own outbox dropped
+    queued: int
+    lag: int  # versions behind, of its last fragment
+    seen: float  # seconds since it was heard of
+
+
+class Status(Struct, frozen=True):
+    """The training node in numbers; the same truth for terminal, page and tests."""
+
+    run: str
+    generation: int
+    phase: Literal["starting", "waiting", "warming up", "learning", "paused", "stopping", "ended"]
+    algorithm: str
+    environment: str
+    env_steps: int = 0  # admitted
+    max_env_steps: int = 0  # 0: no end
+    updates: int = 0
+    version: int = 0
+    episodes: int = 0
+    seconds: float = 0.0
+    env_steps_per_second: float = 0.0
+    updates_per_second: float = 0.0
+    replay_ratio: float = 0.0  # updates per env step since learning began
+    reward_mean: float | None = None  # of the last episodes
+    reward_trend: float | None = None  # of that mean against the one before
+    lag: float = 0.0  # mean versions behind, of recent fragments
+    rejected: dict[str, int] = {}  # messages by reason
+    duplicates: int = 0  # messages
+    lost: int = 0  # env steps
+    dropped: int = 0  # env steps
+    bytes_received: int = 0
+    checkpoint: str = ""
+    checkpoint_age: float | None = None  # seconds
+    clients: tuple[ClientStatus, ...] = ()
+    metrics: Metrics = {}
+    notice: str = ""
+
+
+def zeros(leaf: Leaf, *batch: int) -> Array:
+    """Return an array of ``batch`` times one leaf, filled with zeros."""
+    return np.zeros((*batch, *leaf.shape), leaf.dtype)
