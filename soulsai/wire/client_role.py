@@ -1,0 +1,148 @@
+"""A client's part of the wire: it speaks in its own stream, and reads what the run publishes."""
+
+from collections.abc import Sequence
+
+from soulsai.errors import NoRun, Superseded, Unreachable, WireError
+from soulsai.types import Control, Hello, Pointer, Program, RunSpec, Weights
+from soulsai.wire import Position
+from soulsai.wire.codec import encode_message, pack
+from soulsai.wire.link import Access, OldId
+from soulsai.wire.names import Keys, checked
+from soulsai.wire.structs import decode
+from soulsai.wire.weights import PIECE_BYTES, decode_weights, digest, weights_bytes
+
+_SMALL_BYTES = 2**20  # of a spec, a pointer, a control
+_PROGRAM_BYTES = 64 * 2**20
+_STREAM_ENTRIES = 4096  # until the run's spec says better
+
+
+class ClientRole:
+    """Implements ``ClientWire``; see there for what each method promises."""
+
+    def __init__(self, access: Access, run: str, client: str) -> None:
+        self._keys = Keys(run)
+        self._stream = self._keys.experience(checked("client.name", client))
+        self._client = client
+        self._spec: RunSpec | None = None
+        self._link = access.link()
+        self._ear = access.ear(self._keys.model, self._keys.control)
+
+    def __repr__(self) -> str:
+        return f"ClientRole({self._client!r} in {self._keys.run!r})"
+
+    def spec(self) -> RunSpec:
+        """Return the published run, and keep to its bound on our stream."""
+        data = self._fetch(self._keys.spec, _SMALL_BYTES)
+        if not data:
+            raise NoRun(f"no training run is published under the name {self._keys.run!r} yet")
+        self._spec = decode(data, RunSpec)
+        return self._spec
+
+    def program(self, spec: RunSpec) -> Program:
+        """Return the run's program, checked against the digest in ``spec``."""
+        data = self._fetch(self._keys.program, _PROGRAM_BYTES)
+        if digest(data) != spec.program_sha256:
+            raise WireError("the published program is not the one that the run's spec names")
+        return decode(data, Program)
+
+    def hello(self, hello: Hello) -> Position:
+        """Begin a new epoch with an id that the server issues.
+
+        Where the server's clock stands still or went back, its id continues an older epoch; we
+        then say hello once more, at the beginning of the next one.
+        """
+        data = pack([encode_message(hello, self._spec or self.spec())])
+        try:
+            position = position_of(self._link.ask(*self._add("*", data)))
+            if position.seq:
+                position = Position(position.epoch + 1, 0)
+                self._link.ask(*self._add(text_of(position), data))
+        except OldId as error:
+            # Only the training node can repair that, by deleting the stream.
+            raise Unreachable(f"our stream takes no more entries: {error}") from error
+        return position
+
+    def push(self, entries: Sequence[tuple[Position, bytes]], retry: bool = False) -> None:
+        """Append entries in one round trip."""
+        commands = [self._add(text_of(position), data) for position, data in entries]
+        for reply in self._link.ask_all(commands) if commands else ():
+            if isinstance(reply, OldId):
+                if not retry:
+                    raise Superseded(
+                        f"another process plays under the name {self._client!r}; "
+                        "give each client its own client.name"
+                    )
+            elif isinstance(reply, WireError):
+                raise reply
+
+    def pointer(self) -> Pointer | None:
+        """Return what is newest, or ``None`` before the first version."""
+        data = self._fetch(self._keys.model, _SMALL_BYTES)
+        return decode(data, Pointer) if data else None
+
+    def weights(self, pointer: Pointer, program: Program) -> Weights:
+        """Fetch one version, piece by piece, never more than the program has room for."""
+        if pointer.bytes != weights_bytes(program, pointer.dtype):
+            raise WireError(
+                f"weights {pointer.generation}-{pointer.version} are of another program"
+            )
+        pieces: list[bytes] = []
+        for number in range(-(-pointer.bytes // PIECE_BYTES)):
+            key = self._keys.piece(pointer.generation, pointer.version, number)
+            piece: bytes = self._link.ask("GETRANGE", key, 0, PIECE_BYTES - 1)
+            if not piece:
+                raise WireError(f"weights {pointer.generation}-{pointer.version} are gone")
+            pieces.append(piece)
+        return decode_weights(b"".join(pieces), pointer, program)
+
+    def wait(self, timeout: float) -> list[Control]:
+        """Sleep; without a connection just as long, and raise ``Unreachable`` then.
+
+        The last control is also kept on the server and read whenever listening begins, so that
+        one that was said while we were not connected is not missed.
+        """
+        controls: list[Control] = []
+        for channel, data in self._ear.listen(timeout):
+            if channel != self._keys.control:
+                continue
+            said = self._fetch(self._keys.control, _SMALL_BYTES) if data is None else data
+            if said:
+                controls.append(decode(said, Control))
+        return controls
+
+    def wake(self) -> None:
+        """End a ``wait`` now, from any thread."""
+        self._ear.wake()
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._ear.close()
+        self._link.close()
+
+    def _add(self, id: str, data: bytes) -> tuple[str | int | bytes, ...]:
+        most = self._spec.stream_entries if self._spec else _STREAM_ENTRIES
+        return ("XADD", self._stream, "MAXLEN", "~", most, id, "d", data)
+
+    def _fetch(self, key: str, limit: int) -> bytes:
+        """Return a string from the server, empty if there is none, in bounded pieces."""
+        pieces: list[bytes] = []
+        size = 0
+        while True:
+            piece: bytes = self._link.ask("GETRANGE", key, size, size + PIECE_BYTES - 1)
+            pieces.append(piece)
+            size += len(piece)
+            if size > limit:
+                raise WireError(f"{key} is over {limit} bytes")
+            if len(piece) < PIECE_BYTES:
+                return b"".join(pieces)
+
+
+def position_of(id: bytes) -> Position:
+    """Return the position that an entry's id names."""
+    epoch, _, seq = id.partition(b"-")
+    return Position(int(epoch), int(seq))
+
+
+def text_of(position: Position) -> str:
+    """Return the id of the entry at a position."""
+    return f"{position.epoch}-{position.seq}"

@@ -1,0 +1,332 @@
+"""Bytes in, values out, and back. No pickle: what arrives is numbers, or it is an error.
+
+An entry of a client's stream is framed as ``version u8, flags u8, messages u16, size u32`` and
+``size`` bytes of messages (one lz4 block if flag 1 is set). A message is
+``crc u32, size u32, header u16, kind u8, 0``, its header, and for a fragment the columns of
+``layout.py``; everything is padded to 8 bytes, so that arrays are views into what arrived.
+"""
+
+import struct
+from collections.abc import Sequence
+from typing import Annotated
+
+import lz4.block
+import msgspec
+from msgspec import Meta, Struct
+
+from soulsai.errors import ConfigError, Rejected, SoulsAIError, WireError
+from soulsai.types import Episode, Fragment, Heartbeat, Hello, RunSpec
+from soulsai.wire import Entry
+from soulsai.wire.layout import Column, Layout, padded, plan
+from soulsai.wire.structs import decode, encode
+from soulsai.wire.weights import decode_weights, encode_weights, program_digest
+
+__all__ = [
+    "ENTRY_BYTES",
+    "Message",
+    "check_spec",
+    "decode",
+    "decode_entry",
+    "decode_weights",
+    "encode",
+    "encode_message",
+    "encode_weights",
+    "pack",
+    "program_digest",
+]
+
+Message = Fragment | Episode | Heartbeat | Hello
+
+ENTRY_BYTES = 2_000_000  # of an entry as it travels
+RAW_BYTES = 16 * 2**20  # of an entry unpacked: what bounds an lz4 bomb
+MAX_MESSAGES = 256  # in one entry
+_COMPRESS_FROM = 1024
+_WORTH_IT = 0.9  # compressed entries above this share of their size travel as they are
+
+_FRAMING = 1
+_LZ4 = 1
+_ENTRY = struct.Struct("<BBHI")
+_MESSAGE = struct.Struct("<IIHBx")
+_FRAGMENT = struct.Struct("<QdIIIIHBx")
+_BODY = padded(_MESSAGE.size + _FRAGMENT.size)
+_TERMINATED, _TRUNCATED, _GREEDY = 1, 2, 4
+_KIND_FRAGMENT, _KIND_EPISODE, _KIND_HEARTBEAT, _KIND_HELLO = 1, 2, 3, 4
+
+_Count = Annotated[int, Meta(ge=0, lt=2**53)]
+_Word = Annotated[str, Meta(max_length=256)]
+
+
+class _Episode(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    generation: _Count
+    version: _Count
+    episode: _Count
+    reward: float
+    steps: _Count
+    seconds: float
+    terminated: bool
+    greedy: bool
+    epsilon: float
+    info: Annotated[dict[Annotated[str, Meta(max_length=64)], float], Meta(max_length=32)]
+
+
+class _Heartbeat(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    steps: _Count
+    episodes: _Count
+    dropped: _Count
+    queued: _Count
+    version: _Count
+    restarts: _Count
+    waiting: bool
+
+
+class _Hello(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    run: _Word
+    protocol: _Count
+    software: _Word
+    environment: _Word
+    environments: _Count
+    crc: _Count
+
+
+_encoder = msgspec.msgpack.Encoder()
+_episodes = msgspec.msgpack.Decoder(_Episode)
+_heartbeats = msgspec.msgpack.Decoder(_Heartbeat)
+_hellos = msgspec.msgpack.Decoder(_Hello)
+_layouts: dict[int, tuple[RunSpec, Layout]] = {}
+
+
+def encode_message(message: Message, spec: RunSpec) -> bytes:
+    """Return one framed message; raise ``WireError`` if it does not fit the run's spec."""
+    layout = _layout(spec)
+    if isinstance(message, Fragment):
+        return _encode_fragment(message, layout)
+    if isinstance(message, Episode):
+        kind = _KIND_EPISODE
+        header = _encoder.encode(_episode_message(message))
+    elif isinstance(message, Heartbeat):
+        kind = _KIND_HEARTBEAT
+        header = _encoder.encode(_Heartbeat(*msgspec.structs.astuple(message)))
+    else:
+        kind = _KIND_HELLO
+        header = _encoder.encode(_Hello(*msgspec.structs.astuple(message)))
+    size = padded(_MESSAGE.size + len(header))
+    head = _MESSAGE.pack(layout.crc, size, len(header), kind)
+    return (head + header).ljust(size, b"\0")
+
+
+def check_spec(spec: RunSpec) -> None:
+    """Raise unless the run's arrays may travel, and one step of them fits into an entry.
+
+    ``fragment_steps`` need not fit: clients cut fragments shorter where steps are large.
+    """
+    size = plan(spec, 1).size + _BODY + _ENTRY.size
+    if size > ENTRY_BYTES:
+        raise ConfigError(
+            f"environment: one step takes {size} bytes, where a message has room for "
+            f"{ENTRY_BYTES}; make the observations smaller"
+        )
+
+
+def pack(messages: Sequence[bytes]) -> bytes:
+    """Return one entry with those messages; raise ``WireError`` if it would be too large."""
+    raw = b"".join(messages)
+    if len(raw) > RAW_BYTES or not 1 <= len(messages) <= MAX_MESSAGES:
+        raise WireError(f"an entry of {len(messages)} messages and {len(raw)} bytes is too large")
+    flags, body = 0, raw
+    if len(raw) > _COMPRESS_FROM:
+        small = lz4.block.compress(raw, store_size=False)
+        if len(small) < _WORTH_IT * len(raw):
+            flags, body = _LZ4, small
+    if len(body) + _ENTRY.size > ENTRY_BYTES:
+        raise WireError(
+            f"an entry of {len(body)} bytes is over {ENTRY_BYTES}; cut fragments shorter"
+        )
+    return _ENTRY.pack(_FRAMING, flags, len(messages), len(raw)) + body
+
+
+def decode_entry(entry: Entry, spec: RunSpec) -> list[Message]:
+    """Return what a client said, its form checked in full; raise ``Rejected`` for anything else.
+
+    The decoding boundary: nothing but ``Rejected`` leaves here, whatever the bytes. Whether the
+    numbers make sense is for the training node to judge.
+    """
+    try:
+        return _decode_entry(entry, _layout(spec))
+    except SoulsAIError as error:
+        if isinstance(error, Rejected):
+            raise
+        raise Rejected("frame", str(error)) from error
+    except Exception as error:  # hostile bytes never end the training node
+        raise Rejected("frame", _line(error)) from error
+
+
+def _decode_entry(entry: Entry, layout: Layout) -> list[Message]:
+    data = entry.data
+    if data is None:
+        raise Rejected("fields", "an entry has exactly one field")
+    if not _ENTRY.size <= len(data) <= ENTRY_BYTES:
+        raise Rejected("size", f"an entry of {len(data)} bytes")
+    framing, flags, count, size = _ENTRY.unpack_from(data)
+    if framing != _FRAMING or flags & ~_LZ4 or not 1 <= count <= MAX_MESSAGES:
+        raise Rejected("frame", f"framing {framing}, flags {flags}, {count} messages")
+    if size > RAW_BYTES:
+        raise Rejected("size", f"an entry of {size} bytes when unpacked")
+    at, end = 0, size
+    if flags & _LZ4:
+        data = _inflate(data, size)
+    else:
+        at, end = _ENTRY.size, _ENTRY.size + size
+    if len(data) != end:
+        raise Rejected("length", f"{len(data)} bytes where {end} are announced")
+    messages: list[Message] = []
+    for _ in range(count):
+        if end - at < _MESSAGE.size:
+            raise Rejected("length", "a message is cut off")
+        crc, size, header, kind = _MESSAGE.unpack_from(data, at)
+        if size % 8 or _MESSAGE.size + header > size or size > end - at:
+            raise Rejected("length", f"a message of {size} bytes with {end - at} left")
+        if crc != layout.crc:
+            raise Rejected("run", f"spec {crc:08x}, where this run has {layout.crc:08x}")
+        messages.append(_decode_message(entry, data, at, size, header, kind, layout))
+        at += size
+    if at != end:
+        raise Rejected("length", f"{end - at} bytes after the last message")
+    return messages
+
+
+def _decode_message(
+    entry: Entry, data: bytes, at: int, size: int, header: int, kind: int, layout: Layout
+) -> Message:
+    if kind == _KIND_FRAGMENT:
+        return _decode_fragment(entry, data, at, size, header, layout)
+    start = at + _MESSAGE.size
+    if size != padded(_MESSAGE.size + header):
+        raise Rejected("length", f"a message of kind {kind} and {size} bytes")
+    text = data[start : start + header]
+    try:
+        if kind == _KIND_EPISODE:
+            said = msgspec.structs.asdict(_episodes.decode(text))
+            return Episode(client=entry.client, **said)
+        if kind == _KIND_HEARTBEAT:
+            return Heartbeat(*msgspec.structs.astuple(_heartbeats.decode(text)))
+        if kind == _KIND_HELLO:
+            return Hello(*msgspec.structs.astuple(_hellos.decode(text)))
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise Rejected("header", _line(error)) from error
+    raise Rejected("kind", f"no message of kind {kind}")
+
+
+def _decode_fragment(
+    entry: Entry, data: bytes, at: int, size: int, header: int, layout: Layout
+) -> Fragment:
+    if header != _FRAGMENT.size:
+        raise Rejected("header", f"a fragment's header of {header} bytes")
+    clock, epsilon, episode, start, generation, version, steps, flags = _FRAGMENT.unpack_from(
+        data, at + _MESSAGE.size
+    )
+    if flags > _TERMINATED | _TRUNCATED | _GREEDY or not 0.0 <= epsilon <= 1.0:
+        raise Rejected("header", f"flags {flags}, epsilon {epsilon}")
+    planned = layout.plan(steps)
+    if size != _BODY + planned.size:
+        raise Rejected("length", f"{size} bytes for {steps} steps of {_BODY + planned.size} bytes")
+    body = at + _BODY
+    return Fragment(
+        client=entry.client,
+        epoch=entry.position.epoch,
+        episode=episode,
+        start=start,
+        clock=clock,
+        generation=generation,
+        version=version,
+        obs={column.name: column.read(data, body) for column in planned.obs},
+        action=planned.action.read(data, body),
+        reward=planned.reward.read(data, body),
+        terminated=bool(flags & _TERMINATED),
+        truncated=bool(flags & _TRUNCATED),
+        greedy=bool(flags & _GREEDY),
+        epsilon=epsilon,
+        extras={column.name: column.read(data, body) for column in planned.extras},
+        memory={column.name: column.read(data, body) for column in planned.memory},
+    )
+
+
+def _encode_fragment(fragment: Fragment, layout: Layout) -> bytes:
+    steps = len(fragment)
+    if not 1 <= steps <= layout.max_steps:
+        raise WireError(f"{steps} steps in a fragment of 1 to {layout.max_steps}")
+    planned = layout.plan(steps)
+    flags = (
+        _TERMINATED * fragment.terminated
+        + _TRUNCATED * fragment.truncated
+        + _GREEDY * fragment.greedy
+    )
+    try:
+        header = _FRAGMENT.pack(
+            fragment.clock,
+            fragment.epsilon,
+            fragment.episode,
+            fragment.start,
+            fragment.generation,
+            fragment.version,
+            steps,
+            flags,
+        )
+    except struct.error as error:
+        raise WireError(f"a counter of the fragment is out of range: {error}") from error
+    head = _MESSAGE.pack(layout.crc, _BODY + planned.size, _FRAGMENT.size, _KIND_FRAGMENT)
+    parts = [(head + header).ljust(_BODY, b"\0")]
+    for column in planned.obs:
+        _append(parts, column, column.write(fragment.obs[column.name]))
+    _append(parts, planned.action, planned.action.write(fragment.action))
+    _append(parts, planned.reward, planned.reward.write(fragment.reward))
+    for column in planned.extras:
+        _append(parts, column, column.write(fragment.extras[column.name]))
+    for column in planned.memory:
+        _append(parts, column, column.write(fragment.memory[column.name]))
+    return b"".join(parts)
+
+
+def _append(parts: list[bytes], column: Column, data: bytes) -> None:
+    parts.append(data)
+    if padding := -column.length % 8:
+        parts.append(bytes(padding))
+
+
+def _episode_message(episode: Episode) -> _Episode:
+    return _Episode(
+        episode.generation,
+        episode.version,
+        episode.episode,
+        episode.reward,
+        episode.steps,
+        episode.seconds,
+        episode.terminated,
+        episode.greedy,
+        episode.epsilon,
+        episode.info,
+    )
+
+
+def _inflate(data: bytes, size: int) -> bytes:
+    try:
+        # A block that unpacks to more than ``size`` is an error; only ``size`` is allocated.
+        raw: bytes = lz4.block.decompress(memoryview(data)[_ENTRY.size :], uncompressed_size=size)
+    except lz4.block.LZ4BlockError as error:
+        raise Rejected("lz4", _line(error)) from error
+    return raw
+
+
+def _layout(spec: RunSpec) -> Layout:
+    """Return the layout of a spec, remembered by identity because a spec cannot be hashed."""
+    known = _layouts.get(id(spec))
+    if known is not None and known[0] is spec:
+        return known[1]
+    if len(_layouts) > 16:
+        _layouts.clear()
+    layout = Layout(spec)
+    _layouts[id(spec)] = (spec, layout)
+    return layout
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:200]

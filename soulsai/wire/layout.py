@@ -1,0 +1,113 @@
+"""Where every column of a fragment lies in its message: computed once per run and length."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from soulsai.errors import Rejected, WireError
+from soulsai.types import Array, Leaf, RunSpec
+
+# What may cross the wire. Object and string dtypes must never: an array over foreign bytes.
+DTYPES = frozenset(
+    ["|b1", "|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f2", "<f4", "<f8"]
+)
+MAX_LEAF_BYTES = 64 * 2**20
+REWARD = Leaf((), "<f4")
+
+
+class Column(NamedTuple):
+    """One array in a message; ``bits`` marks booleans, eight to a byte."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[np.generic]
+    bits: bool
+    length: int  # in bytes, without padding
+    offset: int  # from the beginning of the body; a multiple of 8
+
+    def read(self, data: bytes, body: int) -> Array:
+        """Return the column as a read-only view into ``data`` (booleans are copied)."""
+        if not self.bits:
+            return np.ndarray(self.shape, self.dtype, data, body + self.offset)
+        packed = np.ndarray(self.length, np.uint8, data, body + self.offset)
+        count = int(np.prod(self.shape))
+        return np.unpackbits(packed, count=count).view(np.bool_).reshape(self.shape)
+
+    def write(self, value: Array) -> bytes:
+        """Return the bytes of a column; raise ``WireError`` if its shape or dtype is another."""
+        if value.shape != self.shape or value.dtype != self.dtype:
+            raise WireError(
+                f"column {self.name!r} is {value.dtype} {value.shape}, "
+                f"not {self.dtype} {self.shape} as the run's spec says"
+            )
+        return np.packbits(value).tobytes() if self.bits else value.tobytes()
+
+
+class Plan(NamedTuple):
+    """All columns of a fragment of one length."""
+
+    obs: tuple[Column, ...]
+    action: Column
+    reward: Column
+    extras: tuple[Column, ...]
+    memory: tuple[Column, ...]
+    size: int  # of the body
+
+
+class Layout:
+    """How the fragments of one run are laid out."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        self.crc = spec.crc
+        self.max_steps = spec.fragment_steps
+        self._spec = spec
+        self._plans: dict[int, Plan] = {}
+
+    def plan(self, steps: int) -> Plan:
+        """Return the columns of a fragment of ``steps`` steps; raise ``Rejected`` if too many."""
+        found = self._plans.get(steps)
+        if found is None:
+            if not 1 <= steps <= self.max_steps:
+                raise Rejected("steps", f"{steps} steps in a fragment of 1 to {self.max_steps}")
+            found = self._plans[steps] = plan(self._spec, steps)
+        return found
+
+
+def plan(spec: RunSpec, steps: int) -> Plan:
+    """Return the columns of a fragment of ``steps`` steps, one after another."""
+    end = 0
+
+    def column(name: str, leaf: Leaf, *rows: int) -> Column:
+        nonlocal end
+        dtype = dtype_of(name, leaf)
+        shape = (*rows, *leaf.shape)
+        count = int(np.prod(shape, dtype=object))
+        bits = dtype == np.bool_
+        placed = Column(
+            name, shape, dtype, bits, -(-count // 8) if bits else count * dtype.itemsize, end
+        )
+        end += padded(placed.length)
+        return placed
+
+    obs = tuple(column(name, leaf, steps + 1) for name, leaf in spec.spec.obs.items())
+    action = column("action", spec.spec.action.leaf, steps)
+    reward = column("reward", REWARD, steps)
+    extras = tuple(column(name, leaf, steps) for name, leaf in spec.extras.items())
+    memory = tuple(column(name, leaf) for name, leaf in spec.memory.items())
+    return Plan(obs, action, reward, extras, memory, end)
+
+
+def dtype_of(name: str, leaf: Leaf) -> np.dtype[np.generic]:
+    """Return the dtype of a foreign leaf; raise ``WireError`` if it is not one we take."""
+    if leaf.dtype not in DTYPES:
+        raise WireError(f"{name!r} has dtype {leaf.dtype!r}; choose one of {sorted(DTYPES)}")
+    if any(size < 0 for size in leaf.shape):
+        raise WireError(f"{name!r} has shape {leaf.shape}")
+    if int(np.prod(leaf.shape, dtype=object)) * 8 > MAX_LEAF_BYTES:
+        raise WireError(f"{name!r} of shape {leaf.shape} is too large for one step")
+    return np.dtype(leaf.dtype)
+
+
+def padded(size: int) -> int:
+    """Return the next multiple of 8, so that every column can be read where it lies."""
+    return (size + 7) & ~7

@@ -1,0 +1,153 @@
+"""All keys and channels on the server, and the rights to them: one list for code and ACL."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from soulsai.errors import ConfigError
+
+Role = Literal["client", "training_node", "telemetry_node", "operator", "metrics"]
+Asker = Literal["operator", "telemetry"]
+
+ROLES: tuple[Role, ...] = get_args(Role)
+ASKERS: tuple[Asker, ...] = get_args(Asker)
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+
+
+def is_name(text: str) -> bool:
+    """Whether a text may name a run, a client or a reply, and so become part of a key."""
+    return _NAME.fullmatch(text) is not None
+
+
+def checked(what: str, name: str) -> str:
+    """Return ``name``; raise ``ConfigError`` if it may not be part of a key."""
+    if not is_name(name):
+        raise ConfigError(
+            f"{what}: {name!r} is not a name; use 1 to 64 of a-z, 0-9, _ and -, "
+            "beginning with a letter or digit"
+        )
+    return name
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys and channels of one run; all carry its hash tag, so that one slot holds them."""
+
+    run: str
+
+    def __post_init__(self) -> None:
+        checked("run.name", self.run)
+
+    @property
+    def prefix(self) -> str:
+        """What all of them begin with."""
+        return f"soulsai:{{{self.run}}}:"
+
+    @property
+    def spec(self) -> str:
+        """String: the ``RunSpec``."""
+        return f"{self.prefix}spec"
+
+    @property
+    def program(self) -> str:
+        """String: the ``Program``."""
+        return f"{self.prefix}program"
+
+    @property
+    def generation(self) -> str:
+        """String: how many training nodes have opened the run."""
+        return f"{self.prefix}generation"
+
+    @property
+    def model(self) -> str:
+        """String: the ``Pointer`` to the newest weights; also the channel that hints at it."""
+        return f"{self.prefix}model"
+
+    def piece(self, generation: int, version: int, number: int) -> str:
+        """Return the key of one piece of one version's weights (string)."""
+        return f"{self.prefix}model:{generation}-{version}:{number}"
+
+    @property
+    def control(self) -> str:
+        """String: the last ``Control``; also the channel that says it when it is said."""
+        return f"{self.prefix}control"
+
+    @property
+    def event(self) -> str:
+        """Channel: ``Event``."""
+        return f"{self.prefix}event"
+
+    def experience(self, client: str) -> str:
+        """Return the key of what one client says (stream)."""
+        return f"{self.prefix}exp:{client}"
+
+    @property
+    def episodes(self) -> str:
+        """Stream: stamped ``Episode`` of all clients."""
+        return f"{self.prefix}episodes"
+
+    def commands(self, who: Asker) -> str:
+        """Return the key of one role's commands (stream)."""
+        return f"{self.prefix}cmd:{who}"
+
+    def reply(self, who: Asker, id: str) -> str:
+        """Return the key of the answer to one command (list)."""
+        return f"{self.prefix}reply:{who}:{id}"
+
+    @property
+    def status(self) -> str:
+        """String: the ``Status``; it expires."""
+        return f"{self.prefix}status"
+
+
+_ANY = "soulsai:{*}:"
+_LINK = "+ping +client|setname"
+
+# Every right is one that the implementation uses; tests hold the two together.
+_RIGHTS: dict[Role, str] = {
+    "training_node": (
+        f"{_LINK} +time ~{_ANY}* &{_ANY}* +get +set +unlink +incr +expire +persist +scan "
+        "+xadd +xread +xtrim +rpush +publish"
+    ),
+    "telemetry_node": (
+        f"{_LINK} &{_ANY}event +subscribe +publish "
+        f"(%R~{_ANY}spec %R~{_ANY}status +get) "
+        f"(%R~{_ANY}episodes +xread) "
+        f"(%W~{_ANY}cmd:telemetry +xadd) "
+        f"(~{_ANY}reply:telemetry:* +blpop)"
+    ),
+    "operator": (
+        f"{_LINK} "
+        f"(%R~{_ANY}spec %R~{_ANY}status +get) "
+        f"(%W~{_ANY}cmd:operator +xadd) "
+        f"(~{_ANY}reply:operator:* +blpop)"
+    ),
+    "client": (
+        f"{_LINK} &{_ANY}model &{_ANY}control +subscribe "
+        f"(%R~{_ANY}spec %R~{_ANY}program %R~{_ANY}model* %R~{_ANY}control +getrange) "
+        f"(%W~{_ANY}exp:{{client}} +xadd)"
+    ),
+    # Whoever watches the server itself; it sees no key. Never CONFIG: it prints passwords.
+    "metrics": f"{_LINK} +info +client|list +slowlog|get +latency|latest",
+}
+
+
+def user_line(role: Role, password: str, client: str = "") -> str:
+    """Return the ACL line of one user, with its password's digest only.
+
+    A client that is named may use no stream but its own, as user ``c-<name>``; without a name it
+    is the user ``client`` that all share who know the run's common secret.
+    """
+    name = f"c-{checked('client', client)}" if client else role
+    rights = _RIGHTS[role].replace("{client}", client or "*")
+    sha256 = hashlib.sha256(password.encode()).hexdigest()
+    return f"user {name} on #{sha256} resetchannels resetkeys -@all {rights}"
+
+
+def acl(passwords: Mapping[Role, str]) -> str:
+    """Return the ACL file of a server: the roles given, and nobody else."""
+    lines = ["user default off", *(user_line(role, passwords[role]) for role in passwords)]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,78 @@
+"""Who we are to the server: its address, our user and our password, and where those are kept."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from soulsai.config import Redis
+from soulsai.errors import ConfigError
+from soulsai.wire.names import Role
+
+PASSWORD_FILE = "SOULSAI_REDIS_PASSWORD_FILE"  # noqa: S105 - a variable's name
+_CONTAINER_SECRET = Path("/run/secrets/redis_secret")
+_MAX_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server, and as whom to speak to it; without a password there is no authentication."""
+
+    url: str
+    username: str = ""  # empty: the server's default user
+    password: str = field(default="", repr=False)
+    ca_file: str = ""
+
+
+def server_for(role: Role, redis: Redis, environ: Mapping[str, str] = os.environ) -> Server:
+    """Return the configured server with the secret of a role, if there is one.
+
+    A node has its own secret where it runs beside the server; elsewhere, and for all clients,
+    the common ``redis.secret`` opens what the server grants for it.
+    """
+    folder = Path(redis.secrets)
+    own = folder / f"{role}.secret"
+    if role != "client" and own.is_file():
+        return Server(redis.url, role, read_secret(own), redis.ca_file)
+    common = _common_secret(folder, environ)
+    if common is None:
+        return Server(redis.url, ca_file=redis.ca_file)
+    user = "client" if role == "client" else ""
+    return Server(redis.url, user, read_secret(common), redis.ca_file)
+
+
+def read_secret(path: Path) -> str:
+    """Return the password in a file: one line, ``requirepass <password>`` or just the password."""
+    try:
+        data = path.read_bytes()
+        text = data.decode().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as a secret ({type(error).__name__})") from None
+    if len(data) > _MAX_BYTES or len(text.splitlines()) != 1 or "\0" in text:
+        raise ConfigError(f"{path}: a secret is one line, `requirepass <password>`")
+    word, _, rest = text.partition(" ")
+    if word.lower() != "requirepass":
+        return text
+    rest = rest.strip()
+    if len(rest) >= 2 and rest[0] == rest[-1] == '"':
+        rest = rest[1:-1]
+    if not rest:
+        raise ConfigError(f"{path}: there is no password after `requirepass`")
+    return rest
+
+
+def write_secret(path: Path, password: str) -> None:
+    """Write a secret that only we can read."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        os.chmod(path, 0o600)  # of a file that was there already
+        file.write(f"requirepass {password}\n")
+
+
+def _common_secret(folder: Path, environ: Mapping[str, str]) -> Path | None:
+    if named := environ.get(PASSWORD_FILE):
+        if not Path(named).is_file():
+            raise ConfigError(f"{PASSWORD_FILE}: there is no file {named}")
+        return Path(named)
+    places = (folder / "redis.secret", _CONTAINER_SECRET)
+    return next((path for path in places if path.is_file()), None)

@@ -1,0 +1,112 @@
+"""The operator's and the telemetry node's parts of the wire: they watch, and may ask."""
+
+import secrets
+from collections.abc import Iterable
+
+from soulsai.errors import NoRun, WireError
+from soulsai.types import Answer, Command, Episode, Event, RunSpec, Status
+from soulsai.wire.link import Access, Ear
+from soulsai.wire.names import Asker, Keys
+from soulsai.wire.structs import decode, encode
+from soulsai.wire.training_role import Asked
+
+_BLOCK_SECONDS = 0.25
+_EPISODES_PER_CALL = 1000
+_COMMANDS_KEPT = 256
+
+
+class OperatorRole:
+    """Implements ``OperatorWire``; see there for what each method promises."""
+
+    _who: Asker = "operator"
+
+    def __init__(self, access: Access, run: str) -> None:
+        self._keys = Keys(run)
+        self._link = access.link()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._keys.run!r})"
+
+    def spec(self) -> RunSpec:
+        """Return the published run; raise ``NoRun`` if there is none."""
+        data = self._link.ask("GET", self._keys.spec)
+        if not data:
+            raise NoRun(f"no training run is published under the name {self._keys.run!r} yet")
+        return decode(data, RunSpec)
+
+    def status(self) -> Status | None:
+        """Return the training node's status, or ``None`` if no training node is alive."""
+        data = self._link.ask("GET", self._keys.status)
+        return decode(data, Status) if data else None
+
+    def command(self, command: Command, timeout: float) -> Answer:
+        """Ask the training node and wait for its answer; raise ``WireError`` if none comes."""
+        id = secrets.token_hex(16)
+        self._link.ask(
+            *("XADD", self._keys.commands(self._who), "MAXLEN", "~", _COMMANDS_KEPT, "*"),
+            *("d", encode(Asked(id, timeout, command))),
+        )
+        left = timeout
+        while left > 0:
+            block = min(left, _BLOCK_SECONDS)
+            reply = self._link.ask(
+                "BLPOP", self._keys.reply(self._who, id), f"{max(block, 0.001):.3f}"
+            )
+            if reply:
+                return decode(reply[1], Answer)
+            left -= block
+        raise WireError(
+            f"no answer from the training node within {timeout:g} s; is it running? "
+            "See `soulsai status`"
+        )
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._link.close()
+
+
+class TelemetryRole(OperatorRole):
+    """Implements ``TelemetryWire``; see there for what each method promises."""
+
+    _who: Asker = "telemetry"
+
+    def __init__(self, access: Access, run: str) -> None:
+        super().__init__(access, run)
+        self._access = access
+        self._ear: Ear | None = None
+
+    def episodes(self, after: str, timeout: float) -> list[tuple[str, Episode]]:
+        """Return recorded episodes later than id ``after``, a thousand at most."""
+        left = timeout
+        while True:
+            block = min(left, _BLOCK_SECONDS)
+            wait = ("BLOCK", max(1, int(block * 1000))) if block > 0 else ()
+            reply = self._link.ask(
+                *("XREAD", "COUNT", _EPISODES_PER_CALL, *wait),
+                *("STREAMS", self._keys.episodes, after),
+            )
+            left -= block
+            if reply or left <= 0:
+                break
+        return [
+            (id.decode(), decode(fields[1], Episode))
+            for items in (reply or {}).values()
+            for id, fields in items
+        ]
+
+    def announce(self, event: Event) -> None:
+        """Tell all who watch."""
+        self._link.ask("PUBLISH", self._keys.event, encode(event))
+
+    def events(self, timeout: float) -> Iterable[Event]:
+        """Return the events since the last call; listening begins with the first."""
+        if self._ear is None:
+            self._ear = self._access.ear(self._keys.event)
+        heard = self._ear.listen(timeout)
+        return [decode(data, Event) for _, data in heard if data is not None]
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        if self._ear is not None:
+            self._ear.close()
+        super().close()

@@ -1,0 +1,81 @@
+"""The policy on the wire: the program's digest, and the weights as one checked block of bytes."""
+
+import hashlib
+from typing import Literal
+
+import numpy as np
+
+from soulsai.errors import WireError
+from soulsai.types import Array, Leaf, Pointer, Program, Weights
+from soulsai.wire.layout import dtype_of, padded
+from soulsai.wire.structs import encode
+
+PIECE_BYTES = 2**20  # one key holds so much, far below any limit on a server's strings
+WeightsDtype = Literal["float32", "float16"]
+
+
+def program_digest(program: Program) -> str:
+    """Return what ``RunSpec.program_sha256`` holds: the digest of the program as it travels."""
+    return digest(encode(program))
+
+
+def digest(data: bytes) -> str:
+    """Return the SHA-256 of some bytes, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def encode_weights(weights: Weights, program: Program, dtype: WeightsDtype = "float32") -> bytes:
+    """Return the arrays in the program's order; ``float16`` halves those of floating point."""
+    if set(weights.arrays) != set(program.weights):
+        odd = sorted(set(weights.arrays) ^ set(program.weights))
+        raise WireError(f"weights and program do not have the same arrays: {', '.join(odd)}")
+    parts: list[bytes] = []
+    for name, leaf in program.weights.items():
+        array = weights.arrays[name]
+        if array.shape != leaf.shape or array.dtype != dtype_of(name, leaf):
+            raise WireError(
+                f"weights {name!r} are {array.dtype} {array.shape}, "
+                f"not {leaf.dtype} {leaf.shape} as the program says"
+            )
+        data = array.astype(_travelling(name, leaf, dtype), copy=False).tobytes()
+        parts.append(data.ljust(padded(len(data)), b"\0"))
+    return b"".join(parts)
+
+
+def decode_weights(data: bytes, pointer: Pointer, program: Program) -> Weights:
+    """Return the weights; raise ``WireError`` unless they are exactly what the pointer promises.
+
+    Arrays are read-only views into ``data``, unless they travelled as ``float16``.
+    """
+    if len(data) != pointer.bytes or digest(data) != pointer.sha256:
+        raise WireError(f"weights {pointer.generation}-{pointer.version} arrived damaged")
+    if len(data) != weights_bytes(program, pointer.dtype):
+        raise WireError(f"weights {pointer.generation}-{pointer.version} are of another program")
+    arrays: dict[str, Array] = {}
+    at = 0
+    for name, leaf in program.weights.items():
+        dtype = _travelling(name, leaf, pointer.dtype)
+        array: Array = np.ndarray(leaf.shape, dtype, data, at)
+        arrays[name] = array.astype(leaf.dtype, copy=False)
+        at += padded(array.nbytes)
+    return Weights(
+        run=pointer.run,
+        generation=pointer.generation,
+        version=pointer.version,
+        arrays=arrays,
+        quota=pointer.quota,
+        knobs=pointer.knobs,
+    )
+
+
+def weights_bytes(program: Program, dtype: WeightsDtype = "float32") -> int:
+    """Return how many bytes the weights of a program take."""
+    return sum(
+        padded(int(np.prod(leaf.shape)) * _travelling(name, leaf, dtype).itemsize)
+        for name, leaf in program.weights.items()
+    )
+
+
+def _travelling(name: str, leaf: Leaf, dtype: WeightsDtype) -> np.dtype[np.generic]:
+    own = dtype_of(name, leaf)
+    return np.dtype("<f2") if dtype == "float16" and own.kind == "f" else own

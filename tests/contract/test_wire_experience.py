@@ -1,0 +1,222 @@
+"""What clients say and the training node reads, on every implementation of the wire."""
+
+import itertools
+import threading
+import time
+
+import pytest
+from wire_cases import KINDS, PROGRAM, fragment, run_spec, start, wires
+
+from soulsai.errors import NoRun, ServerFull, Superseded, Unreachable
+from soulsai.types import Hello
+from soulsai.wire import START, Position
+from soulsai.wire.codec import decode_entry, encode_message, pack
+from soulsai.wire.memory import MemoryServer
+from soulsai.wire.training_role import fair_count
+
+SPEC = run_spec()
+HELLO = Hello("run-1", 1, "0.1", "LunarLander-v3", 1, SPEC.crc)
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def server(request):
+    started = start(request.param)
+    yield request.param, started
+    if started is not None:
+        started.stop()
+
+
+@pytest.fixture
+def wire(server):
+    with wires(*server, f"run{next(_numbers)}") as made:
+        yield made
+
+
+@pytest.fixture
+def node(wire):
+    made = wire.training()
+    made.open(SPEC, PROGRAM, fresh=True)
+    return made
+
+
+def next_positions(hello, count):
+    return [Position(hello.epoch, hello.seq + 1 + number) for number in range(count)]
+
+
+def push(client, positions, retry=False):
+    client.push([(position, b"%d" % position.seq) for position in positions], retry=retry)
+
+
+def test_there_is_no_run_before_one_is_opened(wire):
+    with pytest.raises(NoRun, match="no training run"):
+        wire.client("c1").spec()
+    with pytest.raises(NoRun):
+        wire.operator().spec()
+
+
+def test_spec_and_program_arrive_as_published(wire, node):
+    client = wire.client("c1")
+    assert client.spec() == SPEC
+    assert client.program(client.spec()) == PROGRAM
+    assert wire.operator().spec() == SPEC
+    assert wire.telemetry().spec() == SPEC
+
+
+def test_a_hello_begins_an_epoch_and_the_fragments_follow_it(wire, node):
+    client = wire.client("c1")
+    position = client.hello(HELLO)
+    assert position.epoch > 0
+    (after,) = next_positions(position, 1)
+    client.push([(after, pack([encode_message(fragment(), SPEC)]))])
+    assert node.clients() == ["c1"]
+    first, second = node.read({"c1": START}, 1)
+    assert (first.position, second.position) == (position, after)
+    assert decode_entry(first, SPEC) == [HELLO]
+    (got,) = decode_entry(second, SPEC)
+    assert (got.client, got.epoch) == ("c1", position.epoch)
+    assert got.obs["obs"].tolist() == fragment().obs["obs"].tolist()
+
+
+def test_every_hello_begins_a_later_epoch(wire, node):
+    client = wire.client("c1")
+    epochs = [client.hello(HELLO).epoch for _ in range(20)]
+    assert epochs == sorted(set(epochs))
+
+
+def test_an_entry_sent_again_is_stored_once(wire, node):
+    client = wire.client("c1")
+    positions = next_positions(client.hello(HELLO), 3)
+    push(client, positions[:2])
+    push(client, positions, retry=True)
+    assert [entry.position for entry in node.read({"c1": START}, 1)][1:] == positions
+
+
+def test_the_older_of_two_processes_of_one_name_is_superseded(wire, node):
+    older, newer = wire.client("c1"), wire.client("c1")
+    positions = next_positions(older.hello(HELLO), 2)
+    newer.hello(HELLO)
+    with pytest.raises(Superseded, match=r"client\.name"):
+        push(older, positions)
+    push(older, positions, retry=True)
+    assert not {entry.data for entry in node.read({"c1": START}, 1)} & {b"1", b"2"}
+
+
+def test_a_stream_keeps_about_as_many_entries_as_the_spec_says(wire):
+    node = wire.training()
+    node.open(run_spec(stream_entries=100), PROGRAM, fresh=True)
+    client = wire.client("c1")
+    client.spec()
+    positions = next_positions(client.hello(HELLO), 1000)
+    push(client, positions)
+    kept, after = [], START
+    while entries := node.read({"c1": after}, 0):
+        kept += [entry.position for entry in entries]
+        after = kept[-1]
+    assert kept == positions[-len(kept) :]
+    assert 100 <= len(kept) <= 300
+
+
+def test_reading_goes_on_after_a_position_and_is_fair(wire, node):
+    clients = {name: wire.client(name) for name in ("a", "b")}
+    hellos = {name: client.hello(HELLO) for name, client in clients.items()}
+    many = next_positions(hellos["a"], 300)
+    push(clients["a"], many)
+    push(clients["b"], next_positions(hellos["b"], 1))
+    after = dict(hellos)
+    first = node.read(after, 1)
+    assert {entry.client for entry in first} == {"a", "b"}
+    seen = []
+    while entries := node.read(after, 0):
+        assert len(entries) <= 128 * 2
+        seen += [entry.position for entry in entries if entry.client == "a"]
+        after |= {entry.client: entry.position for entry in entries}
+    assert seen == many
+
+
+def test_trimming_deletes_up_to_a_position_and_no_further(wire, node):
+    client = wire.client("c1")
+    positions = next_positions(client.hello(HELLO), 10)
+    push(client, positions)
+    node.trim({"c1": positions[3]})
+    assert [entry.position for entry in node.read({"c1": START}, 1)] == positions[4:]
+    node.trim({"c1": positions[-1]})
+    assert node.read({"c1": START}, 0) == []
+    with pytest.raises(Superseded):
+        push(client, positions[-1:])
+    node.trim({})
+    node.trim({"nobody": positions[0]})
+
+
+def test_a_client_that_is_forgotten_can_come_back(wire, node):
+    client = wire.client("c1")
+    client.hello(HELLO)
+    # Somebody who holds the name's rights can lock its stream for ever; forgetting repairs that.
+    client.push([(Position(2**64 - 1, 2**64 - 1), b"x")])
+    with pytest.raises(Unreachable):
+        client.hello(HELLO)
+    node.trim({"c1": Position(2**64 - 1, 2**64 - 1)})
+    node.forget("c1")
+    assert node.clients() == []
+    client.hello(HELLO)
+    assert node.clients() == ["c1"]
+
+
+def test_reading_waits_for_what_comes(wire, node):
+    client = wire.client("c1")
+    hello = client.hello(HELLO)
+    later = threading.Timer(0.3, push, (client, next_positions(hello, 1)))
+    later.start()
+    began = time.monotonic()
+    entries = node.read({"c1": hello}, 5)
+    assert 0.2 < time.monotonic() - began < 2
+    assert len(entries) == 1
+    later.join()
+
+
+@pytest.mark.parametrize("after", [{}, {"c1": START}])
+def test_reading_nothing_takes_the_time_given(node, after):
+    began = time.monotonic()
+    assert node.read(after, 0.4) == []
+    assert 0.35 < time.monotonic() - began < 1
+    assert node.read(after, 0) == []
+
+
+def test_a_fresh_run_removes_what_was_there(wire, node):
+    client = wire.client("c1")
+    client.hello(HELLO)
+    second = wire.training()
+    assert second.open(SPEC, PROGRAM, fresh=False) == node.generation()
+    assert second.clients() == ["c1"]
+    third = wire.training()
+    assert third.open(SPEC, PROGRAM, fresh=True) > second.generation() - 1
+    assert third.clients() == []
+
+
+def test_closing_ends_what_sleeps_and_later_calls_are_unreachable(wire, node):
+    thread = threading.Timer(0.2, node.close)
+    thread.start()
+    began = time.monotonic()
+    assert node.read({}, 10) == []
+    assert time.monotonic() - began < 2
+    thread.join()
+    with pytest.raises(Unreachable, match="closed"):
+        node.generation()
+
+
+def test_a_full_server_says_so_and_trimming_makes_room():
+    memory = MemoryServer(limit=8000)
+    node, client = memory.training(), memory.client("c1")
+    node.open(SPEC, PROGRAM, fresh=True)
+    positions = next_positions(client.hello(HELLO), 20)
+    with pytest.raises(ServerFull):
+        client.push([(position, bytes(1000)) for position in positions])
+    node.trim({"c1": positions[0]})
+    client.push([(positions[-1], bytes(1000))])
+
+
+@pytest.mark.parametrize(
+    ("streams", "mean", "count"), [(1, 100, 128), (200, 2_000, 41), (16, 450_000, 2), (9, 1e9, 1)]
+)
+def test_the_count_per_client_falls_with_clients_and_sizes(streams, mean, count):
+    assert fair_count(streams, mean) == count

@@ -1,0 +1,81 @@
+"""Clocks that go back, servers that go away, and two threads on one wire."""
+
+import threading
+
+import pytest
+from wire_cases import PROGRAM, REAL, run_spec, start, weights, wires
+
+from soulsai.errors import Unreachable
+from soulsai.types import Control, Hello, Status
+from soulsai.wire import START, Position
+from soulsai.wire.memory import MemoryServer
+
+SPEC = run_spec()
+HELLO = Hello("run-1", 1, "0.1", "LunarLander-v3", 1, SPEC.crc)
+
+
+def test_an_epoch_is_later_than_all_before_even_if_the_servers_clock_is_not():
+    now = [1000.0]
+    memory = MemoryServer(clock=lambda: now[0])
+    memory.training().open(SPEC, PROGRAM, fresh=True)
+    client = memory.client("c1")
+    epochs = []
+    for step in (0, 5, -500, 0, 0.001, 600):
+        now[0] += step
+        position = client.hello(HELLO)
+        epochs.append(position.epoch)
+        client.push([(Position(position.epoch, position.seq + 1), b"x")])
+    assert epochs == sorted(set(epochs))
+
+
+def test_while_the_server_is_down_everybody_is_told_and_goes_on_after_it():
+    memory = MemoryServer()
+    node, client = memory.training(), memory.client("c1")
+    node.open(SPEC, PROGRAM, fresh=True)
+    client.spec()
+    assert client.wait(1) == [Control("resume")]
+    memory.down = True
+    for call in (node.generation, client.pointer, lambda: node.read({"c1": START}, 0)):
+        with pytest.raises(Unreachable):
+            call()
+    with pytest.raises(Unreachable):
+        client.wait(0.01)
+    memory.down = False
+    node.tell(Control("stop"))
+    # Said before the client listens again, and heard all the same.
+    assert client.wait(1)[-1] == Control("stop")
+    node.publish(weights(1))
+    assert client.pointer().version == 1
+
+
+@pytest.mark.parametrize("kind", ["memory", *REAL])
+def test_one_thread_reads_while_another_does_everything_else(kind):
+    server = start(kind)
+    with wires(kind, server, "threads") as wire:
+        node, client = wire.training(), wire.client("c1")
+        node.open(SPEC, PROGRAM, fresh=True)
+        client.spec()
+        hello = client.hello(HELLO)
+        total = 2000
+        read: list[Position] = []
+
+        def receive() -> None:
+            after = {"c1": hello}
+            while len(read) < total:
+                for entry in node.read(after, 1):
+                    read.append(entry.position)
+                    after = {"c1": entry.position}
+
+        receiver = threading.Thread(target=receive)
+        receiver.start()
+        positions = [Position(hello.epoch, hello.seq + 1 + number) for number in range(total)]
+        for first in range(0, total, 50):
+            client.push([(position, b"x") for position in positions[first : first + 50]])
+            node.publish(weights(first))
+            node.report(Status("run-1", 1, "learning", "dqn", "L"))
+            assert node.requests() == []
+        receiver.join(20)
+        assert not receiver.is_alive()
+        assert read == positions
+    if server is not None:
+        server.stop()

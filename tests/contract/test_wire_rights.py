@@ -1,0 +1,140 @@
+"""What each user may do on a real server: exactly the committed list, and nothing else."""
+
+import itertools
+
+import pytest
+from wire_cases import REAL, plain_server
+
+from soulsai.wire.names import ROLES, Keys, acl, user_line
+from soulsai.wire.redis import RedisAccess, RedisLink
+from soulsai.wire.secrets import Server
+
+KEYS = Keys("soulsai")
+PLACES = {
+    "spec": KEYS.spec,
+    "program": KEYS.program,
+    "generation": KEYS.generation,
+    "model": KEYS.model,
+    "piece": KEYS.piece(1, 2, 3),
+    "control": KEYS.control,
+    "event": KEYS.event,
+    "own": KEYS.experience("lab"),
+    "exp": KEYS.experience("other"),
+    "episodes": KEYS.episodes,
+    "cmd:operator": KEYS.commands("operator"),
+    "cmd:telemetry": KEYS.commands("telemetry"),
+    "reply:operator": KEYS.reply("operator", "ab"),
+    "reply:telemetry": KEYS.reply("telemetry", "ab"),
+    "status": KEYS.status,
+    "foreign": "somebody:elses",
+}
+ALL = set(PLACES) - {"foreign"}
+
+EVERYBODY = "user default on nopass ~* &* +@all"
+
+# These are part of connecting; no server lets an ACL take them away.
+ALWAYS = {"auth", "hello", "quit", "reset"}
+# Of every user: command -> the keys or channels on which it is allowed.
+ANYWHERE = {"ping", "client|setname"}
+ALLOWED: dict[str, dict[str, set[str]]] = {
+    "training_node": {
+        "get": ALL, "set": ALL, "unlink": ALL, "incr": ALL, "expire": ALL,
+        "persist": ALL, "xadd": ALL, "xread": ALL, "xtrim": ALL, "rpush": ALL, "publish": ALL,
+    },
+    "telemetry_node": {
+        "get": {"spec", "status"}, "xread": {"episodes"}, "xadd": {"cmd:telemetry"},
+        "blpop": {"reply:telemetry"}, "publish": {"event"}, "subscribe": {"event"},
+    },
+    "operator": {
+        "get": {"spec", "status"}, "xadd": {"cmd:operator"}, "blpop": {"reply:operator"},
+    },
+    "client": {
+        "getrange": {"spec", "program", "model", "piece", "control"}, "xadd": {"own", "exp"},
+        "subscribe": {"model", "control"},
+    },
+    "metrics": {},
+    "c-lab": {
+        "getrange": {"spec", "program", "model", "piece", "control"}, "xadd": {"own"},
+        "subscribe": {"model", "control"},
+    },
+}  # fmt: skip
+KEYLESS = {
+    "training_node": {"time", "scan"},
+    "metrics": {"info", "client|list", "slowlog|get", "latency|latest"},
+}
+
+
+@pytest.fixture(scope="module", params=REAL)
+def admin(request, tmp_path_factory):
+    """Give a link to a server that knows our users and lets us ask about them."""
+    folder = tmp_path_factory.mktemp("acl")
+    with plain_server(request.param, folder, [EVERYBODY, *users()]) as url:
+        link = RedisAccess(Server(url), "admin").link()
+        yield link
+        link.close()
+
+
+def users():
+    lines = acl(dict.fromkeys(ROLES, "secret")).splitlines()[1:]
+    return [*lines, user_line("client", "secret", "lab")]
+
+
+def commands_of(admin: RedisLink) -> dict[str, int]:
+    """Return every command and subcommand of a server, with the fewest words it takes."""
+    found: dict[str, int] = {}
+
+    def add(info):
+        name, arity, subcommands = info[0].decode(), info[1], info[9]
+        for sub in subcommands:
+            add(sub)
+        if not subcommands:
+            found[name] = abs(arity)
+
+    for info in admin.ask("COMMAND"):
+        add(info)
+    return found
+
+
+def dry_run(admin: RedisLink, user: str, probes):
+    """Return, of (label, words), the labels of those that the user may do."""
+    replies = admin.ask_all([("ACL", "DRYRUN", user, *words) for _, words in probes])
+    return {label for (label, _), reply in zip(probes, replies, strict=True) if reply == b"OK"}
+
+
+def probe(name: str, arity: int, key: str) -> list[str]:
+    """Return a call of a command that touches one key or channel, wherever it takes one."""
+    words = name.split("|")
+    if name in ("xread", "xreadgroup"):
+        group = ["GROUP", "g", "c"] if name == "xreadgroup" else []
+        return [*words, *group, "STREAMS", key, "0"]
+    if name == "blpop":
+        return [*words, key, "1"]
+    return [*words, *[key] * max(arity - len(words), 0)]
+
+
+@pytest.mark.parametrize("user", ALLOWED)
+def test_a_user_may_do_exactly_what_is_listed(admin, user):
+    commands = commands_of(admin)
+    assert len(commands) > 300
+    probes = [
+        ((name, place), probe(name, arity, key))
+        for (name, arity), (place, key) in itertools.product(commands.items(), PLACES.items())
+    ]
+    allowed = dry_run(admin, user, probes)
+    free = ANYWHERE | KEYLESS.get(user, set())
+    expected = {(name, place) for name in free for place in PLACES}
+    expected |= {(name, place) for name, where in ALLOWED[user].items() for place in where}
+    assert {item for item in allowed if item[0] not in ALWAYS} == expected
+
+
+def test_nobody_may_reach_two_places_through_one_command(admin):
+    keys = [KEYS.experience("lab"), KEYS.spec]
+    probes = [
+        ("read other", ["XREAD", "STREAMS", KEYS.episodes, KEYS.experience("other"), "0", "0"]),
+        ("own", ["XREAD", "STREAMS", KEYS.experience("lab"), "0"]),
+        ("copy", ["COPY", *keys]),
+        ("psubscribe", ["PSUBSCRIBE", "*"]),
+        ("mixed", ["SUBSCRIBE", KEYS.model, KEYS.event]),
+    ]
+    assert dry_run(admin, "c-lab", probes) == set()
+    assert dry_run(admin, "telemetry_node", probes) == set()

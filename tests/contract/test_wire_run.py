@@ -1,0 +1,304 @@
+"""Weights, commands, controls, status and episodes, on every implementation of the wire."""
+
+import itertools
+import threading
+import time
+
+import msgspec
+import numpy as np
+import pytest
+from wire_cases import KINDS, PROGRAM, program, run_spec, start, weights, wires
+
+from soulsai.errors import Superseded, WireError
+from soulsai.types import Answer, Control, Episode, Event, Pause, Quicksave, SaveBest, Status, Stop
+from soulsai.wire.memory import MemoryServer
+from soulsai.wire.structs import encode
+from soulsai.wire.training_role import _Identified
+
+SPEC = run_spec()
+EPISODE = Episode(1, 2, 3, -4.5, 60, 1.5, True, False, 0.1, {"x": 1.0}, "c1", 1000, 12.5)
+STATUS = Status("run-1", 1, "learning", "dqn", "LunarLander-v3", metrics={"loss": float("nan")})
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def server(request):
+    started = start(request.param)
+    yield request.param, started
+    if started is not None:
+        started.stop()
+
+
+@pytest.fixture
+def wire(server):
+    with wires(*server, f"run{next(_numbers)}") as made:
+        yield made
+
+
+@pytest.fixture
+def node(wire):
+    made = wire.training()
+    made.open(SPEC, PROGRAM, fresh=True)
+    return made
+
+
+def settled(client):
+    """Return a client that listens already."""
+    client.spec()
+    while client.wait(0.05) or client.wait(0.05):
+        pass
+    return client
+
+
+def test_weights_arrive_as_published(wire, node):
+    client = wire.client("c1")
+    assert client.pointer() is None
+    said = node.publish(weights(3, 2.5, quota=100, knobs={"random": 1.0}))
+    pointer = client.pointer()
+    assert pointer == said
+    assert (pointer.generation, pointer.version, pointer.run) == (node.generation(), 3, "run-1")
+    got = client.weights(pointer, PROGRAM)
+    assert (got.version, got.quota, got.knobs) == (3, 100, {"random": 1.0})
+    assert got.arrays["w"].tolist() == [2.5] * 5
+    assert got.arrays["count"].tolist() == 3
+    assert not got.arrays["w"].flags.writeable
+
+
+def test_large_weights_travel_in_pieces(wire):
+    large = program(floats=1_400_000)
+    node = wire.training()
+    node.open(run_spec(program=large), large, fresh=True)
+    sent = weights(1, program=large)
+    sent.arrays["w"][:] = np.arange(1_400_000)
+    pointer = node.publish(sent)
+    assert pointer.bytes == 1_400_000 * 4 + 8
+    got = wire.client("c1").weights(pointer, large)
+    assert np.array_equal(got.arrays["w"], sent.arrays["w"])
+
+
+def test_an_older_version_can_still_be_fetched_for_a_while(wire, node):
+    first = node.publish(weights(1, 1.0))
+    node.publish(weights(2, 2.0))
+    assert wire.client("c1").weights(first, PROGRAM).arrays["w"][0] == 1.0
+
+
+def test_weights_that_are_gone_damaged_or_of_another_program_are_refused(wire, node):
+    client = wire.client("c1")
+    pointer = node.publish(weights(1))
+    with pytest.raises(WireError, match="gone"):
+        client.weights(msgspec.structs.replace(pointer, version=9), PROGRAM)
+    with pytest.raises(WireError, match="damaged"):
+        client.weights(msgspec.structs.replace(pointer, sha256="0" * 64), PROGRAM)
+    with pytest.raises(WireError, match="another program"):
+        client.weights(pointer, program(floats=8))
+    with pytest.raises(WireError, match="program"):
+        client.program(msgspec.structs.replace(SPEC, program_sha256="0" * 64))
+
+
+def test_weights_of_another_shape_are_not_published(node):
+    with pytest.raises(WireError, match="as the program says"):
+        node.publish(weights(1, program=program(floats=8)))
+
+
+def test_each_opening_gets_a_greater_generation_and_the_older_node_stops(wire, node):
+    first = node.generation()
+    newer = wire.training()
+    assert newer.open(SPEC, PROGRAM, fresh=False) > first
+    assert node.generation() == newer.generation() > first
+    with pytest.raises(Superseded):
+        node.publish(weights(1))
+    pointer = newer.publish(weights(1))
+    assert wire.client("c1").pointer().order == pointer.order == (newer.generation(), 1)
+
+
+def test_a_hint_of_new_weights_ends_the_wait(wire, node):
+    client = settled(wire.client("c1"))
+    timer = threading.Timer(0.2, node.publish, (weights(1),))
+    timer.start()
+    began = time.monotonic()
+    assert client.wait(10) == []
+    assert 0.1 < time.monotonic() - began < 5
+    timer.join()
+
+
+def test_waking_ends_the_wait_now_or_the_next_one_at_once(wire, node):
+    client = settled(wire.client("c1"))
+    timer = threading.Timer(0.2, client.wake)
+    timer.start()
+    began = time.monotonic()
+    assert client.wait(10) == []
+    assert 0.1 < time.monotonic() - began < 5
+    timer.join()
+    client.wake()
+    client.wake()
+    assert client.wait(10) == []
+    began = time.monotonic()
+    assert client.wait(0.3) == []
+    assert 0.25 < time.monotonic() - began < 1
+
+
+def test_controls_come_in_order_and_the_last_one_reaches_who_connects_later(wire, node):
+    client = settled(wire.client("c1"))
+    node.tell(Control("pause"))
+    node.tell(Control("resume"))
+    node.tell(Control("stop"))
+    told = []
+    while len(told) < 3:
+        told += client.wait(5)
+    assert [control.op for control in told] == ["pause", "resume", "stop"]
+    assert wire.client("late").wait(5)[-1] == Control("stop")
+
+
+def test_a_new_node_lets_paused_clients_go_on(wire, node):
+    client = settled(wire.client("c1"))
+    node.tell(Control("pause"))
+    assert client.wait(5) == [Control("pause")]
+    wire.training().open(SPEC, PROGRAM, fresh=False)
+    assert client.wait(5) == [Control("resume")]
+
+
+def test_a_command_is_answered(wire, node):
+    taken = []
+
+    def serve():
+        deadline = time.monotonic() + 10
+        while len(taken) < 3 and time.monotonic() < deadline:
+            for request in node.requests():
+                taken.append((request.who, request.command))
+                node.answer(request, Answer(True, f"done {len(taken)}"))
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    operator, telemetry = wire.operator(), wire.telemetry()
+    assert operator.command(Quicksave(replay=False), 5) == Answer(True, "done 1")
+    assert telemetry.command(SaveBest(1, 7, 12.5), 5) == Answer(True, "done 2")
+    assert operator.command(Stop(), 5) == Answer(True, "done 3")
+    thread.join()
+    assert taken == [
+        ("operator", Quicksave(replay=False)),
+        ("telemetry", SaveBest(1, 7, 12.5)),
+        ("operator", Stop()),
+    ]
+    assert node.requests() == []
+
+
+def test_a_command_that_nobody_answers_is_an_error(wire, node):
+    with pytest.raises(WireError, match="no answer"):
+        wire.operator().command(Pause(), 0.3)
+
+
+def test_a_command_is_taken_once_and_never_after_its_asker_has_gone(wire, node):
+    operator = wire.operator()
+    with pytest.raises(WireError):
+        operator.command(Stop(), 0.05)
+    time.sleep(0.1)
+    assert node.requests() == []
+
+    def ask():
+        with pytest.raises(WireError):
+            operator.command(Pause(), 1)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    restarted = wire.training()
+    restarted.open(SPEC, PROGRAM, fresh=False)
+    requests = []
+    deadline = time.monotonic() + 5
+    while not requests and time.monotonic() < deadline:
+        requests = restarted.requests()
+    assert [request.command for request in requests] == [Pause()]
+    again = wire.training()
+    again.open(SPEC, PROGRAM, fresh=False)
+    assert again.requests() == []
+    asking.join()
+
+
+def test_what_is_no_command_is_answered_with_what_is_wrong(wire, node):
+    operator = wire.operator()
+    key = operator._keys.commands("operator")
+    operator._link.ask("XADD", key, "MAXLEN", "~", 256, "*", "d", b"\xc1 nonsense")
+    operator._link.ask("XADD", key, "MAXLEN", "~", 256, "*", "d", encode(_Identified("a1")))
+    assert node.requests() == []
+    _, data = operator._link.ask("BLPOP", operator._keys.reply("operator", "a1"), "1")
+    assert b"not a command" in data
+
+
+def test_the_status_is_there_while_it_is_renewed(wire, node):
+    assert wire.operator().status() is None
+    node.report(STATUS)
+    seen = wire.telemetry().status()
+    assert (seen.phase, seen.algorithm) == ("learning", "dqn")
+    assert np.isnan(seen.metrics["loss"])
+
+
+def test_the_status_vanishes_after_ten_seconds():
+    now = [1000.0]
+    memory = MemoryServer(clock=lambda: now[0])
+    node = memory.training()
+    node.report(STATUS)
+    now[0] += 9.9
+    assert memory.operator().status() is not None
+    now[0] += 0.2
+    assert memory.operator().status() is None
+
+
+def test_the_newest_weights_never_vanish_and_older_ones_do():
+    now = [1000.0]
+    memory = MemoryServer(clock=lambda: now[0])
+    node, client = memory.training(), memory.client("c1")
+    node.open(SPEC, PROGRAM, fresh=True)
+    old = node.publish(weights(1))
+    now[0] += 3600
+    new = node.publish(weights(2))
+    now[0] += 299
+    client.weights(old, PROGRAM)
+    now[0] += 3600
+    assert client.weights(new, PROGRAM).version == 2
+    with pytest.raises(WireError, match="gone"):
+        client.weights(old, PROGRAM)
+
+
+def test_old_weights_do_not_fill_the_server(monkeypatch):
+    monkeypatch.setattr("soulsai.wire.training_role._OLD_VERSIONS_BYTES", 100)
+    memory = MemoryServer()
+    node, client = memory.training(), memory.client("c1")
+    node.open(SPEC, PROGRAM, fresh=True)
+    pointers = [node.publish(weights(version)) for version in range(6)]
+    for pointer in pointers[-3:]:
+        client.weights(pointer, PROGRAM)
+    with pytest.raises(WireError, match="gone"):
+        client.weights(pointers[0], PROGRAM)
+
+
+def test_episodes_are_read_on_from_a_position(wire, node):
+    telemetry = wire.telemetry()
+    assert telemetry.episodes("0-0", 0) == []
+    node.record([EPISODE, EPISODE])
+    node.record([])
+    first = telemetry.episodes("0-0", 1)
+    assert [episode for _, episode in first] == [EPISODE, EPISODE]
+    node.record([EPISODE])
+    assert len(telemetry.episodes(first[-1][0], 1)) == 1
+    assert wire.telemetry().episodes(first[0][0], 1)[0] == first[1]
+
+
+def test_a_resumed_run_finds_nothing_of_the_run_between(wire, node):
+    node.record([EPISODE])
+    same = wire.training()
+    same.open(SPEC, PROGRAM, fresh=False)
+    assert len(wire.telemetry().episodes("0-0", 0.1)) == 1
+    other = msgspec.structs.replace(SPEC, run="run-2")
+    wire.training().open(other, PROGRAM, fresh=False)
+    assert wire.telemetry().episodes("0-0", 0.0) == []
+
+
+def test_events_reach_who_listens(wire, node):
+    telemetry = wire.telemetry()
+    assert list(telemetry.events(0)) == []
+    node.announce(Event("checkpoint", "number 3"))
+    telemetry.announce(Event("best", "12.5"))
+    heard = []
+    while len(heard) < 2:
+        heard += telemetry.events(5)
+    assert heard == [Event("checkpoint", "number 3"), Event("best", "12.5")]
