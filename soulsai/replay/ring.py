@@ -1,0 +1,79 @@
+"""A ring of rows in columns: the memory under every replay."""
+
+import json
+from typing import Any
+
+import numpy as np
+from msgspec import Struct
+
+from soulsai.types import Array, Leaf, zeros
+
+
+class Batch(Struct, eq=False):
+    """Rows drawn from replay: their columns, their ids, and how much each should weigh."""
+
+    rows: dict[str, Array]
+    ids: Array
+    weights: Array
+
+
+class Ring:
+    """Holds the last ``capacity`` rows; a row's id is the number of rows added before it."""
+
+    def __init__(self, capacity: int, columns: dict[str, Leaf]) -> None:
+        self.capacity = capacity
+        self.added = 0
+        self.columns = {name: zeros(leaf, capacity) for name, leaf in columns.items()}
+
+    def __len__(self) -> int:
+        """Return the number of rows held."""
+        return min(self.added, self.capacity)
+
+    def append(self, rows: dict[str, Array]) -> Array:
+        """Add rows, over the oldest if need be; return their slots."""
+        count = len(next(iter(rows.values())))
+        kept = min(count, self.capacity)
+        start = (self.added + count - kept) % self.capacity
+        before_wrap = min(kept, self.capacity - start)
+        for name, column in self.columns.items():
+            new = rows[name][count - kept :]
+            column[start : start + before_wrap] = new[:before_wrap]
+            column[: kept - before_wrap] = new[before_wrap:]
+        self.added += count
+        return (start + np.arange(kept)) % self.capacity
+
+    def rows(self, slots: Array) -> dict[str, Array]:
+        """Return copies of the rows in ``slots``."""
+        return {name: column.take(slots, axis=0) for name, column in self.columns.items()}
+
+    def ids(self, slots: Array) -> Array:
+        """Return the ids of the rows now in ``slots``."""
+        newest = self.added - 1
+        ids: Array = newest - (newest - slots) % self.capacity
+        return ids
+
+    def held(self, ids: Array) -> Array:
+        """Say which rows have not been written over."""
+        held: Array = ids >= self.added - self.capacity
+        return held
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the rows that are held."""
+        held = {name: column[: len(self)] for name, column in self.columns.items()}
+        return {"added": self.added, "columns": held}
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        """Take over the rows of a ring of the same capacity."""
+        self.added = int(state_dict["added"])
+        for name, column in self.columns.items():
+            column[: len(self)] = state_dict["columns"][name]
+
+
+def rng_state(rng: np.random.Generator) -> str:
+    """Return a generator's state as text (its integers are too large for most formats)."""
+    return json.dumps(rng.bit_generator.state)
+
+
+def set_rng_state(rng: np.random.Generator, state: str) -> None:
+    """Continue where ``rng_state`` was taken."""
+    rng.bit_generator.state = json.loads(state)

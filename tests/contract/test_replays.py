@@ -1,0 +1,95 @@
+"""What every replay promises."""
+
+import numpy as np
+import pytest
+
+from soulsai.replay.prioritized import PrioritizedReplay
+from soulsai.replay.uniform import UniformReplay
+from soulsai.types import Leaf
+
+COLUMNS = {"x": Leaf((), "<i8"), "y": Leaf((2, 3), "|u1")}
+
+
+def prioritized(seed=0, capacity=200):
+    return PrioritizedReplay(capacity, COLUMNS, alpha=0.6, rng=np.random.default_rng(seed))
+
+
+def uniform(seed=0, capacity=200):
+    return UniformReplay(capacity, COLUMNS, rng=np.random.default_rng(seed))
+
+
+@pytest.fixture(params=[prioritized, uniform])
+def make(request):
+    return request.param
+
+
+def rows(first, count):
+    x = np.arange(first, first + count)
+    return {"x": x, "y": np.broadcast_to((x % 256)[:, None, None], (count, 2, 3)).astype("|u1")}
+
+
+def test_a_batch_is_of_rows_that_are_held_and_belongs_together(make):
+    replay = make()
+    replay.append(rows(0, 150))
+    replay.append(rows(150, 150))
+    assert len(replay) == 200
+    for _ in range(50):
+        batch = replay.sample(32, beta=0.4)
+        x = batch.rows["x"]
+        assert ((x >= 100) & (x < 300)).all()
+        assert (batch.rows["y"] == (x % 256)[:, None, None]).all()
+        assert (batch.ids == x).all()
+        assert batch.weights.dtype == np.float32
+        assert (batch.weights > 0).all()
+        assert batch.weights.max() == 1.0
+
+
+def test_every_row_gets_its_turn(make):
+    replay = make()
+    replay.append(rows(0, 100))
+    drawn = np.concatenate([replay.sample(32, beta=0.4).rows["x"] for _ in range(100)])
+    assert len(np.unique(drawn)) == 100
+
+
+def test_a_batch_may_be_larger_than_what_is_held(make):
+    replay = make()
+    replay.append(rows(0, 1))
+    assert (replay.sample(8, beta=1.0).rows["x"] == 0).all()
+
+
+def test_nothing_is_appended_without_harm(make):
+    replay = make()
+    replay.append(rows(0, 0))
+    assert len(replay) == 0
+
+
+def test_what_a_batch_holds_is_its_own(make):
+    replay = make()
+    replay.append(rows(0, 50))
+    batch = replay.sample(16, beta=1.0)
+    before = batch.rows["x"].copy()
+    replay.append(rows(1000, 200))
+    assert (batch.rows["x"] == before).all()
+
+
+def test_the_same_seed_draws_the_same(make):
+    one, other = make(seed=5), make(seed=5)
+    for replay in (one, other):
+        replay.append(rows(0, 90))
+    assert (one.sample(64, beta=0.4).ids == other.sample(64, beta=0.4).ids).all()
+
+
+def test_it_goes_on_exactly_where_it_was_saved(make):
+    one, other = make(seed=1), make(seed=2)
+    one.append(rows(0, 250))
+    for _ in range(5):
+        batch = one.sample(32, beta=0.4)
+        one.learned(batch.ids, batch.rows["x"] / 100.0)
+    other.load_state_dict(one.state_dict())
+    for step in range(20):
+        a, b = one.sample(32, beta=0.4), other.sample(32, beta=0.4)
+        assert (a.ids == b.ids).all()
+        assert (a.weights == b.weights).all()
+        for replay in (one, other):
+            replay.learned(a.ids, np.sin(a.ids + step))
+            replay.append(rows(250 + step, 1))
