@@ -1,0 +1,237 @@
+"""Which experience an on-policy learner learns from next, whoever sent it, and when it begins."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from soulsai.types import Fragment, Metrics
+
+ENOUGH = 0.6  # of a batch: after the deadline we go on with so much (DD-PPO, arXiv:1911.00357)
+AHEAD = 2  # batches that clients may take under one version, if they are held
+FORGOTTEN = 2**31  # iterations: what is said to be the age of whatever is too old to remember
+QUIET = 3  # deadlines after which those who take nothing more are thought to wait for us
+
+Key = tuple[str, int, int, int]  # client, epoch, episode, start
+Order = tuple[int, int]  # generation, version
+Pace = Literal["free", "hold", "synchronous"]
+
+
+class Ages:
+    """How many iterations old a version is, at least, as far as the fragments themselves tell.
+
+    The number of versions per iteration is not known: a version may be published twice. But no
+    version is younger than the first fragment that came of it or of any newer one.
+    """
+
+    def __init__(self) -> None:
+        self.iteration = 0
+        self._seen: dict[Order, int] = {}  # the iteration in which each version appeared
+        self._old: Order = (-1, -1)  # the newest version that is forgotten for its age
+
+    def see(self, order: Order) -> None:
+        """Take note that somebody has played with a version."""
+        self._seen.setdefault(order, self.iteration)
+
+    def lag(self, order: Order) -> int:
+        """Return how many iterations behind a version is."""
+        if order <= self._old:
+            return FORGOTTEN
+        since = [iteration for other, iteration in self._seen.items() if other >= order]
+        return self.iteration - min(since, default=self.iteration)
+
+    def forget(self, max_lag: int) -> None:
+        """Forget the versions that are older than that, but not that they are."""
+        old = [order for order in self._seen if self.lag(order) > max_lag]
+        self._old = max([self._old, *old])
+        self._seen = {order: i for order, i in self._seen.items() if order > self._old}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is known."""
+        seen = [[*order, iteration] for order, iteration in self._seen.items()]
+        return {"iteration": self.iteration, "seen": seen, "old": list(self._old)}
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        """Take over what another knows."""
+        self.iteration = int(state_dict["iteration"])
+        self._seen = {(g, v): iteration for g, v, iteration in state_dict["seen"]}
+        generation, version = state_dict["old"]
+        self._old = (generation, version)
+
+
+class Dropped(Struct):
+    """Counters of what is not learnt from."""
+
+    stale: int = 0  # env steps under weights that are too old
+    overflow: int = 0  # env steps that came faster than they could be learnt from
+    greedy: int = 0  # env steps of evaluation episodes: they explore nothing
+    duplicates: int = 0  # fragments that came once more
+
+
+class Batches:
+    """Collects fragments until there are ``steps`` env steps, from anyone, to learn from.
+
+    Nobody in particular is waited for. A batch is ready when it is full; or when the deadline, in
+    seconds after its first fragment, has passed and most of it is there. Fragments of versions
+    older than ``max_lag`` iterations are dropped, and so is whatever comes twice.
+
+    ``pace`` says how far clients may go under one version, all together:
+
+    - ``free``: as far as they like. What waits longer than it may be old is dropped, oldest first.
+    - ``hold``: a little more than one batch ahead, so that nothing is dropped.
+    - ``synchronous``: one batch; then they wait for the new weights.
+
+    Clients that wait are never left to wait: when they have taken all that they may, or when
+    nothing more has come for several deadlines, we go on with what there is.
+    """
+
+    def __init__(
+        self,
+        *,
+        steps: int,
+        max_lag: int,
+        deadline: float,
+        pace: Pace,
+        clock: Callable[[], float],
+    ) -> None:
+        self.steps, self.max_lag, self.deadline, self.pace = steps, max_lag, deadline, pace
+        self._clock = clock
+        self.ages = Ages()
+        self.dropped = Dropped()
+        self.arrived_steps = 0  # without duplicates
+        self._waiting: list[Fragment] = []
+        self._size = 0  # steps waiting
+        self._known: dict[Key, Order] = {}  # what came once and is not too old to come again
+        self._first: float | None = None  # when the first that waits came
+        self._latest: float | None = None  # when anything came last, in this iteration
+        self._spent = 0  # steps taken of the quota
+        self._heard: set[str] = set()  # clients, in this iteration
+        self._granted = self.quota
+
+    def __len__(self) -> int:
+        """Return the number of env steps that wait."""
+        return self._size
+
+    @property
+    def quota(self) -> int | None:
+        """Env steps the fleet may take before the next version; ``None``: as many as it likes."""
+        if self.pace == "free":
+            return None
+        return max(0, (AHEAD if self.pace == "hold" else 1) * self.steps - self._size)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a batch should be taken now."""
+        if self._size >= self.steps:
+            return True
+        now = self._clock()
+        due = self._first is not None and now - self._first >= self.deadline
+        if due and self._size >= ENOUGH * self.steps:
+            return True
+        if self._granted is None or self._latest is None:
+            return False
+        rest = max(0, len(self._heard) - 1)  # what is lost when the quota is divided among them
+        spent = self._spent + rest >= self._granted
+        return spent or now - self._latest >= QUIET * self.deadline
+
+    def arrived(self, fragments: Sequence[Fragment]) -> None:
+        """Take in what came."""
+        for fragment in fragments:
+            self._latest = self._clock()
+            key = (fragment.client, fragment.epoch, fragment.episode, fragment.start)
+            order = (fragment.generation, fragment.version)
+            if key in self._known:
+                self.dropped.duplicates += 1
+                continue
+            self.ages.see(order)
+            self.arrived_steps += len(fragment)
+            self._known[key] = order
+            self._heard.add(fragment.client)
+            if self.ages.lag(order) == 0 or fragment.greedy:
+                self._spent += len(fragment)
+            if fragment.greedy:
+                self.dropped.greedy += len(fragment)
+            else:
+                self._wait(fragment)
+        if fragments:
+            self._drop()
+
+    def take(self) -> tuple[list[Fragment], list[int]]:
+        """Return the next batch, possibly empty, and how old the version of each fragment is."""
+        taken, size = 0, 0
+        while taken < len(self._waiting) and (size < self.steps or self.pace == "synchronous"):
+            size += len(self._waiting[taken])
+            taken += 1
+        batch = self._waiting[:taken]
+        self._waiting = self._waiting[taken:]
+        self._size -= size
+        self._first = self._clock() if self._waiting else None
+        return batch, [self.ages.lag((f.generation, f.version)) for f in batch]
+
+    def updated(self) -> None:
+        """Begin the next iteration: there is a new version, and clients may go on."""
+        self.ages.iteration += 1
+        self._drop()
+        self._known = {k: o for k, o in self._known.items() if self.ages.lag(o) <= self.max_lag}
+        self.ages.forget(self.max_lag)
+        self._latest = None
+        self._spent = 0
+        self._heard.clear()
+        self._granted = self.quota
+
+    @property
+    def metrics(self) -> Metrics:
+        """Return the counters."""
+        return {
+            f"dropped_{name}": float(n) for name, n in msgspec.structs.asdict(self.dropped).items()
+        }
+
+    def _wait(self, fragment: Fragment) -> None:
+        self._waiting.append(fragment)
+        self._size += len(fragment)
+        if self._first is None:
+            self._first = self._clock()
+
+    def _drop(self) -> None:
+        """Drop what is too old, and what would be before its turn comes."""
+        orders = {(f.generation, f.version) for f in self._waiting}
+        old = {order for order in orders if self.ages.lag(order) > self.max_lag}
+        if old:
+            fresh = [f for f in self._waiting if (f.generation, f.version) not in old]
+            size = sum(map(len, fresh))
+            self.dropped.stale += self._size - size
+            self._waiting, self._size = fresh, size
+        most = (self.max_lag + 1) * self.steps
+        while self.pace == "free" and self._size > most and len(self._waiting) > 1:
+            oldest = self._waiting.pop(0)
+            self._size -= len(oldest)
+            self.dropped.overflow += len(oldest)
+        if not self._waiting:
+            self._first = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that waits, and the counters."""
+        return {
+            "ages": self.ages.state_dict(),
+            "dropped": msgspec.structs.asdict(self.dropped),
+            "arrived_steps": self.arrived_steps,
+            "waiting": [msgspec.structs.asdict(fragment) for fragment in self._waiting],
+            "known": [[*key, *order] for key, order in self._known.items()],
+            "spent": self._spent,
+            "heard": sorted(self._heard),
+            "granted": -1 if self._granted is None else self._granted,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        """Take over what waits; the deadline counts from now."""
+        self.ages.load_state_dict(state_dict["ages"])
+        self.dropped = Dropped(**state_dict["dropped"])
+        self.arrived_steps = int(state_dict["arrived_steps"])
+        self._waiting = [Fragment(**fragment) for fragment in state_dict["waiting"]]
+        self._size = sum(map(len, self._waiting))
+        self._known = {(c, e, i, s): (g, v) for c, e, i, s, g, v in state_dict["known"]}
+        self._spent, self._heard = int(state_dict["spent"]), set(state_dict["heard"])
+        self._granted = None if self.pace == "free" else max(0, int(state_dict["granted"]))
+        self._first = self._clock() if self._waiting else None
+        self._latest = self._clock() if self._spent else None

@@ -1,0 +1,129 @@
+"""What every off-policy learner does alike: take experience in, hand batches out, keep the pace."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+
+from soulsai.algorithms.base import Stateful, Tensors
+from soulsai.algorithms.networks import Observation
+from soulsai.algorithms.normalize import RunningStatistics
+from soulsai.algorithms.returns import NStepReturns, transition_columns
+from soulsai.config import DQN, SAC
+from soulsai.replay.prioritized import PrioritizedReplay
+from soulsai.replay.ratio import Pace
+from soulsai.replay.ring import Batch
+from soulsai.replay.uniform import UniformReplay
+from soulsai.types import Array, Fragment, Metrics, Spec
+
+Column = TypeVar("Column")
+
+
+class Seeing(Protocol):
+    """A policy whose observation statistics we keep."""
+
+    observation: Observation
+    quota: int | None
+    knobs: dict[str, float]
+
+
+class Experience:
+    """Everything a learner remembers of its clients, and what it owes and grants them.
+
+    ``parts`` is what must survive a crash.
+    """
+
+    def __init__(
+        self,
+        settings: DQN | SAC,
+        spec: Spec,
+        policy: Seeing,
+        *,
+        rng: np.random.Generator,
+        steps: int,
+        realtime: bool,
+    ) -> None:
+        self.settings, self.planned_steps, self.policy = settings, steps, policy
+        self.returns = NStepReturns(spec, n=settings.n_step, gamma=settings.gamma)
+        columns = transition_columns(spec)
+        if spec.action.kind == "box":
+            columns["action"] = spec.action.leaf
+        self.replay: PrioritizedReplay | UniformReplay = (
+            PrioritizedReplay(settings.capacity, columns, alpha=settings.priority_alpha, rng=rng)
+            if settings.prioritized
+            else UniformReplay(settings.capacity, columns, rng=rng)
+        )
+        self.normalizer = RunningStatistics(policy.observation.size)
+        self.pace = Pace(
+            "free" if realtime and settings.pace == "hold" else settings.pace,
+            ratio=settings.replay_ratio,
+            starts=settings.learning_starts,
+            slack=settings.slack_steps,
+        )
+        self.parts: dict[str, Stateful] = {
+            "replay": self.replay,
+            "returns": self.returns,
+            "normalizer": self.normalizer,
+            "pace": self,
+        }
+        self._grant()
+
+    def learn(
+        self, arrivals: Iterable[Sequence[Fragment]], update: Callable[[], Metrics]
+    ) -> Iterator[Metrics]:
+        """Call ``update`` as often as the pace says; see ``Algorithm.learn``."""
+        for fragments in arrivals:
+            if fragments:
+                self.ingest(fragments)
+            if self.pace.due and len(self.replay):
+                metrics = update()
+                self.pace.updated()
+                self._grant()
+                yield metrics
+
+    def ingest(self, fragments: Sequence[Fragment]) -> None:
+        """Take in experience: complete transitions go to replay, raw, and into the statistics."""
+        rows = self.returns.assemble(fragments)
+        self.replay.append(rows)
+        observation = self.policy.observation
+        if self.normalizer.update(observation.elements(leaves(rows, "obs."))):
+            observation.mean.copy_(torch.from_numpy(self.normalizer.mean))
+            observation.inv_std.copy_(torch.from_numpy(self.normalizer.inv_std))
+        self.pace.arrived(sum(map(len, fragments)))
+        self._grant()
+
+    def sample(self) -> Batch:
+        """Draw a batch of transitions."""
+        return self.replay.sample(self.settings.batch_size, beta=self.beta)
+
+    @property
+    def beta(self) -> float:
+        """How far importance weights undo the bias of priorities; grows to 1 over the run."""
+        start, planned = self.settings.priority_beta, self.planned_steps
+        done = min(1.0, self.pace.steps / planned) if planned else 0.0
+        return start + (1.0 - start) * done
+
+    def _grant(self) -> None:
+        """Tell clients how far they may go, and whether to act at random."""
+        self.policy.quota = self.pace.quota
+        self.policy.knobs = {"random": float(self.pace.warming_up)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the account of steps and updates; the other parts speak for themselves."""
+        return self.pace.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        """Go on from the account of another."""
+        self.pace.load_state_dict(state_dict)
+        self._grant()
+
+
+def leaves(rows: dict[str, Column], prefix: str) -> dict[str, Column]:
+    """Return the observation leaves whose columns begin with ``prefix``."""
+    return {n.removeprefix(prefix): rows[n] for n in rows if n.startswith(prefix)}
+
+
+def tensors(rows: dict[str, Array], device: torch.device) -> Tensors:
+    """Return columns as tensors on ``device``."""
+    return {name: torch.from_numpy(column).to(device) for name, column in rows.items()}

@@ -1,0 +1,207 @@
+"""n-step returns: fragments in, transitions out; unfinished look-aheads are carried over."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from msgspec import Struct
+
+from soulsai.types import MASK, Array, Fragment, Leaf, Spec
+
+Key = tuple[str, int, int]  # client, epoch, episode
+
+
+def transition_columns(spec: Spec) -> dict[str, Leaf]:
+    """Return the columns of one n-step transition, as replay keeps them.
+
+    ``ret`` is the discounted sum of the next rewards, and ``discount`` what the value of
+    ``next_obs`` is worth at its end: zero after termination, so no other flag is needed.
+    """
+    seen = {name: _stored(leaf) for name, leaf in spec.seen.items()}
+    columns = {f"obs.{name}": leaf for name, leaf in seen.items()}
+    columns |= {f"next_obs.{name}": leaf for name, leaf in seen.items()}
+    if MASK in spec.obs:
+        columns[f"next_obs.{MASK}"] = spec.obs[MASK]
+    columns["action"] = Leaf(spec.action.leaf.shape, "<i8")
+    columns["ret"] = columns["discount"] = Leaf((), "<f4")
+    return columns
+
+
+class Steps(Struct, eq=False):
+    """Consecutive steps of one episode, with one observation more than actions."""
+
+    obs: dict[str, Array]
+    action: Array
+    reward: Array
+    end: int  # index in the episode of the step after the last
+
+    def last(self, count: int) -> "Steps":
+        """Return a copy of the last ``count`` steps (a view would keep a whole message alive)."""
+        first = max(0, len(self.reward) - count)
+        obs = {name: rows[first:].copy() for name, rows in self.obs.items()}
+        return Steps(obs, self.action[first:].copy(), self.reward[first:].copy(), self.end)
+
+    def then(self, following: "Steps") -> "Steps":
+        """Return both, one after the other."""
+        obs = {name: np.concatenate((a[:-1], following.obs[name])) for name, a in self.obs.items()}
+        action = np.concatenate((self.action, following.action))
+        reward = np.concatenate((self.reward, following.reward))
+        return Steps(obs, action, reward, following.end)
+
+
+class Stretch(Struct, eq=False):
+    """What is assembled in one piece: ``closed`` if no later step will be looked at."""
+
+    pieces: tuple[Steps, ...]
+    closed: bool
+    terminated: bool
+
+    def __len__(self) -> int:
+        """Return the number of steps."""
+        return sum(len(piece.reward) for piece in self.pieces)
+
+
+class NStepReturns:
+    """Assembles the transitions of many interleaved episodes.
+
+    A look-ahead that reaches beyond a fragment waits for the next fragment of its episode; the
+    last ``n - 1`` steps of each unfinished episode are kept for that. They leave with a shorter
+    look-ahead when the episode goes on elsewhere (a fragment was lost), or when more than
+    ``episodes`` are unfinished and this one was not heard of for longest. A fragment that comes
+    late is assembled on its own. So every step becomes a transition, once.
+    """
+
+    def __init__(self, spec: Spec, *, n: int, gamma: float, episodes: int = 4096) -> None:
+        self.n, self.gamma, self.episodes = n, gamma, episodes
+        self._leaves = tuple(spec.seen) + ((MASK,) if MASK in spec.obs else ())
+        self._columns = transition_columns(spec)
+        self._waiting: dict[Key, Steps] = {}  # least recently heard of first
+
+    def __len__(self) -> int:
+        """Return the number of steps that wait for their look-ahead."""
+        return sum(len(steps.reward) for steps in self._waiting.values())
+
+    def assemble(self, fragments: Sequence[Fragment]) -> dict[str, Array]:
+        """Return the transitions that ``fragments`` complete, by column, in order of arrival."""
+        stretches: list[Stretch] = []
+        for fragment in fragments:
+            self._follow(fragment, stretches)
+        return self._transitions(stretches)
+
+    def flush(self) -> dict[str, Array]:
+        """Return all that waits, with the look-ahead it has got."""
+        stretches = [Stretch((steps,), True, False) for steps in self._waiting.values()]
+        self._waiting.clear()
+        return self._transitions(stretches)
+
+    def _follow(self, fragment: Fragment, stretches: list[Stretch]) -> None:
+        """Join ``fragment`` with what waits for it, and add what can be assembled."""
+        key = (fragment.client, fragment.epoch, fragment.episode)
+        obs = {name: fragment.obs[name] for name in self._leaves}
+        end = fragment.start + len(fragment)
+        steps = Steps(obs, fragment.action, fragment.reward, end)
+        waiting = self._waiting.get(key)
+        if waiting is not None and fragment.start < waiting.end:
+            stretches.append(Stretch((steps,), True, fragment.terminated))
+            return
+        pieces: tuple[Steps, ...] = (steps,)
+        if waiting is not None:
+            del self._waiting[key]
+            if fragment.start == waiting.end:
+                pieces = (waiting, steps)
+            else:
+                stretches.append(Stretch((waiting,), True, False))
+        closed = fragment.ended or self.n == 1
+        stretches.append(Stretch(pieces, closed, fragment.terminated))
+        if not closed:
+            self._keep(key, pieces, stretches)
+
+    def _keep(self, key: Key, pieces: tuple[Steps, ...], stretches: list[Stretch]) -> None:
+        """Let the last steps wait; if too many episodes do, let the stalest go."""
+        last = pieces[-1]
+        if len(pieces) == 2 and len(last.reward) < self.n - 1:
+            last = pieces[0].then(last)
+        self._waiting[key] = last.last(self.n - 1)
+        if len(self._waiting) > self.episodes:
+            stalest = self._waiting.pop(next(iter(self._waiting)))
+            stretches.append(Stretch((stalest,), True, False))
+
+    def _transitions(self, stretches: Sequence[Stretch]) -> dict[str, Array]:
+        """Look n steps ahead from every step at once.
+
+        All stretches lie end to end: T steps in all, and one observation more per stretch.
+        """
+        if not stretches:
+            return {name: np.zeros((0, *c.shape), c.dtype) for name, c in self._columns.items()}
+        lengths = np.array([len(stretch) for stretch in stretches])
+        which = np.repeat(np.arange(len(stretches)), lengths)  # [T] the stretch of each step
+        step = np.arange(len(which))
+        left = np.cumsum(lengths)[which] - step  # steps from here to the stretch's end, at least 1
+        span = np.minimum(left, self.n)
+        closed = np.array([stretch.closed for stretch in stretches])
+        terminated = np.array([stretch.terminated for stretch in stretches])
+        reward = _join([piece.reward for s in stretches for piece in s.pieces]).astype(np.float64)
+        ret = reward.copy()
+        for ahead in range(1, min(self.n, len(reward))):
+            ret[:-ahead] += self.gamma**ahead * reward[ahead:] * (span[:-ahead] > ahead)
+        discount = self.gamma**span * ~(terminated[which] & (left <= self.n))
+        complete = np.flatnonzero(closed[which] | (left >= self.n))
+
+        action = _join([piece.action for s in stretches for piece in s.pieces])
+        here = (step + which)[complete]
+        there = here + span[complete]
+        rows = {"action": action[complete], "ret": ret[complete], "discount": discount[complete]}
+        for name in self._leaves:
+            seen = self._observations(stretches, name)
+            rows[f"next_obs.{name}"] = seen.take(there, axis=0)
+            if name != MASK:
+                rows[f"obs.{name}"] = seen.take(here, axis=0)
+            else:  # where nothing may be done, nothing more can be earned
+                rows["discount"] = rows["discount"] * rows[f"next_obs.{MASK}"].any(-1)
+        return rows
+
+    def _observations(self, stretches: Sequence[Stretch], name: str) -> Array:
+        parts = []
+        for stretch in stretches:
+            parts += [piece.obs[name][:-1] for piece in stretch.pieces[:-1]]
+            parts.append(stretch.pieces[-1].obs[name])
+        return _join(parts)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the waiting steps."""
+        return {
+            "waiting": [
+                {
+                    "client": client,
+                    "epoch": epoch,
+                    "episode": episode,
+                    "end": steps.end,
+                    "obs": dict(steps.obs),
+                    "action": steps.action,
+                    "reward": steps.reward,
+                }
+                for (client, epoch, episode), steps in self._waiting.items()
+            ]
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        """Take over the waiting steps of another assembler."""
+        self._waiting = {
+            (saved["client"], saved["epoch"], saved["episode"]): Steps(
+                {name: np.array(rows) for name, rows in saved["obs"].items()},
+                np.array(saved["action"]),
+                np.array(saved["reward"]),
+                saved["end"],
+            )
+            for saved in state_dict["waiting"]
+        }
+
+
+def _join(parts: list[Array]) -> Array:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _stored(leaf: Leaf) -> Leaf:
+    """Return how replay keeps a leaf: as the network wants it, and not larger."""
+    kind = np.dtype(leaf.dtype).kind
+    return Leaf(leaf.shape, "<f4", leaf.categories, leaf.low, leaf.high) if kind == "f" else leaf

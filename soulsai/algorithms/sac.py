@@ -1,0 +1,212 @@
+"""Soft actor-critic (arXiv:1812.05905) with truncated quantile critics (2005.04269), from replay.
+
+Quantiles, dropout, n-step returns and priorities are settings. One quantile is plain SAC;
+``replay_ratio: 20, policy_delay: 20, dropout: 0.01`` is DroQ (2110.02034), for environments whose
+steps are dear.
+"""
+
+import copy
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from soulsai.algorithms import squashed
+from soulsai.algorithms.base import Policy, Stateful, Tensors
+from soulsai.algorithms.critics import Critics, slope, truncated, value
+from soulsai.algorithms.dense import Tower, keep_freed_memory
+from soulsai.algorithms.flat import FlatAdam, Gradient, flatten
+from soulsai.algorithms.networks import Encoder, Observation
+from soulsai.algorithms.off_policy import Experience, leaves, tensors
+from soulsai.config import SAC as SACConfig
+from soulsai.errors import ConfigError
+from soulsai.types import Fragment, Head, Metrics, Spec
+
+LOG_STD = -5.0, 2.0  # bounds of what the actor may say
+METRICS_EVERY = 16  # updates; reading numbers out of torch costs time
+
+
+class Actor(Policy):
+    """The normal law that actions are drawn from, before tanh squashes them into -1..1."""
+
+    def __init__(self, config: SACConfig, spec: Spec) -> None:
+        head = Head("squashed", eval_fraction=config.eval_fraction)
+        super().__init__(head, spec, outputs=("mean", "log_std"))
+        self.shape = spec.action.shape
+        self.observation = Observation(spec.seen, normalize=config.normalize_obs)
+        self.encoder = Encoder(self.observation, (), layer_norm=False)
+        self.tower = Tower(self.encoder.width, config.hidden, 2 * prod(self.shape))
+
+    def forward(self, obs: Tensors, memory: Tensors) -> tuple[Tensors, Tensors]:
+        """Return ``mean`` and ``log_std``, each in the action's shape."""
+        mean, log_std = self.law(self.observation.parts(obs))
+        shape = (-1, *self.shape)
+        return {"mean": mean.reshape(shape), "log_std": log_std.reshape(shape)}, memory
+
+    def law(self, parts: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Map the parts of an observation to means and logarithms of deviations [B, A]."""
+        mean, log_std = self.tower(self.encoder.features(parts)).chunk(2, dim=1)
+        return mean, log_std.clamp(*LOG_STD)
+
+
+class Temperature(nn.Module):
+    """How much a nat of entropy is worth in reward."""
+
+    def __init__(self, initial: float) -> None:
+        super().__init__()
+        self.log = nn.Parameter(torch.tensor([math.log(initial)]))
+
+    @property
+    def now(self) -> Tensor:
+        """The temperature [1]."""
+        return self.log.detach().exp()
+
+
+class SAC:
+    """Learns continuous actions from experience of any age."""
+
+    Config = SACConfig
+
+    def __init__(
+        self, config: SACConfig, spec: Spec, *, seed: int, steps: int, realtime: bool
+    ) -> None:
+        check(spec)
+        keep_freed_memory()
+        weights_seed, replay_seed, noise_seed = np.random.SeedSequence(seed).spawn(3)
+        self.config = config
+        self.target_entropy = config.entropy_per_dim * prod(spec.action.shape)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(weights_seed.generate_state(1)[0]))
+            self.policy = Actor(config, spec)
+            self.critics = Critics(
+                self.policy.observation,
+                prod(spec.action.shape),
+                config.hidden,
+                count=config.critics,
+                quantiles=config.quantiles,
+                layer_norm=config.layer_norm,
+                dropout=config.dropout,
+            )
+        self.target = copy.deepcopy(self.critics).requires_grad_(False)
+        self.temperature = Temperature(config.temperature)
+        actor, judges, warmth = map(flatten, (self.policy, self.critics, self.temperature))
+        self._judges, self._target_judges = judges, flatten(self.target)
+        self._actor_gradient = Gradient(self.policy, actor)
+        self._critic_gradient = Gradient(self.critics, judges)
+        self.actor_adam = FlatAdam(actor, lr=config.lr, eps=config.adam_eps)
+        self.critic_adam = FlatAdam(judges, lr=config.lr, eps=config.adam_eps)
+        self.temperature_adam = FlatAdam(warmth, lr=config.lr, eps=config.adam_eps)
+        self._device = judges.device
+        self._luck = torch.Generator(self._device).manual_seed(int(noise_seed.generate_state(1)[0]))
+        rng = np.random.default_rng(replay_seed)
+        self.experience = Experience(
+            config, spec, self.policy, rng=rng, steps=steps, realtime=realtime
+        )
+        self.skipped = 0  # updates whose gradient was not finite
+        self._metrics: Metrics = {}
+        self.parts: dict[str, Stateful] = {
+            "policy": self.policy,
+            "critics": self.critics,
+            "target": self.target,
+            "temperature": self.temperature,
+            "actor_adam": self.actor_adam,
+            "critic_adam": self.critic_adam,
+            "temperature_adam": self.temperature_adam,
+            **self.experience.parts,
+            "progress": self,
+        }
+
+    def learn(self, arrivals: Iterable[Sequence[Fragment]]) -> Iterator[Metrics]:
+        """Update as often as the pace says; see ``Algorithm.learn``."""
+        return self.experience.learn(arrivals, self._update)
+
+    def _update(self) -> Metrics:
+        """Do one gradient step of the critics, and now and then one of the actor."""
+        c, updates = self.config, self.experience.pace.updates
+        batch = self.experience.sample()
+        rows = tensors(batch.rows, self._device)
+        weights = torch.from_numpy(batch.weights).to(self._device)
+        see = self.policy.observation.parts
+        obs, next_obs = see(leaves(rows, "obs.")), see(leaves(rows, "next_obs."))
+        action = rows["action"].flatten(1)
+
+        goal = self._goal(next_obs, rows)  # [B, M]
+        predicted = self.critics.quantiles(obs, action, self._luck)  # [B, C, N]
+        gradient = self._critic_gradient.of(predicted, slope(predicted.detach(), goal, weights))
+        error = (goal.mean(1) - predicted.detach().mean((1, 2))).abs()  # [B]
+        norm, errors = torch.linalg.vector_norm(gradient).item(), error.cpu().numpy()
+        if not math.isfinite(norm) or not np.isfinite(errors).all():
+            self.skipped += 1
+            return self._metrics
+        self.critic_adam.step(gradient)
+        self._target_judges.lerp_(self._judges, c.target_ema)
+        self.experience.replay.learned(batch.ids, errors)
+        if updates % c.policy_delay == 0:
+            self._improve(obs)
+        if not self._metrics or updates % METRICS_EVERY == 0:
+            self._metrics = {
+                **self._metrics,
+                "q_mean": predicted.mean().item(),
+                "td_error": error.mean().item(),
+                "grad_norm": norm,
+                "temperature": self.temperature.now.item(),
+                "replay_size": float(len(self.experience.replay)),
+                "skipped": float(self.skipped),
+            }
+        return self._metrics
+
+    @torch.no_grad()
+    def _goal(self, next_obs: list[Tensor], rows: Tensors) -> Tensor:
+        """Return samples of what the taken actions are worth [B, M]."""
+        action, logp = self._act(next_obs)
+        future = truncated(self.target.quantiles(next_obs, action, self._luck), self.config.drop)
+        soft = future - self.temperature.now * logp[:, None]
+        return rows["ret"][:, None] * self.config.reward_scale + rows["discount"][:, None] * soft
+
+    def _improve(self, obs: list[Tensor]) -> None:
+        """Do one gradient step of the actor, and one of the temperature."""
+        self.critics.requires_grad_(False)  # or their gradients would be computed, for nobody
+        action, logp = self._act(obs)
+        worth = value(self.critics.quantiles(obs, action, self._luck))
+        loss = (self.temperature.now * logp - worth).mean()
+        gradient = self._actor_gradient.of(loss, torch.ones_like(loss))
+        self.critics.requires_grad_(True)
+        entropy = -logp.detach().mean()
+        if not math.isfinite(torch.linalg.vector_norm(gradient).item()):
+            self.skipped += 1
+            return
+        self.actor_adam.step(gradient)
+        self.temperature_adam.step((entropy - self.target_entropy).reshape(1))
+        if self.experience.pace.updates % METRICS_EVERY == 0:
+            self._metrics |= {"actor_loss": loss.item(), "entropy": entropy.item()}
+
+    def _act(self, parts: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Draw actions [B, A] as clients would, with their log-probabilities [B]."""
+        mean, log_std = self.policy.law(parts)
+        noise = torch.randn(mean.shape, generator=self._luck, device=self._device)
+        return squashed.sample(mean, log_std, noise)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what belongs to no other part: the source of noise, and the count of skips."""
+        return {"luck": self._luck.get_state(), "skipped": self.skipped}
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        """Go on where another left off."""
+        self._luck.set_state(state_dict["luck"].cpu())
+        self.skipped = int(state_dict["skipped"])
+
+
+def check(spec: Spec) -> None:
+    """Raise ``ConfigError`` if the actions are not numbers between finite bounds."""
+    action = spec.action
+    if action.kind != "box":
+        raise ConfigError(
+            f"algorithm.name: sac needs box actions, not {action.kind!r};"
+            f" choose {'dqn or ppo' if action.kind == 'discrete' else 'ppo'}"
+        )
+    if not np.isfinite((*action.low, *action.high)).all():
+        raise ConfigError("algorithm.name: sac needs actions with finite bounds; choose ppo")

@@ -1,0 +1,233 @@
+"""What every algorithm promises the training node; a new one adds its case."""
+
+import copy
+import hashlib
+from importlib.metadata import EntryPoint, EntryPoints
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from soulsai import algorithms
+from soulsai.config import DQN, AlgorithmChoice, Config, Run, Training
+from soulsai.errors import ConfigError
+from soulsai.types import MASK, ActionSpec, Fragment, Leaf, Spec, zeros
+
+
+class Case(NamedTuple):
+    config: Config
+    spec: Spec
+
+
+SEEN = {"place": Leaf((3,), "<f4"), "kind": Leaf((), "|u1", categories=3), MASK: Leaf((4,), "|b1")}
+SMALL = DQN(
+    hidden=(16,), quantiles=4, learning_starts=40, batch_size=8, capacity=150, replay_ratio=0.2
+)
+CASES = {
+    "dqn": Case(
+        Config(dqn=SMALL, run=Run(max_env_steps=2000)), Spec(SEEN, ActionSpec("discrete", (), (4,)))
+    ),
+}
+
+
+@pytest.fixture(params=sorted(CASES))
+def case(request):
+    return CASES[request.param]
+
+
+def make(case, seed=0):
+    return algorithms.build(case.config, case.spec, seed=seed)
+
+
+def stream(spec: Spec, steps: int, seed: int = 0) -> list[list[Fragment]]:
+    """Groups of random fragments of two clients' endless episodes, with silence in between."""
+    rng = np.random.default_rng(seed)
+    groups: list[list[Fragment]] = []
+    for start in range(0, steps // 2, 30):
+        edges = [start, start + int(rng.integers(1, 29)), start + 30]
+        for first, last in pairwise(edges):
+            end = rng.random() < 0.3
+            both = [fragment(spec, client, first, last, end, rng) for client in "ab"]
+            groups += [both, *[[]] * 15]
+    return groups
+
+
+def fragment(spec, client, first, last, end, rng) -> Fragment:
+    count = last - first
+    obs = {}
+    for name, leaf in spec.obs.items():
+        rows = zeros(leaf, count + 1)
+        obs[name] = (rng.normal(size=rows.shape) * 3 + 1).astype(leaf.dtype)
+        if leaf.categories:
+            obs[name] = rng.integers(leaf.categories, size=rows.shape).astype(leaf.dtype)
+    if MASK in obs:
+        obs[MASK][...] = True
+    return Fragment(
+        client=client,
+        epoch=1,
+        episode=0 if first < 60 else 1,
+        start=first,
+        clock=first,
+        generation=0,
+        version=0,
+        obs=obs,
+        action=rng.integers(spec.action.sizes[0], size=count).astype(spec.action.leaf.dtype),
+        reward=rng.normal(size=count).astype("<f4"),
+        terminated=end and last > 60,
+        truncated=False,
+    )
+
+
+def digest(state: Any) -> str:
+    """A fingerprint of everything in a state, structure included."""
+    if isinstance(state, dict):
+        told = [f"{name}:{digest(state[name])}" for name in sorted(state)]
+        return hashlib.sha256(repr(told).encode()).hexdigest()
+    if isinstance(state, list):
+        return hashlib.sha256(repr([digest(item) for item in state]).encode()).hexdigest()
+    if isinstance(state, torch.Tensor | np.ndarray):
+        array = np.asarray(state)
+        told = f"{array.dtype.str} {array.shape}".encode() + np.ascontiguousarray(array).tobytes()
+        return hashlib.sha256(told).hexdigest()
+    assert isinstance(state, int | float | str | bool), type(state)
+    return repr(state)
+
+
+def states(algorithm):
+    return {name: part.state_dict() for name, part in algorithm.parts.items()}
+
+
+def run(algorithm, groups):
+    return list(algorithm.learn(iter(groups)))
+
+
+def test_cases_are_of_algorithms_we_ship():
+    assert set(CASES) <= set(algorithms.ALGORITHMS)
+
+
+@pytest.mark.parametrize("saved_after", [0, 1, 40, 117])
+def test_a_resumed_run_is_the_same_run_bit_for_bit(case, saved_after):
+    groups = stream(case.spec, 600)
+    straight, first, second = make(case, 1), make(case, 1), make(case, 2)
+    run(straight, groups)
+    run(first, groups[:saved_after])
+    for name, state in copy.deepcopy(states(first)).items():
+        second.parts[name].load_state_dict(state)
+    assert digest(states(second)) == digest(states(first))
+    updates = len(run(second, groups[saved_after:]))
+    assert updates > 10
+    assert digest(states(second)) == digest(states(straight))
+
+
+def test_without_any_one_part_it_is_another_run(case):
+    groups = stream(case.spec, 600)
+    straight, first = make(case, 1), make(case, 1)
+    run(straight, groups)
+    run(first, groups[:101])
+    saved = copy.deepcopy(states(first))
+    for dropped in saved:
+        second = make(case, 1)
+        for name in saved.keys() - {dropped}:
+            second.parts[name].load_state_dict(copy.deepcopy(saved[name]))
+        run(second, groups[101:])
+        weights = digest(second.policy.state_dict())
+        assert weights != digest(straight.policy.state_dict()), f"{dropped!r} does not matter"
+
+
+def test_the_same_seed_makes_the_same_and_another_seed_another(case):
+    one, same, other = make(case, 3), make(case, 3), make(case, 4)
+    assert digest(one.policy.state_dict()) == digest(same.policy.state_dict())
+    assert digest(one.policy.state_dict()) != digest(other.policy.state_dict())
+
+
+def test_what_it_grants_is_restored_with_it(case):
+    groups = stream(case.spec, 300)
+    first, second = make(case), make(case)
+    run(first, groups)
+    for name, part in second.parts.items():
+        part.load_state_dict(copy.deepcopy(first.parts[name].state_dict()))
+    assert second.policy.quota == first.policy.quota
+    assert second.policy.knobs == first.policy.knobs
+
+
+def test_it_asks_for_arrivals_between_two_updates_and_ends_with_them(case):
+    log = []
+
+    def arrivals():
+        for group in stream(case.spec, 400):
+            log.append("ask")
+            yield group
+        log.append("end")
+
+    for metrics in make(case).learn(arrivals()):
+        assert all(isinstance(value, float) for value in metrics.values())
+        log.append("update")
+    assert log[-1] == "end"
+    assert log.count("update") > 10
+    assert ("update", "update") not in pairwise(log)
+
+
+def test_it_learns_nothing_from_silence(case):
+    assert run(make(case), [[]] * 100) == []
+
+
+def test_its_policy_says_what_it_reads_and_returns(case):
+    policy = make(case).policy
+    assert set(policy.inputs) <= set(case.spec.seen)
+    obs = {name: torch.from_numpy(zeros(case.spec.obs[name], 5)) for name in policy.inputs}
+    memory = {name: torch.from_numpy(zeros(leaf, 5)) for name, leaf in policy.memory.items()}
+    outputs, following = policy(obs, memory)
+    assert tuple(outputs) == policy.outputs
+    assert set(following) == set(policy.memory)
+    assert all(len(column) == 5 for column in (outputs | following).values())
+
+
+def test_an_unknown_algorithm_is_refused_with_the_known_ones():
+    config = Config(algorithm=AlgorithmChoice(name="dqm"))
+    with pytest.raises(ConfigError, match=r"no 'dqm'; choose one of .*dqn"):
+        algorithms.build(config, CASES["dqn"].spec, seed=0)
+
+
+def test_our_own_algorithms_take_their_settings_from_their_section():
+    config = Config(algorithm=AlgorithmChoice(name="dqn", options={"lr": 1.0}))
+    with pytest.raises(ConfigError, match="section 'dqn'"):
+        algorithms.build(config, CASES["dqn"].spec, seed=0)
+
+
+def test_a_device_that_is_not_there_is_refused():
+    config = Config(training=Training(device="warp"))
+    with pytest.raises(ConfigError, match=r"training\.device: 'warp'"):
+        algorithms.build(config, CASES["dqn"].spec, seed=0)
+
+
+class Foreign:
+    """An algorithm of another package."""
+
+    class Config(msgspec.Struct, forbid_unknown_fields=True):
+        lr: float = 0.1
+
+    def __init__(self, config, spec, *, seed, steps, realtime):
+        self.settings = (config.lr, seed, steps, realtime)
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    entry = EntryPoint("foreign", f"{__name__}:Foreign", algorithms.GROUP)
+    monkeypatch.setattr(algorithms, "entry_points", lambda *, group: EntryPoints([entry]))
+
+
+@pytest.mark.usefixtures("installed")
+def test_other_packages_add_algorithms_by_entry_point():
+    config = Config(algorithm=AlgorithmChoice("foreign", {"lr": 0.5}), run=Run(max_env_steps=7))
+    built = algorithms.build(config, CASES["dqn"].spec, seed=3)
+    assert built.settings == (0.5, 3, 7, False)
+
+
+@pytest.mark.usefixtures("installed")
+def test_their_options_are_checked_too():
+    config = Config(algorithm=AlgorithmChoice("foreign", {"lrr": 0.5}))
+    with pytest.raises(ConfigError, match=r"algorithm\.options: .*lrr"):
+        algorithms.build(config, CASES["dqn"].spec, seed=3)
