@@ -1,0 +1,1 @@
+"""The client: plays, and sends what happened."""

@@ -1,0 +1,140 @@
+"""The policy program in ONNX Runtime: observations in, outputs and the next memory out."""
+
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+import numpy as np
+import onnxruntime as ort
+
+from soulsai.errors import CheckpointError, WireError
+from soulsai.types import ActionSpec, Array, Head, Leaf, PolicyCard, Program, Spec, Weights, zeros
+
+METADATA_KEY = "soulsai"  # of a policy.onnx: the JSON of its PolicyCard
+
+Arrays = dict[str, Array]
+
+
+class Actor:
+    """One version of a policy, ready to act for any number of environments at once."""
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        inputs: tuple[str, ...],
+        outputs: tuple[str, ...],
+        *,
+        memory: dict[str, Leaf],
+        generation: int,
+        version: int,
+    ) -> None:
+        self.generation = generation
+        self.version = version
+        self.memory = memory
+        self._session = session
+        self._inputs = inputs
+        self._outputs = outputs
+        self._asked = [*outputs, *(f"next_memory_{name}" for name in memory)]
+        self._kept: list[Any] = []  # what the session reads and does not own
+
+    def __repr__(self) -> str:
+        return f"Actor({self.generation}-{self.version})"
+
+    @classmethod
+    def load(cls, program: Program, weights: Weights, spec: Spec) -> Self:
+        """Put weights into a program and try them once; raise ``WireError`` if it cannot act."""
+        names = list(program.weights)
+        values = [ort.OrtValue.ortvalue_from_numpy(weights.arrays[name]) for name in names]
+        options = _options()
+        options.add_external_initializers(names, values)
+        try:
+            session = ort.InferenceSession(program.graph, options, ["CPUExecutionProvider"])
+            actor = cls(
+                session,
+                program.inputs,
+                program.outputs,
+                memory=program.memory,
+                generation=weights.generation,
+                version=weights.version,
+            )
+            actor._kept = [values, weights.arrays]
+            actor.rehearse(spec, program.head)
+        except Exception as error:  # ONNX Runtime's errors have no common base
+            raise WireError(
+                f"weights {weights.generation}-{weights.version} cannot act: {_line(error)}"
+            ) from error
+        return actor
+
+    @classmethod
+    def from_file(cls, path: Path) -> tuple[Self, PolicyCard]:
+        """Load a ``policy.onnx``, which holds its weights and says what it plays."""
+        if not path.is_file():
+            raise CheckpointError(f"{path}: no such file")
+        try:
+            session = ort.InferenceSession(path.read_bytes(), _options(), ["CPUExecutionProvider"])
+            text = session.get_modelmeta().custom_metadata_map[METADATA_KEY]
+            card = msgspec.json.decode(text, type=PolicyCard)
+            actor = cls(
+                session,
+                card.inputs,
+                card.outputs,
+                memory=card.memory,
+                generation=card.generation,
+                version=card.version,
+            )
+            actor.rehearse(card.spec, card.head)
+        except Exception as error:  # ONNX Runtime's errors have no common base
+            raise CheckpointError(f"{path}: is not a policy of ours: {_line(error)}") from error
+        return actor, card
+
+    def __call__(self, obs: Arrays, memory: Arrays) -> tuple[Arrays, Arrays]:
+        """Map leaves [E, ...] and memory [E, ...] to outputs [E, ...] and the next memory."""
+        feed = {name: obs[name] for name in self._inputs}
+        for name in memory:
+            feed[f"memory_{name}"] = memory[name]
+        results = self._session.run(self._asked, feed)
+        outputs = dict(zip(self._outputs, results, strict=False))
+        return outputs, dict(zip(memory, results[len(outputs) :], strict=True))
+
+    def rehearse(self, spec: Spec, head: Head) -> None:
+        """Act once on zeros; raise ``ValueError`` if the outputs are not what the head reads."""
+        obs = {name: zeros(leaf, 1) for name, leaf in spec.seen.items()}
+        memory = {name: zeros(leaf, 1) for name, leaf in self.memory.items()}
+        outputs, after = self(obs, memory)
+        expected = head_outputs(head, spec.action)
+        for name, size in expected.items():
+            if name not in outputs:
+                raise ValueError(f"there is no output {name!r}")
+            if outputs[name].shape[:1] != (1,) or outputs[name].size != size:
+                raise ValueError(f"output {name!r} has shape {outputs[name].shape}, not {size}")
+        for name, before in memory.items():
+            if after[name].shape != before.shape or after[name].dtype != before.dtype:
+                raise ValueError(f"memory {name!r} comes back as {after[name].shape}")
+        for name, array in {**outputs, **after}.items():
+            if not np.isfinite(array).all():
+                raise ValueError(f"{name!r} is not finite")
+
+
+def head_outputs(head: Head, action: ActionSpec) -> dict[str, int]:
+    """Return the outputs that a head reads, and how many numbers each has per environment."""
+    if head.kind == "epsilon_greedy":
+        return {"q": sum(action.sizes)}
+    if head.kind == "categorical":
+        return {"logits": sum(action.sizes)}
+    size = int(np.prod(action.shape, dtype=int))
+    return {"mean": size, "log_std": size}
+
+
+def _options() -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    # Both trade memory for speed that small networks do not show
+    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False
+    options.log_severity_level = 4
+    return options
+
+
+def _line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -1,0 +1,234 @@
+"""Any Gymnasium environment behind one small adapter that keeps it to its word."""
+
+import importlib
+import importlib.util
+import logging
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import gymnasium
+import msgspec
+import numpy as np
+
+from soulsai import config
+from soulsai.client.spaces import Reader, action_spec, action_start, read_mask, readers
+from soulsai.errors import ConfigError, EnvironmentFault
+from soulsai.types import MASK, Array, Leaf, Spec, zeros
+
+log = logging.getLogger(__name__)
+
+Rows = dict[str, Array]  # one row per leaf: views, written in place
+_LARGEST = float(np.finfo(np.float32).max)  # a reward travels in 32 bits
+
+Kwargs = dict[str, str | int | float | bool | None]
+
+
+class Outcome(NamedTuple):
+    """What a step led to, besides the observation."""
+
+    reward: float
+    terminated: bool
+    truncated: bool
+
+
+class Environment:
+    """One environment, whose observations are copied into rows and checked on the way.
+
+    All that goes wrong in it comes out as an ``EnvironmentFault`` that names the environment.
+    """
+
+    def __init__(
+        self, env: gymnasium.Env[Any, Any], name: str, *, mask_key: str, masked: bool
+    ) -> None:
+        self.name = name
+        self.info: dict[str, Any] = {}
+        self._env = env
+        self._mask_key = mask_key
+        self._masked = masked
+        self._space = env.action_space
+        self._start = action_start(env.action_space)
+        try:
+            self._readers = tuple(readers(env.observation_space).values())
+            action = action_spec(env.action_space)
+        except EnvironmentFault as error:
+            raise EnvironmentFault(f"{name}: {error}") from None
+        self._choices = sum(action.sizes)
+        leaves = {reader.name: reader.leaf for reader in self._readers}
+        if masked:
+            leaves[MASK] = Leaf((self._choices,), "|b1")
+        self.spec = Spec(leaves, action)
+        self._bounded = tuple(reader for reader in self._readers if _bounded(reader))
+
+    def __repr__(self) -> str:
+        return f"Environment({self.name})"
+
+    def reset(self, rows: Rows, seed: int | None = None) -> None:
+        """Begin an episode and copy its first observation into ``rows``."""
+        try:
+            obs, self.info = self._env.reset(seed=seed)
+        except Exception as error:
+            raise self._raised("reset", error) from error
+        if not self._masked and self._mask_key in self.info:
+            raise EnvironmentFault(
+                f"{self.name}: info[{self._mask_key!r}] holds an action mask, and the run's spec "
+                "has none; start the run with the same environment"
+            )
+        self._read(obs, rows)
+
+    def step(self, action: Any, rows: Rows) -> Outcome:
+        """Take an action that counts from zero, and copy what is seen into ``rows``."""
+        try:
+            obs, reward, terminated, truncated, self.info = self._env.step(self._native(action))
+            outcome = Outcome(float(reward), bool(terminated), bool(truncated))
+        except Exception as error:
+            raise self._raised("step", error) from error
+        self._read(obs, rows)
+        if not -_LARGEST <= outcome.reward <= _LARGEST:
+            raise EnvironmentFault(f"{self.name}: the reward is not finite: {outcome.reward}")
+        if self._masked and not rows[MASK].any() and not (outcome[1] or outcome[2]):
+            raise EnvironmentFault(
+                f"{self.name}: info[{self._mask_key!r}] allows no action, and the episode goes on"
+            )
+        return outcome
+
+    def check_bounds(self, rows: Rows) -> None:
+        """Warn, once per leaf, if any of many rows are beyond the bounds of their space."""
+        for reader in self._bounded:
+            if wrong := reader.outside(rows[reader.name]):
+                log.warning("env=%s leaf=%s: %s; said once", self.name, reader.name, wrong)
+                self._bounded = tuple(other for other in self._bounded if other is not reader)
+
+    def close(self) -> None:
+        """Let go of the environment, whatever it says to that."""
+        try:
+            self._env.close()
+        except Exception as error:
+            raise self._raised("close", error) from error
+
+    def _native(self, action: Any) -> Any:
+        if self.spec.action.kind == "discrete":
+            return np.int64(action + self._start)
+        if self.spec.action.kind == "multidiscrete":
+            return action.reshape(self._start.shape) + self._start
+        return action.astype(self._space.dtype, copy=False)
+
+    def _read(self, obs: Any, rows: Rows) -> None:
+        for reader in self._readers:
+            try:
+                reader.read(obs, rows[reader.name])
+            except ValueError as error:
+                raise EnvironmentFault(
+                    f"{self.name}: observation leaf {reader.name!r} {error}"
+                ) from None
+        if not self._masked:
+            return
+        try:
+            read_mask(self.info.get(self._mask_key, ()), self._choices, rows[MASK])
+        except ValueError as error:
+            raise EnvironmentFault(f"{self.name}: info[{self._mask_key!r}] {error}") from None
+
+    def _raised(self, where: str, error: Exception) -> EnvironmentFault:
+        return EnvironmentFault(f"{self.name}: {where} raised {_told(error)}")
+
+
+def probe(environment: config.Environment) -> Spec:
+    """Return what an environment looks like: from its ``spec_file``, or by making it.
+
+    An environment that is made is reset, to see whether it gives action masks.
+    """
+    if environment.spec_file:
+        return _spec_from(Path(environment.spec_file))
+    id, mask_key = environment.id, environment.mask_key
+    env = make(id, environment.kwargs, environment.max_episode_steps)
+    try:
+        _, info = env.reset()
+        masked = mask_key in info
+    except Exception as error:
+        raise EnvironmentFault(f"{id}: reset raised {_told(error)}") from error
+    probed = Environment(env, id, mask_key=mask_key, masked=masked)
+    probed.reset({name: zeros(leaf) for name, leaf in probed.spec.obs.items()})
+    probed.close()
+    return probed.spec
+
+
+def make(id: str, kwargs: Kwargs, max_episode_steps: int = 0) -> gymnasium.Env[Any, Any]:
+    """Make the environment that ``id`` names: a Gymnasium id, "module:Id" or "file.py:make".
+
+    ``module:Id`` is an id which the module registers, or a class or function in it.
+    """
+    try:
+        found = _found(id)
+        if isinstance(found, str):
+            limit = {"max_episode_steps": max_episode_steps} if max_episode_steps else {}
+            return gymnasium.make(found, disable_env_checker=True, **limit, **kwargs)  # type: ignore[arg-type]
+        env = found(**kwargs)
+    except EnvironmentFault:
+        raise
+    except Exception as error:
+        raise EnvironmentFault(f"{id}: cannot be made: {_told(error)}") from error
+    if not isinstance(env, gymnasium.Env):
+        raise EnvironmentFault(f"{id}: gives {type(env).__name__}, not a gymnasium.Env")
+    return gymnasium.wrappers.TimeLimit(env, max_episode_steps) if max_episode_steps else env
+
+
+def _found(id: str) -> str | Callable[..., Any]:
+    """Return what makes the environment, or its name in Gymnasium's registry."""
+    place, _, name = id.rpartition(":")
+    if not place:
+        return id
+    module = _file_module(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+    if name in gymnasium.registry:
+        return name
+    creator = vars(module).get(name)
+    if not callable(creator):
+        raise EnvironmentFault(f"{id}: {place} neither registers nor defines {name!r}")
+    return creator  # type: ignore[no-any-return]
+
+
+def _file_module(path: Path) -> ModuleType:
+    """Import a file under a name of its own, once per process."""
+    if not path.is_file():
+        raise EnvironmentFault(f"{path}: no such file (looked for in {Path.cwd()})")
+    name = f"soulsai_environment_{path.resolve().as_posix()}".replace(".", "_").replace("/", "_")
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise EnvironmentFault(f"{path}: is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _spec_from(path: Path) -> Spec:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Spec)
+    except (OSError, msgspec.DecodeError) as error:
+        raise ConfigError(f"environment.spec_file: cannot read {path}: {error}") from None
+
+
+def _bounded(reader: Reader) -> bool:
+    """Whether values can be beyond the declared bounds at all."""
+    kind = np.dtype(reader.leaf.dtype).kind
+    if reader.leaf.categories or kind == "b":
+        return False
+    if kind == "f":
+        return bool(np.isfinite(reader.low).any() or np.isfinite(reader.high).any())
+    info = np.iinfo(reader.leaf.dtype)
+    return bool((reader.low > info.min).any() or (reader.high < info.max).any())
+
+
+def _told(error: Exception) -> str:
+    """Say in one line what was raised, and where."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"

@@ -1,0 +1,141 @@
+"""How good a policy is: greedy episodes with seeds of their own, from a ``policy.onnx``."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+from msgspec import Struct
+
+from soulsai.client.actor import Actor
+from soulsai.client.environment import Environment, make
+from soulsai.client.offer import check_offer, difference
+from soulsai.errors import ConfigError, EnvironmentFault
+from soulsai.heads import act, to_environment
+from soulsai.types import MASK, Array, PolicyCard, zeros
+
+_SIDE_BY_SIDE = 8
+
+
+class Evaluation(Struct, frozen=True):
+    """What greedy episodes earned; ``iqm`` is the mean of the middle half."""
+
+    mean: float
+    iqm: float
+    std: float
+    episodes: int
+    env_steps: int
+    rewards: tuple[float, ...]  # in the order of their seeds
+
+
+def evaluate(policy: Path, *, episodes: int, seed: int, environment: str = "") -> Evaluation:
+    """Play greedy episodes; the i-th one begins with ``reset(seed=seed + i)``.
+
+    Args:
+        policy: A ``policy.onnx``.
+        episodes: How many.
+        seed: Of the first one.
+        environment: What to play; without it only an environment that ships with Gymnasium is
+            played, because the file might come from anywhere.
+    """
+    if episodes < 1:
+        raise ConfigError(f"episodes: at least 1, not {episodes}")
+    actor, card = Actor.from_file(policy)
+    offer = card.environment
+    own = offer.kwargs if environment else {}
+    id = check_offer(offer, named=environment, listed=(), own_kwargs=own)
+    masked = MASK in card.spec.obs
+    environments = [
+        Environment(
+            make(id, offer.kwargs, offer.max_episode_steps),
+            id,
+            mask_key=offer.mask_key,
+            masked=masked,
+        )
+        for _ in range(min(_SIDE_BY_SIDE, episodes))
+    ]
+    try:
+        if different := difference(environments[0].spec, card.spec):
+            raise EnvironmentFault(f"{id}: is not what the policy plays: {different}")
+        rewards, env_steps = _Match(actor, card, environments).play(episodes, seed)
+    finally:
+        for one in environments:
+            one.close()
+    return Evaluation(
+        mean=math.fsum(rewards) / len(rewards),
+        iqm=iqm(rewards),
+        std=float(np.std(rewards)),
+        episodes=len(rewards),
+        env_steps=env_steps,
+        rewards=tuple(rewards),
+    )
+
+
+def iqm(rewards: list[float]) -> float:
+    """Return the mean of the middle half: a quarter of the values is left out at each end."""
+    middle = sorted(rewards)[len(rewards) // 4 : len(rewards) - len(rewards) // 4]
+    return math.fsum(middle) / len(middle)
+
+
+class _Match:
+    """Environments side by side, each with an episode of its own."""
+
+    def __init__(self, actor: Actor, card: PolicyCard, environments: list[Environment]) -> None:
+        count = len(environments)
+        self._actor = actor
+        self._card = card
+        self._environments = environments
+        self._obs = {name: zeros(leaf, count) for name, leaf in card.spec.obs.items()}
+        self._memory = {name: zeros(leaf, count) for name, leaf in card.memory.items()}
+        self._rng = np.random.default_rng(0)  # greedy actions do not use it
+
+    def play(self, episodes: int, seed: int) -> tuple[list[float], int]:
+        """Return the rewards of all episodes, and the number of env steps."""
+        rewards = [0.0] * episodes
+        env_steps, next_one = 0, 0
+        playing: dict[int, int] = {}  # the episode of each environment
+        for index in range(len(self._environments)):
+            playing[index] = next_one
+            self._reset(index, seed + next_one)
+            next_one += 1
+        while playing:
+            actions = self._act()
+            for index, episode in list(playing.items()):
+                reward, ended = self._step(index, actions[index])
+                rewards[episode] += reward
+                env_steps += 1
+                if not ended:
+                    continue
+                del playing[index]
+                if next_one < episodes:
+                    playing[index] = next_one
+                    self._reset(index, seed + next_one)
+                    next_one += 1
+        return rewards, env_steps
+
+    def _act(self) -> Array:
+        """Choose for all environments, those that are done included: one batch size throughout."""
+        outputs, self._memory = self._actor(self._obs, self._memory)
+        count = len(self._environments)
+        actions, _ = act(
+            self._card.head,
+            self._card.spec.action,
+            outputs,
+            mask=self._obs.get(MASK),
+            greedy=np.ones(count, np.bool_),
+            epsilon=np.zeros(count),
+            random=False,
+            rng=self._rng,
+        )
+        return actions
+
+    def _reset(self, index: int, seed: int) -> None:
+        rows = {name: leaf[index, ...] for name, leaf in self._obs.items()}
+        self._environments[index].reset(rows, seed)
+        for memory in self._memory.values():
+            memory[index] = 0
+
+    def _step(self, index: int, action: Array) -> tuple[float, bool]:
+        rows = {name: leaf[index, ...] for name, leaf in self._obs.items()}
+        given = to_environment(self._card.head, self._card.spec.action, action)
+        outcome = self._environments[index].step(given, rows)
+        return outcome.reward, outcome.terminated or outcome.truncated

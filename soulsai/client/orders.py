@@ -1,0 +1,43 @@
+"""What passes between the thread that plays and the one that talks to the server."""
+
+from typing import Literal, NamedTuple, Protocol
+
+from msgspec import Struct
+
+from soulsai.client.actor import Actor
+from soulsai.types import Episode, Fragment, Pointer
+
+
+class Orders(NamedTuple):
+    """What the server wants now; replaced as a whole, never changed."""
+
+    pointer: Pointer | None = None  # the newest version seen, with its quota and knobs
+    actor: Actor | None = None  # the newest version that is ready to act
+    paused: bool = False
+    over: Literal["", "stop", "run", "error"] = ""  # why to play no longer
+
+
+class Progress(Struct):
+    """What the player has done in this epoch; only he writes it."""
+
+    steps: int = 0
+    episodes: int = 0
+    version: int = 0  # of the newest weights acted with
+    waiting: bool = False  # for weights, or because the quota is spent
+
+
+class Line(Protocol):
+    """The other end, as the player sees it."""
+
+    @property
+    def orders(self) -> Orders:
+        """The newest orders."""
+        ...
+
+    def send(self, message: Fragment | Episode) -> None:
+        """Take a message to be sent some time; its arrays are copied, and it never waits."""
+        ...
+
+    def wait(self, orders: Orders, timeout: float) -> None:
+        """Return when the orders are others than those given, or after ``timeout`` seconds."""
+        ...

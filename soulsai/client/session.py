@@ -1,0 +1,217 @@
+"""A client's life: find the run, check it, make the environment, say hello, play; and again."""
+
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from soulsai import __version__
+from soulsai.client.backoff import Backoff
+from soulsai.client.environment import Environment, make
+from soulsai.client.offer import check_offer, difference
+from soulsai.client.orders import Progress
+from soulsai.client.outbox import Outbox
+from soulsai.client.play import Player
+from soulsai.client.uplink import Uplink
+from soulsai.config import Config
+from soulsai.errors import AccessDenied, EnvironmentFault, NoRun, ProtocolError, WireError
+from soulsai.types import MASK, OLDEST_PROTOCOL, PROTOCOL, Hello, Program, RunSpec
+from soulsai.wire import ClientWire, Position
+
+log = logging.getLogger(__name__)
+
+_NO_RUN_SECONDS = 1.0  # at most, between two looks for a run on a server that answers
+_SLICE = 0.1  # seconds between two looks at ``stopped``
+
+Answer = TypeVar("Answer")
+Stopped = Callable[[], bool]
+
+
+def serve(
+    config: Config,
+    wire: ClientWire,
+    *,
+    environment: str = "",
+    seed: int | None = None,
+    step_delay: float = 0.0,
+    stopped: Stopped,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Play for the run on the server, and for those that follow it, until told to stop.
+
+    Args:
+        config: Ours; the server decides what is played, we decide what may be. An
+            ``environment.count`` above one takes precedence over the server's.
+        wire: The connection; the caller closes it.
+        environment: An id that the user named himself; it is played, whatever the server offers.
+        seed: Of exploration and of the environments.
+        step_delay: Seconds to sleep after each step.
+        stopped: Whether the user wants us to stop.
+        clock: Monotonic seconds.
+        sleep: How to sleep.
+    """
+    life = _Life(
+        config=config,
+        wire=wire,
+        named=environment,
+        seed=seed,
+        step_delay=step_delay,
+        stopped=stopped,
+        clock=clock,
+        sleep=sleep,
+        jitter=random.Random(seed),
+    )
+    while not stopped():
+        if life.session() != "run":
+            return
+
+
+class _Life(NamedTuple):
+    """What all sessions of one client have in common."""
+
+    config: Config
+    wire: ClientWire
+    named: str
+    seed: int | None
+    step_delay: float
+    stopped: Stopped
+    clock: Callable[[], float]
+    sleep: Callable[[float], None]
+    jitter: random.Random
+
+    def session(self) -> str:
+        """Play for one run; return ``"run"`` if another one has, or may have, begun."""
+        spec = self._patiently(self.wire.spec)
+        if spec is None:
+            return ""
+        check_protocol(spec)
+        id = check_offer(
+            spec.environment,
+            named=self.named,
+            listed=self.config.client.environments,
+            own_kwargs=self.config.environment.kwargs,
+        )
+        own = self.config.environment.count
+        environments = make_all(id, spec, own if own > 1 else spec.environment.count)
+        try:
+            return self._play(spec, _shown(id), environments)
+        finally:
+            _close(environments)
+
+    def _play(self, spec: RunSpec, id: str, environments: Sequence[Environment]) -> str:
+        hello = Hello(
+            run=spec.run,
+            protocol=PROTOCOL,
+            software=f"soulsai {__version__}",
+            environment=id,
+            environments=len(environments),
+            crc=spec.crc,
+        )
+        introduced = self._patiently(lambda: self._introduce(spec, hello))
+        if introduced is None:
+            return "run"
+        program, position = introduced
+        log.info("run=%s environment=%s count=%d", spec.run, id, len(environments))
+        outbox = Outbox(int(self.config.client.outbox_mb * 1e6), self.clock)
+        progress = Progress()
+        chance, *seeds = np.random.SeedSequence(self.seed).spawn(1 + len(environments))
+        with Uplink(
+            self.wire,
+            spec,
+            program,
+            outbox,
+            progress,
+            position=position,
+            rng=self.jitter,
+            clock=self.clock,
+        ) as uplink:
+            player = Player(
+                environments,
+                spec,
+                program.head,
+                uplink,
+                progress,
+                client=self.config.client.name,
+                epoch=position.epoch,
+                rng=np.random.default_rng(chance),
+                seeds=[int(one.generate_state(1)[0]) for one in seeds],
+                step_delay=self.step_delay,
+                clock=self.clock,
+                sleep=self.sleep,
+            )
+            return player.run(self.stopped)
+
+    def _introduce(self, spec: RunSpec, hello: Hello) -> tuple[Program, Position] | None:
+        """Say hello; return ``None`` if another run has begun while the environment was made."""
+        if self.wire.spec().crc != spec.crc:
+            return None
+        return self.wire.program(spec), self.wire.hello(hello)
+
+    def _patiently(self, ask: Callable[[], Answer]) -> Answer | None:
+        """Ask until there is an answer, or until ``stopped()``: then return ``None``."""
+        backoff, empty = Backoff(self.jitter), Backoff(self.jitter, most=_NO_RUN_SECONDS)
+        said = ""
+        while not self.stopped():
+            try:
+                return ask()
+            except AccessDenied:
+                raise
+            except WireError as error:
+                if said != type(error).__name__:
+                    said = type(error).__name__
+                    log.warning("waiting=%s: %s", said, error)
+                delay = (empty if isinstance(error, NoRun) else backoff).next()
+            self._pause(delay)
+        return None
+
+    def _pause(self, seconds: float) -> None:
+        until = self.clock() + seconds
+        while not self.stopped() and (left := until - self.clock()) > 0:
+            self.sleep(min(left, _SLICE))
+
+
+def _shown(id: str) -> str:
+    """Return an environment's id as the server may see it: without the folders of our machine."""
+    place, colon, name = id.rpartition(":")
+    return f"{Path(place).name}{colon}{name}" if place.endswith(".py") else id
+
+
+def check_protocol(spec: RunSpec) -> None:
+    """Raise ``ProtocolError`` if client and server have no protocol in common."""
+    if spec.oldest_protocol > PROTOCOL:
+        raise ProtocolError(
+            f"the server speaks protocol {spec.oldest_protocol} to {spec.protocol} and this client "
+            f"{PROTOCOL}; update the client"
+        )
+    if spec.protocol < OLDEST_PROTOCOL:
+        raise ProtocolError(
+            f"the server speaks protocol {spec.protocol} and this client {OLDEST_PROTOCOL} to "
+            f"{PROTOCOL}; update the server, or use an older client"
+        )
+
+
+def make_all(id: str, spec: RunSpec, count: int) -> list[Environment]:
+    """Make the environments of a client; raise ``EnvironmentFault`` if they are not the run's."""
+    offer = spec.environment
+    masked = MASK in spec.spec.obs
+    environments: list[Environment] = []
+    for _ in range(count):
+        env = make(id, offer.kwargs, offer.max_episode_steps)
+        environments.append(Environment(env, id, mask_key=offer.mask_key, masked=masked))
+    if different := difference(environments[0].spec, spec.spec):
+        _close(environments)
+        raise EnvironmentFault(f"{id}: is not the environment of the run: {different}")
+    return environments
+
+
+def _close(environments: Sequence[Environment]) -> None:
+    for environment in environments:
+        try:
+            environment.close()
+        except EnvironmentFault as fault:
+            log.warning("close: %s", fault)

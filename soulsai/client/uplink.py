@@ -1,0 +1,302 @@
+"""The one background thread: it owns the connection, so that the player never waits for it."""
+
+import logging
+import math
+import random
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+from soulsai.client.actor import Actor
+from soulsai.client.backoff import Backoff
+from soulsai.client.orders import Orders, Progress
+from soulsai.client.outbox import Outbox
+from soulsai.errors import AccessDenied, NoRun, Unreachable, WireError
+from soulsai.types import Control, Episode, Fragment, Heartbeat, Pointer, Program, RunSpec
+from soulsai.wire import ClientWire, Position
+from soulsai.wire.codec import encode_message, pack
+
+log = logging.getLogger(__name__)
+
+ENTRY_BYTES = 16_000  # messages of the same moment share an entry of about this size
+ENTRY_SECONDS = 0.02  # which waits at most so long for others
+PUSH_BYTES = 256_000  # sent in one round trip when there is a backlog
+POLL_SECONDS = 1.0  # without a hint
+IMPATIENT_SECONDS = 0.25  # the same, while the player waits
+DAMAGED_SECONDS = 5.0  # until weights that could not be used are tried again
+GRACE_SECONDS = 2.0  # for what is queued when the player is done
+
+Entry = tuple[Position, bytes]
+
+
+class Uplink:
+    """Sends what was played, says that we live, and fetches weights; a context manager.
+
+    Leaving it sends what is queued, for at most ``GRACE_SECONDS``, and raises what ended the
+    thread, if anything did.
+    """
+
+    def __init__(
+        self,
+        wire: ClientWire,
+        spec: RunSpec,
+        program: Program,
+        outbox: Outbox,
+        progress: Progress,
+        *,
+        position: Position,
+        rng: random.Random,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepare to connect; ``position`` is that of our hello."""
+        self._wire = wire
+        self._spec = spec
+        self._program = program
+        self._outbox = outbox
+        self._progress = progress
+        self._position = position
+        self._clock = clock
+        self._backoff = Backoff(rng)
+        self._changed = threading.Condition()
+        self._orders = Orders()
+        self._closing = False
+        self._woken = False  # by the player, not by a hint
+        self._doubt: list[Entry] = []  # pushed, and never heard of
+        self._retry_at = 0.0  # no use in trying before
+        self._connected = True
+        self._beat_at = clock()  # due then
+        self._poll_at = -math.inf  # done then
+        self._tried = (0, 0)  # generation and version of the pointer last looked into
+        self._damaged_until = 0.0
+        self._executor = ThreadPoolExecutor(1, "uplink")
+        self._thread: Future[None] | None = None
+
+    def __repr__(self) -> str:
+        state = "connected" if self._connected else "not connected"
+        return f"Uplink({state}, {len(self._outbox)} queued, {self._orders.actor})"
+
+    def __enter__(self) -> Self:
+        self._thread = self._executor.submit(self._live)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._closing = True
+        self._wire.wake()
+        self._executor.shutdown()
+        if error is None and self._thread is not None:
+            self._thread.result()
+
+    @property
+    def orders(self) -> Orders:
+        """What the server wants now."""
+        return self._orders
+
+    def send(self, message: Fragment | Episode) -> None:
+        """Encode a message, here and now, and queue it."""
+        steps = len(message) if isinstance(message, Fragment) else 0
+        before = self._outbox.size
+        self._outbox.put(encode_message(message, self._spec), steps)
+        if before == 0 or before < ENTRY_BYTES <= self._outbox.size:
+            self._woken = True
+            self._wire.wake()
+
+    def wait(self, orders: Orders, timeout: float) -> None:
+        """Sleep until the orders are others than those given, or ``timeout`` seconds pass."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._orders is not orders, timeout)
+
+    def _give(self, orders: Orders) -> None:
+        with self._changed:
+            self._orders = orders
+            self._changed.notify_all()
+
+    # All below runs in our own thread.
+
+    def _live(self) -> None:
+        try:
+            # After a stop the player still has something to send
+            while not self._closing and self._orders.over != "run":
+                self._round()
+            if self._orders.over != "run":
+                self._finish()
+        except BaseException:
+            self._give(self._orders._replace(over="error"))
+            raise
+
+    def _round(self) -> None:
+        """Sleep until there is something to do, and do it; without a server, sleep longer."""
+        try:
+            woken, due = self._listen()
+            now = self._clock()
+            if now < self._retry_at:
+                return
+            self._push(now)
+            hinted = now < due - 0.001 and not woken  # somebody woke us, and not the player
+            if hinted or now >= self._poll_due() or not self._connected:
+                self._poll(now)
+            self._found()
+        except AccessDenied:
+            raise
+        except WireError as error:
+            self._lost(error)
+
+    def _listen(self) -> tuple[bool, float]:
+        """Sleep; return whether the player woke us, and when we would have woken by ourselves."""
+        due = self._due()
+        controls = self._wire.wait(max(0.0, due - self._clock()))
+        woken, self._woken = self._woken, False
+        for control in controls:
+            self._obey(control)
+        return woken, due
+
+    def _due(self) -> float:
+        if not self._connected:
+            return self._retry_at
+        due = min(self._beat_at, self._poll_due())
+        oldest = self._outbox.oldest()
+        if oldest is not None:
+            full = self._outbox.size >= ENTRY_BYTES
+            due = min(due, oldest if full else oldest + ENTRY_SECONDS)
+        return due
+
+    def _poll_due(self) -> float:
+        return self._poll_at + (IMPATIENT_SECONDS if self._progress.waiting else POLL_SECONDS)
+
+    def _obey(self, control: Control) -> None:
+        if control.op == "stop":
+            log.info("control=stop")
+            self._give(self._orders._replace(over="stop"))
+        elif self._orders.paused != (control.op == "pause"):
+            log.info("control=%s", control.op)
+            self._give(self._orders._replace(paused=control.op == "pause"))
+
+    def _push(self, now: float) -> None:
+        """Send what is in doubt, then what is due."""
+        if self._doubt:
+            self._wire.push(self._doubt, retry=True)
+            self._doubt = []
+        oldest = self._outbox.oldest()
+        beat = now >= self._beat_at
+        due = oldest is not None and (
+            now >= oldest + ENTRY_SECONDS or self._outbox.size >= ENTRY_BYTES
+        )
+        if beat or due:
+            self._doubt = self._entries(beat=beat)
+            self._wire.push(self._doubt)
+            self._doubt = []
+        if beat:
+            self._beat_at = now + max(0.1, self._spec.heartbeat_seconds)
+
+    def _entries(self, *, beat: bool) -> list[Entry]:
+        """Take messages from the outbox and give each entry its place, once and for all."""
+        entries: list[Entry] = []
+        size = 0
+        while size < PUSH_BYTES:
+            messages = self._outbox.take(ENTRY_BYTES)
+            if beat and not entries:
+                messages.append(encode_message(self._heartbeat(), self._spec))
+            if not messages:
+                break
+            self._position = Position(self._position.epoch, self._position.seq + 1)
+            entries.append((self._position, pack(messages)))
+            size += len(entries[-1][1])
+        return entries
+
+    def _heartbeat(self) -> Heartbeat:
+        progress = self._progress
+        return Heartbeat(
+            steps=progress.steps,
+            episodes=progress.episodes,
+            dropped=self._outbox.dropped,
+            queued=len(self._outbox),
+            version=progress.version,
+            waiting=progress.waiting,
+        )
+
+    def _poll(self, now: float) -> None:
+        """Look for a newer version, and whether the run is still the one that we play for."""
+        pointer = self._wire.pointer()
+        self._poll_at = now
+        known = self._orders.pointer
+        if pointer is None or known is None or pointer.generation != known.generation:
+            self._check_run()
+        if pointer is None or self._orders.over:
+            return
+        if pointer.run != self._spec.run:
+            self._end_of_run(pointer.run)
+        elif pointer.order > self._tried or (self._damaged_until and now >= self._damaged_until):
+            self._fetch(pointer, now)
+
+    def _check_run(self) -> None:
+        try:
+            spec = self._wire.spec()
+        except NoRun:
+            return
+        if spec.crc != self._spec.crc:
+            self._end_of_run(spec.run)
+
+    def _end_of_run(self, other: str) -> None:
+        log.info("run=%s ends; run=%s begins", self._spec.run, other)
+        self._give(self._orders._replace(over="run"))
+
+    def _fetch(self, pointer: Pointer, now: float) -> None:
+        """Hand over a newer version: its quota and knobs at once, its weights when they act.
+
+        A player who waits gets both together, so that he does not go on with older weights.
+        """
+        known = self._orders.pointer
+        newer = known is None or pointer.order > known.order
+        if newer and not self._progress.waiting:
+            self._give(self._orders._replace(pointer=pointer))
+        self._tried, self._damaged_until = pointer.order, 0.0
+        try:
+            weights = self._wire.weights(pointer, self._program)
+            actor = Actor.load(self._program, weights, self._spec.spec)
+        except (Unreachable, AccessDenied):
+            self._tried = (0, 0)
+            raise
+        except WireError as error:
+            log.warning("weights=%s: %s", pointer.order, error)
+            self._damaged_until = now + DAMAGED_SECONDS
+            self._give(self._orders._replace(pointer=pointer))
+            return
+        self._give(self._orders._replace(pointer=pointer, actor=actor))
+
+    def _found(self) -> None:
+        self._backoff.reset()
+        if not self._connected:
+            self._connected = True
+            log.info("connected=true queued=%d dropped=%d", len(self._outbox), self._outbox.dropped)
+            self._check_run()
+
+    def _lost(self, error: WireError) -> None:
+        self._retry_at = self._clock() + self._backoff.next()
+        if self._connected:
+            self._connected = False
+            log.warning("connected=false: %s", error)
+
+    def _finish(self) -> None:
+        """Send what is queued, and a last heartbeat, for at most the time of grace."""
+        deadline = self._clock() + GRACE_SECONDS
+        self._beat_at = 0.0
+        while self._clock() < deadline:
+            try:
+                self._push(math.inf)
+            except AccessDenied:
+                raise
+            except WireError as error:
+                self._lost(error)
+                with self._changed:
+                    self._changed.wait(min(self._retry_at, deadline) - self._clock())
+            else:
+                if not len(self._outbox):
+                    return
+        log.warning("unsent=%d: the server could not be reached in time", len(self._outbox))
