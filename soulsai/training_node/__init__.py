@@ -1,0 +1,1 @@
+"""The training node: turns fragments into weights through one algorithm."""

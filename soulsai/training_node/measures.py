@@ -1,0 +1,96 @@
+"""What the training node tells of itself: moving averages over what it counts."""
+
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+
+from soulsai.training_node.admission import Arrival
+from soulsai.training_node.roster import Rate
+from soulsai.training_node.snapshot import Progress
+from soulsai.types import Episode, Fragment, Metrics
+
+WINDOW = 100  # episodes in the mean reward
+LAGS = 256  # fragments in the mean lag
+
+
+class Measures:
+    """Counts into the progress, and remembers what averages are made of."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.metrics: Metrics = {}
+        self._progress = progress
+        self._rewards: deque[float] = deque(maxlen=2 * WINDOW)
+        self._greedy: deque[float] = deque(maxlen=WINDOW)
+        self._lags: deque[int] = deque(maxlen=LAGS)
+        self._steps, self._updates = Rate(), Rate()
+
+    def arrived(self, arrival: Arrival) -> None:
+        """Count what an entry came to, except for its experience."""
+        progress = self._progress
+        progress.bytes_received += arrival.bytes
+        progress.duplicates += arrival.duplicate
+        progress.lost += arrival.lost
+        for reason, _ in arrival.refusals:
+            progress.rejected[reason] = progress.rejected.get(reason, 0) + 1
+
+    def admitted(self, fragment: Fragment, version: int) -> None:
+        """Count a fragment's steps, given the newest version."""
+        self._progress.env_steps += len(fragment)
+        self._lags.append(max(0, version - fragment.version))
+
+    def finished(self, episode: Episode) -> None:
+        """Count an episode."""
+        self._progress.episodes += 1
+        self._rewards.append(episode.reward)
+        if episode.greedy:
+            self._greedy.append(episode.reward)
+
+    def updated(self, metrics: Metrics) -> None:
+        """Count an update."""
+        if self._progress.began is None:
+            self._progress.began = self._progress.env_steps
+        self._progress.updates += 1
+        self.metrics = metrics
+
+    def rates(self, now: float) -> tuple[float, float]:
+        """Return env steps and updates per second, lately."""
+        progress = self._progress
+        steps = self._steps.per_second(now, progress.env_steps)
+        return steps, self._updates.per_second(now, progress.updates)
+
+    @property
+    def replay_ratio(self) -> float:
+        """Updates per env step since learning began."""
+        progress = self._progress
+        steps = progress.env_steps - (progress.began or 0)
+        return progress.updates / steps if progress.began is not None and steps else 0.0
+
+    @property
+    def reward_mean(self) -> float | None:
+        """The mean reward of the last episodes."""
+        return mean(list(self._rewards)[-WINDOW:])
+
+    @property
+    def reward_trend(self) -> float | None:
+        """How much that mean is above the mean of as many episodes before."""
+        rewards = list(self._rewards)
+        half = len(rewards) // 2
+        before, after = mean(rewards[:half][-WINDOW:]), mean(rewards[half:])
+        return None if before is None or after is None else after - before
+
+    @property
+    def lag(self) -> float:
+        """Mean number of versions by which recent fragments were behind."""
+        return mean(self._lags) or 0.0
+
+    @property
+    def told(self) -> Metrics:
+        """The algorithm's metrics, and ours."""
+        greedy = mean(self._greedy)
+        return self.metrics if greedy is None else {**self.metrics, "greedy_reward_mean": greedy}
+
+
+def mean(numbers: Sequence[float] | deque[float] | deque[int]) -> float | None:
+    """Return the mean, or ``None`` of nothing."""
+    return float(np.mean(numbers)) if numbers else None

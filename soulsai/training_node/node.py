@@ -1,0 +1,349 @@
+"""The training node: experience in, weights out, and everything else between two updates."""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from functools import partial
+from random import Random
+
+import torch
+
+from soulsai.config import Config
+from soulsai.errors import CheckpointError, Superseded, WireError
+from soulsai.training_node import beginning
+from soulsai.training_node.admission import Admission, Arrival
+from soulsai.training_node.beginning import Run
+from soulsai.training_node.line import Line
+from soulsai.training_node.measures import Measures
+from soulsai.training_node.orders import Orders
+from soulsai.training_node.publisher import Publisher
+from soulsai.training_node.receiver import INBOX_BYTES, Receiver
+from soulsai.training_node.reporter import Phase, Reporter
+from soulsai.training_node.roster import Roster
+from soulsai.training_node.run_folder import run_config
+from soulsai.training_node.saver import Saver
+from soulsai.types import Answer, Control, Event, Fragment, Spec, Status, Weights
+from soulsai.wire import TrainingWire
+from soulsai.wire.codec import decode_entry
+
+__all__ = ["TrainingNode", "run_config", "serve"]
+
+LOOK_SECONDS = 0.1  # between two looks at commands and at whether to stop
+REPORT_SECONDS = 1.0  # between two reports, and between two looks for a newer node
+FORGET_SECONDS = 3600.0  # of silence, after which a client's stream is deleted
+STALE_SECONDS = 1.5  # after a version, what clients said before it is no news any more
+ROOM_SECONDS = 10.0  # between two checkpoints that only make room on the server
+EXTRA_UPDATES = 1000  # beyond a doubling: the most that is worked off after the last env step
+
+log = logging.getLogger(__name__)
+
+
+def serve(
+    config: Config,
+    spec: Spec,
+    wire: TrainingWire,
+    *,
+    resume: str = "",
+    stopped: Callable[[], bool],
+) -> Status:
+    """Train until the run's end, a stop command, or ``stopped``; return the last status.
+
+    Args:
+        config: All settings.
+        spec: What the environment looks like.
+        wire: The server; it stays open.
+        resume: A run's id or ``latest``, to go on from its newest undamaged checkpoint.
+        stopped: Whether to take a last checkpoint and return.
+
+    Raises:
+        Superseded: Another training node has taken over; nothing was saved.
+        CheckpointError: Nothing to resume, or the last checkpoint could not be written.
+        WireError: There is no server at the start, or it refuses us.
+    """
+    torch.set_num_threads(config.training.threads)
+    if resume:
+        run = beginning.go_on(config, spec, wire, resume)
+    else:
+        run = beginning.begin(config, spec, wire, datetime.now().astimezone())
+    return TrainingNode(run, wire, stopped=stopped).run()
+
+
+class TrainingNode:
+    """Drives one algorithm; saves, publishes and answers only while it waits for arrivals."""
+
+    def __init__(
+        self,
+        run: Run,
+        wire: TrainingWire,
+        *,
+        stopped: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        config, progress = run.config, run.progress
+        self._run = run
+        self._wire = wire
+        self._stopped = stopped
+        self._clock = clock
+        self._progress = progress
+        self._line = Line(clock)
+        self._roster = Roster(clock())
+        self._measures = Measures(progress)
+        self._publisher = Publisher(
+            run.algorithm.policy, run.program, run.spec, progress, config.training, self._send
+        )
+        self._saver = Saver(
+            run.folder,
+            config.checkpoint,
+            progress,
+            run.algorithm.parts,
+            self._publisher.file,
+            clock=clock,
+        )
+        self._receiver = _receiver(run, wire, clock, now)
+        self._orders = Orders(wire, self._line, self._saver, self._publisher.kept_file)
+        self._reporter = Reporter(
+            run,
+            wire,
+            self._line,
+            self._roster,
+            self._measures,
+            self._saver,
+            clock=clock,
+            now=now,
+        )
+        self._asked = 0  # times that the algorithm asked for arrivals since its last update
+        self._waiting: deque[Arrival] = deque()  # noted, but not yet admitted
+        self._worked_off = 0  # updates after the last env step
+        self._next_look = self._next_report = -float("inf")
+        self._stop_asked = False
+        self._leaving: Phase | None = None
+
+    def __repr__(self) -> str:
+        progress = self._progress
+        return (
+            f"<TrainingNode [{progress.run}, {self.phase}, "
+            f"{progress.env_steps} env steps, {progress.updates} updates]>"
+        )
+
+    def run(self) -> Status:
+        """Train until the end; return the last status."""
+        with self._receiver:
+            try:
+                for metrics in self._run.algorithm.learn(self._arrivals()):
+                    self._measures.updated(metrics)
+                    self._publisher.unpublished = True
+                    self._asked = 0
+                    self._worked_off += self._is_full
+            except WireError:  # the server refuses us for good: keep what was learnt
+                self._saver.final()
+                raise
+            return self._finish()
+
+    @property
+    def phase(self) -> Phase:
+        """What the node is doing, in a word or two."""
+        if self._leaving is not None:
+            return self._leaving
+        if self._orders.paused:
+            return "paused"
+        if not self._roster.active and not self._is_full:
+            return "waiting"
+        return "warming up" if self._progress.began is None else "learning"
+
+    # ---- between two updates ----
+
+    def _arrivals(self) -> Iterator[list[Fragment]]:
+        """Give the algorithm what came; everything else the node does, it does in here."""
+        while True:
+            self._asked += 1
+            now = self._clock()
+            if now >= self._next_look:
+                self._next_look = now + LOOK_SECONDS
+                self._look(now)
+            if self._is_over:
+                return
+            starving = self._starving
+            stuck = starving and self._roster.all_wait(self._publisher.tried + STALE_SECONDS)
+            if self._publisher.due(now, starving=starving, stuck=stuck):
+                self._publish()
+            self._listen()
+            if self._orders.paused:
+                continue
+            given = self._take_in()
+            if given:
+                self._asked = 0
+            yield given
+
+    def _listen(self) -> None:
+        """Note what has come; sleep for a moment if there is nothing to do without it."""
+        paused = self._orders.paused
+        if self._waiting and not paused:
+            return
+        timeout = LOOK_SECONDS if paused or (self._asked > 1 and not self._is_full) else 0.0
+        if paused and sum(arrival.bytes for arrival in self._waiting) > INBOX_BYTES:
+            time.sleep(timeout)  # the rest stays where it is
+            return
+        for arrival in self._receiver.take(timeout):
+            self._roster.heard(arrival, self._clock())
+            self._waiting.append(arrival)
+
+    def _take_in(self) -> list[Fragment]:
+        """Admit what waits; what is counted here is given to the algorithm at once.
+
+        Before the first update a little at a time, so that it is known when learning began.
+        """
+        fragments: list[Fragment] = []
+        while self._waiting and not self._is_full:
+            if fragments and self._progress.began is None:
+                break
+            arrival = self._waiting.popleft()
+            self._progress.marks[arrival.client] = arrival.mark
+            self._measures.arrived(arrival)
+            before = self._progress.env_steps
+            for fragment in arrival.fragments:
+                if not self._is_full:
+                    self._measures.admitted(fragment, self._progress.version)
+                    fragments.append(fragment)
+            self._roster.admitted(arrival, self._progress.env_steps - before)
+            for episode in self._reporter.note(arrival.episodes):
+                self._measures.finished(episode)
+        return fragments
+
+    def _look(self, now: float) -> None:
+        """Do what is due about ten times a second, and what is due once a second."""
+        self._stop_asked = self._stop_asked or self._stopped()
+        self._orders.serve()
+        self._reporter.record()
+        if self._saver.due:
+            self._save()
+        if now >= self._next_report:
+            self._next_report = now + REPORT_SECONDS
+            self._roster.tick(now)
+            self._fence()
+            if self._line.full:
+                self._make_room()
+            self._reporter.report(self._reporter.status(self.phase))
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether all env steps of the run have been admitted."""
+        return 0 < self._run.config.run.max_env_steps <= self._progress.env_steps
+
+    @property
+    def _starving(self) -> bool:
+        """Whether the algorithm can do nothing until more experience comes."""
+        nothing_waits = not self._waiting and self._receiver.inbox.is_empty
+        return self._asked > 1 and (self._is_full or nothing_waits)
+
+    @property
+    def _is_over(self) -> bool:
+        if self._stop_asked or self._orders.stopping:
+            return True
+        if not self._is_full or self._orders.paused:
+            return False
+        enough = self._worked_off > self._progress.updates // 2 + EXTRA_UPDATES
+        return enough or self._starving
+
+    # ---- out ----
+
+    def _send(self, weights: Weights) -> bool:
+        self._receiver.publishing(weights.generation, weights.version)
+        return self._line.attempt(lambda: self._wire.publish(weights))
+
+    def _publish(self) -> None:
+        # Before anybody was heard of, as many clients as will be started count.
+        clients = self._roster.active or self._run.config.run.clients
+        self._publisher.publish(self._clock(), clients)
+
+    def _fence(self) -> None:
+        """Stop if a newer node has taken over; publish the run again if the server lost it."""
+        ours = self._progress.generation
+        seen: list[int] = []
+        if not self._line.attempt(lambda: seen.append(self._wire.generation())):
+            return
+        if seen[0] > ours:
+            raise Superseded(
+                f"{self._run.spec.run}: a newer training node has taken over (generation {seen[0]})"
+            )
+        if seen[0] < ours and self._line.attempt(self._reopen):
+            log.warning("server had lost the run, published again generation=%d", ours)
+            self._publish()
+
+    def _reopen(self) -> None:
+        run, ours = self._run, self._progress.generation
+        generation = beginning.reopen(self._wire, run.spec, run.program, ours)
+        self._progress.generation = generation
+
+    def _save(self) -> None:
+        """Write a checkpoint, then let go of what it covers."""
+        self._fence()
+        self._progress.seconds = self._reporter.seconds
+        if not self._saver.save():
+            return
+        self._trim()
+        event = Event("checkpoint", f"{self._saver.newest} at {self._progress.updates} updates")
+        self._line.attempt(lambda: self._wire.announce(event))
+        self._reporter.write(self._reporter.status(self.phase))
+
+    def _trim(self) -> None:
+        self._line.attempt(lambda: self._wire.trim(self._saver.durable))
+        for client in self._roster.silent(FORGET_SECONDS):
+            if self._line.attempt(partial(self._wire.forget, client)):
+                self._receiver.forget(client)
+                self._roster.forget(client)
+                self._progress.marks.pop(client, None)
+
+    def _make_room(self) -> None:
+        """Free what the server holds for us; save early if that is what it takes."""
+        self._line.full = False
+        age = self._saver.age
+        if age is None or age > ROOM_SECONDS:
+            self._save()
+        else:
+            self._trim()
+
+    def _finish(self) -> Status:
+        """Save everything, and say goodbye; the server may be gone."""
+        ended = self._is_full or self._orders.stopping
+        if not self._line.fault:
+            self._fence()
+        self._leaving = "stopping"
+        self._progress.seconds = self._reporter.seconds
+        try:
+            self._saver.final()
+        except CheckpointError as error:
+            self._orders.stopped(Answer(done=False, message=str(error)))
+            raise
+        self._line.attempt(lambda: self._wire.trim(self._saver.durable))
+        if self._publisher.unpublished:
+            self._publish()
+        self._reporter.record()
+        progress = self._progress
+        said = f"{progress.env_steps} env steps, {progress.updates} updates, {self._saver.newest}"
+        if ended:
+            self._leaving = "ended"
+            self._line.attempt(lambda: self._wire.tell(Control("stop")))
+            self._line.attempt(lambda: self._wire.announce(Event("stopped", said)))
+        status = self._reporter.status(self._leaving)
+        self._reporter.write(status)
+        self._reporter.report(status)
+        self._orders.stopped(Answer(done=True, message=f"stopped after {said}"))
+        log.info("run stopped phase=%s %s", self._leaving, said)
+        return status
+
+
+def _receiver(
+    run: Run, wire: TrainingWire, clock: Callable[[], float], now: Callable[[], float]
+) -> Receiver:
+    admission = Admission(
+        run.spec,
+        run.program.head,
+        lambda entry: decode_entry(entry, run.spec),
+        marks=run.progress.marks,
+        newest=(run.progress.generation, run.progress.version),
+        now=now,
+    )
+    return Receiver(wire, admission, rng=Random(), clock=clock)

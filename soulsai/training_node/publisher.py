@@ -1,0 +1,140 @@
+"""When a version of the weights goes out, what it grants, and which versions can still be saved."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from soulsai.algorithms.base import Policy
+from soulsai.config import Training
+from soulsai.training_node import export
+from soulsai.training_node.snapshot import Progress
+from soulsai.types import Array, PolicyCard, Program, RunSpec, Weights
+
+RETRY_SECONDS = 1.0  # after a version could not be published
+
+Arrays = dict[str, Array]
+
+
+class Publisher:
+    """Numbers and publishes versions, and keeps the latest ones within a bound of memory.
+
+    ``send`` publishes and returns whether that worked. A number is used once only, because a try
+    that seems to have failed may have worked.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        program: Program,
+        spec: RunSpec,
+        progress: Progress,
+        config: Training,
+        send: Callable[[Weights], bool],
+    ) -> None:
+        self.unpublished = True
+        self.tried = -float("inf")  # when a version was published last, or was to be
+        self._failed = False
+        self._policy = policy
+        self._program = program
+        self._spec = spec
+        self._progress = progress
+        self._seconds = config.publish_seconds
+        self._kept_bytes = config.kept_weights_mb * 2**20
+        self._send = send
+        self._kept: OrderedDict[tuple[int, int], tuple[Arrays, int]] = OrderedDict()
+        self._granted: int | None = None  # to each client, with the newest version
+        self._granted_at = 0  # env steps admitted then
+
+    def __repr__(self) -> str:
+        progress = self._progress
+        return f"<Publisher [{progress.generation}-{progress.version}, {len(self._kept)} kept]>"
+
+    def due(self, now: float, *, starving: bool, stuck: bool) -> bool:
+        """Return whether to publish now.
+
+        Args:
+            now: The time on our clock.
+            starving: The learner can do nothing until more experience comes.
+            stuck: And none will come, because all clients have spent what they were granted.
+        """
+        since = now - self.tried
+        if self._failed:
+            return since >= RETRY_SECONDS
+        if not self.unpublished:
+            return stuck and bool(self._policy.quota) and since >= self._seconds
+        if self._policy.quota == 0:  # it would only take back what was granted
+            return False
+        if self._policy.eager or since >= self._seconds:
+            return True
+        return starving and self._policy.quota is not None and self._is_scarce
+
+    def publish(self, now: float, clients: int) -> bool:
+        """Publish the policy as it is now, for so many clients; return whether that worked."""
+        progress = self._progress
+        progress.version += 1
+        self.tried = now
+        arrays = export.weights(self._policy, self._program)
+        self._keep(arrays)
+        quota = share(self._policy.quota, clients)
+        weights = Weights(
+            run=self._spec.run,
+            generation=progress.generation,
+            version=progress.version,
+            arrays=arrays,
+            quota=quota,
+            knobs=dict(self._policy.knobs),
+        )
+        self._failed = not self._send(weights)
+        self.unpublished = self._failed
+        self._granted, self._granted_at = quota, progress.env_steps
+        return not self._failed
+
+    def file(self) -> bytes:
+        """Return the policy as it is now, as a whole ``policy.onnx``."""
+        progress = self._progress
+        arrays = export.weights(self._policy, self._program)
+        return self._file(arrays, progress.generation, progress.version, progress.env_steps)
+
+    def kept_file(self, generation: int, version: int) -> bytes | None:
+        """Return one published version as a ``policy.onnx``, if its weights are still kept."""
+        kept = self._kept.get((generation, version))
+        if kept is None:
+            return None
+        arrays, env_steps = kept
+        return self._file(arrays, generation, version, env_steps)
+
+    @property
+    def _is_scarce(self) -> bool:
+        """Whether some client may soon have spent its grant."""
+        used = self._progress.env_steps - self._granted_at
+        return self._granted is None or 2 * used >= self._granted
+
+    def _keep(self, arrays: Arrays) -> None:
+        progress = self._progress
+        self._kept[progress.generation, progress.version] = arrays, progress.env_steps
+        size = max(1, sum(array.nbytes for array in arrays.values()))
+        while len(self._kept) > 1 and len(self._kept) * size > self._kept_bytes:
+            self._kept.popitem(last=False)
+
+    def _file(self, arrays: Arrays, generation: int, version: int, env_steps: int) -> bytes:
+        spec, program = self._spec, self._program
+        card = PolicyCard(
+            run=spec.run,
+            generation=generation,
+            version=version,
+            env_steps=env_steps,
+            algorithm=spec.algorithm,
+            environment=spec.environment,
+            spec=spec.spec,
+            head=program.head,
+            inputs=program.inputs,
+            outputs=program.outputs,
+            memory=program.memory,
+        )
+        return export.complete(program, arrays, card)
+
+
+def share(quota: int | None, clients: int) -> int | None:
+    """Return one client's part of the fleet's quota: at least a step, if there is any at all."""
+    if quota is None or quota == 0:
+        return quota
+    return max(1, quota // max(1, clients))

@@ -1,0 +1,195 @@
+"""The thread that reads what clients send, judges it, and hands it over in order."""
+
+import logging
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+from soulsai.errors import AccessDenied, WireError
+from soulsai.training_node.admission import BAD_POSITION, Admission, Arrival
+from soulsai.wire import Entry, Position, TrainingWire
+
+READ_SECONDS = 0.25  # that one read may sleep; so long a stop may take
+DISCOVER_SECONDS = 0.4  # between two looks for new clients
+INBOX_BYTES = 32 * 2**20
+BACK_OFF = (0.1, 2.0)  # seconds: first and longest
+
+log = logging.getLogger(__name__)
+
+
+class Inbox:
+    """Arrivals on their way from one thread to another, in bounded number of bytes."""
+
+    def __init__(self, limit: int = INBOX_BYTES) -> None:
+        self._limit = limit
+        self._changed = threading.Condition()
+        self._arrivals: list[Arrival] = []
+        self._bytes = 0
+        self._closed = False
+
+    def put(self, arrivals: Sequence[Arrival]) -> bool:
+        """Add arrivals, waiting until there is room; return whether they were added."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._bytes < self._limit)
+            if self._closed:
+                return False
+            self._arrivals += arrivals
+            self._bytes += sum(arrival.bytes for arrival in arrivals)
+            self._changed.notify_all()
+            return True
+
+    def take(self, timeout: float) -> list[Arrival]:
+        """Return all that is there, waiting up to ``timeout`` seconds for something."""
+        with self._changed:
+            if timeout > 0:
+                self._changed.wait_for(lambda: self._arrivals or self._closed, timeout)
+            taken, self._arrivals, self._bytes = self._arrivals, [], 0
+            self._changed.notify_all()
+            return taken
+
+    def close(self) -> None:
+        """Wake everybody who waits."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits to be taken."""
+        return not self._arrivals
+
+
+class Receiver:
+    """Owns the receiving thread: it runs inside ``with``, and is joined at its end."""
+
+    def __init__(
+        self,
+        wire: TrainingWire,
+        admission: Admission,
+        *,
+        rng: random.Random,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.inbox = Inbox()
+        self._wire = wire
+        self._admission = admission
+        self._rng = rng
+        self._clock = clock
+        self._stop = threading.Event()
+        self._forgotten: deque[str] = deque()
+        self._complaints = Complaints(clock)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="receiver", daemon=False)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self.inbox.close()
+        self._thread.join()
+
+    def take(self, timeout: float) -> list[Arrival]:
+        """Return what has arrived; raise what ended the thread, if something did."""
+        arrivals = self.inbox.take(timeout)
+        if self._error is not None and not arrivals:
+            raise self._error
+        return arrivals
+
+    def publishing(self, generation: int, version: int) -> None:
+        """Let in what was played with these weights; call it before they are published."""
+        self._admission.newest = (generation, version)
+
+    def forget(self, client: str) -> None:
+        """Forget where a client's stream stood; call it after the stream was deleted."""
+        self._forgotten.append(client)
+
+    def _run(self) -> None:
+        try:
+            self._receive()
+        except BaseException as error:  # noqa: BLE001 - it is raised again, by ``take``
+            self._error = error
+            self.inbox.close()
+
+    def _receive(self) -> None:
+        clients: list[str] = []
+        looked = -DISCOVER_SECONDS
+        failures = 0
+        while not self._stop.is_set():
+            try:
+                if self._clock() - looked >= DISCOVER_SECONDS:
+                    clients = self._discover()
+                    looked = self._clock()
+                entries = self._wire.read(self._positions(clients), READ_SECONDS)
+                if not self._hand_over(entries):
+                    return
+            except AccessDenied:
+                raise
+            except WireError as error:
+                if failures == 0 and not self._stop.is_set():
+                    log.warning("receiving interrupted error=%s", error)
+                failures += 1
+                longest = min(BACK_OFF[1], BACK_OFF[0] * 2**failures)
+                self._stop.wait(self._rng.uniform(0, longest))
+            else:
+                if failures:
+                    log.info("receiving again failures=%d", failures)
+                failures = 0
+
+    def _discover(self) -> list[str]:
+        while self._forgotten:
+            self._admission.marks.pop(self._forgotten.popleft(), None)
+        return self._wire.clients()
+
+    def _positions(self, clients: list[str]) -> dict[str, Position]:
+        return {client: self._admission.position(client) for client in clients}
+
+    def _hand_over(self, entries: list[Entry]) -> bool:
+        """Judge entries and pass them on; return whether the other side still listens."""
+        arrivals: list[Arrival] = []
+        locked: set[str] = set()
+        for entry in entries:
+            arrival = self._admission.admit(entry)
+            for reason, detail in arrival.refusals:
+                self._complaints.about(reason, detail, entry)
+                if reason == BAD_POSITION:
+                    locked.add(entry.client)
+            arrivals.append(arrival)
+        listening = not arrivals or self.inbox.put(arrivals)
+        for client in locked:  # last, because this may fail
+            self._wire.forget(client)
+        return listening
+
+
+class Complaints:
+    """Logs refused messages, at most once a second for each reason."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._last: dict[str, float] = {}
+        self._silent: dict[str, int] = {}
+
+    def about(self, reason: str, detail: str, entry: Entry) -> None:
+        """Log one refusal, or only count it."""
+        now = self._clock()
+        if now - self._last.get(reason, -1.0) < 1.0:
+            self._silent[reason] = self._silent.get(reason, 0) + 1
+            return
+        self._last[reason] = now
+        log.warning(
+            "refused client=%s detail=%r data=%s more=%d",
+            entry.client,
+            detail,
+            (entry.data or b"")[:64].hex(),
+            self._silent.pop(reason, 0),
+        )

@@ -1,0 +1,151 @@
+"""Who plays: how fast, how stale, how reliably, and who has fallen silent."""
+
+from collections import deque
+from typing import Literal
+
+from soulsai.training_node.admission import Arrival
+from soulsai.types import ClientStatus, Heartbeat
+
+PATIENCE = 10.0  # seconds of silence after which a client counts as lost
+MOST_CLIENTS = 1024
+
+
+class Rate:
+    """How fast a total has grown over about the last ``window`` seconds."""
+
+    def __init__(self, window: float = 5.0) -> None:
+        self._window = window
+        self._seen: deque[tuple[float, float]] = deque()
+
+    def per_second(self, now: float, total: float) -> float:
+        """Return the rate, given the total now; call it about once a second."""
+        seen = self._seen
+        if not seen or now - seen[-1][0] >= self._window / 10:
+            seen.append((now, total))
+        while len(seen) > 1 and seen[1][0] <= now - self._window:
+            seen.popleft()
+        then, before = seen[0]
+        return (total - before) / (now - then) if now > then else 0.0
+
+
+class _Player:
+    """One client, as far as it is remembered."""
+
+    def __init__(self, now: float) -> None:
+        self.seen = now
+        self.rate = Rate()
+        self.epoch = 0
+        self.admitted = 0
+        self.rejected = 0
+        self.lost = 0
+        self.dropped = 0  # in epochs before this one
+        self.version: int | None = None  # of its last fragment
+        self.last: Heartbeat | None = None
+        self.told = now  # when it last said how it is
+
+    @property
+    def all_dropped(self) -> int:
+        return self.dropped + (self.last.dropped if self.last else 0)
+
+
+class Roster:
+    """Remembers at most ``limit`` clients; when more come, the one longest silent is forgotten."""
+
+    def __init__(self, now: float, patience: float = PATIENCE, limit: int = MOST_CLIENTS) -> None:
+        self._players: dict[str, _Player] = {}
+        self._patience = patience
+        self._limit = limit
+        self._forgotten_dropped = 0
+        self._now = now
+
+    def __repr__(self) -> str:
+        return f"<Roster [{self.active} active of {len(self._players)}]>"
+
+    def heard(self, arrival: Arrival, now: float) -> None:
+        """Note what came from a client, and when."""
+        self._now = now
+        player = self._player(arrival.client, now)
+        player.seen = now
+        if arrival.mark.position.epoch != player.epoch:
+            player.epoch = arrival.mark.position.epoch
+            player.dropped, player.last = player.all_dropped, None
+        if arrival.heartbeat is not None:
+            player.last, player.told = arrival.heartbeat, now
+
+    def admitted(self, arrival: Arrival, steps: int) -> None:
+        """Count what came of it: so many env steps, and what was refused or lost."""
+        player = self._players.get(arrival.client)
+        if player is None:  # forgotten meanwhile
+            return
+        player.admitted += steps
+        player.rejected += len(arrival.refusals)
+        player.lost += arrival.lost
+        if steps:
+            player.version = arrival.fragments[-1].version
+
+    def tick(self, now: float) -> None:
+        """Let time pass."""
+        self._now = now
+
+    @property
+    def active(self) -> int:
+        """Clients heard of lately."""
+        return sum(not self._is_lost(player) for player in self._players.values())
+
+    def all_wait(self, since: float) -> bool:
+        """Return whether there are active clients, and all have said since then that they wait."""
+        active = [player for player in self._players.values() if not self._is_lost(player)]
+        return bool(active) and all(
+            player.last is not None and player.last.waiting and player.told >= since
+            for player in active
+        )
+
+    @property
+    def dropped(self) -> int:
+        """Env steps that clients say they dropped."""
+        known = sum(player.all_dropped for player in self._players.values())
+        return known + self._forgotten_dropped
+
+    def silent(self, seconds: float) -> list[str]:
+        """Return the clients not heard of for so long."""
+        return [name for name, p in self._players.items() if self._now - p.seen > seconds]
+
+    def forget(self, client: str) -> None:
+        """Forget a client; its drops stay counted."""
+        player = self._players.pop(client, None)
+        if player is not None:
+            self._forgotten_dropped += player.all_dropped
+
+    def statuses(self, version: int) -> tuple[ClientStatus, ...]:
+        """Return all clients in order of their names, given the newest version."""
+        return tuple(
+            ClientStatus(
+                client=name,
+                state=self._state(player),
+                steps_per_second=player.rate.per_second(self._now, player.admitted),
+                admitted=player.admitted,
+                rejected=player.rejected,
+                lost=player.lost,
+                dropped=player.all_dropped,
+                queued=player.last.queued if player.last else 0,
+                lag=0 if player.version is None else max(0, version - player.version),
+                seen=self._now - player.seen,
+            )
+            for name, player in sorted(self._players.items())
+        )
+
+    def _player(self, client: str, now: float) -> _Player:
+        player = self._players.get(client)
+        if player is None:
+            if len(self._players) >= self._limit:
+                self.forget(min(self._players, key=lambda name: self._players[name].seen))
+            player = self._players[client] = _Player(now)
+        return player
+
+    def _is_lost(self, player: _Player) -> bool:
+        return self._now - player.seen > self._patience
+
+    def _state(self, player: _Player) -> Literal["active", "waiting", "lost"]:
+        if self._is_lost(player):
+            return "lost"
+        return "waiting" if player.last is not None and player.last.waiting else "active"

@@ -1,0 +1,163 @@
+"""Folders are whole or not there, whatever happens while they are written."""
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from soulsai.training_node import checkpoints
+
+FILES = {"a.bin": [b"x" * 5000, b"yz"], "b.json": [b"{}"], "empty": []}
+
+SAVE_FOREVER = """
+import itertools, sys
+from pathlib import Path
+from soulsai.training_node import checkpoints
+assert "torch" not in sys.modules
+parent = Path(sys.argv[1])
+checkpoints.tidy(parent)
+for number in itertools.count(1):
+    piece = b"%d" % number * 20000
+    checkpoints.append(parent, {"one": [piece], "two": [piece]}, keep=2)
+    checkpoints.replace(parent / "best", {"one": [piece]})
+    print(number, flush=True)
+"""
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_checkpoint_holds_what_was_given_and_a_manifest(tmp_path):
+    path = checkpoints.append(tmp_path / "deep" / "down", FILES, keep=3)
+    assert path.name == "000001"
+    assert names(path) == ["a.bin", "b.json", "empty", "manifest.json"]
+    assert checkpoints.read(path, "a.bin") == b"x" * 5000 + b"yz"
+    assert checkpoints.damage(path) is None
+
+
+def test_the_newest_are_kept_and_numbers_go_on(tmp_path):
+    for _ in range(5):
+        checkpoints.append(tmp_path, FILES, keep=2)
+    assert names(tmp_path) == ["000004", "000005"]
+    shutil.rmtree(tmp_path / "000004")
+    assert checkpoints.append(tmp_path, FILES, keep=2).name == "000006"
+
+
+def damages(path):
+    """Every file cut short and with a bit flipped, at several places."""
+    for file in sorted(path.iterdir()):
+        data = file.read_bytes()
+        for place in sorted({0, 1, len(data) // 2, len(data) - 1} & set(range(len(data)))):
+            yield f"{file.name} cut at {place}", file, data[:place]
+            flipped = bytearray(data)
+            flipped[place] ^= 1 << (place % 8)
+            yield f"{file.name} flipped at {place}", file, bytes(flipped)
+        yield f"{file.name} grown", file, data + b"!"
+
+
+def test_every_damage_is_found_and_the_one_before_is_used(tmp_path):
+    good = checkpoints.append(tmp_path, FILES, keep=3)
+    bad = checkpoints.append(tmp_path, FILES, keep=3)
+    tried = 0
+    for what, file, data in list(damages(bad)):
+        whole = file.read_bytes()
+        file.write_bytes(data)
+        if file.name == checkpoints.MANIFEST and checkpoints.damage(bad) is None:
+            pytest.fail(f"not found: {what}")
+        assert checkpoints.damage(bad) is not None, what
+        assert checkpoints.newest([bad, good]) == good
+        file.write_bytes(whole)
+        tried += 1
+    assert tried > 20
+    for file in list(bad.iterdir()):
+        data = file.read_bytes()
+        file.unlink()
+        assert checkpoints.damage(bad) is not None
+        file.write_bytes(data)
+    assert checkpoints.newest([bad, good]) == bad
+
+
+def test_without_any_whole_checkpoint_there_is_none(tmp_path):
+    (tmp_path / "000001").mkdir()
+    assert checkpoints.newest(checkpoints.numbered(tmp_path)) is None
+    assert checkpoints.newest([]) is None
+
+
+@given(st.binary(max_size=200))
+def test_any_manifest_is_judged_without_an_error(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("folder")
+    (folder / checkpoints.MANIFEST).write_bytes(data)
+    checkpoints.damage(folder)
+
+
+@pytest.mark.parametrize("call", ["fsync", "rename"])
+def test_a_full_disk_leaves_the_old_ones_and_no_rubbish(tmp_path, monkeypatch, call):
+    checkpoints.append(tmp_path, FILES, keep=1)
+    checkpoints.replace(tmp_path / "best", FILES)
+    before = names(tmp_path)
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        if call == "fsync":
+            patch.setattr(os, "fsync", full)
+        else:
+            patch.setattr("pathlib.Path.rename", full)
+        with pytest.raises(OSError, match="No space"):
+            checkpoints.append(tmp_path, FILES, keep=1)
+        with pytest.raises(OSError, match="No space"):
+            checkpoints.replace(tmp_path / "best", FILES)
+    assert names(tmp_path) == before
+    assert checkpoints.damage(tmp_path / "best") is None
+    assert checkpoints.append(tmp_path, FILES, keep=1).name == "000002"
+
+
+def test_an_interrupted_replacement_is_put_back(tmp_path):
+    checkpoints.replace(tmp_path / "best", {"old": [b"old"]})
+    (tmp_path / "best").rename(tmp_path / (checkpoints.REPLACED + "best"))
+    (tmp_path / (checkpoints.TEMPORARY + "best")).mkdir()
+    checkpoints.tidy(tmp_path)
+    assert names(tmp_path) == ["best"]
+    assert checkpoints.read(tmp_path / "best", "old") == b"old"
+
+
+def test_a_small_file_is_replaced_as_a_whole(tmp_path, monkeypatch):
+    file = tmp_path / "status.json"
+    checkpoints.write_file(file, b"first")
+    checkpoints.write_file(file, b"second")
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        checkpoints.write_file(file, b"third")
+    assert file.read_bytes() == b"second"
+    assert names(tmp_path) == ["status.json"]
+
+
+def test_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
+    """Twenty times: start, let it write, SIGKILL after a random while."""
+    written = 0
+    for round in range(20):
+        command = [sys.executable, "-c", SAVE_FOREVER, str(tmp_path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            lines = 1 + round % 3
+            for _ in range(lines):
+                assert process.stdout.readline(), "the process under test has died by itself"
+            time.sleep(0.0007 * round)  # not for anything to happen: to be at another moment
+            process.send_signal(signal.SIGKILL)
+        newest = checkpoints.newest(reversed(checkpoints.numbered(tmp_path)))
+        assert newest is not None
+        assert checkpoints.read(newest, "one") == checkpoints.read(newest, "two")
+        assert int(newest.name) >= written + lines
+        written = int(newest.name)
+    checkpoints.tidy(tmp_path)
+    assert checkpoints.damage(tmp_path / "best") is None
+    assert all(name == "best" or name.isdecimal() for name in names(tmp_path))
+    assert all(checkpoints.damage(path) is None for path in checkpoints.numbered(tmp_path))

@@ -1,0 +1,118 @@
+"""When versions go out and what they grant; time is what the test says it is."""
+
+import pytest
+from node_cases import SPEC, Linear, program
+
+from soulsai.config import Training
+from soulsai.training_node.publisher import RETRY_SECONDS, Publisher, share
+from soulsai.training_node.snapshot import Progress
+from soulsai.types import EnvironmentOffer, RunSpec
+
+
+class Desk:
+    """A publisher with a clock at hand, and what it sent."""
+
+    def __init__(self, *, quota=None, eager=False, kept_mb=64.0):
+        self.sent = []
+        self.works = True
+        self.progress = Progress("run", generation=2, version=5)
+        self.policy = Linear()
+        self.policy.quota, self.policy.eager = quota, eager
+        spec = RunSpec("run", 1, 1, EnvironmentOffer("x"), SPEC, "dqn", "")
+        settings = Training(publish_seconds=10.0, kept_weights_mb=kept_mb)
+        self.publisher = Publisher(
+            self.policy, program(), spec, self.progress, settings, self._send
+        )
+
+    def _send(self, weights):
+        self.sent.append(weights)
+        return self.works
+
+    def due(self, now, *, starving=False, stuck=False):
+        return self.publisher.due(now, starving=starving, stuck=stuck)
+
+    def publish(self, now, clients=1):
+        return self.publisher.publish(now, clients)
+
+    def update(self):
+        self.publisher.unpublished = True
+
+
+def test_the_first_version_is_due_at_once_and_the_next_after_an_update_and_a_while():
+    desk = Desk()
+    assert desk.due(0.0)
+    assert desk.publish(0.0)
+    assert [(w.generation, w.version) for w in desk.sent] == [(2, 6)]
+    assert not desk.due(99.0, starving=True)
+    desk.update()
+    assert not desk.due(9.9, starving=True)
+    assert desk.due(10.0)
+
+
+def test_an_eager_policy_is_published_after_every_update():
+    desk = Desk(eager=True)
+    desk.publish(0.0)
+    assert not desk.due(0.0)
+    desk.update()
+    assert desk.due(0.0)
+
+
+def test_a_starving_learner_publishes_when_a_grant_may_soon_be_spent():
+    desk = Desk(quota=100)
+    desk.publish(0.0, clients=2)
+    assert desk.sent[0].quota == 50
+    desk.update()
+    desk.progress.env_steps = 24
+    assert not desk.due(0.1, starving=True)
+    desk.progress.env_steps = 25
+    assert desk.due(0.1, starving=True)
+    assert not desk.due(0.1, starving=False)
+
+
+def test_what_grants_nothing_is_not_published():
+    desk = Desk(quota=0)
+    assert not desk.due(1000.0, starving=True, stuck=True)
+    desk.policy.quota = 1
+    assert desk.due(1000.0)
+
+
+def test_a_grant_is_renewed_for_clients_that_wait_for_nothing():
+    desk = Desk(quota=100)
+    desk.publish(0.0)
+    assert not desk.due(9.9, starving=True, stuck=True)
+    assert desk.due(10.0, starving=True, stuck=True)
+    assert not desk.due(10.0, starving=True)
+    desk.policy.quota = None
+    assert not desk.due(10.0, starving=True, stuck=True)
+
+
+def test_a_version_that_was_not_stored_is_tried_again_under_the_next_number():
+    desk = Desk()
+    desk.works = False
+    assert not desk.publish(0.0)
+    assert not desk.due(RETRY_SECONDS - 0.1)
+    assert desk.due(RETRY_SECONDS)
+    desk.works = True
+    assert desk.publish(RETRY_SECONDS)
+    assert [w.version for w in desk.sent] == [6, 7]
+    assert desk.progress.version == 7
+    assert not desk.due(99.0)
+
+
+def test_versions_are_kept_within_their_bound_and_one_always_is():
+    desk = Desk(kept_mb=3 * 36 / 2**20)
+    for now in range(5):
+        desk.publish(float(now))
+    kept = [v for v in range(12) if desk.publisher.kept_file(2, v) is not None]
+    assert kept == [8, 9, 10]
+    tight = Desk(kept_mb=1e-9)
+    tight.publish(0.0)
+    assert tight.publisher.kept_file(2, 6) is not None
+
+
+@pytest.mark.parametrize(
+    ("quota", "clients", "each"),
+    [(None, 3, None), (0, 3, 0), (10, 3, 3), (2, 3, 1), (10, 0, 10)],
+)
+def test_a_share_is_never_nothing_of_something(quota, clients, each):
+    assert share(quota, clients) == each
