@@ -1,0 +1,188 @@
+"""``telemetry.png``: how a run goes, at a glance; drawn beside the intake, never in its way."""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+from msgspec import Struct
+
+from soulsai.telemetry_node.statistics import Best, History
+from soulsai.types import Array
+
+NAME = "telemetry.png"
+REST = 9.0  # times as long as a drawing takes, so that it costs at most a tenth of a core
+
+_log = logging.getLogger(__name__)
+_EXPLORING, _GREEDY, _BEST, _GREY = "#0072B2", "#D55E00", "#CC79A7", "#555555"
+
+
+class Snapshot(Struct, frozen=True, eq=False):
+    """All that a drawing needs, so that the intake can go on meanwhile."""
+
+    title: str
+    window: int
+    exploring: Array  # rows of a History
+    greedy: Array
+    best: Best | None
+
+
+class Painter:
+    """Draws one snapshot at a time in its own thread, and rests nine times as long."""
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path = path
+        self._clock = clock
+        self._thread = ThreadPoolExecutor(1, "figure")
+        self._drawing: Future[float] | None = None
+        self._rested = 0.0
+
+    def ready(self) -> bool:
+        """Whether a snapshot would be drawn at once."""
+        if self._drawing and self._drawing.done():
+            self._rested = self._finish(self._drawing)
+            self._drawing = None
+        return self._drawing is None and self._clock() >= self._rested
+
+    def draw(self, snapshot: Snapshot) -> None:
+        """Begin to draw; call this only when ready."""
+        self._drawing = self._thread.submit(self._draw, snapshot)
+
+    def close(self, last: Snapshot | None) -> None:
+        """Draw a last snapshot, wait until it is on disk, and end the thread."""
+        if last:
+            drawing = self._thread.submit(self._draw, last)
+            self._thread.shutdown(wait=True)
+            self._finish(drawing)
+        self._thread.shutdown(wait=True)
+
+    def _draw(self, snapshot: Snapshot) -> float:
+        began = self._clock()
+        save(draw(snapshot), self._path)
+        now = self._clock()
+        return now + REST * (now - began)
+
+    def _finish(self, drawing: "Future[float]") -> float:
+        """Return when to draw next; a failed drawing costs a figure, never the record."""
+        error = drawing.exception()
+        if error is None:
+            return drawing.result()
+        _log.warning("figure not drawn path=%s error=%r", self._path, error)
+        return self._clock() + 10.0
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG in one step: a reader sees the old figure or the new one."""
+    unfinished = path.with_name(f".{path.name}.part")
+    figure.savefig(unfinished, format="png")
+    os.replace(unfinished, path)
+
+
+def draw(snapshot: Snapshot) -> Figure:
+    """Return the figure: reward, length of episodes and throughput over env steps."""
+    figure = Figure(figsize=(9, 8), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    reward, steps, speed = figure.subplots(3, 1, sharex=True, height_ratios=(3, 1, 1))
+    figure.suptitle(snapshot.title, fontsize=11)
+    kinds = (("exploring", _EXPLORING, snapshot.exploring), ("greedy", _GREEDY, snapshot.greedy))
+    for name, colour, unordered in kinds:
+        if len(unordered):
+            rows = _by_steps(unordered)
+            window = _smoothing(rows, snapshot.window)
+            _draw_reward(reward, name, colour, rows, window)
+            _draw_steps(steps, colour, rows, window)
+    if snapshot.best:
+        best = snapshot.best
+        kind = "greedy" if best.greedy else "any"
+        label = f"best mean of {snapshot.window} ({kind}): {best.score:.4g}, version {best.version}"
+        reward.plot(best.env_steps, best.score, "*", color=_BEST, markersize=15, label=label)
+        reward.axhline(best.score, color=_BEST, linewidth=0.8, linestyle=":")
+    _draw_speed(speed, np.vstack([snapshot.exploring, snapshot.greedy]))
+    reward.set_ylabel("reward per episode")
+    steps.set_ylabel("episode length")
+    speed.set_ylabel("env steps/s")
+    speed.set_xlabel("env steps")
+    speed.xaxis.set_major_formatter(EngFormatter(sep=""))
+    for axes in (reward, steps, speed):
+        axes.grid(visible=True, color="#dddddd", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.margins(x=0.01)
+    if reward.get_legend_handles_labels()[0]:
+        reward.legend(loc="best", fontsize=9, framealpha=0.8)
+    return figure
+
+
+def rolling(rows: Array, window: int) -> tuple[Array, Array, Array]:
+    """Return mean and deviation of reward, and mean steps, over the last ``window`` episodes.
+
+    One value for each bin; a window holds whole bins, at least one.
+    """
+    sums = np.cumsum(np.vstack([np.zeros(rows.shape[1]), rows]), axis=0)
+    count, reward, squared, steps = (
+        sums[:, History.COLUMNS.index(name)]
+        for name in ("episodes", "reward", "reward_squared", "steps")
+    )
+    ends = np.arange(1, len(rows) + 1)
+    starts = np.searchsorted(count, count[1:] - window, side="left")
+    starts = np.minimum(starts, ends - 1)
+    n = count[ends] - count[starts]
+    mean = (reward[ends] - reward[starts]) / n
+    variance = (squared[ends] - squared[starts]) / n - mean**2
+    return mean, np.sqrt(np.maximum(variance, 0.0)), (steps[ends] - steps[starts]) / n
+
+
+def throughput(rows: Array, points: int = 120) -> tuple[Array, Array]:
+    """Return env steps and env steps per second of wall time, for stretches of the run."""
+    rows = rows[np.argsort(_column(rows, "time"), kind="stable")]
+    times, taken = _column(rows, "time"), np.cumsum(_column(rows, "steps"))
+    if len(rows) < 2 or times[-1] <= times[0]:
+        return np.zeros(0), np.zeros(0)
+    marks = np.unique(np.searchsorted(times, np.linspace(times[0], times[-1], points + 1)))
+    marks = marks[np.diff(times[marks], prepend=-np.inf) > 0]
+    rates = np.diff(taken[marks]) / np.diff(times[marks])
+    return _column(rows, "env_steps")[marks[1:]], rates
+
+
+def _column(rows: Array, name: str) -> Array:
+    return np.asarray(rows[:, History.COLUMNS.index(name)])
+
+
+def _by_steps(rows: Array) -> Array:
+    """Order by env steps, which go back when a run resumes from a checkpoint."""
+    return np.asarray(rows[np.argsort(_column(rows, "env_steps"), kind="stable")])
+
+
+def _smoothing(rows: Array, window: int) -> int:
+    """Return how many episodes to average: fewer while there are few, or the curve lags behind."""
+    return int(np.clip(_column(rows, "episodes").sum() // 10, min(5, window), window))
+
+
+def _draw_reward(axes: Axes, name: str, colour: str, rows: Array, window: int) -> None:
+    x = _column(rows, "env_steps")
+    mean, deviation, _ = rolling(rows, window)
+    single = _column(rows, "reward") / _column(rows, "episodes")
+    size = 6 if len(rows) < 200 else 3
+    axes.plot(x, single, ".", color=colour, alpha=0.35, markersize=size, markeredgewidth=0)
+    axes.fill_between(x, mean - deviation, mean + deviation, color=colour, alpha=0.15, linewidth=0)
+    count = int(_column(rows, "episodes").sum())
+    label = f"{name}: mean of {window} episodes ± deviation ({count:,} episodes)"
+    axes.plot(x, mean, color=colour, linewidth=1.6, label=label)
+
+
+def _draw_steps(axes: Axes, colour: str, rows: Array, window: int) -> None:
+    axes.plot(_column(rows, "env_steps"), rolling(rows, window)[2], color=colour, linewidth=1.3)
+    axes.set_ylim(bottom=0)
+
+
+def _draw_speed(axes: Axes, rows: Array) -> None:
+    x, rates = throughput(rows)
+    axes.plot(x, rates, color=_GREY, linewidth=1.2, drawstyle="steps")
+    axes.set_ylim(bottom=0)

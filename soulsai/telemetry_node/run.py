@@ -1,0 +1,134 @@
+"""One run as telemetry follows it: its record, its numbers, its figure and its best."""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from soulsai.errors import WireError
+from soulsai.telemetry_node import best, figure, record
+from soulsai.telemetry_node.statistics import Statistics
+from soulsai.types import Answer, Episode, RunSpec, SaveBest
+from soulsai.web.tables import Episodes
+
+LARGEST = 1e100  # a number beyond is no measurement, and its square no number
+
+_log = logging.getLogger(__name__)
+
+
+class Run:
+    """Takes in episodes of one run, and keeps its folder under ``saves`` up to date.
+
+    Everything it knows is rebuilt from that folder, so it may die at any moment.
+    """
+
+    def __init__(self, saves: Path, spec: RunSpec, window: int, figure_every: int) -> None:
+        self.name = spec.run
+        self.statistics = Statistics(window)
+        self.episodes = Episodes()  # what the page shows; other threads read it
+        self.claim = best.Claim()
+        self.refused = 0  # episodes whose numbers make no sense
+        self._folder = _folder(saves, spec.run)
+        self._title = f"{spec.run}\n{spec.algorithm} on {spec.environment.id}"
+        self._window = window
+        self._every = figure_every
+        self._record = record.Record(self._folder, self._take)
+        self._drawn = 0  # episodes in the last figure
+        self._painter = figure.Painter(self._folder / figure.NAME)
+        self._read = self._record.position
+        self._restore_best()
+        self._written = self.claim.file()
+
+    def __repr__(self) -> str:
+        numbers = self.statistics
+        return f"<Run {self.name} episodes={numbers.episodes} position={self._record.position}>"
+
+    @property
+    def position(self) -> str:
+        """The id of the last episode read."""
+        return self._read
+
+    def take(self, episodes: Sequence[tuple[str, Episode]], *, gap: bool) -> None:
+        """Record new episodes, then count them; an ``OSError`` of the disk leaves all as it was."""
+        last = record.order(self.position)
+        fresh = [(id, episode) for id, episode in episodes if record.order(id) > last]
+        sound = [(id, episode) for id, episode in fresh if _sound(episode)]
+        self.refused += len(fresh) - len(sound)
+        self._record.append(sound, gap=gap)
+        for _, episode in sound:
+            self._take(episode)
+        self._read = max(self._read, *(id for id, _ in fresh), key=record.order)
+
+    def show(self) -> None:
+        """Write ``best.json`` if it changed; begin a drawing if one is due and does not wait."""
+        if self.claim.file() != self._written:
+            self._write_best()
+        new = self.statistics.episodes - self._drawn
+        if new >= self._every and self._painter.ready():
+            self._drawn = self.statistics.episodes
+            self._painter.draw(self._snapshot())
+
+    def due(self, now: float) -> SaveBest | None:
+        """Return what to ask the training node for now, if anything."""
+        return self.claim.due(now)
+
+    def answered(self, answer: Answer | None, now: float) -> None:
+        """Take note of what the training node said to that, ``None`` for nothing."""
+        if answer is None:
+            self.claim.unanswered(now)
+        else:
+            self.claim.answered(answer.done, answer.message, now)
+
+    def close(self) -> None:
+        """Draw the last figure and make the record durable."""
+        self.show()
+        self._painter.close(self._snapshot() if self.statistics.episodes else None)
+        self._record.close()
+
+    def _take(self, episode: Episode) -> None:
+        self.episodes.add(episode)
+        if self.statistics.add(episode) and self.statistics.best:
+            self.claim.offer(self.statistics.best)
+
+    def _snapshot(self) -> figure.Snapshot:
+        numbers = self.statistics
+        counts = f"{numbers.episodes:,} episodes · {numbers.env_steps:,} env steps"
+        return figure.Snapshot(
+            title=f"{self._title} · {counts}",
+            window=self._window,
+            exploring=numbers.exploring_history.rows(),
+            greedy=numbers.greedy_history.rows(),
+            best=numbers.best,
+        )
+
+    def _restore_best(self) -> None:
+        try:
+            data = (self._folder / best.NAME).read_bytes()
+            self.claim.restore(msgspec.json.decode(data, type=best.BestFile))
+        except FileNotFoundError:
+            pass
+        except msgspec.MsgspecError as error:
+            _log.warning("best.json unreadable, asking again path=%s error=%s", self._folder, error)
+
+    def _write_best(self) -> None:
+        file = self.claim.file()
+        if file is None:
+            return
+        path = self._folder / best.NAME
+        unfinished = path.with_name(f".{path.name}.part")
+        unfinished.write_bytes(msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n")
+        os.replace(unfinished, path)
+        self._written = file
+
+
+def _folder(saves: Path, run: str) -> Path:
+    if not run or Path(run).name != run or run in (".", ".."):
+        raise WireError(f"the server names a run {run!r}, which cannot be a folder")
+    return saves / run
+
+
+def _sound(episode: Episode) -> bool:
+    numbers = (episode.reward, episode.seconds, episode.epsilon, episode.time)
+    return all(abs(number) < LARGEST for number in (*numbers, *episode.info.values()))

@@ -1,0 +1,155 @@
+"""Episodes in numbers: moving averages, the best so far, and a history of bounded size. Pure."""
+
+import math
+from collections import deque
+
+import numpy as np
+from msgspec import Struct
+
+from soulsai.types import Array, Episode
+
+
+class Best(Struct, frozen=True):
+    """The best average over a full window, and the weights that it speaks of."""
+
+    score: float
+    generation: int
+    version: int  # of the newest episode in the window
+    env_steps: int  # at that episode
+    episodes: int  # recorded up to that episode
+    greedy: bool  # whether the window holds greedy episodes only
+    time: float  # Unix seconds of that episode
+
+
+class Window:
+    """The mean of the last ``size`` numbers."""
+
+    def __init__(self, size: int) -> None:
+        self._values: deque[float] = deque(maxlen=size)
+        self._size = size
+        self._sum = 0.0
+        self._added = 0
+
+    def add(self, value: float) -> None:
+        """Take in one number, and let go of the oldest if full."""
+        if self.full:
+            self._sum -= self._values[0]
+        self._values.append(value)
+        self._sum += value
+        self._added += 1
+        if self._added % self._size == 0:  # rounding errors must not pile up over a million numbers
+            self._sum = math.fsum(self._values)
+
+    @property
+    def full(self) -> bool:
+        """Whether there are ``size`` numbers."""
+        return len(self._values) == self._size
+
+    @property
+    def mean(self) -> float | None:
+        """The mean of what there is, or ``None`` if there is nothing."""
+        return self._sum / len(self._values) if self._values else None
+
+
+class History:
+    """Episodes in at most ``limit`` bins, of as many episodes each as that takes.
+
+    A bin is full after ``width`` episodes. When the last bin is full, neighbours merge and the
+    width doubles, so the same episodes always make the same bins.
+    """
+
+    COLUMNS = ("episodes", "env_steps", "reward", "reward_squared", "steps", "time")
+
+    def __init__(self, limit: int = 4096) -> None:
+        self.width = 1
+        self._rows = np.zeros((limit, len(self.COLUMNS)))
+        self._full = 0  # bins
+        self._open = (0, 0.0, 0.0, 0.0, 0, 0.0)
+
+    def add(self, episode: Episode) -> None:
+        """Take in one episode."""
+        count, _, reward, squared, steps, _ = self._open
+        self._open = (
+            count + 1,
+            float(episode.env_steps),
+            reward + episode.reward,
+            squared + episode.reward * episode.reward,
+            steps + episode.steps,
+            episode.time,
+        )
+        if count + 1 < self.width:
+            return
+        self._rows[self._full] = self._open
+        self._full += 1
+        self._open = (0, 0.0, 0.0, 0.0, 0, 0.0)
+        if self._full == len(self._rows):
+            self._merge()
+
+    def rows(self) -> Array:
+        """Return a copy of the bins, oldest first, with the ``COLUMNS``.
+
+        ``env_steps`` and ``time`` are those of a bin's last episode, the others are sums.
+        """
+        if self._open[0]:
+            return np.vstack([self._rows[: self._full], [self._open]])
+        return self._rows[: self._full].copy()
+
+    def _merge(self) -> None:
+        even, odd = self._rows[0::2], self._rows[1::2]
+        last = [self.COLUMNS.index("env_steps"), self.COLUMNS.index("time")]
+        merged = even[: len(odd)] + odd
+        merged[:, last] = odd[:, last]
+        self._full = len(merged)
+        self._rows[: self._full] = merged
+        self.width *= 2
+
+
+class Statistics:
+    """What telemetry knows of a run; the same episodes in the same order give the same.
+
+    What is best is judged by the average of the last ``window`` *greedy* episodes as soon as there
+    are so many. Until then, and in runs without greedy episodes, by the average of the last
+    ``window`` episodes of any kind. The first full window of greedy episodes always replaces a best
+    of the other kind, because exploration makes the two incomparable.
+    """
+
+    def __init__(self, window: int) -> None:
+        self.episodes = 0
+        self.env_steps = 0
+        self.best: Best | None = None
+        self.reward = Window(window)
+        self.greedy_reward = Window(window)
+        self.steps = Window(window)
+        self.exploring_history = History()
+        self.greedy_history = History()
+
+    def add(self, episode: Episode) -> bool:
+        """Take in one episode with finite numbers; return whether the average is now the best."""
+        self.episodes += 1
+        self.env_steps = episode.env_steps
+        self.reward.add(episode.reward)
+        self.steps.add(episode.steps)
+        if episode.greedy:
+            self.greedy_reward.add(episode.reward)
+            self.greedy_history.add(episode)
+        else:
+            self.exploring_history.add(episode)
+        return self._judge(episode)
+
+    def _judge(self, episode: Episode) -> bool:
+        greedy = self.greedy_reward.full
+        judge = self.greedy_reward if greedy else self.reward
+        if not judge.full or judge.mean is None or (greedy and not episode.greedy):
+            return False
+        if self.best and self.best.greedy == greedy and judge.mean <= self.best.score:
+            return False
+        self.best = Best(
+            score=judge.mean,
+            generation=episode.generation,
+            version=episode.version,
+            env_steps=episode.env_steps,
+            episodes=self.episodes,
+            greedy=greedy,
+            time=episode.time,
+        )
+        return True

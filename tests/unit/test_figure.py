@@ -1,0 +1,150 @@
+"""The figure: right curves, drawn beside the intake at a low duty cycle, whole on disk."""
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from soulsai.telemetry_node import figure
+from soulsai.telemetry_node.figure import Painter, Snapshot, draw, rolling, save, throughput
+from soulsai.telemetry_node.statistics import Best, History
+from soulsai.types import Array
+
+PNG = b"\x89PNG"
+BEST = Best(3.5, 1, 7, 400, 40, greedy=True, time=1e9)
+
+
+def rows(rewards: list[float], *, width: int = 1) -> Array:
+    """Bins of ``width`` episodes of 10 steps, ten env steps and half a second apart."""
+    made = []
+    for end in range(width, len(rewards) + 1, width):
+        part = np.array(rewards[end - width : end])
+        made.append((width, 10 * end, part.sum(), (part**2).sum(), 10 * width, 100 + end / 2))
+    return np.array(made, float).reshape(-1, len(History.COLUMNS))
+
+
+def snapshot(count: int = 50) -> Snapshot:
+    rewards = list(np.sin(np.arange(count)))
+    return Snapshot("run\ndqn on Toy", 20, rows(rewards), rows(rewards[::7]), BEST)
+
+
+@pytest.mark.parametrize("window", [1, 3, 20, 500])
+def test_rolling_is_mean_and_deviation_of_the_last_episodes(window: int) -> None:
+    rewards = list(np.random.default_rng(1).normal(size=60))
+    mean, deviation, steps = rolling(rows(rewards), window)
+    for end in range(1, 61):
+        part = rewards[max(0, end - window) : end]
+        assert mean[end - 1] == pytest.approx(np.mean(part))
+        assert deviation[end - 1] == pytest.approx(np.std(part), abs=1e-6)
+    assert steps == pytest.approx(np.full(60, 10.0))
+
+
+def test_rolling_over_wide_bins_takes_whole_ones() -> None:
+    rewards = list(np.arange(64.0))
+    mean, _, _ = rolling(rows(rewards, width=8), 20)
+    assert mean[-1] == pytest.approx(np.mean(rewards[-16:]))
+    mean, _, _ = rolling(rows(rewards, width=32), 20)
+    assert mean == pytest.approx([15.5, 47.5])
+
+
+def test_throughput_counts_steps_by_the_clock() -> None:
+    at, rates = throughput(rows([0.0] * 500))
+    assert rates == pytest.approx(np.full(len(rates), 20.0))
+    assert at[-1] == 5000
+    assert throughput(rows([0.0]))[1].size == 0
+    assert throughput(np.zeros((0, 6)))[1].size == 0
+    assert throughput(np.ones((3, 6)))[1].size == 0
+
+
+def test_the_figure_shows_both_kinds_and_the_best() -> None:
+    drawn = draw(snapshot())
+    reward, steps, speed = drawn.axes
+    labels = reward.get_legend_handles_labels()[1]
+    assert [label.split(":")[0] for label in labels] == [
+        "exploring",
+        "greedy",
+        "best mean of 20 (greedy)",
+    ]
+    assert len(steps.lines) == 2
+    assert len(speed.lines) == 1
+    assert speed.get_xlabel() == "env steps"
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_few_episodes_can_be_drawn(tmp_path: Path, count: int) -> None:
+    few = Snapshot("run", 20, rows([1.0] * count), rows([]), None)
+    save(draw(few), tmp_path / "few.png")
+    assert (tmp_path / "few.png").read_bytes().startswith(PNG)
+
+
+def test_a_long_run_is_drawn_within_a_second(tmp_path: Path) -> None:
+    long = snapshot(4096)
+    began = time.thread_time()
+    save(draw(long), tmp_path / "long.png")
+    assert time.thread_time() - began < 1.0
+
+
+def test_a_reader_never_sees_half_a_figure(tmp_path: Path) -> None:
+    path = tmp_path / "telemetry.png"
+    save(draw(snapshot()), path)
+    assert [file.name for file in tmp_path.iterdir()] == ["telemetry.png"]
+
+
+def until(condition, seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    tick = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline
+        tick.wait(0.005)
+
+
+def test_the_painter_rests_nine_times_as_long_as_it_draws(tmp_path: Path, monkeypatch) -> None:
+    now = [0.0]
+    began, go = threading.Event(), threading.Event()
+
+    def slowly(_: Snapshot) -> Figure:
+        began.set()
+        assert go.wait(20)
+        now[0] += 2.0
+        return Figure()
+
+    monkeypatch.setattr(figure, "draw", slowly)
+    painter = Painter(tmp_path / "x.png", clock=lambda: now[0])
+    assert painter.ready()
+    painter.draw(snapshot())
+    assert began.wait(20)
+    assert not painter.ready()  # and it did not wait for the drawing
+    go.set()
+    until(lambda: (tmp_path / "x.png").exists() and now[0] == 2.0)
+    assert not painter.ready()
+    now[0] = 2.0 + 17.9
+    assert not painter.ready()
+    now[0] = 2.0 + 18.0
+    until(painter.ready)
+    painter.close(None)
+
+
+def test_the_last_snapshot_is_always_drawn(tmp_path: Path, monkeypatch) -> None:
+    titles = []
+
+    def note(each: Snapshot) -> Figure:
+        titles.append(each.title)
+        return Figure()
+
+    monkeypatch.setattr(figure, "draw", note)
+    painter = Painter(tmp_path / "x.png")
+    painter.draw(Snapshot("first", 20, rows([]), rows([]), None))
+    painter.close(Snapshot("last", 20, rows([]), rows([]), None))
+    assert titles == ["first", "last"]
+    assert not any(thread.name.startswith("figure") for thread in threading.enumerate())
+
+
+def test_a_failed_drawing_is_survived(tmp_path: Path, caplog) -> None:
+    painter = Painter(tmp_path / "nowhere" / "x.png", clock=lambda: 0.0)
+    painter.draw(snapshot())
+    until(lambda: painter.ready() or "not drawn" in caplog.text)
+    painter.close(snapshot())
+    assert caplog.text.count("figure not drawn") == 2
