@@ -1,0 +1,55 @@
+"""The command ``soulsai``: runs it, and turns what went wrong into one line and an exit code."""
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from soulsai.errors import SoulsAIError
+
+INTERRUPTED = 130
+
+# What the machine may refuse to anybody; everything else of the system's would be our mistake.
+_REFUSED = frozenset({
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EMFILE,
+    errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EADDRINUSE,
+})  # fmt: skip
+
+
+def main() -> None:
+    """Run the command line of this process, and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(words: Sequence[str]) -> int:
+    """Run one command and return its exit code; a user's mistake is one line on stderr."""
+    from soulsai.cli import app
+
+    try:
+        return int(app(list(words) or ["--help"], prog_name="soulsai", standalone_mode=False) or 0)
+    except SoulsAIError as error:
+        return _complain(str(error), error.exit_code)
+    except typer.TyperException as error:
+        return _complain(error.format_message(), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output is gone; Python would complain once more when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        return _complain(f"{where}{os.strerror(error.errno)}", 1)
+
+
+def _complain(text: str, code: int) -> int:
+    sys.stderr.write(f"soulsai: {' '.join(text.split())}\n")
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,328 @@
+"""The commands, one function each; what a command needs is imported when it runs."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from soulsai import __version__, connect, process
+from soulsai.bench import command as bench
+from soulsai.config import Config, defaults_yaml, dump, load
+from soulsai.types import Command, Quicksave
+from soulsai.types import Stop as StopRun
+
+app = typer.Typer(
+    name="soulsai",
+    help="Train one agent from many slow, remote, fragile environments.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(bench.app, name="bench")
+
+Settings = Annotated[
+    Path | None,
+    typer.Argument(metavar="[CONFIG]", help="File or folder of settings. Default: config."),
+]
+SettingsOption = Annotated[
+    Path | None, typer.Option("--config", help="File or folder of settings. Default: config.")
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; repeatable."),
+]
+Url = Annotated[str, typer.Option("--redis", metavar="URL", help="As redis://host:6379.")]
+Saves = Annotated[str, typer.Option(metavar="DIR", help="Where run folders are.")]
+Resume = Annotated[str, typer.Option(metavar="RUN|latest", help="Go on with this run.")]
+Secrets = Annotated[str, typer.Option("--secrets", metavar="DIR", help="Holds redis.secret.")]
+Json = Annotated[bool, typer.Option("--json", help="Answer with JSON on the last line.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"soulsai {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def soulsai(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which this is.")
+    ] = False,
+) -> None:
+    """Train one agent from many slow, remote, fragile environments."""
+    del version
+
+
+@app.command()
+def train(
+    config: Settings = None,
+    clients: Annotated[int | None, typer.Option(min=0, help="Local clients.")] = None,
+    algorithm: Annotated[str, typer.Option(help="Which algorithm learns.")] = "",
+    env: Annotated[str, typer.Option(help='Gymnasium id, "module:Id" or "file.py:make".')] = "",
+    max_env_steps: Annotated[
+        int | None, typer.Option(min=0, help="End after so many env steps; 0: never.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of everything random.")] = None,
+    saves: Saves = "",
+    resume: Resume = "",
+    redis: Url = "",
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """Run the whole system on this machine: server, both nodes, clients, and a live view."""
+    from soulsai import local, runs
+
+    named = {
+        "run.clients": clients,
+        "run.max_env_steps": max_env_steps,
+        "run.seed": seed,
+        "run.saves": saves,
+        "algorithm.name": algorithm,
+        "environment.id": env,
+        "redis.url": redis,
+    }
+    overrides = _overrides(named, sets)
+    settings = load(config, os.environ, overrides)
+    if resume:
+        folder = runs.find(Path(settings.run.saves), resume)
+        resume = folder.name
+        if config is None:
+            settings = runs.settings(folder, settings, os.environ, overrides)
+        settings = runs.kept_in(folder, settings)
+    connect.need_server_extra()
+    raise typer.Exit(local.train(settings, resume=resume, as_json=as_json))
+
+
+@app.command()
+def training_node(
+    config: Settings = None,
+    redis: Url = "",
+    secrets: Secrets = "",
+    saves: Saves = "",
+    resume: Resume = "",
+    sets: Sets = None,
+) -> None:
+    """Learn: turn the clients' experience into weights, and publish them."""
+    named = {"redis.url": redis, "redis.secrets": secrets, "run.saves": saves}
+    with process.Stop(process.parent()) as stop:
+        settings = _node_settings(config, named, sets)
+        connect.need_server_extra()
+        from soulsai.client.environment import probe
+        from soulsai.training_node.node import serve
+
+        with connect.training(settings) as wire:
+            environment = settings.environment
+            file = environment.spec_file
+            spec = connect.read_spec(Path(file)) if file else probe(environment)
+            serve(settings, spec, wire, resume=resume, stopped=stop)
+    raise typer.Exit(stop.exit_code)
+
+
+@app.command()
+def telemetry_node(
+    config: Settings = None, redis: Url = "", secrets: Secrets = "", sets: Sets = None
+) -> None:
+    """Watch: keep the record of episodes, draw it, and say which model was the best."""
+    with process.Stop(process.parent()) as stop:
+        settings = _node_settings(config, {"redis.url": redis, "redis.secrets": secrets}, sets)
+        connect.need_server_extra()
+        from soulsai.telemetry_node.node import serve
+
+        with connect.telemetry(settings) as wire:
+            serve(settings, wire, stopped=stop)
+    raise typer.Exit(stop.exit_code)
+
+
+@app.command()
+def client(
+    config: Settings = None,
+    redis: Url = "",
+    env: Annotated[str, typer.Option(help="Play this, whatever the server offers.")] = "",
+    name: Annotated[str, typer.Option(help="Of this client: a-z, 0-9, _ and -.")] = "",
+    secrets: Secrets = "",
+    secret_file: Annotated[Path | None, typer.Option(help="Password of the server.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Environments side by side.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the environment.")] = None,
+    step_delay: Annotated[float, typer.Option(min=0, help="Seconds to wait per step.")] = 0.0,
+    sets: Sets = None,
+) -> None:
+    """Play: needs only the server's address and its secret."""
+    named = {
+        "redis.url": redis,
+        "redis.secrets": secrets,
+        "client.name": name,
+        "environment.count": count,
+    }
+    with process.Stop(process.parent(), at_once=True) as stop:
+        settings = connect.with_name(_node_settings(config, named, sets))
+        from soulsai.client.session import serve
+
+        with connect.client(settings, secret_file) as wire:
+            serve(
+                settings, wire, environment=env, seed=seed, step_delay=step_delay, stopped=stop
+            )  # fmt: skip
+    raise typer.Exit(stop.exit_code)
+
+
+@app.command()
+def quicksave(
+    config: Settings = None,
+    redis: Url = "",
+    secrets: Secrets = "",
+    replay: Annotated[bool, typer.Option(help="Save the replay buffer, too.")] = True,
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """Save a running training node now, under manual_save."""
+    named = {"redis.url": redis, "redis.secrets": secrets}
+    _command(load(config, os.environ, _overrides(named, sets)), Quicksave(replay), as_json)
+
+
+@app.command()
+def stop(
+    config: Settings = None,
+    redis: Url = "",
+    secrets: Secrets = "",
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """End a run: the training node saves, tells the clients, and stops."""
+    named = {"redis.url": redis, "redis.secrets": secrets}
+    _command(load(config, os.environ, _overrides(named, sets)), StopRun(), as_json)
+
+
+@app.command()
+def status(
+    config: Settings = None,
+    redis: Url = "",
+    secrets: Secrets = "",
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """Say how a running training node is doing."""
+    named = {"redis.url": redis, "redis.secrets": secrets}
+    settings = load(config, os.environ, _overrides(named, sets))
+    with connect.operator(settings) as wire:
+        now = wire.status()
+    if now is None:
+        raise connect.nobody(settings)
+    if as_json:
+        _json(now)
+        return
+    from rich.console import Console
+
+    from soulsai.view import Scene, page
+
+    headline = f"{now.environment} · {now.algorithm}"
+    Console().print(page(Scene(now.seconds, headline, now)))
+
+
+@app.command()
+def evaluate(
+    run: Annotated[str, typer.Argument(help="Run id, latest, a folder, or a policy.onnx.")],
+    episodes: Annotated[int, typer.Option(min=1, help="To play.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Of the first episode.")] = 1_000_000,
+    env: Annotated[str, typer.Option(help="Play this, if the policy's own is not known.")] = "",
+    saves: Saves = "saves",
+    as_json: Json = False,
+) -> None:
+    """Play greedy episodes with the newest undamaged checkpoint of a run."""
+    from soulsai import runs
+    from soulsai.client.evaluate import evaluate as play
+
+    result = play(runs.policy(Path(saves), run), episodes=episodes, seed=seed, environment=env)
+    if as_json:
+        _json({
+            "mean": result.mean, "iqm": result.iqm, "std": result.std,
+            "episodes": result.episodes, "env_steps": result.env_steps,
+        })  # fmt: skip
+        return
+    typer.echo(
+        f"{result.mean:.1f} ± {result.std:.1f} (mean and deviation), IQM {result.iqm:.1f}, "
+        f"{result.episodes} episodes, {result.env_steps} env steps"
+    )
+
+
+@app.command("config")
+def show_config(
+    config: Settings = None,
+    defaults: Annotated[bool, typer.Option("--defaults", help="Ignore all settings.")] = False,
+    sets: Sets = None,
+) -> None:
+    """Print the settings that result from all layers."""
+    typer.echo(
+        defaults_yaml() if defaults else dump(load(config, os.environ, sets or [])), nl=False
+    )
+
+
+@app.command()
+def check_env(
+    env: Annotated[str, typer.Argument(metavar="ID", help='As in "train --env".')],
+    save: Annotated[Path | None, typer.Option(help="Write what it looks like to FILE.")] = None,
+    config: SettingsOption = None,
+    sets: Sets = None,
+) -> None:
+    """Make an environment, try it, and say what it looks like."""
+    from soulsai.client.environment import probe
+
+    settings = load(config, os.environ, _overrides({"environment.id": env}, sets))
+    spec = probe(settings.environment)
+    text = msgspec.json.format(msgspec.json.encode(spec), indent=2)
+    if save is None:
+        typer.echo(text.decode())
+        return
+    save.write_bytes(text + b"\n")
+    typer.echo(f"{save}: written; name it as environment.spec_file")
+
+
+@app.command("runs")
+def list_runs(saves: Saves = "saves", as_json: Json = False) -> None:
+    """List the runs in a folder, oldest first."""
+    from soulsai import runs
+
+    found = [(folder, runs.status(folder)) for folder in runs.every(Path(saves))]
+    if as_json:
+        _json([{"run": str(folder), "status": state} for folder, state in found])
+        return
+    if not found:
+        typer.echo(f"{saves}: no runs")
+    for folder, state in found:
+        typer.echo(runs.describe(folder, state))
+
+
+def _command(settings: Config, command: Command, as_json: bool) -> None:
+    with connect.operator(settings) as wire:
+        now = wire.status()
+        if now is None or now.phase in ("stopping", "ended"):
+            raise connect.nobody(settings)
+        answer = wire.command(command, timeout=60.0)
+    if as_json:
+        _json(answer)
+    elif answer.done:
+        typer.echo(answer.message)
+    if not answer.done:
+        raise connect.Refused(answer.message)
+
+
+def _node_settings(
+    config: Path | None, named: Mapping[str, object], sets: Sequence[str] | None
+) -> Config:
+    """Return the settings of a node that runs by itself, and begin its log."""
+    settings = load(config, os.environ, _overrides(named, sets))
+    connect.begin_log()
+    return settings
+
+
+def _overrides(named: Mapping[str, object], sets: Sequence[str] | None) -> list[str]:
+    """Return options as overrides of settings, those with ``--set`` last."""
+    given = [f"{path}={value}" for path, value in named.items() if value not in (None, "")]
+    return [*given, *(sets or [])]
+
+
+def _json(value: object) -> None:
+    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")

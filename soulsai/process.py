@@ -1,0 +1,96 @@
+"""What a process owes those who started it: to stop when asked, and not to outlive them."""
+
+import ctypes
+import os
+import platform
+import secrets
+import signal
+import sys
+from types import FrameType, TracebackType
+from typing import Self
+
+PARENT = "SOULSAI_PARENT"  # the variable in which a supervisor tells a child its own process id
+INTERRUPTED = 130  # 128 + SIGINT
+LAST_SECONDS = 10  # that an orphan has for its last words
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Stop:
+    """Whether to stop: because a signal asks for it, or because the parent named is gone.
+
+    The first SIGINT or SIGTERM only makes this true; the second one kills. A parent's death is a
+    SIGTERM by the kernel where it can do that, and noticed by asking everywhere else.
+    """
+
+    def __init__(self, parent: int | None = None, *, at_once: bool = False) -> None:
+        """Stop when ``parent`` dies, if there is one: killed ``at_once``, or with last words."""
+        self.signal: int | None = None
+        self._parent = parent
+        self._before: dict[int, object] = {}
+        self._deadly = signal.SIGKILL if at_once else signal.SIGTERM
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) == signal.SIG_IGN:
+                continue  # as nohup does
+            self._before[number] = signal.signal(number, self._asked)
+        if self._parent is not None:
+            _die_with_parent(self._deadly)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def __call__(self) -> bool:
+        """Return whether to stop."""
+        return self.signal is not None or self.orphaned
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether the parent that should live is gone."""
+        return self._parent is not None and os.getppid() != self._parent
+
+    @property
+    def exit_code(self) -> int:
+        """What a role that stopped cleanly exits with: Ctrl-C is no success, SIGTERM is one."""
+        return INTERRUPTED if self.signal == signal.SIGINT else 0
+
+    def _asked(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self.signal is not None:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self.signal = number
+        if self.orphaned:
+            signal.setitimer(signal.ITIMER_REAL, LAST_SECONDS)  # SIGALRM kills
+
+
+def parent() -> int | None:
+    """Return the supervisor's process id, if one started us, and take it from the environment.
+
+    What we start ourselves must not take our parent for its own.
+    """
+    named = os.environ.pop(PARENT, "")
+    return int(named) if named.isdecimal() else None
+
+
+def unique_name() -> str:
+    """Return a name for something of this machine's on a server that others use, too."""
+    host = "".join(
+        letter if letter.isascii() and letter.isalnum() else "-"
+        for letter in platform.node().partition(".")[0].lower()
+    )
+    return f"{host.strip('-')[:40] or 'host'}-{secrets.token_hex(3)}"
+
+
+def _die_with_parent(number: int) -> None:
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)

@@ -1,0 +1,105 @@
+"""Run folders as their user names them: an id, ``latest``, a folder, or a policy's file."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from soulsai.config import Config, load
+from soulsai.errors import CheckpointError
+from soulsai.training_node import checkpoints, run_folder
+from soulsai.training_node.run_folder import CONFIG
+from soulsai.types import Status
+
+POLICY = "policy.onnx"
+SERVER = "server.json"  # where a running run's private server is; gone when the run is
+
+
+class PrivateServer(Struct, frozen=True):
+    """Where the embedded server of a running run can be reached, by its own user only."""
+
+    url: str
+    secrets: str  # folder
+
+
+def every(saves: Path) -> list[Path]:
+    """Return all run folders, oldest first: their names begin with the time of their start."""
+    return sorted(path.parent for path in saves.glob(f"*/{CONFIG}"))
+
+
+def find(saves: Path, run: str) -> Path:
+    """Return the folder of a run; raise ``CheckpointError`` if there is none."""
+    if (Path(run) / CONFIG).is_file():
+        return Path(run)
+    return run_folder.find(saves, run).path
+
+
+def policy(saves: Path, run: str) -> Path:
+    """Return the policy to play: the file named, or that of the newest undamaged checkpoint."""
+    named = Path(run)
+    if named.is_file():
+        return named
+    if (named / POLICY).is_file():
+        return named / POLICY
+    folder = find(saves, run)
+    newest = checkpoints.newest(reversed(checkpoints.numbered(folder / "checkpoints")))
+    if newest is None:
+        raise CheckpointError(f"{folder}: holds no undamaged checkpoint yet")
+    return newest / POLICY
+
+
+def status(folder: Path) -> Status | None:
+    """Return the last status that the training node left in a run folder, if it is readable."""
+    try:
+        return msgspec.json.decode((folder / "status.json").read_bytes(), type=Status)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def settings(folder: Path, now: Config, environ: Mapping[str, str], sets: Sequence[str]) -> Config:
+    """Return a run's own settings to go on with, overridden by what is said now.
+
+    Where the server is, and who we are, is no affair of the old run's.
+    """
+    then = load(folder / CONFIG, environ, sets)
+    return msgspec.structs.replace(then, redis=now.redis, client=now.client)
+
+
+def kept_in(folder: Path, config: Config) -> Config:
+    """Return settings under which the run in ``folder`` is found where it is."""
+    run = msgspec.structs.replace(config.run, saves=str(folder.parent))
+    return msgspec.structs.replace(config, run=run)
+
+
+def describe(folder: Path, state: Status | None) -> str:
+    """Return a run as one line."""
+    if state is None:
+        return f"{folder}  (no status)"
+    reward = "none yet" if state.reward_mean is None else f"{state.reward_mean:.1f}"
+    return (
+        f"{folder}  {state.phase}: {state.algorithm} on {state.environment}, "
+        f"{state.env_steps:,} env steps, {state.updates:,} updates, reward {reward}"
+    )
+
+
+def announce(folder: Path, server: PrivateServer) -> None:
+    """Let this user's other commands find the private server of a running run."""
+    file = folder / SERVER
+    file.touch(mode=0o600)
+    file.write_bytes(msgspec.json.encode(server))
+
+
+def withdraw(folder: Path) -> None:
+    """Say that the private server is gone."""
+    (folder / SERVER).unlink(missing_ok=True)
+
+
+def running(saves: Path) -> PrivateServer | None:
+    """Return the private server of the newest run that has one, if it is readable."""
+    for folder in reversed(every(saves)):
+        try:
+            return msgspec.json.decode((folder / SERVER).read_bytes(), type=PrivateServer)
+        except (OSError, msgspec.DecodeError):
+            continue
+    return None

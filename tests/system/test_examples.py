@@ -1,0 +1,50 @@
+"""Everything in ``examples/`` runs, for a short budget."""
+
+import json
+
+import pytest
+from train_cases import ROOT, SMALL, soulsai
+
+EXAMPLES = ROOT / "examples"
+SHORT = ("--max-env-steps", 600, *SMALL, "--json")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (EXAMPLES / "cartpole.yaml",),
+        (EXAMPLES / "lunarlander.yaml",),
+        ("--env", f"{EXAMPLES / 'custom_env.py'}:make"),
+    ],
+    ids=["cartpole.yaml", "lunarlander.yaml", "custom_env.py"],
+)
+def test_example_trains(tmp_path, words):
+    done = soulsai("train", *words, *SHORT, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert summary["env_steps"] >= 600
+    assert summary["updates"] > 0
+    assert summary["rejected"] == {}
+    assert summary["lost"] == 0
+
+
+def test_every_example_is_tried():
+    assert {path.name for path in EXAMPLES.iterdir() if path.is_file()} == {
+        "cartpole.yaml",
+        "lunarlander.yaml",
+        "custom_env.py",
+    }
+
+
+def test_custom_environment_looks_as_it_should(tmp_path):
+    done = soulsai("check-env", f"{EXAMPLES / 'custom_env.py'}:make", cwd=tmp_path)
+    spec = json.loads(done.stdout)
+    assert spec["obs"]["obs"]["shape"] == [1]
+    assert spec["action"]["sizes"] == [2]
+
+
+def test_a_described_environment_needs_not_be_made_by_the_server(tmp_path):
+    written = soulsai("check-env", "CartPole-v1", "--save", "spec.json", cwd=tmp_path)
+    assert written.returncode == 0, written.stderr
+    spec = json.loads((tmp_path / "spec.json").read_text())
+    assert spec["action"]["sizes"] == [2]

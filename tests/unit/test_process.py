@@ -1,0 +1,126 @@
+"""Stopping when asked, and dying with one's parent, with real processes."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from soulsai.process import PARENT, Stop, parent, unique_name
+
+ROOT = Path(__file__).parents[2]
+CHILD = """
+import sys, time
+from soulsai.process import Stop, parent
+with Stop(parent(), at_once={at_once}) as stop:
+    print("ready", flush=True)
+    while {until}:
+        time.sleep(0.01)
+print("clean", flush=True)
+sys.exit(stop.exit_code)
+"""
+
+
+def start(until="not stop()", at_once=False, **environ):
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD.format(until=until, at_once=at_once)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
+        start_new_session=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130), (signal.SIGHUP, 0)]
+)
+def test_first_signal_asks(number, code):
+    process = start()
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=10)
+    assert (said, process.returncode) == ("clean\n", code)
+
+
+def test_second_signal_kills():
+    process = start(until="True")
+    process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + 10
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+    assert process.wait(1) == -signal.SIGTERM
+    process.stdout.close()
+
+
+def test_a_hung_up_terminal_is_ignored_where_that_was_asked_for():
+    process = subprocess.Popen(
+        ["nohup", sys.executable, "-c", CHILD.format(until="not stop()", at_once=False)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=10)[0] == "clean\n"
+
+
+@pytest.mark.parametrize(("at_once", "said"), [(True, ""), (False, "clean\n")])
+def test_nobody_outlives_a_parent_that_is_killed(at_once, said):
+    middle = subprocess.Popen(
+        [sys.executable, "-c", MIDDLE, CHILD.format(until="not stop()", at_once=at_once)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    child = psutil.Process(int(middle.stdout.readline()))
+    assert middle.stdout.readline() == "ready\n"
+    middle.kill()
+    middle.wait()
+    assert middle.stdout.read() == said
+    middle.stdout.close()
+    psutil.wait_procs([child], timeout=5)
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+MIDDLE = """
+import os, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]],
+    env={**os.environ, "SOULSAI_PARENT": str(os.getpid())}, start_new_session=True)
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_parent_that_died_before_we_looked_is_missed_at_once():
+    process = start(**{PARENT: str(2**22 + 1)})
+    assert process.communicate(timeout=10)[0] == "ready\nclean\n"
+
+
+def test_the_parent_is_taken_from_the_environment(monkeypatch):
+    monkeypatch.setenv(PARENT, "123")
+    assert parent() == 123
+    assert PARENT not in os.environ
+    assert parent() is None
+
+
+def test_handlers_are_put_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with Stop() as stop:
+        assert not stop()
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_names_are_valid_and_differ():
+    names = {unique_name() for _ in range(50)}
+    assert len(names) == 50
+    assert all(re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", name) for name in names)

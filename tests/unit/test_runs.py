@@ -1,0 +1,118 @@
+"""Which folder a user means, and what a run came to."""
+
+import json
+
+import msgspec
+import pytest
+
+from soulsai import runs
+from soulsai.config import Config, Redis, Run, to_json
+from soulsai.errors import CheckpointError
+from soulsai.summary import best_reward, clock, save, summarise, table
+from soulsai.training_node import checkpoints
+from soulsai.types import Status
+
+STATUS = Status("a", 1, "ended", "dqn", "X-v0", env_steps=200, updates=100, seconds=50.0,
+                bytes_received=7000, rejected={"run": 2}, reward_mean=1.5)  # fmt: skip
+
+
+def make(saves, name, config=Config()):  # noqa: B008 - frozen
+    folder = saves / name
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(to_json(config))
+    return folder
+
+
+def test_runs_are_found_by_id_as_latest_and_as_a_folder(tmp_path):
+    old, new = make(tmp_path, "2026-01-01_a"), make(tmp_path, "2026-01-02_a")
+    (tmp_path / "not a run").mkdir()
+    assert runs.every(tmp_path) == [old, new]
+    assert runs.find(tmp_path, "latest") == new
+    assert runs.find(tmp_path, "2026-01-01_a") == old
+    assert runs.find(tmp_path / "elsewhere", str(old)) == old
+
+
+@pytest.mark.parametrize("name", ["latest", "nonsense", "..", ""])
+def test_a_missing_run_is_one_clear_line(tmp_path, name):
+    with pytest.raises(CheckpointError, match=r"there is no run"):
+        runs.find(tmp_path, name)
+
+
+def test_the_policy_is_that_of_the_newest_undamaged_checkpoint(tmp_path):
+    folder = make(tmp_path, "run")
+    with pytest.raises(CheckpointError, match="no undamaged checkpoint"):
+        runs.policy(tmp_path, "run")
+    for content in (b"one", b"two", b"three"):
+        checkpoints.append(folder / "checkpoints", {"policy.onnx": [content]}, keep=9)
+    newest = folder / "checkpoints" / "000003"
+    assert runs.policy(tmp_path, "latest").read_bytes() == b"three"
+    (newest / "policy.onnx").write_bytes(b"eerht")
+    assert runs.policy(tmp_path, "latest").read_bytes() == b"two"
+    assert runs.policy(tmp_path, str(newest)) == newest / "policy.onnx", "named, so taken"
+    assert runs.policy(tmp_path, str(newest / "policy.onnx")) == newest / "policy.onnx"
+
+
+def test_a_resumed_run_keeps_its_settings_but_not_its_server(tmp_path):
+    then = Config(
+        run=Run(saves="old", seed=5, clients=3),
+        redis=Redis(url="unix:///gone", secrets="gone"),
+    )
+    folder = make(tmp_path, "run", then)
+    now = Config(run=Run(saves=str(tmp_path)), redis=Redis(url="redis://here"))
+    merged = runs.settings(folder, now, {"SOULSAI__DQN__LR": "0.5"}, ["run.clients=4"])
+    merged = runs.kept_in(folder, merged)
+    assert merged.run == msgspec.structs.replace(then.run, saves=str(tmp_path), clients=4)
+    assert merged.redis == now.redis
+    assert merged.dqn.lr == 0.5
+
+
+def test_the_private_server_of_the_newest_run_is_found(tmp_path):
+    old, new = make(tmp_path, "2026-01-01_a"), make(tmp_path, "2026-01-02_a")
+    assert runs.running(tmp_path) is None
+    runs.announce(old, runs.PrivateServer("unix:///old", "secrets"))
+    assert runs.running(tmp_path) == runs.PrivateServer("unix:///old", "secrets")
+    runs.announce(new, runs.PrivateServer("unix:///new", "secrets"))
+    assert runs.running(tmp_path).url == "unix:///new"
+    assert (new / "server.json").stat().st_mode & 0o777 == 0o600
+    runs.withdraw(new)
+    runs.withdraw(new)
+    assert runs.running(tmp_path).url == "unix:///old"
+
+
+def test_an_unreadable_status_is_none(tmp_path):
+    folder = make(tmp_path, "run")
+    assert runs.status(folder) is None
+    assert "no status" in runs.describe(folder, None)
+    (folder / "status.json").write_bytes(b"{")
+    assert runs.status(folder) is None
+    (folder / "status.json").write_bytes(msgspec.json.encode(STATUS))
+    assert runs.status(folder) == STATUS
+    assert "ended: dqn on X-v0, 200 env steps" in runs.describe(folder, STATUS)
+
+
+def test_summary_divides_by_the_time_trained(tmp_path):
+    summary = summarise(tmp_path, STATUS, 60.0)
+    assert summary.env_steps_per_second == 4.0
+    assert summary.updates_per_second == 2.0
+    assert summary.bytes_per_transition == 35.0
+    assert summary.wall_seconds == 60.0
+    save(tmp_path, summary)
+    assert json.loads((tmp_path / "summary.json").read_text())["rejected"] == {"run": 2}
+    assert ("rejected", "2 run") in table(summary)
+
+
+def test_summary_of_a_run_in_which_nothing_happened(tmp_path):
+    summary = summarise(tmp_path, Status("a", 1, "waiting", "dqn", "X-v0"), 1.0)
+    assert summary.bytes_per_transition is None
+    assert summary.best_reward is None
+    assert dict(table(summary))["best reward"].startswith("none yet")
+
+
+def test_best_reward_survives_a_torn_record(tmp_path):
+    record = tmp_path / "results.jsonl"
+    record.write_text('{"reward": 1.0}\n{"reward": 3.0}\n{"other": 9}\nnull\n{"reward": 99')
+    assert best_reward(record) == 3.0
+
+
+def test_seconds_as_a_clock():
+    assert clock(3725.9) == "1:02:05"
