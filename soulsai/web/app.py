@@ -1,0 +1,206 @@
+"""The page as an application, and the thread that serves it."""
+
+import errno
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from ipaddress import ip_address
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from soulsai import __version__
+from soulsai.config import Config
+from soulsai.web import openapi, security
+from soulsai.web.answers import Problem
+from soulsai.web.api import Api
+from soulsai.web.commands import Commander, Conflict
+from soulsai.web.folders import Folders, UnknownRun
+from soulsai.web.grafana import Grafana
+from soulsai.web.metrics import UnknownMetric
+from soulsai.web.models import UnknownModel
+from soulsai.web.source import Source
+from soulsai.web.sse import Bell
+from soulsai.web.view import BadRequest
+from soulsai.web.watch import Watcher
+from soulsai.web.worker import Busy
+from soulsai.wire import TelemetryWire
+
+STATIC = Path(__file__).parent / "static"
+AGAIN = 5.0  # seconds before the next try, when the port is taken
+GRACE = 2  # seconds for answers that are under way when the page ends
+MOST_CONNECTIONS = 256
+
+_log = logging.getLogger(__name__)
+_STATUS: dict[type[Exception], int] = {
+    UnknownRun: 404,
+    UnknownModel: 404,
+    UnknownMetric: 422,
+    BadRequest: 422,
+    RequestValidationError: 422,
+    Conflict: 409,
+    Busy: 429,
+}
+
+
+def application(api: Api, grafana: Grafana) -> FastAPI:
+    """Return the application without its guard."""
+    app = FastAPI(
+        title="soulsai",
+        version=__version__,
+        description="What a training run is doing, and a few commands for it.",
+        openapi_url="/api/v1/openapi.json",
+        docs_url=None,  # those pages load scripts from elsewhere
+        redoc_url=None,
+    )
+    openapi.document(app)
+    app.include_router(api.router())
+    app.include_router(grafana.router())
+    app.add_api_route("/healthz", api.health, include_in_schema=False)
+    for kind in (*_STATUS, HTTPException):
+        app.add_exception_handler(kind, _problem)
+    app.mount("/", StaticFiles(directory=STATIC, html=True))
+    return app
+
+
+class Page:
+    """Serves the page from entering to leaving; whatever happens to it, training goes on.
+
+    ``connect`` gives connections beside the node's own: one to watch with, one for commands.
+    """
+
+    def __init__(
+        self, config: Config, source: Source, connect: Callable[[], TelemetryWire]
+    ) -> None:
+        """Raise ``ConfigError`` if the settings are not safe."""
+        self._access = security.access(config.web)
+        self._bind, self._port = config.web.bind, config.web.port
+        self._bell = Bell()
+        folders = Folders(Path(config.run.saves), source)
+        self._watcher = Watcher(folders, connect, self._bell.ring)
+        commander = Commander(connect, lambda: self._watcher.seen.status, self._watcher.note)
+        self._api = Api(folders, self._watcher, commander, self._access, self._bell)
+        self._grafana = Grafana(folders, self._api)
+        self._server: uvicorn.Server | None = None
+        self._stopped = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._serve, name="page-server"),
+            threading.Thread(target=self._watch, name="page-watcher"),
+        ]
+        self.url = ""  # where the page is, once it is served
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stopped.set()
+        self._bell.close()
+        if self._server is not None:
+            self._server.should_exit = True
+        for thread in self._threads:
+            thread.join()
+        self._api.close()
+
+    def ring(self) -> None:
+        """Say that there is something new to see; any thread may."""
+        self._bell.ring()
+
+    def _watch(self) -> None:
+        self._watcher.run(self._stopped)
+
+    def _serve(self) -> None:
+        listener = self._listener()
+        if listener is None:
+            return
+        with listener:
+            app = self._opening(security.Guard(application(self._api, self._grafana), self._access))
+            settings = uvicorn.Config(
+                app, lifespan="off", log_config=None, access_log=False, server_header=False,
+                proxy_headers=False, ws="none", timeout_graceful_shutdown=GRACE,
+                limit_concurrency=MOST_CONNECTIONS,
+            )  # fmt: skip
+            self._server = uvicorn.Server(settings)
+            self.url = f"http://{_shown(self._bind)}:{listener.getsockname()[1]}"
+            _log.info("page url=%s", self.url)
+            if not self._stopped.is_set():
+                self._server.run(sockets=[listener])
+            self._bell.silence()
+
+    def _listener(self) -> socket.socket | None:
+        """Return a socket on the port, as soon as nobody else has it."""
+        said = False
+        while not self._stopped.is_set():
+            try:
+                return _listen(self._bind, self._port)
+            except OSError as error:
+                if not said:
+                    why = "is taken" if error.errno == errno.EADDRINUSE else error.strerror
+                    _log.warning(
+                        "page waits address=%s:%d reason=%r; set web.port, or web.enabled=false",
+                        self._bind, self._port, why,
+                    )  # fmt: skip
+                said = True
+                self._stopped.wait(AGAIN)
+        return None
+
+    def _opening(self, app: ASGIApp) -> ASGIApp:
+        async def opening(scope: Scope, receive: Receive, send: Send) -> None:
+            self._bell.open()
+            await app(scope, receive, send)
+
+        return opening
+
+
+def _listen(bind: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in bind else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((bind, port))
+        listener.listen(128)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _shown(bind: str) -> str:
+    try:
+        address = ip_address(bind)
+    except ValueError:
+        return bind
+    if address.is_unspecified:
+        return socket.gethostname()
+    return f"[{bind}]" if address.version == 6 else bind
+
+
+async def _problem(request: Request, error: Exception) -> Response:
+    del request
+    if isinstance(error, HTTPException):
+        status, detail = error.status_code, str(error.detail)
+    elif isinstance(error, RequestValidationError):
+        status, detail = (
+            422,
+            "; ".join(f"{fault['loc'][-1]}: {fault['msg']}" for fault in error.errors()),
+        )
+    else:
+        status, detail = _STATUS.get(type(error), 500), str(error)
+    body = msgspec.json.encode(Problem(detail[:2000]))
+    return Response(body, status, media_type="application/json")

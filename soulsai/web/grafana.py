@@ -1,0 +1,212 @@
+"""The JSON data source of Grafana 10 and 11, under ``/grafana``; newer ones ask the API itself.
+
+The contract is that of the plugin ``simpod-json-datasource``, and of ``simple-json`` before it.
+"""
+
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Request
+from msgspec import Struct
+from starlette.responses import Response
+
+from soulsai.web import view
+from soulsai.web.api import Api, body
+from soulsai.web.folders import LATEST, Folders
+from soulsai.web.metrics import known
+from soulsai.web.openapi import answer, asks
+from soulsai.web.tables import TIME
+from soulsai.web.view import BadRequest, Wanted
+
+MOST_TARGETS = 20
+Label = dict[str, Any]
+
+_SELECTS = {
+    "x": ("time", "env_steps", "episode"),
+    "kind": ("all", "exploring", "greedy"),
+    "window": ("1", "20", "100", "500"),
+}
+
+
+class Span(Struct, frozen=True):
+    """From when to when."""
+
+    begin: str = msgspec.field(default="", name="from")
+    end: str = msgspec.field(default="", name="to")
+
+
+class Target(Struct, frozen=True):
+    """One series of a panel; the payload says of which run, and over what."""
+
+    target: str = ""
+    refId: str = ""
+    payload: dict[str, Any] | str | None = None
+    hide: bool = False
+
+
+class Question(Struct, frozen=True):
+    """What a panel asks; what else Grafana sends is not looked at."""
+
+    targets: list[Target] = []
+    range: Span | None = None
+    maxDataPoints: int | float | None = None
+
+
+class Choice(Struct, frozen=True):
+    """What the editor of a panel asks."""
+
+    metric: str = ""
+    name: str = ""
+    key: str = ""
+    target: str = ""
+    payload: dict[str, Any] | str | None = None
+
+
+class Grafana:
+    """Answers the data source's requests, in the API's worker."""
+
+    def __init__(self, folders: Folders, api: Api) -> None:
+        self._folders = folders
+        self._do = api.worker.do
+
+    def router(self) -> APIRouter:
+        """Return the routes."""
+        router = APIRouter(prefix="/grafana")
+        add = router.add_api_route
+        add("", self.health, **answer(dict[str, Any]))
+        add("/", self.health, **answer(dict[str, Any]))
+        asked: dict[str, Any] = {"methods": ["POST"], "openapi_extra": asks(Choice)}
+        add("/search", self.search, **asked, **answer(list[str]))
+        add("/metrics", self.metrics, **asked, **answer(list[Label]))
+        add("/metric-payload-options", self.options, **asked, **answer(list[Label]))
+        add("/variable", self.variable, **asked, **answer(list[Label]))
+        add("/tag-keys", self.tag_keys, **asked, **answer(list[Label]))
+        add("/tag-values", self.tag_values, **asked, **answer(list[Label]))
+        query: dict[str, Any] = {"methods": ["POST"], "openapi_extra": asks(Question)}
+        add("/query", self.query, **query, **answer(list[Label]))
+        return router
+
+    async def health(self) -> Response:
+        """Say that the data source works."""
+        return _json({"status": "ok"})
+
+    async def search(self, request: Request) -> Response:
+        """Return the names of all metrics."""
+        await body(request, Choice)
+        return _json(await self._do(self._names))
+
+    async def metrics(self, request: Request) -> Response:
+        """Return all metrics, and what can be chosen of each."""
+        await body(request, Choice)
+        runs = await self._do(self._runs)
+        payloads = [_select("run", [LATEST, *runs])]
+        payloads += [_select(name, list(values)) for name, values in _SELECTS.items()]
+        names = await self._do(self._names)
+        return _json([{"label": name, "value": name, "payloads": payloads} for name in names])
+
+    async def options(self, request: Request) -> Response:
+        """Return the values of one of the choices."""
+        asked = await body(request, Choice)
+        if asked.name == "run":
+            return _json(_labels([LATEST, *await self._do(self._runs)]))
+        return _json(_labels(list(_SELECTS.get(asked.name, ()))))
+
+    async def variable(self, request: Request) -> Response:
+        """Return the values of a dashboard's variable: `runs` or `metrics`."""
+        asked = await body(request, Choice)
+        payload = asked.payload if isinstance(asked.payload, dict) else {}
+        wanted = str(payload.get("target") or asked.target or asked.payload or "runs")
+        values = await self._do(self._names if wanted == "metrics" else self._runs)
+        if wanted != "metrics":
+            values = [LATEST, *values]
+        return _json([{"__text": value, "__value": value} for value in values])
+
+    async def tag_keys(self, request: Request) -> Response:
+        """Return what can be filtered by."""
+        await body(request, Choice)
+        return _json([{"type": "string", "text": "run"}])
+
+    async def tag_values(self, request: Request) -> Response:
+        """Return the values that can be filtered by."""
+        asked = await body(request, Choice)
+        runs = [LATEST, *await self._do(self._runs)] if asked.key == "run" else []
+        return _json([{"text": run} for run in runs])
+
+    async def query(self, request: Request) -> Response:
+        """Return the series of a panel."""
+        asked = await body(request, Question)
+        if len(asked.targets) > MOST_TARGETS:
+            raise BadRequest(f"targets: at most {MOST_TARGETS}")
+        return _json(await self._do(self._answer, asked))
+
+    def _answer(self, asked: Question) -> list[Label]:
+        wanted = [target for target in asked.targets if target.target and not target.hide]
+        return [_series(self._folders, target, asked) for target in wanted]
+
+    def _runs(self) -> list[str]:
+        return self._folders.names()
+
+    def _names(self) -> list[str]:
+        try:
+            run = self._folders.find(LATEST)
+        except LookupError:
+            return []
+        samples = self._folders.journal(run).samples
+        found = known(self._folders.episodes(run).table.view(), samples.view())
+        return [name for metric in found for name in (metric.name, f"{metric.name}_mean")]
+
+
+def _series(folders: Folders, target: Target, asked: Question) -> Label:
+    payload = target.payload if isinstance(target.payload, dict) else {}
+    x = _one_of("x", payload, _SELECTS["x"])
+    span = asked.range if x == TIME and asked.range else Span()
+    points = asked.maxDataPoints or 1000
+    wanted = Wanted(
+        run=str(payload.get("run") or LATEST),
+        metrics=(target.target,),
+        x=x,
+        points=int(min(max(points, 1), 5000)),
+        window=_whole("window", payload, 20),
+        kind=_one_of("kind", payload, _SELECTS["kind"]),
+        begin=view.moment(span.begin, "range.from") if span.begin else -float("inf"),
+        end=view.moment(span.end, "range.to") if span.end else float("inf"),
+    )
+    found = view.columns(folders, wanted)
+    values = [None if value != value else value for value in found[target.target].tolist()]
+    if x == TIME:
+        times = [int(1000 * time) for time in found[TIME].tolist()]
+        points_ = [list(pair) for pair in zip(values, times, strict=True)]
+        return {"target": target.target, "refId": target.refId, "datapoints": points_}
+    places = [int(place) for place in found[x].tolist()]
+    return {
+        "type": "table",
+        "refId": target.refId,
+        "columns": [{"text": x, "type": "number"}, {"text": target.target, "type": "number"}],
+        "rows": [list(pair) for pair in zip(places, values, strict=True)],
+    }
+
+
+def _one_of(name: str, payload: Label, allowed: tuple[str, ...]) -> Any:
+    value = payload.get(name) or allowed[0]
+    if value not in allowed:
+        raise BadRequest(f"payload.{name}: choose one of {', '.join(allowed)}")
+    return value
+
+
+def _whole(name: str, payload: Label, default: int) -> int:
+    value = payload.get(name) or default
+    if isinstance(value, int | str) and str(value).isdecimal() and len(str(value)) < 10:
+        return int(value)
+    raise BadRequest(f"payload.{name}: want a whole number")
+
+
+def _select(name: str, values: list[str]) -> Label:
+    return {"name": name, "label": name, "type": "select", "options": _labels(values)}
+
+
+def _labels(values: list[str]) -> list[Label]:
+    return [{"label": value, "value": value} for value in values]
+
+
+def _json(value: object) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")

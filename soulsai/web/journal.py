@@ -1,0 +1,176 @@
+"""What is kept of a run beside its episodes: samples of the training, and an audit of events."""
+
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from soulsai.types import Episode, Status
+from soulsai.web.tables import Episodes, Table, sample_row
+
+RESULTS = "results.jsonl"
+SAMPLES = "training.jsonl"
+EVENTS = "events.jsonl"
+MOST_NOTES = 10_000
+SHORTEST, LONGEST = 1.0, 10.0  # seconds between two samples
+SAMPLES_PER_RUN = 2000  # about; beyond, they are taken less often
+
+_log = logging.getLogger(__name__)
+_episodes = msgspec.json.Decoder(Episode)
+_rows = msgspec.json.Decoder(dict[str, float | None])
+
+
+class Note(Struct, frozen=True):
+    """One line of the audit: what happened, and who wanted it, if anybody did."""
+
+    number: int
+    time: float
+    kind: str
+    text: str
+    who: str = ""
+
+
+_notes = msgspec.json.Decoder(Note)
+
+
+class Follower:
+    """Gives the lines that were added to a file since the last time it was asked."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self._inode = 0
+
+    def fresh(self) -> tuple[list[bytes], bool]:
+        """Return new complete lines, and whether the file is another one than before."""
+        try:
+            with self._path.open("rb") as file:
+                state = os.fstat(file.fileno())
+                anew = self._inode != 0 and (
+                    state.st_ino != self._inode or state.st_size < self._offset
+                )
+                if anew:
+                    self._offset = 0
+                self._inode = state.st_ino
+                file.seek(self._offset)
+                lines = file.readlines()
+        except FileNotFoundError:
+            return [], False
+        if lines and not lines[-1].endswith(b"\n"):
+            lines.pop()
+        self._offset += sum(map(len, lines))
+        return lines, anew
+
+
+class RecordReader:
+    """The episodes of a run that somebody else records."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = Follower(folder / RESULTS)
+        self._episodes = Episodes()
+
+    def read(self) -> Episodes:
+        """Return all episodes that are recorded by now."""
+        lines, anew = self._file.fresh()
+        if anew:
+            self._episodes = Episodes()
+        for line in lines:
+            try:
+                self._episodes.add(_episodes.decode(line))
+            except (msgspec.MsgspecError, UnicodeDecodeError):
+                continue
+        return self._episodes
+
+
+class Journal:
+    """Samples and notes of one run; one thread takes samples, any may write notes, and read.
+
+    They are appended to files in the run's folder, so that they survive a restart. A disk that
+    is full costs the files their lines, and nothing else.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.samples = Table()
+        self.notes: deque[Note] = deque(maxlen=MOST_NOTES)
+        self._folder = folder
+        self._due = 0.0
+        self._noting = threading.Lock()
+        self._followers = Follower(folder / SAMPLES), Follower(folder / EVENTS)
+        self._torn = {name: _torn(folder / name) for name in (SAMPLES, EVENTS)}
+        self.refresh()
+
+    @property
+    def last(self) -> int:
+        """The number of the newest note."""
+        return self.notes[-1].number if self.notes else 0
+
+    def refresh(self) -> None:
+        """Take in what is in the files and not yet known; for who does not write them himself."""
+        samples, events = self._followers
+        for line in samples.fresh()[0]:
+            try:
+                row = _rows.decode(line)
+            except (msgspec.MsgspecError, UnicodeDecodeError):
+                continue
+            self.samples.append({name: x for name, x in row.items() if x is not None})
+        for line in events.fresh()[0]:
+            try:
+                self.notes.append(_notes.decode(line))
+            except (msgspec.MsgspecError, UnicodeDecodeError):
+                continue
+
+    def sample(self, status: Status, time: float) -> bool:
+        """Keep what a status says, if the last one that was kept is old enough."""
+        if time < self._due:
+            return False
+        wait = min(LONGEST, max(SHORTEST, status.seconds / SAMPLES_PER_RUN))
+        self._due = time + 0.9 * wait  # looks are as far apart, so the next one must not miss it
+        row = sample_row(status, time)
+        self.samples.append(row)
+        self._write(SAMPLES, row)
+        return True
+
+    def note(self, kind: str, text: str, time: float, who: str = "") -> Note:
+        """Keep one line of the audit."""
+        with self._noting:
+            note = Note(self.last + 1, time, kind, text, who)
+            self.notes.append(note)
+            self._write(EVENTS, note)
+            return note
+
+    def after(self, number: int) -> Sequence[Note]:
+        """Return the notes beyond that number, oldest first."""
+        return list(reversed(list(self._since(number))))
+
+    def _since(self, number: int) -> Iterator[Note]:
+        for note in reversed(list(self.notes)):
+            if note.number <= number:
+                return
+            yield note
+
+    def _write(self, name: str, what: object) -> None:
+        line = msgspec.json.encode(what) + b"\n"
+        try:
+            with (self._folder / name).open("ab") as file:
+                file.write(b"\n" + line if self._torn[name] else line)
+        except OSError as error:
+            _log.warning("not written path=%s error=%s", self._folder / name, error)
+            return
+        self._torn[name] = False
+
+
+def _torn(path: Path) -> bool:
+    """Whether the last line of a file was never finished."""
+    try:
+        with path.open("rb") as file:
+            if file.seek(0, os.SEEK_END) == 0:
+                return False
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) != b"\n"
+    except OSError:
+        return False

@@ -1,0 +1,83 @@
+"""Which numbers there are to plot: their units, what they mean, and whose they are."""
+
+from collections.abc import Iterable
+
+from soulsai.web.answers import Metric
+from soulsai.web.series import HIGH, LOW, MEAN, has
+from soulsai.web.tables import ENV_STEPS, NUMBER, TIME, View
+
+EPISODES = (
+    ("reward", "", "sum of the episode's rewards"),
+    ("steps", "env steps", "length of the episode"),
+    ("seconds", "s", "duration of the episode at the client"),
+    ("epsilon", "", "share of random actions in the episode"),
+    ("greedy", "", "1 for an episode without exploration"),
+    ("terminated", "", "1 for an episode that came to its own end, 0 for one that was cut off"),
+    ("version", "", "newest version of the weights that played in the episode"),
+)
+TRAINING = (
+    ("updates", "updates", "updates of the weights so far"),
+    ("env_steps_per_second", "env steps/s", "admitted from all clients"),
+    ("updates_per_second", "updates/s", "updates of the weights"),
+    ("replay_ratio", "", "updates per env step since learning began"),
+    ("lag", "versions", "how far behind the weights of recent experience were, on average"),
+    ("clients", "clients", "clients heard of lately"),
+    ("queued", "messages", "messages waiting in the clients' outboxes"),
+    ("rejected", "messages", "messages not admitted so far"),
+    ("duplicates", "messages", "messages that came twice so far"),
+    ("lost", "env steps", "env steps that never arrived so far"),
+    ("dropped", "env steps", "env steps that clients threw away so far, their outbox being full"),
+)
+_AXES = (NUMBER, ENV_STEPS, TIME)
+
+
+class UnknownMetric(LookupError):
+    """There is no such number."""
+
+
+def known(episodes: View, training: View) -> list[Metric]:
+    """Return all metrics of a run, the well-known first; others are named as their origin does."""
+    answer = [Metric(*entry, "episodes") for entry in EPISODES]
+    answer += _others(answer, episodes, "a number that the environment tells of the last step")
+    names = {metric.name for metric in answer}
+    trained = [Metric(*entry, "training") for entry in TRAINING]
+    others = [
+        Metric(name, "", "a number that the algorithm tells of itself", "training")
+        for name in _names(training)
+        if name not in {metric.name for metric in trained}
+    ]
+    return answer + [metric for metric in trained + others if metric.name not in names]
+
+
+def split(
+    metrics: Iterable[str], episodes: View, training: View
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return which of the metrics are the episodes' and which the training's.
+
+    Raises:
+        UnknownMetric: One is neither; the message names those that exist.
+    """
+    of_episodes = [*(name for name, _, _ in EPISODES), *_names(episodes)]
+    of_training = [*(name for name, _, _ in TRAINING), *_names(training)]
+    first, second = [], []
+    for metric in dict.fromkeys(metrics):
+        if has(of_episodes, metric):
+            first.append(metric)
+        elif has(of_training, metric):
+            second.append(metric)
+        else:
+            names = ", ".join(dict.fromkeys([*of_episodes, *of_training]))
+            raise UnknownMetric(
+                f"metrics: there is no {metric[:100]!r}; choose of {names}, "
+                f"each also with {MEAN}, {LOW} or {HIGH}"
+            )
+    return tuple(first), tuple(second)
+
+
+def _others(already: list[Metric], view: View, description: str) -> list[Metric]:
+    names = {metric.name for metric in already}
+    return [Metric(name, "", description, "episodes") for name in _names(view) if name not in names]
+
+
+def _names(view: View) -> list[str]:
+    return [name for name in view.columns if name not in _AXES]

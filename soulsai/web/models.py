@@ -1,0 +1,172 @@
+"""What a run has saved, and what its manifests say of it; and those files, as a download."""
+
+import os
+import tarfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import msgspec
+import numpy as np
+
+from soulsai.web.answers import File, Model, iso
+from soulsai.web.folders import Folders
+from soulsai.web.series import rolling
+from soulsai.web.tables import ENV_STEPS, View
+
+MANIFEST = "manifest.json"
+BEST, MANUAL, CHECKPOINTS = "best_model", "manual_save", "checkpoints"
+WINDOW = 20  # episodes in a checkpoint's score
+_PIECE = 1 << 18
+
+Kind = Literal["best", "checkpoint", "manual"]
+
+
+class UnknownModel(LookupError):
+    """There is no such model, or no such file of it."""
+
+
+def models(folders: Folders, run: str) -> list[Model]:
+    """Return what a run has saved: the best, the quicksave, and checkpoints, newest first."""
+    folder = folders.path(run)
+    view = folders.episodes(run).table.view()
+    found: list[tuple[str, Kind]] = [(BEST, "best"), (MANUAL, "manual")]
+    numbered = [path.name for path in _children(folder / CHECKPOINTS) if path.name.isdecimal()]
+    found += [(name, "checkpoint") for name in sorted(numbered, key=int, reverse=True)]
+    rows = (_model(folder, name, kind, folders.best(run), view) for name, kind in found)
+    return [row for row in rows if row is not None]
+
+
+def place(folder: Path, model: str) -> Path:
+    """Return the folder of a model; raise ``UnknownModel`` if there is none."""
+    if model in (BEST, MANUAL):
+        path = folder / model
+    elif model.isdecimal() and model.isascii() and len(model) <= 12:
+        path = folder / CHECKPOINTS / model
+    else:
+        raise UnknownModel(f"there is no model {model[:100]!r}")
+    if not (path / MANIFEST).is_file():
+        raise UnknownModel(f"there is no model {model[:100]!r}")
+    return path
+
+
+def download(folder: Path, model: str, name: str) -> Path:
+    """Return one file of a model that its manifest names."""
+    path = place(folder, model)
+    if name != MANIFEST and name not in _manifest(path):
+        raise UnknownModel(f"model {model}: there is no file {name[:100]!r}")
+    file = path / name
+    if file.is_symlink() or not file.is_file():
+        raise UnknownModel(f"model {model}: there is no file {name[:100]!r}")
+    return file
+
+
+def archive(folder: Path, model: str) -> Iterator[bytes]:
+    """Return a model as a tar archive, in pieces; it is opened at once, so it stays whole."""
+    names = [MANIFEST, *sorted(_manifest(place(folder, model)))]
+    with ExitStack() as opened:
+        files = [
+            (name, opened.enter_context(download(folder, model, name).open("rb"))) for name in names
+        ]
+        keep = opened.pop_all()
+    return _tar(model, files, keep)
+
+
+def _tar(model: str, files: Sequence[tuple[str, BinaryIO]], opened: ExitStack) -> Iterator[bytes]:
+    with opened:
+        for name, file in files:
+            state = os.fstat(file.fileno())
+            info = tarfile.TarInfo(f"{model}/{name}")
+            info.size, info.mtime = state.st_size, int(state.st_mtime)
+            yield info.tobuf()
+            left = info.size
+            while left > 0 and (piece := file.read(min(left, _PIECE))):
+                left -= len(piece)
+                yield piece
+            yield bytes(left + -info.size % tarfile.BLOCKSIZE)
+        yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+def _model(folder: Path, name: str, kind: Kind, best: dict[str, Any], view: View) -> Model | None:
+    try:
+        path = place(folder, name)
+        time = (path / MANIFEST).stat().st_mtime
+    except (UnknownModel, OSError):
+        return None
+    files = tuple(_manifest(path).values())
+    about = _json(path / ("about.json" if kind == "best" else "progress.json"))
+    env_steps = _whole(about, "env_steps")
+    score = _score(view, env_steps)
+    if kind == "best":
+        score = about.get("score")
+        if all(best.get(key) == about.get(key) for key in ("generation", "version", "score")):
+            env_steps = _whole(best, "env_steps")
+    return Model(
+        model=name,
+        kind=kind,
+        time=iso(time),
+        generation=_whole(about, "generation"),
+        version=_whole(about, "version"),
+        env_steps=env_steps,
+        updates=_whole(about, "updates"),
+        score=float(score) if isinstance(score, int | float) else None,
+        bytes=sum(file.bytes for file in files),
+        fault=_fault(path, files),
+        files=files,
+    )
+
+
+def _score(view: View, env_steps: int | None) -> float | None:
+    """Return the average reward up to a place: of greedy episodes, if there are enough of them."""
+    if env_steps is None or "reward" not in view.columns:
+        return None
+    before = view.columns[ENV_STEPS] <= env_steps
+    rewards = view.columns["reward"][before]
+    greedy = rewards[view.columns["greedy"][before] > 0]
+    some = (greedy if len(greedy) >= WINDOW else rewards)[-WINDOW:]
+    return float(rolling(some, WINDOW)[0][-1]) if len(some) and np.isfinite(some).any() else None
+
+
+def _fault(path: Path, files: tuple[File, ...]) -> str:
+    """Say what is visibly wrong; the digests are for who downloads it."""
+    if not files:
+        return "its manifest cannot be read"
+    for file in files:
+        try:
+            size = (path / file.name).stat().st_size
+        except OSError:
+            return f"{file.name} is missing"
+        if size != file.bytes:
+            return f"{file.name} has {size} bytes"
+    return ""
+
+
+def _manifest(path: Path) -> dict[str, File]:
+    entries = _json(path / MANIFEST)
+    found = {}
+    for name, entry in entries.items():
+        about = entry if isinstance(entry, dict) else {}
+        size, digest = about.get("size"), about.get("sha256")
+        if isinstance(size, int) and isinstance(digest, str) and Path(name).name == name:
+            found[name] = File(name, size, digest)
+    return found
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return {}
+
+
+def _whole(about: dict[str, Any], key: str) -> int | None:
+    value = about.get(key)
+    return value if isinstance(value, int) else None
+
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []

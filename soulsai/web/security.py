@@ -1,0 +1,262 @@
+"""Who may ask for what: tokens, sessions, origins, and how much anybody may send.
+
+Without a token, only this machine can reach the page, and everybody on it may control. With one,
+a request shows it as a bearer token, or a session that was opened with it.
+"""
+
+import hashlib
+import hmac
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Struct
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from soulsai.config import Web, is_loopback
+from soulsai.errors import ConfigError
+from soulsai.web.answers import Problem
+from soulsai.wire.secrets import read_secret
+
+COOKIE = "soulsai_session"
+SESSION_SECONDS = 30 * 24 * 3600
+SHORTEST_TOKEN = 16
+LARGEST_BODY = 64 * 1024
+MARK = "x-soulsai"  # a header that other sites' pages cannot send
+PUBLIC = ("/api/v1/session", "/healthz")
+CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    "connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'self'; "
+    "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+)
+HEADERS = {
+    "content-security-policy": CSP,
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+}
+
+Role = Literal["operator", "viewer", ""]
+
+
+class Refusal(Struct, frozen=True):
+    """Why a request is not served."""
+
+    status: int
+    detail: str
+
+
+class Access:
+    """Judges requests by tokens and sessions; a session outlives the process, not its token."""
+
+    def __init__(
+        self,
+        tokens: Mapping[Role, str],
+        bind: str = "127.0.0.1",
+        hosts: tuple[str, ...] = (),
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        if not tokens and not is_loopback(bind):
+            raise ConfigError(
+                f"web.bind: {bind!r} can be reached from elsewhere; "
+                "name the file of a token as web.operator_token"
+            )
+        self._tokens = dict(tokens)
+        self._bind = bind
+        self._hosts = {host.lower() for host in hosts}
+        self._now = now
+
+    @property
+    def token_needed(self) -> bool:
+        """Whether somebody without a token sees nothing."""
+        return bool(self._tokens)
+
+    def role_of(self, token: str) -> Role:
+        """Return what a token opens; nothing if it is wrong."""
+        found: Role = ""
+        for role, known in self._tokens.items():
+            if hmac.compare_digest(token.encode(), known.encode()):
+                found = role
+        return found
+
+    def session(self, role: Role) -> str:
+        """Return the cookie's value of a new session."""
+        end = int(self._now()) + SESSION_SECONDS
+        text = f"{role}.{end}.{secrets.token_hex(8)}"
+        return f"{text}.{self._sign(role, text)}"
+
+    def asks_as(self, headers: Headers, cookies: Mapping[str, str]) -> Role:
+        """Return the rights that a request proves to have."""
+        if not self._tokens:
+            return "operator"
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            return self.role_of(token.strip())
+        return self._in_session(cookies.get(COOKIE, ""))
+
+    def refusal(self, method: str, path: str, headers: Headers, role: Role) -> Refusal | None:
+        """Say why a request with these rights is not to be served, if it is not."""
+        bearer = bool(role) and self.token_needed and "authorization" in headers
+        host = headers.get("host", "")
+        if not bearer and not self._own_host(host):
+            return Refusal(403, f"the name {host[:100]!r} is not in web.hosts")
+        if method not in ("GET", "HEAD", "OPTIONS") and not bearer:
+            if not _same_origin(headers, host):
+                return Refusal(403, "this request comes from another site")
+            if not path.startswith("/grafana") and MARK not in headers:
+                return Refusal(403, f"the header {MARK} is missing")
+        if path in PUBLIC or not path.startswith(("/api/", "/grafana")):
+            return None
+        if not role:
+            return Refusal(401, "a token is needed")
+        if path == "/api/v1/commands" and method == "POST" and role != "operator":
+            return Refusal(403, "a viewer cannot control; ask with an operator's token")
+        return None
+
+    def _own_host(self, host: str) -> bool:
+        """Whether a browser may call us so: other names may be a trick to reach this machine."""
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        if name in self._hosts or name == "localhost" or name == self._bind:
+            return True
+        try:
+            address = ip_address(name)
+        except ValueError:
+            return False
+        return address.is_loopback or not is_loopback(self._bind)
+
+    def _in_session(self, cookie: str) -> Role:
+        text, _, signature = cookie.rpartition(".")
+        word, _, rest = text.partition(".")
+        end = rest.partition(".")[0]
+        for role in self._tokens:
+            if role == word and hmac.compare_digest(
+                signature.encode(), self._sign(role, text).encode()
+            ):
+                return role if end.isdecimal() and int(end) > self._now() else ""
+        return ""
+
+    def _sign(self, role: Role, text: str) -> str:
+        key = f"soulsai session {self._tokens[role]}".encode()
+        return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
+
+
+def access(web: Web) -> Access:
+    """Return the access that settings describe; raise ``ConfigError`` if they are not safe."""
+    tokens: dict[Role, str] = {}
+    named: tuple[tuple[Role, str], ...] = (
+        ("operator", web.operator_token),
+        ("viewer", web.viewer_token),
+    )
+    for role, file in named:
+        if not file:
+            continue
+        tokens[role] = read_secret(Path(file))
+        if len(tokens[role]) < SHORTEST_TOKEN or not tokens[role].isascii():
+            raise ConfigError(
+                f"web.{role}_token: {file}: a token has at least {SHORTEST_TOKEN} ASCII characters"
+            )
+    if "viewer" in tokens and "operator" not in tokens:
+        raise ConfigError("web.viewer_token: there is no web.operator_token beside it")
+    if len(set(tokens.values())) < len(tokens):
+        raise ConfigError("web.viewer_token: is the same as web.operator_token")
+    return Access(tokens, web.bind, web.hosts)
+
+
+class Guard:
+    """Stands before the application: refuses, bounds bodies, and adds headers to every answer."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app = app
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        role = self._access.asks_as(headers, cookies(headers))
+        guarded = _with_headers(send, scope["path"])
+        refusal = _too_large(headers) or self._access.refusal(
+            scope["method"], scope["path"], headers, role
+        )
+        if refusal:
+            await _refuse(refusal, guarded)
+            return
+        scope.setdefault("state", {})["role"] = role
+        await self._app(scope, _bounded(receive), guarded)
+
+
+def cookies(headers: Headers) -> dict[str, str]:
+    """Return the cookies of a request."""
+    pairs = (pair.partition("=") for pair in headers.get("cookie", "").split(";"))
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _same_origin(headers: Headers, host: str) -> bool:
+    """Whether a request comes from our own page, or from no page at all."""
+    if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+        return False
+    origin = headers.get("origin", "")  # Grafana's proxy empties it
+    try:
+        return not origin or urlsplit(origin).netloc.lower() == host.lower()
+    except ValueError:
+        return False
+
+
+def _too_large(headers: Headers) -> Refusal | None:
+    length = headers.get("content-length", "0")
+    if length.isdecimal() and len(length) < 20 and int(length) <= LARGEST_BODY:
+        return None
+    return Refusal(413, f"a body has at most {LARGEST_BODY} bytes")
+
+
+def _bounded(receive: Receive) -> Receive:
+    taken = 0
+
+    async def bounded() -> Message:
+        nonlocal taken
+        message = await receive()
+        taken += len(message.get("body", b""))
+        if taken > LARGEST_BODY:
+            raise HTTPException(413, f"a body has at most {LARGEST_BODY} bytes")
+        return message
+
+    return bounded
+
+
+def _with_headers(send: Send, path: str) -> Callable[[Message], Awaitable[None]]:
+    async def guarded(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name, value in HEADERS.items():
+                headers[name] = value
+            private = path.startswith(("/api/", "/grafana", "/healthz"))
+            headers.setdefault("cache-control", "no-store" if private else "no-cache")
+        await send(message)
+
+    return guarded
+
+
+async def _refuse(refusal: Refusal, send: Callable[[Any], Awaitable[None]]) -> None:
+    body = msgspec.json.encode(Problem(refusal.detail))
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        *([(b"www-authenticate", b"Bearer")] if refusal.status == 401 else []),
+    ]
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,204 @@
+"""Curves for people: rolling means, an axis to plot over, and no more points than a screen has.
+
+Pure functions of a table's rows. The down-sampling is Steinarsson's "largest triangle, three
+buckets" (2013): it keeps the points that shape the curve.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from msgspec import Struct
+
+from soulsai.types import Array
+from soulsai.web.tables import ENV_STEPS, NUMBER, TIME, View
+
+Axis = Literal["env_steps", "number", "time"]
+Kind = Literal["all", "exploring", "greedy"]
+Columns = dict[str, Array]
+
+MEAN, LOW, HIGH = "_mean", "_low", "_high"  # after a metric's name: its mean, and one deviation off
+AXES = (NUMBER, ENV_STEPS, TIME)
+FEWEST_POINTS, MOST_POINTS = 2, 5000
+
+
+class Query(Struct, frozen=True):
+    """Which curves of one table, and how they are wanted."""
+
+    metrics: tuple[str, ...]
+    x: Axis = "env_steps"
+    points: int = 1000
+    window: int = 20  # episodes in a rolling mean
+    kind: Kind = "all"
+    after: int = 0  # rows numbered beyond that only
+    begin: float = -np.inf  # Unix seconds
+    end: float = np.inf
+
+
+def has(columns: Iterable[str], metric: str) -> bool:
+    """Whether a metric can be read or computed from columns of these names."""
+    names = set(columns)
+    return metric in names or _base(names, metric) in names
+
+
+def curves(view: View, query: Query) -> Columns:
+    """Return the three axes and the metrics asked for, in strictly ascending order of ``x``."""
+    rows = _ordered(_wanted(view, query), query.x)
+    answer = {axis: rows[axis] for axis in AXES}
+    for metric in query.metrics:
+        answer[metric] = _metric(rows, metric, query.window)
+    fresh = (rows[NUMBER] > query.after) & (rows[TIME] >= query.begin) & (rows[TIME] <= query.end)
+    answer = _merged({name: column[fresh] for name, column in answer.items()}, query.x)
+    shapes: Columns = {}  # the first metric made of a column decides which points are shown
+    for metric in query.metrics:
+        shapes.setdefault(_base(rows, metric), answer[metric])
+    chosen = downsampled(answer[query.x], list(shapes.values()), query.points)
+    return {name: column[chosen] for name, column in answer.items()}
+
+
+def joined(parts: Sequence[Columns], x: Axis) -> Columns:
+    """Return columns of several tables over one axis; where a table has no row, there is NaN."""
+    if len(parts) == 1:
+        return parts[0]
+    axis = np.unique(np.concatenate([part[x] for part in parts]))
+    answer: Columns = {x: axis}
+    for part in parts:
+        places = np.searchsorted(axis, part[x])
+        for name, column in part.items():
+            if name in (x, NUMBER):
+                continue
+            whole = answer.setdefault(name, np.full(len(axis), np.nan))
+            whole[places] = column
+    return answer
+
+
+def rolling(values: Array, window: int) -> tuple[Array, Array]:
+    """Return mean and deviation of the last ``window`` values at each one; NaN does not count."""
+    known = np.isfinite(values)
+    centre = float(values[known].mean()) if known.any() else 0.0
+    shifted = np.where(known, values - centre, 0.0)  # or squares of large numbers would cancel
+    sums = np.cumsum(np.vstack([known, shifted, shifted * shifted]), axis=1, dtype=float)
+    sums[:, window:] -= sums[:, :-window].copy()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = sums[1] / sums[0]
+        deviation = np.sqrt(np.maximum(sums[2] / sums[0] - mean * mean, 0.0))
+    return mean + centre, deviation
+
+
+def downsampled(x: Array, curves: Sequence[Array], points: int) -> Array:
+    """Return the indices, ascending and at most ``points``, that show all the curves best."""
+    if len(x) <= points or not curves:
+        return np.arange(min(len(x), points))
+    each = max(FEWEST_POINTS, points // len(curves))
+    chosen = [_finite_lttb(x, curve, each) for curve in curves]
+    return np.unique(np.concatenate(chosen))[:points]
+
+
+def lttb(x: Array, y: Array, points: int) -> Array:
+    """Return the indices of ``points`` points that keep the shape of a curve without NaN."""
+    n = len(x)
+    if points >= n or points < 3:
+        return np.unique(np.linspace(0, n - 1, min(points, n)).astype(int)) if n else np.arange(0)
+    edges = np.linspace(1, n - 1, points - 1).astype(int)
+    lengths = np.diff(edges)
+    middle_x = np.append(np.add.reduceat(x[:-1], edges[:-1])[1:] / lengths[1:], x[-1])
+    middle_y = np.append(np.add.reduceat(y[:-1], edges[:-1])[1:] / lengths[1:], y[-1])
+    chosen = np.zeros(points, int)
+    chosen[-1] = n - 1
+    last = 0
+    for i in range(points - 2):
+        begin, end = edges[i], edges[i + 1]
+        dx, dy = middle_x[i] - x[last], middle_y[i] - y[last]
+        area = np.abs((x[begin:end] - x[last]) * dy - (y[begin:end] - y[last]) * dx)
+        last = begin + int(area.argmax())
+        chosen[i + 1] = last
+    return chosen
+
+
+def bands(runs: Sequence[tuple[Array, Array]], points: int) -> Columns:
+    """Return what curves ``(x, y)`` of several seeds have in common, over one grid.
+
+    ``n`` curves reach a place; ``median``, quartiles and the mean of the middle half are of those.
+    """
+    runs = [(x[np.isfinite(y)], y[np.isfinite(y)]) for x, y in runs]
+    runs = [(x, y) for x, y in runs if len(x)]
+    if not runs:
+        return {name: np.zeros(0) for name in ("x", "n", "median", "low", "high", "iqm")}
+    grid = np.linspace(min(x[0] for x, _ in runs), max(x[-1] for x, _ in runs), points)
+    values = np.array([np.interp(grid, x, y, left=np.nan, right=np.nan) for x, y in runs])
+    known = np.isfinite(values).any(axis=0)
+    grid, values = grid[known], values[:, known]
+    low, median, high = np.nanquantile(values, [0.25, 0.5, 0.75], axis=0)
+    inside = (values >= low) & (values <= high)
+    iqm = np.where(inside, values, 0.0).sum(axis=0) / inside.sum(axis=0)
+    n = np.isfinite(values).sum(axis=0)
+    return {"x": grid, "n": n, "median": median, "low": low, "high": high, "iqm": iqm}
+
+
+def _wanted(view: View, query: Query) -> Columns:
+    """Return the rows of the kind wanted, as far back as a rolling mean looks."""
+    columns = view.columns
+    if query.kind != "all" and "greedy" in columns:
+        greedy = columns["greedy"] > 0
+        rows = np.flatnonzero(greedy if query.kind == "greedy" else ~greedy)
+    else:
+        rows = np.arange(len(view))
+    if query.after:
+        first = int(np.searchsorted(columns[NUMBER][rows], query.after, side="right"))
+        rows = rows[max(0, first - query.window) :]
+    bases = {_base(columns, metric) for metric in query.metrics}
+    unknown = np.full(len(rows), np.nan)
+    return {name: columns[name][rows] if name in columns else unknown for name in {*AXES, *bases}}
+
+
+def _ordered(rows: Columns, x: Axis) -> Columns:
+    """Order by ``x``; env steps go back when a run resumes from a checkpoint."""
+    axis = rows[x]
+    if len(axis) < 2 or bool(np.all(axis[1:] >= axis[:-1])):
+        return rows
+    order = np.argsort(axis, kind="stable")
+    return {name: column[order] for name, column in rows.items()}
+
+
+def _merged(columns: Columns, x: Axis) -> Columns:
+    """Return one row for each ``x``: the last of the axes and rolling numbers, the others' mean."""
+    axis = columns[x]
+    starts = np.flatnonzero(np.diff(axis, prepend=-np.inf))
+    if len(starts) == len(axis):
+        return columns
+    ends = np.append(starts[1:], len(axis)) - 1
+    rollings = tuple(name for name in columns if name.endswith((MEAN, LOW, HIGH)))
+    answer: Columns = {}
+    for name, column in columns.items():
+        if name in AXES or name in rollings:
+            answer[name] = column[ends]
+            continue
+        known = np.isfinite(column)
+        sums = np.add.reduceat(np.where(known, column, 0.0), starts)
+        counts = np.add.reduceat(known.astype(float), starts)
+        answer[name] = np.where(counts > 0, sums / np.maximum(counts, 1.0), np.nan)
+    return answer
+
+
+def _metric(rows: Columns, metric: str, window: int) -> Array:
+    if metric in rows:
+        return rows[metric]
+    mean, deviation = rolling(rows[_base(rows, metric)], window)
+    if metric.endswith(MEAN):
+        return mean
+    return mean - deviation if metric.endswith(LOW) else mean + deviation
+
+
+def _base(names: Iterable[str] | Mapping[str, Array], metric: str) -> str:
+    """Return the column that a metric is computed from."""
+    if metric in names:
+        return metric
+    for suffix in (MEAN, LOW, HIGH):
+        if metric.endswith(suffix):
+            return metric.removesuffix(suffix)
+    return metric
+
+
+def _finite_lttb(x: Array, y: Array, points: int) -> Array:
+    known = np.flatnonzero(np.isfinite(y))
+    return known[lttb(x[known], y[known], points)]

@@ -1,0 +1,48 @@
+// Who plays, how well the line is, and what was not admitted.
+import { get } from "./api.js";
+import { count, duration, h, number, say, unused } from "./dom.js";
+
+const columns = [
+  ["Client", (row) => h("span", { class: "name" }, row.client)],
+  ["State", (row) => h("span", { class: `state ${row.state}` }, row.state)],
+  ["Env steps/s", (row, most) => h("span", { class: "bar" }, h("meter", { min: 0, max: most || 1, value: row.steps_per_second, "aria-hidden": "true" }), number(Math.round(row.steps_per_second)))],
+  ["Env steps", (row) => count(row.admitted)],
+  ["Episodes", (row) => count(row.episodes)],
+  ["Mean reward", (row) => number(row.reward_mean)],
+  ["Lag", (row) => count(row.lag)],
+  ["Queued", (row) => count(row.queued)],
+  ["Rejected", (row) => count(row.rejected)],
+  ["Dropped", (row) => count(row.dropped)],
+  ["Lost", (row) => count(row.lost)],
+  ["Heard", (row) => (row.seen < 2 ? "now" : `${duration(row.seen)} ago`)],
+];
+
+export function clients(context) {
+  const summary = h("p", { class: "lead" });
+  const reasons = h("ul", { class: "chips" });
+  const refused = h("section", { class: "card", "aria-labelledby": "refused-title", hidden: true }, h("h2", { id: "refused-title" }, "Messages not admitted"), reasons);
+  const body = h("tbody", {});
+  const table = h("table", { class: "wide" }, h("caption", { class: "hidden" }, "Clients of this run"), h("thead", {}, h("tr", {}, columns.map(([name]) => h("th", { scope: "col" }, name)))), body);
+  const nobody = unused("No client has been heard of. Start one with: soulsai client --redis redis://this-server:6379");
+  const element = h("div", { class: "stack" }, summary, h("section", { class: "card flush", "aria-label": "Clients" }, h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of clients" }, table), nobody), refused);
+
+  const update = async () => {
+    if (!context.run) return;
+    const rows = await get("clients", { run: context.run });
+    const alive = rows.filter((row) => row.state !== "lost");
+    const order = { active: 0, waiting: 1, lost: 2 };
+    rows.sort((a, b) => order[a.state] - order[b.state] || b.steps_per_second - a.steps_per_second);
+    const rate = alive.reduce((sum, row) => sum + row.steps_per_second, 0);
+    say(summary, context.live ? `${count(alive.length)} of ${count(rows.length)} clients are alive and play ${number(rate)} env steps per second.` : `${count(rows.length)} clients when this run was last heard of.`);
+    const most = Math.max(...rows.map((row) => row.steps_per_second), 0);
+    body.replaceChildren(...rows.map((row) => h("tr", { class: row.state },
+      columns.map(([name, cell], i) => h(i ? "td" : "th", { "data-name": name, scope: i ? undefined : "row" }, cell(row, most))))));
+    table.hidden = !rows.length;
+    nobody.hidden = rows.length > 0;
+    const rejected = Object.entries(context.head?.status?.rejected ?? {});
+    refused.hidden = !rejected.length;
+    reasons.replaceChildren(...rejected.map(([reason, n]) => h("li", {}, h("strong", {}, count(n)), ` ${reason}`)));
+  };
+  update();
+  return { element, update: () => update() };
+}

@@ -1,0 +1,144 @@
+"""Looks at the training node once a second, and writes down what changed."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from msgspec import Struct
+
+from soulsai.errors import SoulsAIError, WireError
+from soulsai.types import ClientStatus, Status
+from soulsai.web.folders import Folders
+from soulsai.web.journal import Journal
+from soulsai.wire import TelemetryWire
+
+LOOK = 1.0  # seconds between two looks
+PAUSE = 2.0  # seconds before the next try, when the server cannot be reached
+MOST_CHANGES = 4  # clients named one by one in one look; beyond, they are counted
+
+_log = logging.getLogger(__name__)
+
+
+class Seen(Struct, frozen=True):
+    """The training node's status, and when it was seen (monotonic seconds)."""
+
+    status: Status | None = None
+    at: float = 0.0
+
+
+class Watcher:
+    """Follows the status and the events of the published run, in the thread that calls ``run``."""
+
+    def __init__(
+        self,
+        folders: Folders,
+        connect: Callable[[], TelemetryWire],
+        ring: Callable[[], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.seen = Seen()
+        self._folders = folders
+        self._connect = connect
+        self._ring = ring
+        self._clock = clock
+        self._now = now
+        self._before: Status | None = None
+
+    def run(self, stopped: threading.Event) -> None:
+        """Look until stopped; what goes wrong here is of no consequence to training."""
+        said = ""
+        while not stopped.is_set():
+            try:
+                wire = self._connect()
+            except (SoulsAIError, OSError) as error:
+                said = self._say(said, error)
+                stopped.wait(PAUSE)
+                continue
+            try:
+                while not stopped.is_set():
+                    self.look(wire, LOOK)
+                    said = ""
+            except (WireError, OSError) as error:
+                said = self._say(said, error)
+                self._saw(None)
+                stopped.wait(PAUSE)
+            finally:
+                wire.close()
+
+    def look(self, wire: TelemetryWire, wait: float) -> None:
+        """Take in the status, and then the events of the next ``wait`` seconds."""
+        self._saw(wire.status())
+        for event in wire.events(wait):
+            self.note(event.kind, event.text, "")
+
+    def note(self, kind: str, text: str, who: str) -> None:
+        """Write down something of the run that is seen; any thread may."""
+        journal = self._journal()
+        if journal:
+            journal.note(kind, text, self._now(), who)
+        self._ring()
+
+    def _saw(self, status: Status | None) -> None:
+        self.seen = Seen(status, self._clock())
+        journal = self._journal()
+        if journal is None:
+            return
+        for kind, text in changes(self._before, status):
+            journal.note(kind, text, self._now())
+        if status is not None:
+            journal.sample(status, self._now())
+        self._before = status
+        self._ring()
+
+    def _journal(self) -> Journal | None:
+        status = self.seen.status or self._before
+        run = status.run if status else self._folders.live
+        return self._folders.write_journal(run) if run else None
+
+    def _say(self, said: str, error: Exception) -> str:
+        """Log once per kind of trouble."""
+        text = str(error)
+        if text != said:
+            _log.warning("the page cannot see the training node reason=%s", text)
+        return text
+
+
+def changes(before: Status | None, now: Status | None) -> Iterator[tuple[str, str]]:
+    """Yield what is worth a line between two looks: its kind, and the line."""
+    if now is None:
+        if before is not None:
+            yield "node", "the training node is silent"
+        return
+    if before is None or before.run != now.run:
+        yield "node", f"the training node is {now.phase}, generation {now.generation}"
+        return
+    if before.generation != now.generation:
+        yield "node", f"the training node has begun generation {now.generation}"
+    if before.phase != now.phase:
+        yield "phase", f"{before.phase} → {now.phase}"
+    if before.checkpoint != now.checkpoint and now.checkpoint:
+        yield "checkpoint", f"checkpoint {now.checkpoint}, {now.env_steps} env steps"
+    if before.notice != now.notice:
+        yield "notice", now.notice or "all is well again"
+    yield from _client_changes(before.clients, now.clients)
+
+
+def _client_changes(
+    before: tuple[ClientStatus, ...], now: tuple[ClientStatus, ...]
+) -> Iterator[tuple[str, str]]:
+    then = {client.client: client.state == "lost" for client in before}
+    here = {client.client: client.state == "lost" for client in now}
+    groups = {
+        "joined": [name for name in here if name not in then and not here[name]],
+        "is lost": [name for name in here if here[name] and not then.get(name, False)],
+        "is back": [name for name in here if then.get(name) and not here[name]],
+        "was forgotten": [name for name in then if name not in here],
+    }
+    for what, names in groups.items():
+        if len(names) > MOST_CHANGES:
+            yield "client", f"{len(names)} clients: each {what}"
+        else:
+            yield from (("client", f"{name} {what}") for name in names)
