@@ -12,7 +12,7 @@ from soulsai.config import Config
 from soulsai.errors import SoulsAIError
 from soulsai.process import Stop
 from soulsai.summary import Summary, save, summarise, table
-from soulsai.supervisor import Outcome, Supervisor
+from soulsai.supervisor import Supervisor
 from soulsai.view import view_on
 
 
@@ -30,20 +30,13 @@ def train(config: Config, *, resume: str = "", as_json: bool = False) -> int:
         outcome = Supervisor(config, stop, view_on(sys.stderr), resume=resume).run()
         for line in outcome.tail:
             sys.stderr.write(f"  | {line}\n")
-        summary = _sum_up(outcome)
-        if summary is not None:
+        if outcome.folder is not None and outcome.status is not None:
+            summary = summarise(outcome.folder, outcome.status, outcome.wall_seconds)
             _print(summary, as_json=as_json)
+            save(outcome.folder, summary)
     if outcome.reason:
         raise CannotGoOn(outcome.reason, outcome.code)
     return outcome.code
-
-
-def _sum_up(outcome: Outcome) -> Summary | None:
-    if outcome.folder is None or outcome.status is None:
-        return None
-    summary = summarise(outcome.folder, outcome.status, outcome.wall_seconds)
-    save(outcome.folder, summary)
-    return summary
 
 
 def _print(summary: Summary, *, as_json: bool) -> None:

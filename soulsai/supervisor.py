@@ -70,6 +70,7 @@ class Supervisor:
         self._doing = "starting"
         self._notices: list[str] = []
         self._restarting: tuple[str, ...] = ()
+        self._adopted = 0  # the life of the training node whose run we know
 
     def __repr__(self) -> str:
         return f"Supervisor(run={self._run!r}, {self._doing})"
@@ -134,9 +135,10 @@ class Supervisor:
             self._doing = f"no answer from the server: {error}"
             status = None
         if status is not None and status.generation > server.older:
-            if status.run != self._run or self._status is None:
+            if self._adopted < crew.training.lives:
                 self._adopt(status.run, crew, server)
-            self._status = status
+            if status.run == self._run:  # and not that of a node elsewhere that has taken over
+                self._status = status
             here = {client.client for client in status.clients if client.state != "lost"}
             for child in crew:
                 child.worked |= child.name in here or child not in crew.clients
@@ -144,11 +146,13 @@ class Supervisor:
         self._show()
 
     def _adopt(self, run: str, crew: Crew, server: "_Server") -> None:
+        """Take a run for ours, once in each life of our training node, if its folder is here."""
+        folder = Path(self._config.run.saves) / run
+        if not folder.is_dir():
+            return
+        self._adopted = crew.training.lives
         self._withdraw()
         self._run = run
-        folder = self._folder
-        if folder is None:
-            return
         crew.move_logs(folder)
         if server.private is not None:
             runs.announce(folder, server.private)
@@ -210,7 +214,8 @@ class Supervisor:
 
     def _last(self) -> Status | None:
         saved = runs.status(self._folder) if self._folder is not None else None
-        return saved if saved is not None else self._status
+        known = [status for status in (saved, self._status) if status is not None]
+        return max(known, key=lambda status: (status.generation, status.seconds), default=None)
 
     @property
     def _folder(self) -> Path | None:

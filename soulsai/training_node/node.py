@@ -35,6 +35,7 @@ REPORT_SECONDS = 1.0  # between two reports, and between two looks for a newer n
 FORGET_SECONDS = 3600.0  # of silence, after which a client's stream is deleted
 STALE_SECONDS = 1.5  # after a version, what clients said before it is no news any more
 ROOM_SECONDS = 10.0  # between two checkpoints that only make room on the server
+LAST_LOOKS = 15  # at commands after the end: the last episodes may have shown what was best
 EXTRA_UPDATES = 1000  # beyond a doubling: the most that is worked off after the last env step
 
 log = logging.getLogger(__name__)
@@ -330,9 +331,19 @@ class TrainingNode:
         status = self._reporter.status(self._leaving)
         self._reporter.write(status)
         self._reporter.report(status)
+        if self._is_full:
+            self._linger()
         self._orders.stopped(Answer(done=True, message=f"stopped after {said}"))
         log.info("run stopped phase=%s %s", self._leaving, said)
         return status
+
+    def _linger(self) -> None:
+        """Go on answering for a moment; everything is saved, so it may be cut short."""
+        for _ in range(LAST_LOOKS):
+            if self._stopped() or self._orders.stopping:
+                return
+            time.sleep(LOOK_SECONDS)
+            self._orders.serve()
 
 
 def _receiver(

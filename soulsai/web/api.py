@@ -54,7 +54,9 @@ Points = Annotated[int, Query(description="At most so many rows; clamped to 2..5
 Window = Annotated[int, Query(description="Episodes in a rolling mean.")]
 Episodes = Annotated[Kind, Query(description="Which episodes.")]
 After = Annotated[int, Query(ge=0, description="Only rows beyond this `episode` or `sample`.")]
-Time = Annotated[str, Query(description="ISO 8601, or milliseconds since 1970.", max_length=64)]
+Time = Annotated[
+    str, Query(description="ISO 8601, or Unix seconds or milliseconds.", max_length=64)
+]
 Format = Annotated[str, Query(pattern="^(json|csv)$", description="`json` or `csv`.")]
 
 

@@ -3,6 +3,7 @@
 import errno
 import logging
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from ipaddress import ip_address
@@ -21,6 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from soulsai import __version__
 from soulsai.config import Config
+from soulsai.errors import Unreachable
 from soulsai.web import openapi, security
 from soulsai.web.answers import Problem
 from soulsai.web.api import Api
@@ -29,7 +31,7 @@ from soulsai.web.folders import Folders, UnknownRun
 from soulsai.web.grafana import Grafana
 from soulsai.web.metrics import UnknownMetric
 from soulsai.web.models import UnknownModel
-from soulsai.web.source import Source
+from soulsai.web.source import NoSource, Source
 from soulsai.web.sse import Bell
 from soulsai.web.view import BadRequest
 from soulsai.web.watch import Watcher
@@ -71,6 +73,14 @@ def application(api: Api, grafana: Grafana) -> FastAPI:
         app.add_exception_handler(kind, _problem)
     app.mount("/", StaticFiles(directory=STATIC, html=True))
     return app
+
+
+def documentation() -> bytes:
+    """Return the API's documentation; without a version, which changes more often than it."""
+    page = Page(Config(), NoSource(), _unconnected)
+    whole = page.application().openapi()
+    del whole["info"]["version"]
+    return msgspec.json.format(msgspec.json.encode(whole), indent=1) + b"\n"
 
 
 class Page:
@@ -118,6 +128,10 @@ class Page:
             thread.join()
         self._api.close()
 
+    def application(self) -> FastAPI:
+        """Return the application without its guard."""
+        return application(self._api, self._grafana)
+
     def ring(self) -> None:
         """Say that there is something new to see; any thread may."""
         self._bell.ring()
@@ -130,7 +144,7 @@ class Page:
         if listener is None:
             return
         with listener:
-            app = self._opening(security.Guard(application(self._api, self._grafana), self._access))
+            app = self._opening(security.Guard(self.application(), self._access))
             settings = uvicorn.Config(
                 app, lifespan="off", log_config=None, access_log=False, server_header=False,
                 proxy_headers=False, ws="none", timeout_graceful_shutdown=GRACE,
@@ -166,6 +180,10 @@ class Page:
             await app(scope, receive, send)
 
         return opening
+
+
+def _unconnected() -> TelemetryWire:
+    raise Unreachable("there is no server")
 
 
 def _listen(bind: str, port: int) -> socket.socket:
@@ -204,3 +222,7 @@ async def _problem(request: Request, error: Exception) -> Response:
         status, detail = _STATUS.get(type(error), 500), str(error)
     body = msgspec.json.encode(Problem(detail[:2000]))
     return Response(body, status, media_type="application/json")
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_bytes(documentation())

@@ -23,6 +23,14 @@ class Source(Protocol):
         ...
 
 
+class NoSource:
+    """Follows nothing: for a page that only shows what is on disk."""
+
+    def live(self) -> Live | None:
+        """Return ``None``."""
+        return None
+
+
 class NoPage:
     """Stands where a page would be, if there is none."""
 

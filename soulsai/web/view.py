@@ -122,10 +122,10 @@ def compare(folders: Folders, runs: Sequence[str], wanted: Wanted, *, grouped: b
 
 
 def moment(text: str, name: str) -> float:
-    """Return ISO 8601, or milliseconds since 1970 as Grafana gives them, as Unix seconds."""
+    """Return ISO 8601, or Unix seconds or milliseconds as Grafana gives them, as Unix seconds."""
     try:
-        if text.lstrip("-").isdecimal() and len(text) <= 16:
-            return int(text) / 1000
+        if text.isdecimal() and len(text) <= 16:
+            return int(text) / (1 if len(text) <= 11 else 1000)
         time = datetime.fromisoformat(text)
         return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError, OSError):

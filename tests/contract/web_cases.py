@@ -38,10 +38,11 @@ from soulsai.wire.memory import MemoryServer
 
 PROGRAM = Program(b"graph", "weights", ("obs",), ("q",), Head("epsilon_greedy"), {})
 LIVE = "2026-11-22_16-05-33_lunarlander-v3_dqn_7f3a"
+ANYWHERE = Web(port=0)
 BEGAN = 1_795_363_533.0  # Unix seconds
 
 
-def settings(saves: Path, web: Web = Web(port=0), seed: int = 7, lr: float = 5e-4) -> Config:
+def settings(saves: Path, web: Web = ANYWHERE, seed: int = 7, lr: float = 5e-4) -> Config:
     config = Config(
         run=Run(saves=str(saves), seed=seed, max_env_steps=1_000_000),
         environment=Environment(info_keys=("landed",)),
@@ -119,9 +120,9 @@ def write_run(
         samples.append({
             "time": began + 30.0 * i, "env_steps": 2400.0 * i, "updates": 2390.0 * i,
             "env_steps_per_second": 1480 + rng.gauss(0, 40),
-            "updates_per_second": 1475 + rng.gauss(0, 40), "replay_ratio": 1 - 0.3 * math.exp(-9 * x),
-            "lag": 1.4 + rng.random(), "clients": 3.0, "loss": 2 * math.exp(-4 * x) + rng.random() / 5,
-            "q_mean": 80 / (1 + math.exp(-8 * (x - 0.4))), "grad_norm": 3 + rng.random(),
+            "updates_per_second": 1475 + rng.gauss(0, 40), "clients": 3.0,
+            "replay_ratio": 1 - 0.3 * math.exp(-9 * x), "lag": 1.4 + rng.random(),
+            "loss": 2 * math.exp(-4 * x) + rng.random() / 5, "q_mean": 80 / (1 + math.exp(-8 * (x - 0.4))), "grad_norm": 3 + rng.random(),
         })  # fmt: skip
     text = b"".join(msgspec.json.encode(sample) + b"\n" for sample in samples)
     (folder / "training.jsonl").write_bytes(text)

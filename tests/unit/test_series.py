@@ -176,6 +176,7 @@ def test_bands_of_seeds():
     assert answer["median"][0] == 3.0
     assert answer["iqm"][0] == pytest.approx(3.0)  # the mean of 2 and 4: the extremes are out
     assert answer["low"][10] == pytest.approx(11.0)
+    assert bands([(x, x), (x, x + 2)], 11)["iqm"] == pytest.approx(x + 1)
 
 
 def test_bands_of_nothing():

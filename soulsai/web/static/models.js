@@ -49,7 +49,7 @@ function table(run, list) {
     h("td", { "data-name": "Updates" }, count(model.updates)),
     h("td", { "data-name": "Score" }, h("strong", {}, number(model.score))),
     h("td", { "data-name": "Size" }, bytes(model.bytes)),
-    h("td", { "data-name": "Download" }, h("div", { class: "row end" },
+    h("td", { "data-name": "Download" }, h("div", { class: "row" },
       model.files.some((file) => file.name === "policy.onnx") ? h("a", { class: "button", href: link(run, model.model, "policy.onnx"), download: "", "aria-label": `policy.onnx of ${model.model}` }, "policy.onnx") : null,
       h("a", { class: "button quiet", href: link(run, model.model), download: "", "aria-label": `all files of ${model.model}` }, "All files"))),
     h("td", { "data-name": "SHA-256" }, digests(model))));
