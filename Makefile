@@ -4,7 +4,6 @@ ARGS ?=
 
 BIN := .venv/bin
 READY := .venv/.ready
-CODE := soulsai tests examples docs
 
 .PHONY: run test check format docs bench test-learning clean
 
@@ -12,18 +11,18 @@ run: $(READY)  ## Train LunarLander on this machine, with a live view. ARGS="--e
 	$(BIN)/soulsai train $(ARGS)
 
 test: $(READY)  ## Run all tests but those that train for minutes.
-	$(BIN)/python -m pytest -m "not learning" $(ARGS)
+	$(BIN)/python -m pytest -m "not learning and not web" $(ARGS)
 
 check: $(READY)  ## Check format, style, types, the arrows between modules, and dead code.
-	$(BIN)/ruff format --check $(CODE)
-	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/vulture
 
 format: $(READY)  ## Format the code.
-	$(BIN)/ruff format $(CODE)
-	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
 
 docs: $(READY)  ## Write the pages that are made from the code.
 	$(BIN)/python docs/generate.py

@@ -193,8 +193,8 @@ class PPO(Struct, frozen=True, forbid_unknown_fields=True):
     unroll: Count = 128  # env steps through which it learns to remember
     batch_steps: Count | None = None  # env steps per iteration; empty: 2048, box actions 4096
     epochs: Count | None = None  # passes over a batch; empty: 4, box actions 10
-    minibatch: Count = 256  # env steps per gradient step
-    lr: Positive | None = None  # empty: 2.5e-4, box actions 3e-4
+    minibatch: Count = 64  # env steps per gradient step
+    lr: Positive | None = None  # empty: 1e-3, box actions 3e-4
     anneal_lr: bool = True  # to zero, over the planned steps
     adam_eps: Positive = 1e-5
     gamma: Annotated[float, Meta(gt=0, le=1)] = 0.99

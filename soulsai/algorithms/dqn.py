@@ -84,6 +84,7 @@ class DQN:
         if self.observation.size:  # the target network sees through the same statistics
             self.target.observation.mean = self.observation.mean
             self.target.observation.inv_std = self.observation.inv_std
+        self.policy.warmup = config.learning_starts
         self.pace = Pace(
             "free" if realtime and config.pace == "hold" else config.pace,
             ratio=config.replay_ratio,

@@ -26,6 +26,7 @@ class Seeing(Protocol):
     observation: Observation
     quota: int | None
     knobs: dict[str, float]
+    warmup: int
 
 
 class Experience:
@@ -54,6 +55,7 @@ class Experience:
             if settings.prioritized
             else UniformReplay(settings.capacity, columns, rng=rng)
         )
+        policy.warmup = settings.learning_starts
         self.normalizer = RunningStatistics(policy.observation.size)
         self.pace = Pace(
             "free" if realtime and settings.pace == "hold" else settings.pace,

@@ -336,7 +336,7 @@ def choose(config: PPOConfig, *, is_box: bool, realtime: bool) -> Choices:
     return Choices(
         batch_steps=given(config.batch_steps, 2048, 4096),
         epochs=given(config.epochs, 4, 10),
-        lr=given(config.lr, 2.5e-4, 3e-4),
+        lr=given(config.lr, 1e-3, 3e-4),
         entropy=given(config.entropy, 0.01, 0.0),
         max_lag=max_lag,
         normalize_obs=given(config.normalize_obs, False, True),

@@ -30,7 +30,7 @@ def wire(as_json: Json = False) -> None:
 
 @app.command()
 def client(as_json: Json = False) -> None:
-    """What a client's step costs beyond the environment and the policy."""
+    """Price of a client's step beyond the environment and the policy."""
     from soulsai.bench import client
 
     _show(client.measure(), as_json=as_json)
@@ -38,7 +38,7 @@ def client(as_json: Json = False) -> None:
 
 @app.command()
 def learner(as_json: Json = False) -> None:
-    """Updates per second, against stable-baselines3 in the same process."""
+    """Rate of updates, against stable-baselines3 in the same process."""
     from soulsai.bench import learner
 
     _show(learner.measure(), as_json=as_json)

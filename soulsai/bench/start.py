@@ -20,24 +20,24 @@ from soulsai.wire.secrets import server_for
 LEARNING_LIMIT = 15.0  # seconds from the command to the first gradient step
 VIEW_LIMIT = 3.0  # seconds from the command to the first view
 IDLE_LIMIT = 2.0  # per cent of a core, all nodes up, no client
-CLIENT_LIMIT = 110.0  # MB of a client's process
+CLIENT_LIMIT = 110.0  # MiB of a client's process
 PATIENCE = 120.0  # seconds until a start counts as failed
 SETTLE, WATCH = 8.0, 20.0  # seconds before and while resting is watched
 
 
 def measure() -> Iterator[Figure]:
     """Yield what a start takes, what a client's memory is, and what resting costs."""
-    with _running(clients=2) as (process, redis, began):
+    with _running(clients=2) as (process, redis, began, _):
         viewed = _first_output(process) - began
         learning = _first_update(process, redis) - began
-        memory = max(_megabytes(child) for child in _children(process, "client"))
+        memory = max(_mebibytes(child) for child in _children(process, "client"))
     yield at_most("start: command to first view", viewed, "s", VIEW_LIMIT)
     yield at_most("start: command to first gradient step", learning, "s", LEARNING_LIMIT)
-    yield at_most("client: resident memory of a process", memory, "MB", CLIENT_LIMIT)
-    with _running(clients=0) as (process, redis, _):
+    yield at_most("client: resident memory of a process", memory, "MiB", CLIENT_LIMIT)
+    with _running(clients=0) as (process, redis, _, server):
         _first_status(process, redis)
         time.sleep(SETTLE)
-        tree = [process, *process.children(recursive=True)]
+        tree = [server, process, *process.children(recursive=True)]
         before, began = _cpu_seconds(tree), time.monotonic()
         time.sleep(WATCH)
         share = 100 * (_cpu_seconds(tree) - before) / (time.monotonic() - began)
@@ -45,7 +45,7 @@ def measure() -> Iterator[Figure]:
 
 
 @contextmanager
-def _running(clients: int) -> Iterator[tuple[psutil.Popen, Redis, float]]:
+def _running(clients: int) -> Iterator[tuple[psutil.Popen, Redis, float, psutil.Process]]:
     """Run ``soulsai train`` against a server of our own, so that we can ask for its status."""
     with EmbeddedServer() as server, tempfile.TemporaryDirectory() as saves:
         redis = Redis(url=server.url, secrets=str(server.secrets))
@@ -59,7 +59,7 @@ def _running(clients: int) -> Iterator[tuple[psutil.Popen, Redis, float]]:
             stderr=subprocess.PIPE,
         )
         try:
-            yield process, redis, began
+            yield process, redis, began, psutil.Process(server.pid)
         finally:
             process.terminate()
             process.communicate()
@@ -102,8 +102,8 @@ def _children(process: psutil.Popen, command: str) -> list[psutil.Process]:
     return [child for child in everybody if command in child.cmdline()]
 
 
-def _megabytes(process: psutil.Process) -> float:
-    return float(process.memory_info().rss) / 1e6
+def _mebibytes(process: psutil.Process) -> float:
+    return float(process.memory_info().rss) / 2**20
 
 
 def _cpu_seconds(processes: list[psutil.Process]) -> float:

@@ -17,9 +17,11 @@ LAGS = 256  # fragments in the mean lag
 class Measures:
     """Counts into the progress, and remembers what averages are made of."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, warmup: int) -> None:
+        """``warmup`` env steps are collected before learning begins."""
         self.metrics: Metrics = {}
         self._progress = progress
+        self._warmup = warmup
         self._rewards: deque[float] = deque(maxlen=2 * WINDOW)
         self._greedy: deque[float] = deque(maxlen=WINDOW)
         self._lags: deque[int] = deque(maxlen=LAGS)
@@ -61,10 +63,10 @@ class Measures:
 
     @property
     def replay_ratio(self) -> float:
-        """Updates per env step since learning began."""
+        """Updates per env step after the warm-up."""
         progress = self._progress
-        steps = progress.env_steps - (progress.began or 0)
-        return progress.updates / steps if progress.began is not None and steps else 0.0
+        steps = progress.env_steps - self._warmup
+        return progress.updates / steps if steps > 0 else 0.0
 
     @property
     def reward_mean(self) -> float | None:

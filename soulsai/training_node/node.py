@@ -91,7 +91,7 @@ class TrainingNode:
         self._progress = progress
         self._line = Line(clock)
         self._roster = Roster(clock())
-        self._measures = Measures(progress)
+        self._measures = Measures(progress, run.algorithm.policy.warmup)
         self._publisher = Publisher(
             run.algorithm.policy, run.program, run.spec, progress, config.training, self._send
         )
@@ -192,14 +192,9 @@ class TrainingNode:
             self._waiting.append(arrival)
 
     def _take_in(self) -> list[Fragment]:
-        """Admit what waits; what is counted here is given to the algorithm at once.
-
-        Before the first update a little at a time, so that it is known when learning began.
-        """
+        """Admit what waits; what is counted here is given to the algorithm at once."""
         fragments: list[Fragment] = []
         while self._waiting and not self._is_full:
-            if fragments and self._progress.began is None:
-                break
             arrival = self._waiting.popleft()
             self._progress.marks[arrival.client] = arrival.mark
             self._measures.arrived(arrival)

@@ -174,7 +174,7 @@ def _series(folders: Folders, target: Target, asked: Question) -> Label:
     found = view.columns(folders, wanted)
     values = [None if value != value else value for value in found[target.target].tolist()]
     if x == TIME:
-        times = [int(1000 * time) for time in found[TIME].tolist()]
+        times = [round(1000 * time) for time in found[TIME].tolist()]
         points_ = [list(pair) for pair in zip(values, times, strict=True)]
         return {"target": target.target, "refId": target.refId, "datapoints": points_}
     places = [int(place) for place in found[x].tolist()]

@@ -78,7 +78,7 @@ def _tar(model: str, files: Sequence[tuple[str, BinaryIO]], opened: ExitStack) -
         for name, file in files:
             state = os.fstat(file.fileno())
             info = tarfile.TarInfo(f"{model}/{name}")
-            info.size, info.mtime = state.st_size, int(state.st_mtime)
+            info.size = state.st_size
             yield info.tobuf()
             left = info.size
             while left > 0 and (piece := file.read(min(left, _PIECE))):

@@ -44,6 +44,7 @@ def has(columns: Iterable[str], metric: str) -> bool:
 def curves(view: View, query: Query) -> Columns:
     """Return the three axes and the metrics asked for, in strictly ascending order of ``x``."""
     rows = _ordered(_wanted(view, query), query.x)
+    rows[TIME] = np.round(rows[TIME], 3)  # as it is shown, so that no two rows look the same
     answer = {axis: rows[axis] for axis in AXES}
     for metric in query.metrics:
         answer[metric] = _metric(rows, metric, query.window)

@@ -14,6 +14,7 @@ from soulsai.web.journal import Journal
 from soulsai.wire import TelemetryWire
 
 LOOK = 1.0  # seconds between two looks
+LISTEN = 0.25  # seconds that one wait for events takes; how soon a stop is noticed
 PAUSE = 2.0  # seconds before the next try, when the server cannot be reached
 MOST_CHANGES = 4  # clients named one by one in one look; beyond, they are counted
 
@@ -46,6 +47,7 @@ class Watcher:
         self._clock = clock
         self._now = now
         self._before: Status | None = None
+        self._due = -float("inf")
 
     def run(self, stopped: threading.Event) -> None:
         """Look until stopped; what goes wrong here is of no consequence to training."""
@@ -59,7 +61,7 @@ class Watcher:
                 continue
             try:
                 while not stopped.is_set():
-                    self.look(wire, LOOK)
+                    self.look(wire, LISTEN)
                     said = ""
             except (WireError, OSError) as error:
                 said = self._say(said, error)
@@ -69,8 +71,10 @@ class Watcher:
                 wire.close()
 
     def look(self, wire: TelemetryWire, wait: float) -> None:
-        """Take in the status, and then the events of the next ``wait`` seconds."""
-        self._saw(wire.status())
+        """Take in the status, if that is due, and the events of the next ``wait`` seconds."""
+        if self._clock() >= self._due:
+            self._due = self._clock() + LOOK
+            self._saw(wire.status())
         for event in wire.events(wait):
             self.note(event.kind, event.text, "")
 

@@ -1,7 +1,9 @@
 """Who may reach the page, and what he may send: over real HTTP, and as an attacker would."""
 
+import contextlib
 import json
 import socket
+from urllib.parse import quote
 
 import pytest
 from web_cases import LIVE, Browser, settings, telemetry, training, until, write_run
@@ -62,7 +64,7 @@ def test_a_page_for_everybody_needs_a_token(tmp_path):
         check(Config(web=Web(bind="0.0.0.0")))
     with pytest.raises(ConfigError, match=r"web\.bind"):
         Access({}, "192.168.1.7")
-    for text, why in (("short", "at least 16"), ("", "at least 16"), ("two\nlines", "one line")):
+    for text, why in (("short", "at least 16"), ("", "one line"), ("two\nlines", "one line")):
         file = tmp_path / "token"
         file.write_text(text)
         with pytest.raises(ConfigError, match=why):
@@ -186,8 +188,8 @@ def test_a_form_cannot_command(browser):
 
 def test_reading_changes_nothing(browser):
     for path in ("commands", "session"):
-        assert browser.ask("GET", f"/api/v1/{path}")[0] in (200, 405)
-    assert browser.ask("GET", "/api/v1/commands?command=stop")[0] == 405
+        assert browser.ask("GET", f"/api/v1/{path}")[0] == (200 if path == "session" else 404)
+    assert browser.ask("GET", "/api/v1/commands?command=stop")[0] == 404
 
 
 def test_every_answer_is_guarded(browser):
@@ -208,15 +210,11 @@ def test_large_bodies_are_refused_unread(browser):
         with socket.create_connection(("127.0.0.1", port)) as raw:
             raw.sendall(head + framing)
             chunk = b"10000\r\n" + bytes(65536) + b"\r\n"
-            try:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 for _ in range(2400 if b"chunked" in framing else 0):
                     raw.sendall(chunk)
-            except (BrokenPipeError, ConnectionResetError):
-                pass
-            try:
+            with contextlib.suppress(ConnectionResetError):  # it hung up on us: as good
                 assert b" 413 " in raw.recv(4096)
-            except ConnectionResetError:  # it hung up on us: as good
-                pass
     assert browser.get("/healthz")["status"] == "ok"
 
 
@@ -246,14 +244,13 @@ def test_deep_and_broken_json_is_refused(browser, body):
 EVIL = [
     "..", "../secret.txt", "..%2f..%2fsecret.txt", "%2e%2e", "....//", "/etc/passwd", "CON", "nul",
     "a\x00b", "%00", "a\n", LIVE + "\n", LIVE + "/..", "~", "*", "?", "\\..\\", "C:\\", "\u202e",
-    "ｏｎｅ", "a" * 10_000, "<script>alert(1)</script>", "'; DROP TABLE runs; --", "${jndi:x}", "{{7*7}}",
+    "\uff4f\uff4e\uff45", "a" * 10_000, "<script>alert(1)</script>", "'; DROP TABLE runs; --",
+    "${jndi:x}", "{{7*7}}",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", EVIL, ids=range(len(EVIL)))
 def test_evil_names_lead_nowhere(browser, name):
-    from urllib.parse import quote
-
     word = quote(name, safe="")
     for path in (
         f"/api/v1/series?run={word}",
@@ -263,11 +260,12 @@ def test_evil_names_lead_nowhere(browser, name):
         f"/api/v1/runs/{LIVE}/models/{word}.tar",
         f"/api/v1/runs/{LIVE}/models/{word}/policy.onnx",
         f"/api/v1/runs/{LIVE}/models/000047/{word}",
-        f"/{word}",
+        f"/vendor/{word}",
     ):
         code, _, data = browser.ask("GET", path)
-        assert code in (404, 422, 400), path
+        assert code in (404, 422) or path.startswith("/vendor"), path
         assert b"nobody's business" not in data
+        assert b"root:" not in data
 
 
 def test_links_out_of_a_model_are_not_followed(saves, browser):

@@ -7,6 +7,7 @@ import random
 import socket
 import threading
 import time
+from functools import partial
 
 import pytest
 from web_cases import (
@@ -82,7 +83,7 @@ def test_an_episode_is_announced_at_once(tmp_path, record_property):
             for number in range(3):
                 began = time.monotonic()
                 trainer.play(episode(number, 100, random.Random(0)))
-                until(lambda: reader.of("head")[-1]["data"]["episode"] == number + 1)
+                until(partial(_has_come, reader, number + 1))
                 took = time.monotonic() - began
             record_property("seconds", took)
             assert took < 2.0
@@ -93,10 +94,9 @@ def test_a_browser_goes_on_after_a_restart_of_the_node(tmp_path):
     server = MemoryServer()
     config = settings(tmp_path)
     with training(server) as trainer:
-        with telemetry(config, server) as url:
-            with stream(url) as reader:
-                until(lambda: any(head["data"]["event"] for head in reader.of("head")))
-                last = reader.of("head")[-1]
+        with telemetry(config, server) as url, stream(url) as reader:
+            until(lambda: any(head["data"]["event"] for head in reader.of("head")))
+            last = reader.of("head")[-1]
         noted = last["data"]["event"]
         with telemetry(config, server) as url:
             until(lambda: Browser(url).get("/api/v1/events?limit=1")[0]["number"] > noted)
@@ -257,6 +257,10 @@ def test_pages_are_bounded(tmp_path, streams):
             for reader in readers:
                 reader.close()
         until(lambda: _opens(url))
+
+
+def _has_come(reader, episodes):
+    return reader.of("head")[-1]["data"]["episode"] == episodes
 
 
 def _opens(url):

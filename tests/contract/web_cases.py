@@ -1,5 +1,6 @@
 """Runs on disk, a training node that answers, and a page over them, for the tests of the page."""
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -15,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from soulsai.config import Config, Environment, Run, Telemetry, Web
+from soulsai.errors import Unreachable
 from soulsai.telemetry_node.node import serve
 from soulsai.types import (
     PROTOCOL,
@@ -122,7 +124,9 @@ def write_run(
             "env_steps_per_second": 1480 + rng.gauss(0, 40),
             "updates_per_second": 1475 + rng.gauss(0, 40), "clients": 3.0,
             "replay_ratio": 1 - 0.3 * math.exp(-9 * x), "lag": 1.4 + rng.random(),
-            "loss": 2 * math.exp(-4 * x) + rng.random() / 5, "q_mean": 80 / (1 + math.exp(-8 * (x - 0.4))), "grad_norm": 3 + rng.random(),
+            "loss": 2 * math.exp(-4 * x) + rng.random() / 5,
+            "q_mean": 80 / (1 + math.exp(-8 * (x - 0.4))),
+            "grad_norm": 3 + rng.random(),
         })  # fmt: skip
     text = b"".join(msgspec.json.encode(sample) + b"\n" for sample in samples)
     (folder / "training.jsonl").write_bytes(text)
@@ -174,14 +178,19 @@ class Trainer:
     def work(self, over: threading.Event) -> None:
         report = 0.0
         while not over.wait(0.02):
-            for request in self.wire.requests():
-                self.asked.append(request.command)
-                if self.answers:
-                    self.wire.answer(request, self.answer(request.command))
-                report = 0.0
-            if not self.silent and time.monotonic() >= report:
-                report = time.monotonic() + 0.5
-                self.wire.report(self.status)
+            with contextlib.suppress(Unreachable):
+                report = self.turn(report)
+
+    def turn(self, report: float) -> float:
+        for request in self.wire.requests():
+            self.asked.append(request.command)
+            if self.answers:
+                self.wire.answer(request, self.answer(request.command))
+            report = 0.0
+        if not self.silent and time.monotonic() >= report:
+            report = time.monotonic() + 0.5
+            self.wire.report(self.status)
+        return report
 
     def answer(self, command: object) -> Answer:
         if isinstance(command, Pause | Resume | Stop):

@@ -85,7 +85,7 @@ def test_phases_and_clients_are_reported(monkeypatch, server, tmp_path):
     assert status.phase == "learning"
     assert (status.lost, status.rejected, status.env_steps) == (5, {"version": 1}, 12)
     assert status.metrics["greedy_reward_mean"] == status.reward_mean == 1.0
-    assert status.replay_ratio == pytest.approx(3 / 4)  # learning began after 8 steps
+    assert status.replay_ratio == pytest.approx(3 / 12)
     assert status.bytes_received > 0
     (client,) = status.clients
     assert (client.client, client.state, client.queued) == ("player", "active", 2)

@@ -136,6 +136,13 @@ def test_a_span_of_time():
     assert answer["reward"].tolist() == [3, 4, 5]
 
 
+def test_times_are_told_apart_by_milliseconds():
+    view = table([1.0, 3.0, 9.0], time=[5.0001, 5.0002, 5.002])
+    answer = curves(view, Query(("reward",), x="time"))
+    assert answer["time"].tolist() == [5.0, 5.002]
+    assert answer["reward"].tolist() == [2, 9]
+
+
 def test_a_number_that_some_episodes_lack():
     rows = Table()
     for i in range(4):

@@ -1,0 +1,233 @@
+"""The page in a real browser: how soon it shows what, and that every control does what it says."""
+
+import random
+import time
+
+import msgspec
+import pytest
+from web_cases import (
+    LIVE,
+    Browser,
+    episode,
+    settings,
+    telemetry,
+    training,
+    until,
+    write_run,
+)
+
+from soulsai.config import Web
+from soulsai.wire.memory import MemoryServer
+
+OLD = "2026-11-20_09-11-02_lunarlander-v3_dqn_11aa"
+PAGES = ("run", "clients", "models", "compare", "events")
+DRAWN = ".chart.large canvas"
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Give a page over 100,000 episodes."""
+    saves = tmp_path_factory.mktemp("many")
+    write_run(saves, LIVE, 100_000)
+    server = MemoryServer()
+    with training(server) as trainer, telemetry(settings(saves), server) as url:
+        until(lambda: Browser(url).get("/api/v1/status")["status"], 60)
+        until(lambda: Browser(url).get("/api/v1/status")["episode"] == 100_000, 60)
+        yield url, trainer
+
+
+@pytest.fixture
+def few(tmp_path):
+    write_run(tmp_path, LIVE, 500)
+    write_run(tmp_path, OLD, 300, seed=1)
+    server = MemoryServer()
+    with training(server) as trainer, telemetry(settings(tmp_path), server) as url:
+        until(lambda: Browser(url).get("/api/v1/status")["status"])
+        yield url, trainer
+
+
+def test_it_opens_with_data_within_a_second(many, opened, record_property):
+    url, _ = many
+    took = []
+    for _ in range(3):
+        began = time.perf_counter()
+        page = opened(url)
+        page.wait_for_selector(DRAWN)
+        page.get_by_text("of 100,000 episodes drawn").wait_for()
+        took.append(time.perf_counter() - began)
+    record_property("seconds", took)
+    print("opened with data in seconds:", [round(value, 2) for value in took])
+    assert min(took) <= 1.0
+
+
+def test_an_episode_is_on_screen_within_two_seconds(many, opened, record_property):
+    url, trainer = many
+    page = opened(url)
+    page.wait_for_selector(DRAWN)
+    rng, took = random.Random(0), []
+    first = Browser(url).get("/api/v1/status")["episode"]
+    for number in range(first, first + 5):
+        began = time.perf_counter()
+        trainer.play(episode(number, 130_000, rng))
+        page.get_by_text(f"of {number + 1:,} episodes drawn").wait_for(timeout=5000)
+        took.append(time.perf_counter() - began)
+    record_property("seconds", took)
+    print("on screen after seconds:", [round(value, 2) for value in took])
+    assert max(took) <= 2.0
+
+
+def test_it_goes_on_after_a_restart_of_the_node_without_reload(tmp_path, opened):
+    write_run(tmp_path, LIVE, 100)
+    server = MemoryServer()
+    with training(server) as trainer:
+        with telemetry(settings(tmp_path), server) as url:
+            page = opened(url, patient=True)
+            page.get_by_text("100 episodes", exact=True).wait_for()
+            page.evaluate("window.same = true")
+        page.get_by_text("connecting…").wait_for()
+        again = settings(tmp_path, Web(port=int(url.rpartition(":")[2])))
+        trainer.play(episode(100, 2000, random.Random(0)))
+        with telemetry(again, server):
+            page.get_by_text("101 episodes", exact=True).wait_for()
+            page.wait_for_function("document.getElementById('link').textContent === ''")
+            trainer.play(episode(101, 2000, random.Random(0)))
+            page.get_by_text("102 episodes", exact=True).wait_for()
+            assert page.evaluate("window.same")
+
+
+def test_every_control_asks_and_shows_the_answer(few, opened):
+    url, trainer = few
+    page = opened(url)
+    for button, asks, answer, phase in (
+        ("Pause", "Pause the training?", "paused", "paused"),
+        ("Resume", "Resume the training?", "resumed", "learning"),
+        ("Quicksave", "Save the training now?", "saved 478000 updates", "learning"),
+        ("Stop", "Stop the training?", "saved", "ended"),
+    ):
+        page.locator("#controls").get_by_role("button", name=button).click()
+        dialog = page.locator("dialog[open]")
+        dialog.get_by_role("heading", name=asks).wait_for()
+        dialog.get_by_role("button", name=button).click()
+        dialog.locator(".answer.done").wait_for()
+        assert answer in dialog.locator(".answer").inner_text()
+        dialog.get_by_role("button", name="Close").click()
+        page.wait_for_function(f"document.getElementById('phase').textContent === '{phase}'")
+    assert page.locator("#controls button").count() == 0
+    names = [type(command).__name__ for command in trainer.asked]
+    assert [name for name in names if name != "SaveBest"] == [
+        "Pause",
+        "Resume",
+        "Quicksave",
+        "Stop",
+    ]
+    page.get_by_role("link", name="Events").click()
+    page.get_by_text("quicksave: done").wait_for()
+
+
+def test_a_cancelled_control_asks_nobody(few, opened):
+    url, trainer = few
+    page = opened(url)
+    page.locator("#controls").get_by_role("button", name="Stop").click()
+    page.locator("dialog[open]").get_by_role("button", name="Cancel").click()
+    page.locator("dialog[open]").wait_for(state="detached")
+    assert [command for command in trainer.asked if type(command).__name__ == "Stop"] == []
+
+
+def test_events_come_by_themselves(few, opened):
+    url, trainer = few
+    page = opened(f"{url}/#/events")
+    page.get_by_text("the training node is learning").wait_for()
+    trainer.status = msgspec.structs.replace(trainer.status, phase="paused")
+    page.get_by_text("learning → paused").wait_for()
+
+
+def test_every_page_shows_something(few, opened):
+    url, _ = few
+    page = opened(url)
+    for name, text in (
+        ("Clients", "3 of 4 clients are alive"),
+        ("Models", "Checkpoint 000047"),
+        ("Compare", "2 seeds, median and quartiles"),
+        ("Events", "the training node is learning"),
+        ("Run", "500 episodes"),
+    ):
+        page.get_by_role("link", name=name, exact=True).click()
+        page.get_by_text(text).first.wait_for()
+
+
+def test_curves_can_be_drawn_over_anything(few, opened):
+    url, _ = few
+    page = opened(url)
+    page.wait_for_selector(DRAWN)
+    for name in ("Episodes", "Time", "Relative", "Env steps"):
+        page.get_by_role("radio", name=name).check(force=True)
+        page.wait_for_selector(DRAWN)
+    page.locator("#window").fill("6")
+    page.get_by_text("100 episodes").first.wait_for()
+    page.get_by_role("button", name="greedy").click()
+    page.get_by_label("Single episodes").uncheck()
+    with page.expect_download() as png:
+        page.get_by_role("button", name="PNG").click()
+    assert png.value.suggested_filename == "reward.png"
+    with page.expect_download() as csv:
+        page.get_by_role("link", name="CSV").click()
+    text = csv.value.path().read_text()
+    assert text.startswith("episode,env_steps,time,reward")
+
+
+def test_a_model_can_be_downloaded(few, opened):
+    url, _ = few
+    page = opened(f"{url}/#/models")
+    with page.expect_download() as found:
+        page.get_by_role("link", name="policy.onnx of 000047").click()
+    assert found.value.path().read_bytes() == b"policy" * 47
+    with page.expect_download() as found:
+        page.get_by_role("link", name="Download policy.onnx").click()
+    assert found.value.path().read_bytes() == b"best"
+
+
+def test_an_old_run_can_be_looked_at(few, opened):
+    url, _ = few
+    page = opened(url)
+    page.wait_for_selector(DRAWN)
+    page.locator("#run").select_option(OLD)
+    page.get_by_text("300 episodes", exact=True).wait_for()
+    assert page.locator("#controls button").count() == 0
+    assert OLD in page.url
+    page.locator("#run").select_option(LIVE)
+    page.get_by_text("500 episodes", exact=True).wait_for()
+
+
+def test_a_token_opens_the_page(tmp_path, opened):
+    write_run(tmp_path / "saves", LIVE, 50)
+    (tmp_path / "operator").write_text("operator-0123456789")
+    (tmp_path / "viewer").write_text("viewer-0123456789")
+    web = Web(
+        port=0, operator_token=str(tmp_path / "operator"), viewer_token=str(tmp_path / "viewer")
+    )
+    server = MemoryServer()
+    with training(server), telemetry(settings(tmp_path / "saves", web), server) as url:
+        page = opened(url)
+        page.get_by_label("Token").fill("viewer-0123456789")
+        page.get_by_role("button", name="Sign in").click()
+        page.wait_for_selector(DRAWN)
+        page.wait_for_function("document.getElementById('phase').textContent === 'learning'")
+        assert page.locator("#controls button").count() == 0
+        assert page.evaluate("document.cookie") == ""
+        page.get_by_role("button", name="Sign out").click()
+        page.get_by_label("Token").fill("operator-0123456789")
+        page.get_by_role("button", name="Sign in").click()
+        page.locator("#controls").get_by_role("button", name="Pause").wait_for()
+
+
+def test_before_the_first_episode(tmp_path, opened):
+    server = MemoryServer()
+    with training(server) as trainer:
+        trainer.status = msgspec.structs.replace(trainer.status, clients=(), checkpoint="")
+        with telemetry(settings(tmp_path), server) as url:
+            page = opened(url)
+            page.get_by_text("The first episode has not ended yet.").wait_for()
+            trainer.play(episode(0, 2000, random.Random(0)))
+            page.get_by_text("1 episodes", exact=True).wait_for()
+            page.get_by_role("link", name="Clients").click()
+            page.get_by_text("No client has been heard of").wait_for()
