@@ -235,7 +235,9 @@ def evaluate(
     from soulsai import runs
     from soulsai.client.evaluate import evaluate as play
 
-    result = play(runs.policy(Path(saves), run), episodes=episodes, seed=seed, environment=env)
+    policy = runs.policy(Path(saves), run)
+    env = env or runs.environment(Path(saves), run)
+    result = play(policy, episodes=episodes, seed=seed, environment=env)
     if as_json:
         _json({
             "mean": result.mean, "iqm": result.iqm, "std": result.std,

@@ -49,6 +49,13 @@ def policy(saves: Path, run: str) -> Path:
     return newest / POLICY
 
 
+def environment(saves: Path, run: str) -> str:
+    """Return what a run of this user's played, or nothing for a policy that is only a file."""
+    if Path(run).is_file() or (Path(run) / POLICY).is_file():
+        return ""
+    return load(find(saves, run) / CONFIG, {}, []).environment.id
+
+
 def status(folder: Path) -> Status | None:
     """Return the last status that the training node left in a run folder, if it is readable."""
     try:

@@ -26,6 +26,9 @@ def test_example_trains(tmp_path, words):
     assert summary["updates"] > 0
     assert summary["rejected"] == {}
     assert summary["lost"] == 0
+    played = soulsai("evaluate", "latest", "--episodes", 2, "--json", cwd=tmp_path)
+    assert played.returncode == 0, played.stderr
+    assert json.loads(played.stdout.splitlines()[-1])["episodes"] == 2
 
 
 def test_every_example_is_tried():

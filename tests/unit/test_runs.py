@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from soulsai import runs
-from soulsai.config import Config, Redis, Run, to_json
+from soulsai.config import Config, Environment, Redis, Run, to_json
 from soulsai.errors import CheckpointError
 from soulsai.summary import best_reward, clock, save, summarise, table
 from soulsai.training_node import checkpoints
@@ -116,3 +116,12 @@ def test_best_reward_survives_a_torn_record(tmp_path):
 
 def test_seconds_as_a_clock():
     assert clock(3725.9) == "1:02:05"
+
+
+def test_what_a_run_played_is_known_from_its_folder_only(tmp_path):
+    config = Config(environment=Environment(id="mine.py:make"))
+    folder = make(tmp_path, "2026-01-01_a", config)
+    assert runs.environment(tmp_path, "latest") == "mine.py:make"
+    policy = folder / "policy.onnx"
+    policy.write_bytes(b"")
+    assert runs.environment(tmp_path, str(policy)) == ""

@@ -1,4 +1,4 @@
-"""A browser, the page in it, and what it complains of; ``make test-web`` installs what is needed."""
+"""A browser, the page in it, and what it complains of; ``make test-web`` installs all that."""
 
 import sys
 from contextlib import ExitStack, contextmanager
@@ -11,9 +11,9 @@ sys.path.insert(0, str(ROOT / "tests" / "contract"))  # where the page's cases a
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
 NODE_MODULES = ROOT / ".venv" / "node" / "node_modules"
 WATCH = """
 window.reports = [];

@@ -73,7 +73,7 @@ def hostile(tmp_path_factory):
             trainer.status,
             environment=PAYLOADS[1], algorithm=PAYLOADS[2], notice=PAYLOADS[3],
             checkpoint=PAYLOADS[4], clients=tuple(client(name, "active") for name in PAYLOADS),
-            rejected={name: 1 for name in PAYLOADS}, metrics={name: 1.0 for name in PAYLOADS[:18]},
+            rejected=dict.fromkeys(PAYLOADS, 1), metrics=dict.fromkeys(PAYLOADS[:18], 1.0),
         )  # fmt: skip
         with telemetry(settings(saves), server) as url:
             browser = Browser(url)

@@ -89,7 +89,7 @@ def test_it_goes_on_after_a_restart_of_the_node_without_reload(tmp_path, opened)
         trainer.play(episode(100, 2000, random.Random(0)))
         with telemetry(again, server):
             page.get_by_text("101 episodes", exact=True).wait_for()
-            page.wait_for_function("document.getElementById('link').textContent === ''")
+            page.get_by_text("connecting…").wait_for(state="detached")
             trainer.play(episode(101, 2000, random.Random(0)))
             page.get_by_text("102 episodes", exact=True).wait_for()
             assert page.evaluate("window.same")
@@ -111,7 +111,7 @@ def test_every_control_asks_and_shows_the_answer(few, opened):
         dialog.locator(".answer.done").wait_for()
         assert answer in dialog.locator(".answer").inner_text()
         dialog.get_by_role("button", name="Close").click()
-        page.wait_for_function(f"document.getElementById('phase').textContent === '{phase}'")
+        page.locator("#phase", has_text=phase).wait_for()
     assert page.locator("#controls button").count() == 0
     names = [type(command).__name__ for command in trainer.asked]
     assert [name for name in names if name != "SaveBest"] == [
@@ -162,7 +162,7 @@ def test_curves_can_be_drawn_over_anything(few, opened):
     for name in ("Episodes", "Time", "Relative", "Env steps"):
         page.get_by_role("radio", name=name).check(force=True)
         page.wait_for_selector(DRAWN)
-    page.locator("#window").fill("6")
+    page.locator("#window").fill("5")
     page.get_by_text("100 episodes").first.wait_for()
     page.get_by_role("button", name="greedy").click()
     page.get_by_label("Single episodes").uncheck()
@@ -211,7 +211,7 @@ def test_a_token_opens_the_page(tmp_path, opened):
         page.get_by_label("Token").fill("viewer-0123456789")
         page.get_by_role("button", name="Sign in").click()
         page.wait_for_selector(DRAWN)
-        page.wait_for_function("document.getElementById('phase').textContent === 'learning'")
+        page.locator("#phase", has_text="learning").wait_for()
         assert page.locator("#controls button").count() == 0
         assert page.evaluate("document.cookie") == ""
         page.get_by_role("button", name="Sign out").click()
