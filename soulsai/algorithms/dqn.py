@@ -44,6 +44,15 @@ class QPolicy(Policy):
         self.values = QuantileHead(
             self.encoder.width, spec.action.sizes[0], config.quantiles, dueling=config.dueling
         )
+        self._shown: tuple[QPolicy, ...] = ()  # not a module of ours, so not in our state
+
+    def show(self, average: "QPolicy") -> None:
+        """Let clients act with ``average``, which has our shape and steadier weights."""
+        self._shown = (average,)
+
+    def twin(self) -> "QPolicy":
+        """Return what clients act with."""
+        return self._shown[0] if self._shown else self
 
     def forward(self, obs: Tensors, memory: Tensors) -> tuple[Tensors, Tensors]:
         """Return the value of each action, ``q`` [B, A]."""
@@ -72,6 +81,8 @@ class DQN:
             torch.manual_seed(int(weights_seed.generate_state(1)[0]))
             self.policy = QPolicy(config, spec)
         self.target = copy.deepcopy(self.policy).requires_grad_(False)
+        if config.act_with == "average":
+            self.policy.show(self.target)
         self._weights, self._target_weights = flatten(self.policy), flatten(self.target)
         self._gradient = Gradient(self.policy, self._weights)
         self._device = self._weights.device

@@ -244,3 +244,15 @@ def test_a_stream_of_many_episodes_ends_up_in_replay():
     run(algorithm, fragments, sum(map(len, fragments)) - 32)
     waiting = len(algorithm.returns)
     assert len(algorithm.replay) + waiting == sum(map(len, fragments))
+
+
+@pytest.mark.parametrize("who", ["average", "online"])
+def test_clients_act_with_the_weights_that_are_asked_for(who):
+    algorithm = learner(act_with=who)
+    run(algorithm, stream(30), 3)
+    shown = algorithm.policy.twin().state_dict()
+    online, target = algorithm.policy.state_dict(), algorithm.target.state_dict()
+    assert any(not torch.equal(online[name], target[name]) for name in online)
+    expected = target if who == "average" else online
+    assert shown.keys() == online.keys()
+    assert all(torch.equal(shown[name], expected[name]) for name in shown)
