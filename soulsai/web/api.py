@@ -112,8 +112,8 @@ class Api:
         get("/stream", self.stream, **text(SSE))
         get("/session", self.session, **answer(Session))
         post: dict[str, Any] = {"methods": ["POST"]}
-        get("/session", self.login, **post, **answer(Session), openapi_extra=asks(Login))
-        get("/session", self.logout, methods=["DELETE"], **answer(Session))
+        get("/login", self.login, **post, **answer(Session), openapi_extra=asks(Login))
+        get("/logout", self.logout, **post, **answer(Session))
         get("/commands", self.command, **post, **answer(Outcome), openapi_extra=asks(Ask))
         return router
 

@@ -5,7 +5,7 @@ import logging
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
@@ -64,6 +64,7 @@ def application(api: Api, grafana: Grafana) -> FastAPI:
         openapi_url="/api/v1/openapi.json",
         docs_url=None,  # those pages load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,
     )
     openapi.document(app)
     app.include_router(api.router())
@@ -71,7 +72,7 @@ def application(api: Api, grafana: Grafana) -> FastAPI:
     app.add_api_route("/healthz", api.health, include_in_schema=False)
     for kind in (*_STATUS, HTTPException):
         app.add_exception_handler(kind, _problem)
-    app.mount("/", StaticFiles(directory=STATIC, html=True))
+    app.router.default = StaticFiles(directory=STATIC, html=True)
     return app
 
 
@@ -146,9 +147,9 @@ class Page:
         with listener:
             app = self._opening(security.Guard(self.application(), self._access))
             settings = uvicorn.Config(
-                app, lifespan="off", log_config=None, access_log=False, server_header=False,
-                proxy_headers=False, ws="none", timeout_graceful_shutdown=GRACE,
-                limit_concurrency=MOST_CONNECTIONS,
+                app, lifespan="off", ws="none", log_config=None, log_level="warning",
+                access_log=False, server_header=False, proxy_headers=False,
+                limit_concurrency=MOST_CONNECTIONS, timeout_graceful_shutdown=GRACE,
             )  # fmt: skip
             self._server = uvicorn.Server(settings)
             self.url = f"http://{_shown(self._bind)}:{listener.getsockname()[1]}"
@@ -211,8 +212,10 @@ def _shown(bind: str) -> str:
 
 async def _problem(request: Request, error: Exception) -> Response:
     del request
+    headers: Mapping[str, str] | None = None
     if isinstance(error, HTTPException):
         status, detail = error.status_code, str(error.detail)
+        headers = error.headers or ({"allow": "GET, HEAD"} if status == 405 else None)
     elif isinstance(error, RequestValidationError):
         status, detail = (
             422,
@@ -221,7 +224,7 @@ async def _problem(request: Request, error: Exception) -> Response:
     else:
         status, detail = _STATUS.get(type(error), 500), str(error)
     body = msgspec.json.encode(Problem(detail[:2000]))
-    return Response(body, status, media_type="application/json")
+    return Response(body, status, headers, media_type="application/json")
 
 
 if __name__ == "__main__":

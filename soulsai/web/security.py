@@ -30,7 +30,7 @@ SESSION_SECONDS = 30 * 24 * 3600
 SHORTEST_TOKEN = 16
 LARGEST_BODY = 64 * 1024
 MARK = "x-soulsai"  # a header that other sites' pages cannot send
-PUBLIC = ("/api/v1/session", "/healthz")
+PUBLIC = ("/api/v1/session", "/api/v1/login", "/api/v1/logout", "/healthz")
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
     "connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'self'; "

@@ -46,8 +46,12 @@ def curves(view: View, query: Query) -> Columns:
     rows = _ordered(_wanted(view, query), query.x)
     rows[TIME] = np.round(rows[TIME], 3)  # as it is shown, so that no two rows look the same
     answer = {axis: rows[axis] for axis in AXES}
+    rollings: dict[str, tuple[Array, Array]] = {}
     for metric in query.metrics:
-        answer[metric] = _metric(rows, metric, query.window)
+        base = _base(rows, metric)
+        if metric != base and base not in rollings:
+            rollings[base] = rolling(rows[base], query.window)
+        answer[metric] = rows[base] if metric == base else _rolled(metric, *rollings[base])
     fresh = (rows[NUMBER] > query.after) & (rows[TIME] >= query.begin) & (rows[TIME] <= query.end)
     answer = _merged({name: column[fresh] for name, column in answer.items()}, query.x)
     shapes: Columns = {}  # the first metric made of a column decides which points are shown
@@ -188,10 +192,7 @@ def _merged(columns: Columns, x: Axis) -> Columns:
     return answer
 
 
-def _metric(rows: Columns, metric: str, window: int) -> Array:
-    if metric in rows:
-        return rows[metric]
-    mean, deviation = rolling(rows[_base(rows, metric)], window)
+def _rolled(metric: str, mean: Array, deviation: Array) -> Array:
     if metric.endswith(MEAN):
         return mean
     return mean - deviation if metric.endswith(LOW) else mean + deviation

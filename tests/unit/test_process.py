@@ -26,9 +26,13 @@ sys.exit(stop.exit_code)
 """
 
 
+# Whatever runs the tests may ignore signals, and children inherit that.
+HEEDED = "import signal; [signal.signal(n, signal.SIG_DFL) for n in (1, 2, 15)]"
+
+
 def start(until="not stop()", at_once=False, **environ):
     return subprocess.Popen(
-        [sys.executable, "-c", CHILD.format(until=until, at_once=at_once)],
+        [sys.executable, "-c", HEEDED + CHILD.format(until=until, at_once=at_once)],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), **environ},

@@ -23,9 +23,9 @@ export async function get(path, query, signal) {
   return answer(await fetch(address(path, query), { signal }));
 }
 
-export async function send(method, path, body) {
+export async function send(path, body) {
   const headers = { "content-type": "application/json", "x-soulsai": "1" };
-  return answer(await fetch(address(path), { method, headers, body: body && JSON.stringify(body) }));
+  return answer(await fetch(address(path), { method: "POST", headers, body: JSON.stringify(body) }));
 }
 
 // Follows the node for as long as the page is open. A browser connects again by itself, and says what it saw last;

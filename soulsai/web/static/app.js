@@ -106,14 +106,14 @@ function signIn() {
   const submit = async (event) => {
     event.preventDefault();
     try {
-      state.session = await send("POST", "session", { token: token.value.trim() });
+      state.session = await send("login", { token: token.value.trim() });
       location.reload();
     } catch (error) { say(wrong, error.message); token.select(); }
   };
   $("content").replaceChildren(h("form", { class: "card sign-in", onsubmit: submit },
     h("h1", {}, "Sign in"),
     h("p", { class: "faint" }, "This run is private. Its owner has given you a token, either to look or to control."),
-    h("label", { for: "token" }, "Token"), token, wrong, h("button", { class: "primary", type: "submit" }, "Sign in")));
+    h("input", { type: "text", autocomplete: "username", value: "soulsai", hidden: true }), h("label", { for: "token" }, "Token"), token, wrong, h("button", { class: "primary", type: "submit" }, "Sign in")));
   token.focus();
 }
 
@@ -128,10 +128,13 @@ function switchTheme() {
 const buttons = controls($("controls"), $("confirm"), complain);
 
 async function start() {
+  const early = localStorage.getItem("open") ? get("runs").catch(() => null) : null; // it was let in the last time, too
   state.session = await get("session");
   $("logout").hidden = !state.session.token_needed || !state.session.role;
+  localStorage.setItem("open", state.session.token_needed ? "" : "yes");
   if (!state.session.role) return signIn();
-  await refreshRuns();
+  state.runs = (await early) ?? (await get("runs"));
+  before = context.run;
   addEventListener("hashchange", show);
   $("run").addEventListener("change", (event) => {
     state.chosen = event.target.value === state.head?.run ? "latest" : event.target.value;
@@ -143,7 +146,7 @@ async function start() {
 }
 
 $("theme").addEventListener("click", switchTheme);
-$("logout").addEventListener("click", () => send("DELETE", "session").then(() => location.reload(), complain));
+$("logout").addEventListener("click", () => send("logout", {}).then(() => location.reload(), complain));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => state.page?.recolour?.());
 addEventListener("unhandledrejection", (event) => { event.preventDefault(); complain(event.reason); });
 start().catch(complain);

@@ -31,12 +31,12 @@ function clear(name, share) {
   return colour(name) + Math.round(2.55 * share).toString(16).padStart(2, "0");
 }
 
-function serie(curve) {
+function serie(curve, rows) {
   const stroke = colour(curve.colour);
   const shared = { label: curve.name, show: curve.show ?? true };
   if (curve.kind === "points") {
     const fill = clear(curve.colour, 38);
-    return { ...shared, paths: () => null, points: { show: true, size: 3, width: 0, fill, stroke: fill } };
+    return { ...shared, paths: () => null, points: { show: true, size: rows < 400 ? 5 : 3, width: 0, fill, stroke: fill } };
   }
   if (curve.kind === "edge") return { ...shared, stroke: "transparent", width: 0, spanGaps: true, points: { show: false } };
   return { ...shared, stroke, width: curve.width ?? 2, spanGaps: true, dash: curve.dash, points: { show: false } };
@@ -76,7 +76,7 @@ export class Chart {
     const options = {
       width: this.width, height: heights[size], padding: [10, 8, 0, 0], legend: { show: false }, bands, hooks,
       scales: { x: { time: x === "time" }, y: log ? { distr: 3 } : { range: { min: { pad: 0.08, soft: 0, mode: 0 }, max: { pad: 0.08, soft: 0, mode: 0 } } } },
-      series: [{}, ...curves.map(serie)], axes: axis(x, size === "large"),
+      series: [{}, ...curves.map((curve) => serie(curve, this.data?.[0].length ?? 0))], axes: axis(x, size === "large"),
       cursor: { sync: { key: x, setSeries: false }, points: { show: size === "large", size: 7, width: 2, fill: () => colour("card") }, y: false, drag: { x: true, y: false, dist: 8 } },
       focus: { alpha: 0.3 },
     };

@@ -34,7 +34,7 @@ export function controls(place, dialog, complain) {
       answer.className = "answer waiting";
       say(answer, "Asked. Waiting for the training node to answer…");
       try {
-        const outcome = await send("POST", "commands", { command: name, run });
+        const outcome = await send("commands", { command: name, run });
         answer.className = `answer ${outcome.state}`;
         say(title, outcome.state === "done" ? done : outcome.state === "refused" ? "The training node refused" : "No answer");
         say(answer, outcome.state === "unanswered" ? `${outcome.message} It may still be carried out: watch the events.` : outcome.message);

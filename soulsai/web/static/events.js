@@ -16,7 +16,9 @@ export function events(context) {
     h("span", { class: "kind" }, event.kind), h("span", { class: "text" }, event.text), event.who ? h("span", { class: "who faint" }, event.who) : null);
   let rows = [];
   const draw = () => {
-    const shown = rows.filter((event) => !wanted || event.kind === wanted).slice(0, 500);
+    // While it learns, one best model follows the other: of all that do, the newest will do.
+    const news = (event, i) => event.kind !== "best" || rows[i - 1]?.kind !== "best";
+    const shown = rows.filter((event, i) => (wanted ? event.kind === wanted : news(event, i))).slice(0, 500);
     list.replaceChildren(...shown.map(line));
     none.hidden = shown.length > 0;
   };

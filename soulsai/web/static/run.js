@@ -30,6 +30,7 @@ export function run(context) {
   const hero = figures(context);
   const main = reward(context, () => rest.restart());
   const rest = others(context);
+  main.restart().then(rest.restart); // what is looked at first comes first
   const element = h("div", { class: "stack" }, hero.element, main.element, rest.element);
   let running = false;
   let again = false;
@@ -176,14 +177,13 @@ function reward(context, changed) {
     draw();
   };
   const update = async (head) => {
-    if (!head || !feeds.length) return;
+    if (!head || !feeds?.length) return;
     const mine = feeds;
     const fresh = await Promise.all(mine.map((feed) => feed.more()));
     if (feeds === mine && fresh.some(Boolean)) draw();
   };
   const redraw = () => chart?.draw();
-  restart();
-  return { element, update, redraw, close: () => { feeds = []; chart?.close(); } };
+  return { element, restart, update, redraw, close: () => { feeds = null; chart?.close(); chart = null; } };
 }
 
 function others(context) {
@@ -193,12 +193,13 @@ function others(context) {
   const element = h("div", { class: "stack" }, sections);
   let groups = [];
   let known = "";
+  let closed = false;
 
   const restart = async () => {
     const run = context.run;
     if (!run) return;
     const list = (await get("metrics", { run })).filter((metric) => !quiet.includes(metric.name));
-    if (run !== context.run) return;
+    if (closed || run !== context.run) return;
     known = list.map((metric) => metric.name).join();
     groups.forEach((group) => group.close());
     groups = Object.keys(parts).map((source) => group(context, source, list.filter((metric) => metric.source === source).slice(0, 19), parts[source]));
@@ -216,8 +217,7 @@ function others(context) {
       if (list.map((metric) => metric.name).join() !== known) await restart();
     }
   };
-  restart();
-  return { element, restart, update, redraw: () => groups.forEach((one) => one.redraw()), close: () => { groups.forEach((one) => one.close()); groups = []; } };
+  return { element, restart, update, redraw: () => groups.forEach((one) => one.redraw()), close: () => { closed = true; groups.forEach((one) => one.close()); groups = []; } };
 }
 
 function group(context, source, list, grid) {
