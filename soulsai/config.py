@@ -142,9 +142,7 @@ class DQN(Struct, frozen=True, forbid_unknown_fields=True):
     capacity: Count = 100_000  # transitions in replay
     learning_starts: Natural = 2_000  # env steps of uniform random actions before the first update
     target_ema: Annotated[float, Meta(gt=0, le=1)] = 0.005  # of the target network, per update
-    act_with: Literal["average", "online"] = (
-        "average"  # weights that clients play with
-    )
+    act_with: Literal["average", "online"] = "average"  # weights that clients play with
     grad_clip: Positive = 10.0
     prioritized: bool = True
     priority_alpha: Fraction = 0.6

@@ -33,6 +33,7 @@ class Folders:
         self._lock = threading.Lock()
         self._records: OrderedDict[str, RecordReader] = OrderedDict()
         self._journals: OrderedDict[str, Journal] = OrderedDict()
+        self._rows: dict[str, tuple[object, RunRow]] = {}  # with what they were made of
         self._live_journal: tuple[str, Journal] | None = None
 
     @property
@@ -48,12 +49,15 @@ class Folders:
 
     def find(self, run: str) -> str:
         """Return the run of that name, or the newest; raise ``UnknownRun`` if there is none."""
+        live = self.live
+        if live and run in (live, LATEST):
+            return live
         if run == LATEST:
             names = self.names()
             if not names:
                 raise UnknownRun("there is no run yet")
-            return self.live or names[0]
-        if run not in self.names():
+            return names[0]
+        if not self._is_run(run):
             raise UnknownRun(f"there is no run {run[:100]!r}")
         return run
 
@@ -92,7 +96,7 @@ class Folders:
         with self._lock:
             if self._live_journal and self._live_journal[0] == run:
                 return self._live_journal[1]
-        if run not in self.names() or not self.path(run).is_dir():
+        if not self._is_run(run) and not (run == self.live and self.path(run).is_dir()):
             return None
         journal = Journal(self.path(run))
         with self._lock:
@@ -117,6 +121,16 @@ class Folders:
 
     def row(self, run: str, now: Status | None) -> RunRow:
         """Return a run in a few words; ``now`` is its status if it is being trained."""
+        stamps = tuple(_stamp(self.path(run) / name) for name in (CONFIG, STATUS, BEST))
+        kept = self._rows.get(run)
+        if kept and kept[0] == stamps and now is None and run != self.live:
+            return kept[1]
+        row = self._row(run, now)
+        if not row.live:
+            self._rows[run] = stamps, row
+        return row
+
+    def _row(self, run: str, now: Status | None) -> RunRow:
         config, status = self.config(run), now or self.status(run)
         live = run == self.live
         score = self.best(run).get("score")
@@ -138,6 +152,15 @@ class Folders:
             best=float(score) if isinstance(score, int | float) else None,
         )
 
+    def _is_run(self, run: str) -> bool:
+        """Whether this is the name of a run, and of nothing else."""
+        if Path(run).name != run or run in ("", ".", ".."):
+            return False
+        try:
+            return (self._saves / run / CONFIG).is_file()
+        except (OSError, ValueError):  # too long, or no name at all
+            return False
+
     def _started(self, run: str) -> str:
         """Return when a run began: its name says so, or else its settings' age."""
         try:
@@ -148,6 +171,14 @@ class Folders:
             return iso((self.path(run) / CONFIG).stat().st_mtime)
         except OSError:
             return ""
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_mtime_ns, state.st_size
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -104,8 +104,8 @@ def test_a_viewer_looks_and_an_operator_controls(private):
 
 def test_a_token_opens_a_session(private):
     browser = Browser(private)
-    assert browser.ask("POST", "/api/v1/session", {"token": "wrong"})[0] == 401
-    code, headers, data = browser.ask("POST", "/api/v1/session", {"token": VIEWER})
+    assert browser.ask("POST", "/api/v1/login", {"token": "wrong"})[0] == 401
+    code, headers, data = browser.ask("POST", "/api/v1/login", {"token": VIEWER})
     assert (code, json.loads(data)["role"]) == (200, "viewer")
     cookie = headers["set-cookie"]
     assert "HttpOnly" in cookie
@@ -117,9 +117,9 @@ def test_a_token_opens_a_session(private):
     assert inside.ask("POST", "/api/v1/commands", {"command": "stop"})[0] == 403
     forged = cookie.partition(";")[0].replace("=viewer.", "=operator.")
     assert Browser(private, {"cookie": forged}).ask("GET", "/api/v1/runs")[0] == 401
-    code, headers, _ = inside.ask("DELETE", "/api/v1/session", {})
+    code, headers, _ = inside.ask("POST", "/api/v1/logout", {})
     assert (code, "Max-Age=0" in headers["set-cookie"]) == (200, True)
-    secure = browser.ask("POST", "/api/v1/session", {"token": VIEWER}, x_forwarded_proto="https")
+    secure = browser.ask("POST", "/api/v1/login", {"token": VIEWER}, x_forwarded_proto="https")
     assert "Secure" in secure[1]["set-cookie"]
 
 
@@ -187,9 +187,10 @@ def test_a_form_cannot_command(browser):
 
 
 def test_reading_changes_nothing(browser):
-    for path in ("commands", "session"):
-        assert browser.ask("GET", f"/api/v1/{path}")[0] == (200 if path == "session" else 404)
-    assert browser.ask("GET", "/api/v1/commands?command=stop")[0] == 404
+    for path in ("commands", "login", "logout", "session"):
+        assert browser.ask("GET", f"/api/v1/{path}")[0] == (200 if path == "session" else 405)
+    code, headers, _ = browser.ask("GET", "/api/v1/commands?command=stop")
+    assert (code, headers["allow"]) == (405, "POST")
 
 
 def test_every_answer_is_guarded(browser):
@@ -235,7 +236,7 @@ def test_large_bodies_are_refused_unread(browser):
     ],
 )
 def test_deep_and_broken_json_is_refused(browser, body):
-    for path in ("/grafana/query", "/api/v1/commands", "/grafana/variable", "/api/v1/session"):
+    for path in ("/grafana/query", "/api/v1/commands", "/grafana/variable", "/api/v1/login"):
         code, _, data = browser.ask("POST", path, body)
         assert code in (200, 401, 422), (path, data)
     assert browser.ask("POST", "/grafana/query", body)[0] == 422

@@ -17,6 +17,13 @@ FLAGS = (
 NODE_MODULES = ROOT / ".venv" / "node" / "node_modules"
 WATCH = """
 window.reports = [];
+window.drawn = new Promise((done) => {
+  const look = new MutationObserver(() => {
+    const note = document.querySelector(".stage + .row .small");
+    if (note?.textContent.includes("drawn")) done(performance.now());
+  });
+  look.observe(document, { subtree: true, childList: true, characterData: true });
+});
 addEventListener("securitypolicyviolation", (event) =>
   window.reports.push(`${event.violatedDirective} ${event.blockedURI} ${event.sourceFile}`));
 """

@@ -91,7 +91,7 @@ def hostile(tmp_path_factory):
 @pytest.mark.parametrize("name", PAGES)
 def test_thirty_names_stay_names(hostile, opened, name):
     page = opened(hostile)
-    page.evaluate("window.hacked = () => { window.was = true; }")
+    page.evaluate("void (window.hacked = () => { window.was = true; })")
     page.goto(f"{hostile}/#/{name}")
     page.get_by_role("heading", level=1).first.wait_for(state="attached")
     page.wait_for_timeout(1500)
@@ -102,4 +102,5 @@ def test_thirty_names_stay_names(hostile, opened, name):
         for payload in PAYLOADS:
             assert page.locator("tbody th", has_text=" ".join(payload.split())).count() >= 1
     if name == "events":
+        page.get_by_label("Show").select_option("best")
         assert page.get_by_text(PAYLOADS[5], exact=True).count() >= 1

@@ -7,7 +7,8 @@ const most = 8;
 
 export function compare(context, query) {
   const asked = (query.get("runs") ?? "").split(",").filter((run) => context.runs.some((row) => row.run === run));
-  const chosen = new Set(asked.length ? asked : context.runs.slice(0, 4).map((row) => row.run));
+  const alike = context.runs.filter((row) => row.environment === context.row?.environment && row.algorithm === context.row?.algorithm);
+  const chosen = new Set(asked.length ? asked : alike.slice(0, 8).map((row) => row.run));
   const choice = { metric: "reward_mean", x: "env_steps", group: true };
   const stage = h("div", { class: "stage" });
   const legend = h("ul", { class: "legend" });
