@@ -123,8 +123,6 @@ def changes(before: Status | None, now: Status | None) -> Iterator[tuple[str, st
         yield "node", f"the training node has begun generation {now.generation}"
     if before.phase != now.phase:
         yield "phase", f"{before.phase} → {now.phase}"
-    if before.checkpoint != now.checkpoint and now.checkpoint:
-        yield "checkpoint", f"checkpoint {now.checkpoint}, {now.env_steps} env steps"
     if before.notice != now.notice:
         yield "notice", now.notice or "all is well again"
     yield from _client_changes(before.clients, now.clients)

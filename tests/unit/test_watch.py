@@ -31,11 +31,6 @@ def client(name, state="active"):
         (status(), status(env_steps=5), []),
         (status(), status(generation=2), [("node", "the training node has begun generation 2")]),
         (status(), status(phase="paused"), [("phase", "learning → paused")]),
-        (
-            status(),
-            status(checkpoint="000001", env_steps=7),
-            [("checkpoint", "checkpoint 000001, 7 env steps")],
-        ),
         (status(), status(notice="the disk is full"), [("notice", "the disk is full")]),
         (status(notice="oh"), status(), [("notice", "all is well again")]),
         (status(), status(clients=(client("one"),)), [("client", "one joined")]),

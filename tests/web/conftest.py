@@ -20,7 +20,7 @@ window.reports = [];
 window.drawn = new Promise((done) => {
   const look = new MutationObserver(() => {
     const note = document.querySelector(".stage + .row .small");
-    if (note?.textContent.includes("drawn")) done(performance.now());
+    if (note?.textContent.includes("points for")) done(performance.now());
   });
   look.observe(document, { subtree: true, childList: true, characterData: true });
 });
