@@ -145,11 +145,13 @@ class Heartbeat(Struct, frozen=True):
 
     steps: int  # taken
     episodes: int  # finished
-    dropped: int  # env steps thrown away because the outbox was full
+    dropped: int  # env steps thrown away: the outbox was full, or the environment broke
     queued: int  # messages waiting in the outbox
     version: int
     restarts: int = 0  # of the environment
     waiting: bool = False  # the quota is spent: no step until new weights come
+    faults: dict[str, int] = {}  # of the environment, by kind
+    trouble: str = ""  # the environment's last fault, in a line
 
 
 class Head(Struct, frozen=True):
@@ -325,10 +327,13 @@ class ClientStatus(Struct, frozen=True):
     admitted: int  # env steps
     rejected: int  # messages
     lost: int  # env steps that never arrived
-    dropped: int  # env steps its own outbox dropped
+    dropped: int  # env steps it threw away itself
     queued: int
     lag: int  # versions behind, of its last fragment
     seen: float  # seconds since it was heard of
+    restarts: int = 0  # of its environments
+    faults: dict[str, int] = {}  # of its environments, by kind
+    trouble: str = ""  # the last of them, in a line
 
 
 class Status(Struct, frozen=True):

@@ -216,9 +216,18 @@ def _clients(clients: Sequence[ClientStatus]) -> RenderableType:
             _count(client.dropped),
             _count(client.lost),
         )
-    if len(clients) <= CLIENTS:
-        return table
-    return Group(table, Text(f"and {len(clients) - CLIENTS} more", style=FAINT))
+    parts: list[RenderableType] = [table]
+    if len(clients) > CLIENTS:
+        parts.append(Text(f"and {len(clients) - CLIENTS} more", style=FAINT))
+    troubled = [client for client in clients[:CLIENTS] if client.trouble]
+    parts += [Text(trouble(client), style="yellow") for client in troubled]
+    return Group(*parts)
+
+
+def trouble(client: ClientStatus) -> str:
+    """Return in a line what a client's environments suffer from, and did so far."""
+    faults = ", ".join(f"{count} {kind}" for kind, count in sorted(client.faults.items()))
+    return f"{client.client}: {client.trouble} ({client.restarts} restarts; {faults})"
 
 
 def _pair(name: str, value: Text | str) -> Text:

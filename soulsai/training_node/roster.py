@@ -1,6 +1,6 @@
 """Who plays: how fast, how stale, how reliably, and who has fallen silent."""
 
-from collections import deque
+from collections import Counter, deque
 from typing import Literal
 
 from soulsai.training_node.admission import Arrival
@@ -39,6 +39,8 @@ class _Player:
         self.rejected = 0
         self.lost = 0
         self.dropped = 0  # in epochs before this one
+        self.restarts = 0  # the same
+        self.faults: Counter[str] = Counter()  # the same
         self.version: int | None = None  # of its last fragment
         self.last: Heartbeat | None = None
         self.told = now  # when it last said how it is
@@ -46,6 +48,20 @@ class _Player:
     @property
     def all_dropped(self) -> int:
         return self.dropped + (self.last.dropped if self.last else 0)
+
+    @property
+    def all_restarts(self) -> int:
+        return self.restarts + (self.last.restarts if self.last else 0)
+
+    @property
+    def all_faults(self) -> Counter[str]:
+        return self.faults + Counter(self.last.faults if self.last else {})
+
+    def begin_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.dropped, self.restarts = self.all_dropped, self.all_restarts
+        self.faults = self.all_faults
+        self.last = None
 
 
 class Roster:
@@ -67,8 +83,7 @@ class Roster:
         player = self._player(arrival.client, now)
         player.seen = now
         if arrival.mark.position.epoch != player.epoch:
-            player.epoch = arrival.mark.position.epoch
-            player.dropped, player.last = player.all_dropped, None
+            player.begin_epoch(arrival.mark.position.epoch)
         if arrival.heartbeat is not None:
             player.last, player.told = arrival.heartbeat, now
 
@@ -130,6 +145,9 @@ class Roster:
                 queued=player.last.queued if player.last else 0,
                 lag=0 if player.version is None else max(0, version - player.version),
                 seen=self._now - player.seen,
+                restarts=player.all_restarts,
+                faults=dict(player.all_faults),
+                trouble=player.last.trouble if player.last else "",
             )
             for name, player in sorted(self._players.items())
         )

@@ -49,6 +49,9 @@ class ClientRow(Struct, frozen=True):
     queued: int
     lag: int
     seen: float
+    restarts: int  # of its environments
+    faults: dict[str, int]  # of its environments, by kind
+    trouble: str  # the last of them
     episodes: int
     reward_mean: float | None  # of all its episodes
 

@@ -54,6 +54,8 @@ _KIND_FRAGMENT, _KIND_EPISODE, _KIND_HEARTBEAT, _KIND_HELLO = 1, 2, 3, 4
 
 _Count = Annotated[int, Meta(ge=0, lt=2**53)]
 _Word = Annotated[str, Meta(max_length=256)]
+_Kind = Annotated[str, Meta(pattern=r"\A[a-z]{1,16}\Z")]
+_Line = Annotated[str, Meta(max_length=200, pattern=r"\A[^\x00-\x1f\x7f-\x9f]*\Z")]
 
 
 class _Episode(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -77,6 +79,8 @@ class _Heartbeat(Struct, frozen=True, array_like=True, forbid_unknown_fields=Tru
     version: _Count
     restarts: _Count
     waiting: bool
+    faults: Annotated[dict[_Kind, _Count], Meta(max_length=16)]
+    trouble: _Line
 
 
 class _Hello(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -146,7 +146,7 @@ def test_any_numbers_and_flags_travel(data, steps, terminated, truncated, greedy
 
 def test_messages_of_one_moment_share_an_entry_and_keep_their_order():
     episode = Episode(1, 2, 3, -200.5, 64, 1.25, True, False, 0.5, {"lives": 2.0})
-    heartbeat = Heartbeat(1, 2, 3, 4, 5, 6, True)
+    heartbeat = Heartbeat(1, 2, 3, 4, 5, 6, True, {"hang": 2}, "no answer for 5 s")
     hello = Hello("run-1", 1, "0.1", "LunarLander-v3", 2, SPEC.crc)
     fragments = [random_fragment(SPEC, steps) for steps in (64, 3)]
     got = there_and_back(SPEC, hello, fragments[0], episode, fragments[1], heartbeat)

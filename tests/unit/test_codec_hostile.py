@@ -258,3 +258,20 @@ def test_weights_of_other_names_or_shapes_are_not_encoded():
     arrays = {"a": np.zeros(4, "<f4"), "n": np.array(7, "<i8")}
     with pytest.raises(WireError, match="as the program says"):
         encode_weights(Weights("r", 1, 2, arrays), PROGRAM)
+
+
+@pytest.mark.parametrize(
+    ("faults", "trouble"),
+    [
+        ({"hang": 1}, "a line\nand another"),
+        ({"hang": 1}, "\x1b[2J"),
+        ({"hang": 1}, "x" * 201),
+        ({"Hang": 1}, ""),
+        ({"hang\n": 1}, ""),
+        ({"hang": -1}, ""),
+        ({chr(97 + i): 1 for i in range(17)}, ""),
+    ],
+)
+def test_what_a_client_says_of_its_environment_is_a_short_line(faults, trouble):
+    beat = Heartbeat(1, 2, 3, 4, 5, 6, False, faults, trouble)
+    assert rejected(pack([encode_message(beat, RICH)])) == "header"

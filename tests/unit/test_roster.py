@@ -55,6 +55,18 @@ def test_counters_add_up_over_epochs():
     assert roster.dropped == 5
 
 
+def test_faults_of_environments_add_up_over_epochs():
+    roster = Roster(0.0)
+    first = beat(restarts=2, faults={"hang": 1, "crash": 1}, trouble="step: segmentation fault")
+    hear(roster, arrival(heartbeat=first), 0.0)
+    hear(roster, arrival(heartbeat=first), 1.0)
+    hear(roster, arrival(epoch=2), 2.0)
+    hear(roster, arrival(epoch=2, heartbeat=beat(restarts=1, faults={"hang": 1}, trouble="x")), 3.0)
+    (client,) = roster.statuses(1)
+    assert (client.restarts, client.faults) == (3, {"hang": 2, "crash": 1})
+    assert client.trouble == "x"
+
+
 def test_lag_counts_versions_of_the_last_fragment():
     roster = Roster(0.0)
     hear(roster, arrival(steps=1, version=3), 0.0)

@@ -34,8 +34,8 @@ def status(**changes):
     return Status(**(values | changes))
 
 
-def client(name, state="active", seen=0.1):
-    return ClientStatus(name, state, 500.0, 25_000, 3, 64, 0, 7, 1, seen)
+def client(name, state="active", seen=0.1, **more):
+    return ClientStatus(name, state, 500.0, 25_000, 3, 64, 0, 7, 1, seen, **more)
 
 
 def shown(scene, width=100):
@@ -54,6 +54,13 @@ def test_page_shows_what_the_status_says():
         *("client-1", "active", "client-2", "lost (0:01:15 ago)"),
     ):
         assert part in text, part
+
+
+def test_page_shows_what_environments_suffer_from():
+    sick = client("one", restarts=3, faults={"hang": 2, "crash": 1}, trouble="step: silent for 5 s")
+    text = shown(Scene(1.0, "x", status(clients=(sick, client("two")))))
+    assert "one: step: silent for 5 s (3 restarts; 1 crash, 2 hang)" in text
+    assert "two:" not in text
 
 
 def test_page_begins_before_there_is_a_status():

@@ -14,8 +14,15 @@ const columns = [
   ["Rejected", (row) => count(row.rejected)],
   ["Dropped", (row) => count(row.dropped)],
   ["Lost", (row) => count(row.lost)],
+  ["Restarts", (row) => count(row.restarts)],
+  ["Environment", (row) => trouble(row)],
   ["Heard", (row) => (row.seen < 2 ? "now" : `${duration(row.seen)} ago`)],
 ];
+
+function trouble(row) {
+  const faults = Object.entries(row.faults).map(([kind, n]) => `${n} ${kind}`).join(", ");
+  return row.trouble ? h("span", { title: row.trouble }, faults ? `${faults}; last: ${row.trouble}` : row.trouble) : "";
+}
 
 export function clients(context) {
   const summary = h("p", { class: "lead" });
