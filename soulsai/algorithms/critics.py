@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from soulsai.algorithms.dense import Tower
-from soulsai.algorithms.dqn import quantile_huber_slope
 from soulsai.algorithms.networks import Encoder, Observation
+from soulsai.algorithms.quantiles import quantile_huber_slope
 
 
 class Critics(nn.Module):

@@ -32,7 +32,7 @@ class Seeing(Protocol):
 class Experience:
     """Everything a learner remembers of its clients, and what it owes and grants them.
 
-    ``parts`` is what must survive a crash.
+    ``parts`` must survive a crash, and so must the account of the pace; see ``go_on``.
     """
 
     def __init__(
@@ -48,8 +48,6 @@ class Experience:
         self.settings, self.planned_steps, self.policy = settings, steps, policy
         self.returns = NStepReturns(spec, n=settings.n_step, gamma=settings.gamma)
         columns = transition_columns(spec)
-        if spec.action.kind == "box":
-            columns["action"] = spec.action.leaf
         self.replay: PrioritizedReplay | UniformReplay = (
             PrioritizedReplay(settings.capacity, columns, alpha=settings.priority_alpha, rng=rng)
             if settings.prioritized
@@ -67,7 +65,6 @@ class Experience:
             "replay": self.replay,
             "returns": self.returns,
             "normalizer": self.normalizer,
-            "pace": self,
         }
         self._grant()
 
@@ -111,13 +108,9 @@ class Experience:
         self.policy.quota = self.pace.quota
         self.policy.knobs = {"random": float(self.pace.warming_up)}
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the account of steps and updates; the other parts speak for themselves."""
-        return self.pace.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Go on from the account of another."""
-        self.pace.load_state_dict(state_dict)
+    def go_on(self, account: dict[str, Any]) -> None:
+        """Go on from the saved account of steps and updates of another."""
+        self.pace.load_state_dict(account)
         self._grant()
 
 

@@ -22,7 +22,7 @@ def transition_columns(spec: Spec) -> dict[str, Leaf]:
     columns |= {f"next_obs.{name}": leaf for name, leaf in seen.items()}
     if MASK in spec.obs:
         columns[f"next_obs.{MASK}"] = spec.obs[MASK]
-    columns["action"] = Leaf(spec.action.leaf.shape, "<i8")
+    columns["action"] = spec.action.leaf
     columns["ret"] = columns["discount"] = Leaf((), "<f4")
     return columns
 

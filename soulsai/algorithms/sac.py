@@ -191,11 +191,13 @@ class SAC:
         return squashed.sample(mean, log_std, noise)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what belongs to no other part: the source of noise, and the count of skips."""
-        return {"luck": self._luck.get_state(), "skipped": self.skipped}
+        """Return what belongs to no other part: the account, the source of noise, the skips."""
+        pace = self.experience.pace.state_dict()
+        return {"pace": pace, "luck": self._luck.get_state(), "skipped": self.skipped}
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
         """Go on where another left off."""
+        self.experience.go_on(state_dict["pace"])
         self._luck.set_state(state_dict["luck"].cpu())
         self.skipped = int(state_dict["skipped"])
 

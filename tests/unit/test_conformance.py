@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from learning_cases import cut, endless, episode, part, settings, spec
 
 from soulsai import heads
-from soulsai.algorithms.dqn import DQN, quantile_huber_loss, quantile_huber_slope, td_target
+from soulsai.algorithms.dqn import DQN
 from soulsai.algorithms.normalize import BLOCK, RunningStatistics
+from soulsai.algorithms.q_update import td_target
+from soulsai.algorithms.quantiles import quantile_huber_loss, quantile_huber_slope
 from soulsai.algorithms.returns import NStepReturns
 from soulsai.replay.prioritized import UNIFORM_SHARE, PrioritizedReplay
 from soulsai.testing import ToyEnv
@@ -133,7 +135,13 @@ def test_5_invalid_actions_neither_act_nor_count():
         "ret": torch.zeros(10),
         "discount": torch.ones(10),
     }
-    goal = td_target(algorithm.policy, algorithm.target, rows, double=True, scale=1.0)
+    goal = td_target(
+        algorithm.policy.observation.parts,
+        algorithm.policy.quantiles,
+        algorithm.target.quantiles,
+        rows,
+        algorithm.rules,
+    ).detach()
     assert (goal == 2.0).all()
     q = algorithm.policy({"obs": torch.zeros(10, 2)}, {})[0]["q"].detach().numpy()
     for epsilon, at_random in ((0.0, False), (1.0, False), (0.0, True)):
@@ -176,7 +184,7 @@ def test_9_writing_over_an_observation_buffer_changes_nothing_that_was_taken_in(
 
         for _ in algorithm.learn(arrivals()):
             pass
-        columns.append(algorithm.replay.ring.columns)
+        columns.append(algorithm.experience.replay.ring.columns)
     assert all((columns[0][name] == columns[1][name]).all() for name in columns[0])
 
 
@@ -186,8 +194,10 @@ def test_10_a_late_fragment_is_learnt_from_once():
     generator = algorithm.learn(endless([parts[0], parts[2], parts[1]]))
     for _ in range(28):
         next(generator)
-    held = algorithm.replay.ring.columns["obs.obs"][: len(algorithm.replay), 0]
-    waiting = algorithm.returns.flush()["obs.obs"][:, 0]  # for what came before them
+    held = algorithm.experience.replay.ring.columns["obs.obs"][
+        : len(algorithm.experience.replay), 0
+    ]
+    waiting = algorithm.experience.returns.flush()["obs.obs"][:, 0]  # for what came before them
     assert sorted([*held, *waiting]) == list(range(60))
 
 
@@ -216,8 +226,8 @@ class Client:
             for group in np.array_split(np.arange(len(fragments)), self.cuts.integers(1, 4)):
                 yield [fragments[i] for i in group]
             updates = -1
-            while updates != self.algorithm.pace.updates:
-                updates = self.algorithm.pace.updates
+            while updates != self.algorithm.experience.pace.updates:
+                updates = self.algorithm.experience.pace.updates
                 yield []
 
     def play(self, policy, limit):
@@ -273,9 +283,9 @@ def test_12_one_client_in_lockstep_repeats_itself_exactly():
         assert updates >= 500
         results.append(algorithm)
     one, other = results
-    assert one.pace.updates == other.pace.updates
-    assert torch.equal(one._weights, other._weights)
-    assert torch.equal(one._target_weights, other._target_weights)
+    assert one.experience.pace.updates == other.experience.pace.updates
+    assert torch.equal(one.learner.weights, other.learner.weights)
+    assert torch.equal(one.learner.target_weights, other.learner.target_weights)
     state, same = one.policy.state_dict(), other.policy.state_dict()
     assert all(torch.equal(state[name], same[name]) for name in state)
-    assert (one.replay.priorities == other.replay.priorities).all()
+    assert (one.experience.replay.priorities == other.experience.replay.priorities).all()

@@ -7,14 +7,9 @@ import torch
 from learning_cases import endless, episode, settings, spec, stream
 
 from soulsai import heads
-from soulsai.algorithms.dqn import (
-    DQN,
-    best_action,
-    expected,
-    quantile_huber_loss,
-    quantile_huber_slope,
-    td_target,
-)
+from soulsai.algorithms.dqn import DQN
+from soulsai.algorithms.q_update import best_action, td_target
+from soulsai.algorithms.quantiles import expected, quantile_huber_loss, quantile_huber_slope
 from soulsai.errors import ConfigError
 from soulsai.types import MASK, ActionSpec, Head, Leaf, Spec
 
@@ -50,7 +45,7 @@ def test_the_slope_is_the_derivative_of_the_weighted_loss(quantiles):
 
 @pytest.mark.parametrize("double", [True, False])
 def test_the_target_by_loops(double):
-    algorithm = learner(masked=True, double=double)
+    algorithm = learner(masked=True, double=double, reward_scale=0.1)
     torch.nn.init.normal_(algorithm.target.values.out.weight)
     rng = np.random.default_rng(0)
     mask = rng.random((16, 3)) < 0.5
@@ -62,8 +57,10 @@ def test_the_target_by_loops(double):
         "discount": rng.choice([0.0, 0.97], 16).astype("f4"),
     }
     tensors = {name: torch.from_numpy(column) for name, column in rows.items()}
-    goal = td_target(algorithm.policy, algorithm.target, tensors, double=double, scale=0.1)
-    parts = algorithm.policy.observation.parts({"obs": tensors["next_obs.obs"]})
+    see = algorithm.policy.observation.parts
+    judges = algorithm.policy.quantiles, algorithm.target.quantiles
+    goal = td_target(see, *judges, tensors, algorithm.rules)
+    parts = see({"obs": tensors["next_obs.obs"]})
     online, target = (n.quantiles(parts).detach() for n in (algorithm.policy, algorithm.target))
     for i in range(16):
         judged = (online if double else target)[i].mean(-1)
@@ -103,7 +100,7 @@ def test_the_target_network_follows_and_sees_through_the_same_statistics():
 def test_replay_keeps_what_was_seen_and_the_network_sees_it_normalised():
     algorithm = learner()
     run(algorithm, [episode(200)], 1)
-    assert algorithm.replay.ring.columns["obs.obs"][:200, 0].max() == 199
+    assert algorithm.experience.replay.ring.columns["obs.obs"][:200, 0].max() == 199
     (vector,) = algorithm.policy.observation.parts({"obs": torch.tensor([[96.0, 0.0]])})
     assert vector[0, 0].abs() < 1
 
@@ -145,22 +142,22 @@ def test_a_gradient_is_clipped_as_a_whole():
     algorithm = learner(grad_clip=1e-3, adam_eps=1e3, lr=1e3, normalize_obs=False)
     whole = episode(80)
     whole.reward[:] = 1e3
-    before = algorithm._weights.clone()
+    before = algorithm.learner.weights.clone()
     metrics = run(algorithm, [whole], 1)[0]
     assert metrics["grad_norm"] > 1e-3
     # with so large an eps, Adam's first step is lr / eps times the gradient
-    assert (algorithm._weights - before).norm().item() == pytest.approx(1e-3, rel=1e-3)
+    assert (algorithm.learner.weights - before).norm().item() == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_an_update_that_is_not_finite_is_skipped_and_counted():
     algorithm = learner(prioritized=True, replay_ratio=4.0)
     whole = episode(80)
     whole.reward[:] = np.inf
-    before = algorithm._weights.clone()
+    before = algorithm.learner.weights.clone()
     metrics = run(algorithm, [whole], 40)[-1]
-    assert torch.equal(algorithm._weights, before)
+    assert torch.equal(algorithm.learner.weights, before)
     assert metrics["skipped"] > 0
-    assert np.isfinite(algorithm.replay.priorities).all()
+    assert np.isfinite(algorithm.experience.replay.priorities).all()
 
 
 def test_metrics_name_what_matters():
@@ -173,9 +170,9 @@ def test_metrics_name_what_matters():
 def test_beta_grows_to_one_over_the_planned_steps():
     algorithm = learner(steps=200)
     run(algorithm, [episode(100)], 1)
-    assert algorithm.beta == pytest.approx(0.7)
+    assert algorithm.experience.beta == pytest.approx(0.7)
     run(algorithm, [episode(300, number=1)], 1)
-    assert algorithm.beta == 1.0
+    assert algorithm.experience.beta == 1.0
 
 
 @pytest.mark.parametrize(
@@ -242,8 +239,8 @@ def test_a_stream_of_many_episodes_ends_up_in_replay():
     fragments = stream(30)
     algorithm = learner(capacity=10_000)
     run(algorithm, fragments, sum(map(len, fragments)) - 32)
-    waiting = len(algorithm.returns)
-    assert len(algorithm.replay) + waiting == sum(map(len, fragments))
+    waiting = len(algorithm.experience.returns)
+    assert len(algorithm.experience.replay) + waiting == sum(map(len, fragments))
 
 
 @pytest.mark.parametrize("who", ["average", "online"])

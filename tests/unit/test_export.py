@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from soulsai.algorithms.base import Policy
-from soulsai.algorithms.dqn import QPolicy
+from soulsai.algorithms.q_network import QPolicy
 from soulsai.config import DQN
 from soulsai.errors import SoulsAIError
 from soulsai.training_node import export

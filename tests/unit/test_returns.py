@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from learning_cases import cut, episode, part, spec
 
 from soulsai.algorithms.returns import NStepReturns, transition_columns
-from soulsai.types import MASK
+from soulsai.types import MASK, ActionSpec, Leaf, Spec
 
 
 def by_definition(whole, n, gamma, last=None):
@@ -130,7 +130,9 @@ def test_the_waiting_steps_are_saved_and_restored():
         assert (one == other).all()
 
 
-def test_floats_are_kept_in_single_precision_and_actions_as_indices():
+def test_floats_are_kept_in_single_precision_and_actions_as_they_travel():
     columns = transition_columns(spec())
     assert columns["obs.obs"].dtype == "<f4"
-    assert columns["action"].dtype == "<i8"
+    assert columns["action"].dtype == "|u1"
+    box = ActionSpec("box", (2,), low=(-1.0, -1.0), high=(1.0, 1.0))
+    assert transition_columns(Spec({"obs": Leaf((2,), "<f4")}, box))["action"] == Leaf((2,), "<f4")

@@ -85,7 +85,7 @@ def test_without_the_replay_the_rest_is_restored(tmp_path):
     folder = checkpoints.append(tmp_path, files, keep=1)
     other = learner(seed=2)
     snapshot.restore(folder, other.parts)
-    assert len(other.replay) == 0
+    assert len(other.experience.replay) == 0
     policy = everything(other)["policy"]
     assert policy == everything(algorithm)["policy"]
     teach(other, WHOLE[HALF:])
