@@ -12,6 +12,7 @@ import typer
 from soulsai import __version__, connect, process
 from soulsai.bench import command as bench
 from soulsai.config import Config, defaults_yaml, dump, load
+from soulsai.identity import commands as identity
 from soulsai.types import Command, Quicksave
 from soulsai.types import Stop as StopRun
 
@@ -23,6 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(bench.app, name="bench")
+app.add_typer(identity.app, name="secrets")
 
 Settings = Annotated[
     Path | None,

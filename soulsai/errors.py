@@ -39,6 +39,10 @@ class AccessDenied(WireError):
     """The server knows us not, or does not allow this; asking again does not help."""
 
 
+class Forged(SoulsAIError):
+    """What was published is not signed by the training node whose key we know."""
+
+
 class ServerFull(WireError):
     """The server has no memory or no disk left for a write; trim, then try again."""
 

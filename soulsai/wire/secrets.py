@@ -12,6 +12,7 @@ from soulsai.wire.names import Role
 PASSWORD_FILE = "SOULSAI_REDIS_PASSWORD_FILE"  # noqa: S105 - a variable's name
 _CONTAINER_SECRET = Path("/run/secrets/redis_secret")
 _MAX_BYTES = 4096
+CA = "ca.pem"  # in a folder of secrets: the authority that vouches for the server
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def server_for(role: Role, redis: Redis, environ: Mapping[str, str] = os.environ
     the common ``redis.secret`` opens what the server grants for it.
     """
     folder = Path(redis.secrets)
-    own = folder / f"{role}.secret"
+    own = file_of(folder, role)
     if role != "client" and own.is_file():
         return Server(redis.url, role, read_secret(own), redis.ca_file)
     common = _common_secret(folder, environ)
@@ -63,10 +64,27 @@ def read_secret(path: Path) -> str:
 
 def write_secret(path: Path, password: str) -> None:
     """Write a secret that only we can read."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        os.chmod(path, 0o600)  # of a file that was there already
-        file.write(f"requirepass {password}\n")
+    write_file(path, f"requirepass {password}\n")
+
+
+def write_file(path: Path, text: str, mode: int = 0o600) -> None:
+    """Put a file in place in one go, readable from its beginning on by those meant, and nobody."""
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            os.fsync(file.fileno())
+        os.chmod(new, mode)
+        new.replace(path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+
+
+def file_of(folder: Path, role: Role) -> Path:
+    """Return where the secret of a role is kept; clients have the run's common one."""
+    return folder / ("redis.secret" if role == "client" else f"{role}.secret")
 
 
 def _common_secret(folder: Path, environ: Mapping[str, str]) -> Path | None:
@@ -74,5 +92,5 @@ def _common_secret(folder: Path, environ: Mapping[str, str]) -> Path | None:
         if not Path(named).is_file():
             raise ConfigError(f"{PASSWORD_FILE}: there is no file {named}")
         return Path(named)
-    places = (folder / "redis.secret", _CONTAINER_SECRET)
+    places = (file_of(folder, "client"), _CONTAINER_SECRET)
     return next((path for path in places if path.is_file()), None)

