@@ -30,7 +30,7 @@ docs: $(READY)  ## Write the pages that are made from the code.
 bench: .venv/.ready-bench  ## Measure what we promise.
 	for figure in wire client learner start; do $(BIN)/soulsai bench $$figure || exit 1; done
 
-test-learning: $(READY)  ## Train to the targets; takes long.
+test-learning: .venv/.ready-bench  ## Train to the targets; takes long.
 	$(BIN)/python -m pytest -m learning $(ARGS)
 
 clean:  ## Remove what can be made again; runs under saves/ stay.
@@ -45,4 +45,5 @@ $(READY): pyproject.toml constraints.txt
 
 .venv/.ready-bench: $(READY)
 	$(BIN)/python -m pip install -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m pip install -c constraints.txt --no-deps minatar
 	touch $@

@@ -9,11 +9,14 @@ import msgspec
 import typer
 
 from soulsai.bench import Figure, show
+from soulsai.bench.ledger import Seed
 from soulsai.errors import SoulsAIError
+from soulsai.process import Stop
 
 app = typer.Typer(help="Measure what is promised; ends with 1 if a promise is not kept.")
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object per line.")]
+Saves = Annotated[Path, typer.Option(metavar="DIR", help="Where runs and results go.")]
 
 
 class Broken(SoulsAIError):
@@ -66,22 +69,44 @@ def learning(
     seeds: Annotated[int, typer.Option(min=1, help="How many.")] = 5,
     first_seed: Annotated[int, typer.Option(min=0, help="The others follow it.")] = 10,
     parallel: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
-    saves: Annotated[Path, typer.Option(metavar="DIR")] = Path("saves/bench"),
+    saves: Saves = Path("saves/bench"),
     sets: Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Take over the seeds that are done already.")
+    ] = False,
 ) -> None:
-    """Train whole runs over seeds and judge them by greedy episodes; one JSON line per target."""
-    from soulsai.bench import learning
+    """Train whole runs over seeds and judge them by greedy episodes; one JSON line per target.
 
-    chosen = [learning.target(name) for name in targets.split(",")]
-    chosen_seeds = range(first_seed, first_seed + seeds)
-    held = True
-    for one in chosen:
-        score = learning.run(one, chosen_seeds, saves, parallel=parallel, overrides=sets or ())
-        sys.stdout.write(msgspec.json.encode(score).decode() + "\n")
-        sys.stdout.flush()
-        held = held and score.held
-    if not held:
-        raise Broken("a target was not reached")
+    Each seed's result is kept in DIR/seeds.jsonl as it comes, each target's in DIR/targets.jsonl
+    and DIR/TARGET.png.
+    """
+    from soulsai.bench import learning, picture
+    from soulsai.bench.targets import target
+
+    chosen = [target(name) for name in targets.split(",")]
+    missed = []
+    with Stop() as stop:
+        bench = learning.Bench(saves, parallel, tuple(sets or ()), resume, stop, _say)
+        for one in chosen:
+            score = learning.run(one, range(first_seed, first_seed + seeds), bench)
+            line = msgspec.json.encode(score).decode() + "\n"
+            sys.stdout.write(line)
+            sys.stdout.flush()
+            with (saves / "targets.jsonl").open("a") as file:
+                file.write(line)
+            picture.save_picture(score, saves)
+            missed += [] if score.held else [one.name]
+    if missed:
+        raise Broken(f"not reached: {', '.join(missed)}")
+
+
+def _say(result: Seed) -> None:
+    """Tell a person what a seed has come to."""
+    came = result.fault or (
+        f"{result.score:.4g} after {result.env_steps:,} env steps in {result.wall_seconds:.0f} s"
+    )
+    sys.stderr.write(f"{result.target} seed {result.seed}: {came}\n")
+    sys.stderr.flush()
 
 
 def _show(figures: Iterable[Figure], *, as_json: bool) -> None:

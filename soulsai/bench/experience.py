@@ -1,14 +1,12 @@
 """Experience measured: the share of what clients play that is learnt from, with a busy learner."""
 
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from soulsai.bench import Figure, at_least
-from soulsai.errors import SoulsAIError
+from soulsai.bench.calls import answer
 
 LIMIT = 99.0  # per cent
 STEPS = 200_000
@@ -17,17 +15,9 @@ STEPS = 200_000
 def measure() -> Iterator[Figure]:
     """Yield the share of the env steps that two unthrottled clients took."""
     with tempfile.TemporaryDirectory() as saves:
-        words = ["train", "--env", "CartPole-v1", "--clients", "2", "--saves", saves, "--json"]
+        words = ["--env", "CartPole-v1", "--clients", "2", "--saves", saves]
         settings = ["--max-env-steps", str(STEPS), "--set=dqn.pace=free"]
-        done = subprocess.run(  # noqa: S603 - our own command line
-            [sys.executable, "-m", "soulsai", *words, *settings],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            raise SoulsAIError(f"soulsai train ended with {done.returncode}: {done.stderr[-200:]}")
-        summary = json.loads(done.stdout.strip().splitlines()[-1])
+        summary = answer("train", *words, *settings)
         status = json.loads((Path(summary["run"]) / "status.json").read_text())
     admitted = summary["admitted"]
     missing = status["lost"] + status["dropped"] + sum(status["rejected"].values())

@@ -6,145 +6,147 @@ interquartile mean over training seeds, which drops a quarter of the runs on eit
 (arXiv:2108.13264).
 """
 
-import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 from msgspec import Struct
 
-from soulsai.errors import ConfigError, SoulsAIError
+from soulsai.bench.calls import INTERRUPTED, Interrupted, answer, never, options
+from soulsai.bench.ledger import Ledger, Seed, revision
+from soulsai.bench.statistics import interval, iqm
+from soulsai.bench.targets import Target
+from soulsai.errors import SoulsAIError
 
 EPISODES = 100
 FIRST_SEED = 1_000_000  # of the evaluation's environments
-
-
-class Target(Struct, frozen=True):
-    """One thing to learn, and how well it must be learnt."""
-
-    name: str
-    environment: str
-    algorithm: str
-    steps: int
-    bar: float = float("-inf")  # of the IQM over seeds
-    floor: float = float("-inf")  # of the worst seed
-    clients: int = 4
+# Runs go side by side, and nobody looks at their pages or goes on with them.
+QUIET = ("web.enabled=false", "checkpoint.replay=false")
 
 
 class Score(Struct, frozen=True):
-    """What several seeds of one target reached."""
+    """What several seeds of one target reached; numbers are missing if no seed reached its end."""
 
     target: str
-    iqm: float
-    worst: float
-    low: float  # 95 % bootstrap interval of the IQM; the number of seeds limits its worth
-    high: float
+    iqm: float | None
+    worst: float | None
+    low: float | None  # 95 % bootstrap interval of the IQM; the number of seeds limits its worth
+    high: float | None
     seeds: list[int]
     scores: list[float]
     env_steps: list[int]
     wall_seconds: list[float]
     bar: float
     floor: float
+    runs: list[str]  # their folders
+    settings: list[str]
+    revisions: list[str]
+    failed: dict[int, str]  # seeds that did not come to an end, and why
 
     @property
     def held(self) -> bool:
-        """Whether the bar and the floor are reached."""
+        """Whether the bar and the floor are reached, and no seed has failed."""
+        if self.iqm is None or self.worst is None or self.failed:
+            return False
         return self.iqm >= self.bar and self.worst >= self.floor
 
 
-TARGETS = {
-    target.name: target
-    for target in (
-        Target("T1", "CartPole-v1", "dqn", 50_000, bar=475, floor=400),
-        Target("T3", "LunarLander-v3", "dqn", 150_000, bar=200, floor=120),
-    )
-}
+class Bench(Struct, frozen=True):
+    """How targets are run; ``said`` is told each seed's result as it comes."""
+
+    saves: Path
+    parallel: int = 1
+    overrides: tuple[str, ...] = ()
+    resume: bool = False  # take over the results of seeds that are done
+    stopped: Callable[[], bool] = never
+    said: Callable[[Seed], object] = bool
 
 
-def target(name: str) -> Target:
-    """Return a named target, or one made from ``ENV:ALGORITHM:STEPS``."""
-    if name in TARGETS:
-        return TARGETS[name]
-    environment, _, rest = name.rpartition(":")[0].rpartition(":")
-    steps = name.rpartition(":")[2]
-    if not environment or not rest or not steps.isdecimal():
-        known = ", ".join(TARGETS)
-        raise ConfigError(f"--targets: {name!r} is none of {known}, nor ENV:ALGORITHM:STEPS")
-    return Target(name, environment, rest, int(steps))
+def run(chosen: Target, seeds: Sequence[int], bench: Bench) -> Score:
+    """Train and evaluate one target over seeds; a seed that fails does not stop the others."""
+    ledger, source = Ledger(bench.saves), revision()
+    settings = _settings(chosen, bench)
+    known = ledger.done(chosen.name, settings) if bench.resume else {}
+
+    def one(seed: int) -> Seed:
+        if seed in known:
+            return known[seed]
+        if bench.stopped():
+            raise Interrupted(INTERRUPTED)
+        blank = Seed(chosen.name, seed, settings, source)
+        result = _attempt(chosen, blank, bench)
+        ledger.add(result)
+        bench.said(result)
+        return result
+
+    with ThreadPoolExecutor(bench.parallel) as pool:
+        return summed(chosen, settings, list(pool.map(one, seeds)))
 
 
-def iqm(scores: Sequence[float]) -> float:
-    """Return the mean of the middle half."""
-    ordered = np.sort(np.asarray(scores, np.float64))
-    cut = int(0.25 * len(ordered))
-    return float(ordered[cut : len(ordered) - cut].mean())
-
-
-def interval(scores: Sequence[float], reps: int = 5_000) -> tuple[float, float]:
-    """Return the 95 % percentile bootstrap interval of the IQM."""
-    rng = np.random.default_rng(0)
-    drawn = np.sort(rng.choice(np.asarray(scores, np.float64), (reps, len(scores))), axis=1)
-    cut = int(0.25 * len(scores))
-    means = drawn[:, cut : len(scores) - cut].mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
-
-
-class _Run(Struct):
-    """One seed's result."""
-
-    score: float
-    env_steps: int
-    wall_seconds: float
-
-
-def run(
-    chosen: Target,
-    seeds: Sequence[int],
-    saves: Path,
-    *,
-    parallel: int = 1,
-    overrides: Sequence[str] = (),
-) -> Score:
-    """Train and evaluate one target over seeds, ``parallel`` of them at a time."""
-    with ThreadPoolExecutor(parallel) as pool:
-        runs = list(pool.map(lambda seed: _one(chosen, seed, saves, overrides), seeds))
-    scores = [one.score for one in runs]
-    low, high = interval(scores)
+def summed(chosen: Target, settings: list[str], results: Sequence[Seed]) -> Score:
+    """Return what the seeds came to together."""
+    ended = [(result, result.score) for result in results if result.score is not None]
+    scores = [score for _, score in ended]
+    low, high = interval(scores) if scores else (None, None)
     return Score(
-        chosen.name, iqm(scores), min(scores), low, high, list(seeds), scores,
-        [one.env_steps for one in runs], [one.wall_seconds for one in runs],
-        chosen.bar, chosen.floor,
-    )  # fmt: skip
+        target=chosen.name,
+        iqm=iqm(scores) if scores else None,
+        worst=min(scores, default=None),
+        low=low,
+        high=high,
+        seeds=[result.seed for result, _ in ended],
+        scores=scores,
+        env_steps=[result.env_steps for result, _ in ended],
+        wall_seconds=[result.wall_seconds for result, _ in ended],
+        bar=chosen.bar,
+        floor=chosen.floor,
+        runs=[result.run for result, _ in ended],
+        settings=settings,
+        revisions=sorted({result.revision for result, _ in ended}),
+        failed={result.seed: result.fault for result in results if result.fault},
+    )
 
 
-def _one(chosen: Target, seed: int, saves: Path, overrides: Sequence[str]) -> _Run:
-    options = {
+def _attempt(chosen: Target, blank: Seed, bench: Bench) -> Seed:
+    """Return the result of one seed, or why there is none."""
+    try:
+        return _train(chosen, blank, bench)
+    except Interrupted:
+        raise
+    except SoulsAIError as error:
+        return _with(blank, fault=str(error))
+
+
+def _train(chosen: Target, blank: Seed, bench: Bench) -> Seed:
+    named = {"--seed": blank.seed, "--saves": bench.saves}
+    words = [*blank.settings, *options(named)]
+    summary = answer("train", *words, stopped=bench.stopped)
+    run, env_steps = str(summary["run"]), int(summary["env_steps"])
+    if env_steps < chosen.steps:
+        raise SoulsAIError(f"{run}: ended after {env_steps} of {chosen.steps} env steps")
+    named = {"--episodes": EPISODES, "--seed": FIRST_SEED}
+    played = answer("evaluate", run, *options(named), stopped=bench.stopped)
+    return _with(
+        blank,
+        score=float(played["mean"]),
+        env_steps=env_steps,
+        wall_seconds=float(summary["wall_seconds"]),
+        run=run,
+    )
+
+
+def _settings(chosen: Target, bench: Bench) -> list[str]:
+    named = {
         "--env": chosen.environment,
         "--algorithm": chosen.algorithm,
         "--max-env-steps": chosen.steps,
         "--clients": chosen.clients,
-        "--seed": seed,
-        "--saves": saves,
     }
-    summary = _last_line("train", *_words(options), *(f"--set={word}" for word in overrides))
-    options = {"--episodes": EPISODES, "--seed": FIRST_SEED}
-    played = _last_line("evaluate", str(summary["run"]), *_words(options))
-    return _Run(float(played["mean"]), int(summary["env_steps"]), float(summary["wall_seconds"]))
+    sets = (*QUIET, *chosen.overrides, *bench.overrides)
+    return [*options(named), *(f"--set={word}" for word in sets)]
 
 
-def _words(options: dict[str, object]) -> list[str]:
-    return [str(word) for option in options.items() for word in option]
-
-
-def _last_line(*words: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "soulsai", *words, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - ours
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise SoulsAIError(f"soulsai {words[0]} ended with {done.returncode}: {last}")
-    return msgspec.json.decode(done.stdout.strip().splitlines()[-1], type=dict[str, Any])
+def _with(blank: Seed, **known: Any) -> Seed:
+    return msgspec.structs.replace(blank, **known)
