@@ -5,7 +5,7 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: run test check format docs bench test-learning clean
+.PHONY: run test check format docs bench test-learning test-web clean
 
 run: $(READY)  ## Train LunarLander on this machine, with a live view. ARGS="--env CartPole-v1"
 	$(BIN)/soulsai train $(ARGS)
@@ -33,6 +33,9 @@ bench: .venv/.ready-bench  ## Measure what we promise.
 test-learning: .venv/.ready-bench  ## Train to the targets; takes long.
 	$(BIN)/python -m pytest -m learning $(ARGS)
 
+test-web: .venv/.ready-web  ## Test the page in a browser, under 10,000 odd requests, and while training runs.
+	$(BIN)/python -m pytest -m web $(ARGS)
+
 clean:  ## Remove what can be made again; runs under saves/ stay.
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache
 	rm -rf build dist docs/_build soulsai.egg-info
@@ -46,4 +49,9 @@ $(READY): pyproject.toml constraints.txt
 .venv/.ready-bench: $(READY)
 	$(BIN)/python -m pip install -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m pip install -c constraints.txt --no-deps minatar
+	touch $@
+
+.venv/.ready-web: $(READY) tests/web/package.json script/install_web_tests.sh
+	$(BIN)/python -m pip install -c constraints.txt -e '.[web-tests]'
+	script/install_web_tests.sh
 	touch $@

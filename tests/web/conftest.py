@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -43,10 +44,9 @@ def nothing_left_over():
 
 @pytest.fixture(scope="session")
 def chromium():
-    playwright = pytest.importorskip("playwright.sync_api")
-    if not Path(CHROMIUM).exists():
-        pytest.skip(f"there is no {CHROMIUM}")
-    with playwright.sync_playwright() as started:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
         browser = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
         browser.close()
@@ -55,8 +55,7 @@ def chromium():
 @pytest.fixture(scope="session")
 def node_modules():
     """Return the folder of packages for Node, put there by ``make test-web``."""
-    if not NODE_MODULES.is_dir():
-        pytest.skip(f"there is no {NODE_MODULES}")
+    assert NODE_MODULES.is_dir(), "run `make test-web`, which installs them"
     return NODE_MODULES
 
 
@@ -65,6 +64,12 @@ def opened(chromium):
     """Give ``opened(url, ...)``: a page in a fresh context that must not complain of anything."""
     with ExitStack() as stack:
         yield lambda url, **options: stack.enter_context(_opened(chromium, url, **options))
+
+
+@pytest.fixture
+def visit(chromium):
+    """Give ``visit(url, ...)``: the same for as long as a block lasts."""
+    return partial(_opened, chromium)
 
 
 @contextmanager

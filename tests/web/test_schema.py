@@ -25,7 +25,6 @@ PATHS = (
 
 @pytest.mark.timeout(1800)
 def test_ten_thousand_requests_and_no_server_error(tmp_path):
-    pytest.importorskip("schemathesis")
     write_run(tmp_path / "saves", LIVE, 200)
     (tmp_path / "saves" / LIVE / "telemetry.png").write_bytes(b"a figure")
     server = MemoryServer()
