@@ -9,8 +9,23 @@ from msgspec import Struct
 from soulsai.config import Config, load
 from soulsai.errors import CheckpointError
 from soulsai.training_node import checkpoints, run_folder
-from soulsai.training_node.run_folder import CONFIG
+from soulsai.training_node.run_folder import CONFIG, every
 from soulsai.types import Status
+
+__all__ = [
+    "PrivateServer",
+    "announce",
+    "describe",
+    "environment",
+    "every",
+    "find",
+    "kept_in",
+    "policy",
+    "running",
+    "settings",
+    "status",
+    "withdraw",
+]
 
 POLICY = "policy.onnx"
 SERVER = "server.json"  # where a running run's private server is; gone when the run is
@@ -23,15 +38,8 @@ class PrivateServer(Struct, frozen=True):
     secrets: str  # folder
 
 
-def every(saves: Path) -> list[Path]:
-    """Return all run folders, oldest first: their names begin with the time of their start."""
-    return sorted(path.parent for path in saves.glob(f"*/{CONFIG}"))
-
-
 def find(saves: Path, run: str) -> Path:
     """Return the folder of a run; raise ``CheckpointError`` if there is none."""
-    if (Path(run) / CONFIG).is_file():
-        return Path(run)
     return run_folder.find(saves, run).path
 
 

@@ -10,7 +10,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -313,7 +313,7 @@ def _try_disk(folder: Path) -> None:
         trial.unlink(missing_ok=True)
 
 
-@contextmanager
-def _private_folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="soulsai-") as folder:
-        yield Path(folder)
+def _private_folder() -> AbstractContextManager[Path]:
+    from soulsai.wire.private import PrivateFolder  # not on Windows
+
+    return PrivateFolder()

@@ -110,8 +110,9 @@ class Fragment(Struct, frozen=True, eq=False):
 class Episode(Struct, frozen=True):
     """The summary of one finished episode.
 
-    The client fills what it knows; the training node stamps ``client``, ``env_steps`` (admitted
-    before it) and ``time`` (Unix seconds at receipt), because no client's clock is trusted.
+    The client fills what it knows; the training node stamps ``client``, ``epoch``, ``env_steps``
+    (admitted before it) and ``time`` (Unix seconds at receipt), because no client's clock is
+    trusted.
     """
 
     generation: int
@@ -127,6 +128,7 @@ class Episode(Struct, frozen=True):
     client: str = ""
     env_steps: int = 0
     time: float = 0.0
+    epoch: int = 0  # with client and episode it names this episode for all time; 0: not known
 
 
 class Hello(Struct, frozen=True):

@@ -109,8 +109,10 @@ class Experience:
         self.policy.knobs = {"random": float(self.pace.warming_up)}
 
     def go_on(self, account: dict[str, Any]) -> None:
-        """Go on from the saved account of steps and updates of another."""
+        """Go on from the saved account of another; the replay is restored before."""
         self.pace.load_state_dict(account)
+        if not len(self.replay):
+            self.pace.refill()
         self._grant()
 
 

@@ -56,6 +56,12 @@ class Pace:
         backlog = math.ceil(max(0.0, self.debt) / self.ratio)
         return max(0, self.starts - self.steps) + max(0, self.slack - backlog)
 
+    def refill(self) -> None:
+        """Let steps owe nothing until an empty replay holds as many as at the first update."""
+        again = min(self.steps, self.starts)
+        self._dropped += max(0.0, self.debt) + self.ratio * again
+        self._turn = max(self._turn, self.steps + again)
+
     def arrived(self, steps: int) -> None:
         """Owe for so many new env steps."""
         self.steps += steps

@@ -9,6 +9,7 @@ import msgspec
 
 from soulsai.errors import WireError
 from soulsai.telemetry_node import best, figure, record
+from soulsai.telemetry_node.seen import Seen
 from soulsai.telemetry_node.statistics import Statistics
 from soulsai.types import Answer, Episode, RunSpec, SaveBest
 from soulsai.web.tables import Episodes
@@ -30,6 +31,8 @@ class Run:
         self.episodes = Episodes()  # what the page shows; other threads read it
         self.claim = best.Claim()
         self.refused = 0  # episodes whose numbers make no sense
+        self.repeated = 0  # that were told once more, and not counted again
+        self._seen = Seen()
         self._folder = _folder(saves, spec.run)
         self._title = f"{spec.run}\n{spec.algorithm} on {spec.environment.id}"
         self._window = window
@@ -55,9 +58,11 @@ class Run:
         last = record.order(self.position)
         fresh = [(id, episode) for id, episode in episodes if record.order(id) > last]
         sound = [(id, episode) for id, episode in fresh if _sound(episode)]
+        new = self._new(sound)
+        self._record.append(new, gap=gap)
         self.refused += len(fresh) - len(sound)
-        self._record.append(sound, gap=gap)
-        for _, episode in sound:
+        self.repeated += len(sound) - len(new)
+        for _, episode in new:
             self._take(episode)
         self._read = max(self._read, *(id for id, _ in fresh), key=record.order)
 
@@ -87,7 +92,18 @@ class Run:
         self._painter.close(self._snapshot() if self.statistics.episodes else None)
         self._record.close()
 
+    def _new(self, episodes: Sequence[tuple[str, Episode]]) -> list[tuple[str, Episode]]:
+        """Return those that are not in the record; of two that are the same, the first."""
+        among = Seen()
+        return [
+            (id, episode)
+            for id, episode in episodes
+            if not self._seen.holds(episode) and among.add(episode)
+        ]
+
     def _take(self, episode: Episode) -> None:
+        if not self._seen.add(episode):  # in a record of before repetitions were known
+            return
         self.episodes.add(episode)
         if self.statistics.add(episode) and self.statistics.best:
             self.claim.offer(self.statistics.best)

@@ -251,8 +251,8 @@ class TrainingNode:
 
     def _publish(self) -> None:
         # Before anybody was heard of, as many clients as will be started count.
-        clients = self._roster.active or self._run.config.run.clients
-        self._publisher.publish(self._clock(), clients)
+        taken = self._roster.published() or [0] * max(1, self._run.config.run.clients)
+        self._publisher.publish(self._clock(), taken)
 
     def _fence(self) -> None:
         """Stop if a newer node has taken over; publish the run again if the server lost it."""

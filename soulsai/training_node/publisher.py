@@ -1,7 +1,8 @@
 """When a version of the weights goes out, what it grants, and which versions can still be saved."""
 
+import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from soulsai.algorithms.base import Policy
 from soulsai.config import Training
@@ -10,6 +11,7 @@ from soulsai.training_node.snapshot import Progress
 from soulsai.types import Array, PolicyCard, Program, RunSpec, Weights
 
 RETRY_SECONDS = 1.0  # after a version could not be published
+SPENT = 0.75  # of a grant counts as all of it: the rest may be on its way
 
 Arrays = dict[str, Array]
 
@@ -67,14 +69,17 @@ class Publisher:
             return True
         return starving and self._policy.quota is not None and self._is_scarce
 
-    def publish(self, now: float, clients: int) -> bool:
-        """Publish the policy as it is now, for so many clients; return whether that worked."""
+    def publish(self, now: float, taken: Sequence[int]) -> bool:
+        """Publish the policy as it is now; return whether that worked.
+
+        ``taken`` are the env steps of each client since the version before.
+        """
         progress = self._progress
         progress.version += 1
         self.tried = now
         arrays = export.weights(self._policy, self._program)
         self._keep(arrays)
-        quota = share(self._policy.quota, clients)
+        quota = share(self._policy.quota, taken, self._granted)
         weights = Weights(
             run=self._spec.run,
             generation=progress.generation,
@@ -133,8 +138,25 @@ class Publisher:
         return export.complete(program, arrays, card)
 
 
-def share(quota: int | None, clients: int) -> int | None:
-    """Return one client's part of the fleet's quota: at least a step, if there is any at all."""
+def share(quota: int | None, taken: Sequence[int], granted: int | None) -> int | None:
+    """Return what each client may take, so that together they take the fleet's quota.
+
+    Whoever has spent what was granted to each the last time would take any number; the others, up
+    to twice what they took. So nobody who is fast waits for what others leave. It is at least a
+    step, if there is any at all.
+    """
     if quota is None or quota == 0:
         return quota
-    return max(1, quota // max(1, clients))
+    wants = sorted(_want(steps, granted) for steps in taken or [0])
+    left = quota
+    for served, want in enumerate(wants):
+        level = left // (len(wants) - served)
+        if want >= level:
+            return max(1, level)
+        left -= int(want)
+    return max(1, int(wants[-1]) + left // len(wants))
+
+
+def _want(taken: int, granted: int | None) -> float:
+    spent = granted is None or taken >= SPENT * granted
+    return math.inf if spent else 2.0 * taken

@@ -36,6 +36,7 @@ class _Player:
         self.rate = Rate()
         self.epoch = 0
         self.admitted = 0
+        self.taken = 0  # env steps admitted since the newest version
         self.rejected = 0
         self.lost = 0
         self.dropped = 0  # in epochs before this one
@@ -93,6 +94,7 @@ class Roster:
         if player is None:  # forgotten meanwhile
             return
         player.admitted += steps
+        player.taken += steps
         player.rejected += len(arrival.refusals)
         player.lost += arrival.lost
         if steps:
@@ -106,6 +108,13 @@ class Roster:
     def active(self) -> int:
         """Clients heard of lately."""
         return sum(not self._is_lost(player) for player in self._players.values())
+
+    def published(self) -> list[int]:
+        """Return the env steps of each active client since the last call."""
+        taken = [player.taken for player in self._players.values() if not self._is_lost(player)]
+        for player in self._players.values():
+            player.taken = 0
+        return taken
 
     def all_wait(self, since: float) -> bool:
         """Return whether there are active clients, and all have said since then that they wait."""

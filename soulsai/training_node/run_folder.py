@@ -108,13 +108,20 @@ def create(config: Config, now: datetime) -> RunFolder:
     return folder
 
 
+def every(saves: Path) -> list[Path]:
+    """Return all run folders, oldest first: their names begin with the time of their start."""
+    return sorted(path.parent for path in saves.glob(f"*/{CONFIG}"))
+
+
 def find(saves: Path, resume: str) -> RunFolder:
-    """Return the folder of a run, by its id or as ``latest``.
+    """Return the folder of a run, by its id, as ``latest``, or as the folder itself.
 
     Raises:
         CheckpointError: There is no such run; the message names those that exist.
     """
-    runs = sorted(path.parent for path in saves.glob(f"*/{CONFIG}"))
+    if (Path(resume) / CONFIG).is_file():
+        return RunFolder(Path(resume))
+    runs = every(saves)
     if resume == LATEST and runs:
         return RunFolder(runs[-1])
     for path in runs:

@@ -210,7 +210,7 @@ def _decode_message(
     try:
         if kind == _KIND_EPISODE:
             said = msgspec.structs.asdict(_episodes.decode(text))
-            return Episode(client=entry.client, **said)
+            return Episode(client=entry.client, epoch=entry.position.epoch, **said)
         if kind == _KIND_HEARTBEAT:
             return Heartbeat(*msgspec.structs.astuple(_heartbeats.decode(text)))
         if kind == _KIND_HELLO:

@@ -1,13 +1,11 @@
 """A private server for one machine: started here, reachable by its secrets only, gone with us."""
 
 import atexit
-import fcntl
 import os
 import secrets
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +13,7 @@ from pathlib import Path
 from soulsai.errors import AccessDenied, ConfigError, Unreachable, WireError
 from soulsai.wire.link import Link
 from soulsai.wire.names import OLDEST_SERVER, ROLES, Version, acl, parse_version
+from soulsai.wire.private import PrivateFolder
 from soulsai.wire.redis import RedisAccess
 from soulsai.wire.secrets import Server, file_of, write_secret
 
@@ -22,8 +21,6 @@ BINARY = "SOULSAI_REDIS_SERVER"
 _START_SECONDS = 10.0
 _STOP_SECONDS = 10.0
 _LOG_TAIL = 2000
-_PREFIX = "soulsai-"
-_LOCK = "lock"
 
 # Run before the server in its process: the kernel ends it when we die, even by SIGKILL.
 _DIE_WITH_PARENT = """
@@ -51,10 +48,8 @@ class EmbeddedServer:
         memory_mb: int = 1024,
     ) -> None:
         found = binary or find_binary()
-        # Short, because a socket's path may have no more than a hundred characters or so.
-        sweep(Path(tempfile.gettempdir()))
-        self._private = Path(tempfile.mkdtemp(prefix=_PREFIX))
-        self._owned = _own(self._private)
+        self._folder = PrivateFolder()
+        self._private = self._folder.path
         self.secrets = self._private / "secrets"
         self.socket = self._private / "redis.sock"
         self.log = self._private / "redis.log"
@@ -123,8 +118,7 @@ class EmbeddedServer:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        shutil.rmtree(self._private, ignore_errors=True)
-        os.close(self._owned)
+        self._folder.remove()
 
     def _await_ready(self) -> None:
         link = RedisAccess(self._us, "start").link()
@@ -183,32 +177,6 @@ def settings(private: Path, folder: Path | None, port: int, memory_mb: int) -> s
         "tcp-keepalive 30",
     ]
     return "\n".join(lines) + "\n"
-
-
-def sweep(folder: Path) -> None:
-    """Remove what servers left there whose owners were killed: we can lock what nobody owns."""
-    for lock in folder.glob(f"{_PREFIX}*/{_LOCK}"):
-        try:
-            descriptor = os.open(lock, os.O_RDWR)
-        except OSError:
-            continue  # another user's, or gone just now
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            continue  # its owner lives
-        else:
-            shutil.rmtree(lock.parent, ignore_errors=True)
-        finally:
-            os.close(descriptor)
-
-
-def _own(private: Path) -> int:
-    """Lock a folder for as long as this process lives; it is never seen unlocked."""
-    new = private / "new"
-    descriptor = os.open(new, os.O_RDWR | os.O_CREAT, 0o600)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    new.rename(private / _LOCK)
-    return descriptor
 
 
 def find_binary(environ: Mapping[str, str] = os.environ) -> Path:

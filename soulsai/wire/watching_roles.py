@@ -1,10 +1,13 @@
 """The operator's and the telemetry node's parts of the wire: they watch, and may ask."""
 
+import logging
 import secrets
 from collections.abc import Iterable
 
 from soulsai.errors import NoRun, WireError
 from soulsai.types import Answer, Command, Episode, Event, RunSpec, Status
+from soulsai.wire import Position
+from soulsai.wire.client_role import position_of
 from soulsai.wire.link import Access, Ear
 from soulsai.wire.names import Asker, Keys
 from soulsai.wire.structs import decode, encode
@@ -13,6 +16,8 @@ from soulsai.wire.training_role import Asked
 _BLOCK_SECONDS = 0.25
 _EPISODES_PER_CALL = 1000
 _COMMANDS_KEPT = 256
+
+_log = logging.getLogger(__name__)
 
 
 class OperatorRole:
@@ -72,27 +77,45 @@ class TelemetryRole(OperatorRole):
 
     def __init__(self, access: Access, run: str) -> None:
         super().__init__(access, run)
+        self.unreadable = 0
         self._access = access
         self._ear: Ear | None = None
+        self._counted = Position(0, 0)  # the newest unreadable entry so far
 
     def episodes(self, after: str, timeout: float) -> list[tuple[str, Episode]]:
-        """Return recorded episodes later than id ``after``, a thousand at most."""
+        """Return recorded episodes later than id ``after``, about a thousand at most."""
         left = timeout
         while True:
             block = min(left, _BLOCK_SECONDS)
-            wait = ("BLOCK", max(1, int(block * 1000))) if block > 0 else ()
-            reply = self._link.ask(
-                *("XREAD", "COUNT", _EPISODES_PER_CALL, *wait),
-                *("STREAMS", self._keys.episodes, after),
-            )
+            items = self._read(after, block)
             left -= block
-            if reply or left <= 0:
-                break
-        return [
-            (id.decode(), decode(fields[1], Episode))
-            for items in (reply or {}).values()
-            for id, fields in items
-        ]
+            readable = self._readable(items)
+            if readable or (not items and left <= 0):
+                return readable
+            if items:  # and none of them can be read: what comes after them?
+                after = items[-1][0].decode()
+
+    def _read(self, after: str, block: float) -> list[tuple[bytes, list[bytes]]]:
+        wait = ("BLOCK", max(1, int(block * 1000))) if block > 0 else ()
+        reply = self._link.ask(
+            *("XREAD", "COUNT", _EPISODES_PER_CALL, *wait),
+            *("STREAMS", self._keys.episodes, after),
+        )
+        return [item for items in (reply or {}).values() for item in items]
+
+    def _readable(self, items: list[tuple[bytes, list[bytes]]]) -> list[tuple[str, Episode]]:
+        """Return the episodes among the entries; count the others, each once."""
+        episodes: list[tuple[str, Episode]] = []
+        for id, fields in items:
+            try:
+                episodes.append((id.decode(), decode(fields[1], Episode)))
+            except (WireError, IndexError) as error:
+                position = position_of(id)
+                if position > self._counted:
+                    self._counted = position
+                    self.unreadable += 1
+                    _log.warning("episode skipped id=%s error=%s", id.decode(), error)
+        return episodes
 
     def announce(self, event: Event) -> None:
         """Tell all who watch."""

@@ -283,6 +283,21 @@ def test_episodes_are_read_on_from_a_position(wire, node):
     assert wire.telemetry().episodes(first[0][0], 1)[0] == first[1]
 
 
+def test_what_is_no_episode_is_skipped_and_counted_once(wire, node):
+    telemetry = wire.telemetry()
+    node.record([EPISODE])
+    add = ("XADD", node._keys.episodes, "MAXLEN", "~", 10_000, "*")
+    for _ in range(1100):  # more than one call reads
+        node._link.ask(*add, "d", b"\xc1 nonsense")
+    node._link.ask(*add, "d", b"", "e", b"")
+    (found,) = telemetry.episodes("0-0", 0.0)
+    assert telemetry.episodes(found[0], 0.0) == []
+    node.record([EPISODE])
+    for _ in range(2):
+        assert [episode for _, episode in telemetry.episodes(found[0], 0.0)] == [EPISODE]
+    assert telemetry.unreadable == 1101
+
+
 def test_a_resumed_run_finds_nothing_of_the_run_between(wire, node):
     node.record([EPISODE])
     same = wire.training()

@@ -17,7 +17,8 @@ from soulsai.config import Redis
 from soulsai.errors import AccessDenied, ConfigError, ServerFull, Unreachable, WireError
 from soulsai.types import Status
 from soulsai.wire import Position
-from soulsai.wire.embedded import EmbeddedServer, find_binary, sweep
+from soulsai.wire.embedded import EmbeddedServer, find_binary
+from soulsai.wire.private import sweep
 from soulsai.wire.redis import RedisAccess, connect_client, connect_training
 from soulsai.wire.secrets import Server, server_for
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from telemetry_cases import PROGRAM, drain, episode, run_spec, until
@@ -58,6 +59,31 @@ def test_every_episode_is_recorded_once_and_drawn(server, training, config, tmp_
         assert repr(node).startswith("<TelemetryNode <Run first episodes=2500")
     assert [line.episode for line in recorded(tmp_path)] == list(range(2500))
     assert (tmp_path / "first" / figure.NAME).read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_a_resumed_training_node_tells_again_is_not_counted_again(
+    server, training, config, tmp_path
+) -> None:
+    told = [
+        msgspec.structs.replace(episode(number, reward), epoch=7)
+        for number, reward in enumerate([0.0, 9.0, 9.0])
+    ]
+    with node_of(config, server) as node:
+        training.record([*told, told[1]])
+        drain(node)
+        training.record(told[1:])  # after a crash, from the last checkpoint on
+        training.record([msgspec.structs.replace(told[0], epoch=8)])
+        drain(node)
+        assert node.run is not None
+        assert node.run.repeated == 3
+        assert node.run.statistics.best is not None
+        assert node.run.statistics.best.score == 6.0
+    assert [line.epoch for line in recorded(tmp_path)] == [7, 7, 7, 8]
+    with node_of(config, server) as node:  # and what it has recorded, it knows again
+        training.record(told)
+        drain(node)
+        assert node.run is not None
+        assert (node.run.repeated, node.run.statistics.episodes) == (3, 4)
 
 
 def test_a_restart_goes_on_where_the_record_ends(server, training, config, tmp_path) -> None:

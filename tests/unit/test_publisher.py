@@ -1,6 +1,8 @@
 """When versions go out and what they grant; time is what the test says it is."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from node_cases import SPEC, Linear, program
 
 from soulsai.config import Training
@@ -32,7 +34,7 @@ class Desk:
         return self.publisher.due(now, starving=starving, stuck=stuck)
 
     def publish(self, now, clients=1):
-        return self.publisher.publish(now, clients)
+        return self.publisher.publish(now, [0] * clients)
 
     def update(self):
         self.publisher.unpublished = True
@@ -115,4 +117,30 @@ def test_versions_are_kept_within_their_bound_and_one_always_is():
     [(None, 3, None), (0, 3, 0), (10, 3, 3), (2, 3, 1), (10, 0, 10)],
 )
 def test_a_share_is_never_nothing_of_something(quota, clients, each):
-    assert share(quota, clients) == each
+    assert share(quota, [0] * clients, None) == each
+
+
+def test_who_is_fast_does_not_wait_for_what_others_leave():
+    granted = share(1000, [0] * 10, None)
+    assert granted == 100
+    granted = share(1000, [100, *[3] * 9], granted)
+    assert granted == 1000 - 9 * 6
+    assert share(1000, [granted, *[3] * 9], granted) == granted
+    assert share(1000, [40, *[3] * 9], 100) == 80 + (1000 - 9 * 6 - 80) // 10
+    assert share(100, [100, 100], 100) == 50
+    assert share(7, [5], 100) == 7
+
+
+@given(
+    quota=st.integers(1, 10**6),
+    taken=st.lists(st.integers(0, 10**4), min_size=1, max_size=50),
+    granted=st.none() | st.integers(1, 10**4),
+)
+def test_shares_use_up_the_quota_and_nobody_gets_less_than_an_equal_part(quota, taken, granted):
+    each = share(quota, taken, granted)
+    assert max(1, quota // len(taken)) <= each <= quota
+    spent = [granted is None or steps >= 0.75 * granted for steps in taken]
+    served = sum(
+        each if all_ else min(each, 2 * steps) for all_, steps in zip(spent, taken, strict=True)
+    )
+    assert served <= max(quota, len(taken))

@@ -102,3 +102,23 @@ def test_the_account_is_saved_and_restored(kind):
         pace.arrived(100)
     assert (first.debt, first.due, first.quota) == (second.debt, second.due, second.quota)
     assert work_off(first) == work_off(second)
+
+
+@pytest.mark.parametrize("kind", ["hold", "free", "lockstep"])
+@pytest.mark.parametrize("before", [0, 60, 100, 500])
+def test_an_empty_replay_is_filled_again_before_anything_is_due(kind, before):
+    first = Pace(kind, ratio=2.0, starts=100, slack=50)
+    first.arrived(before)
+    pace = Pace(kind, ratio=2.0, starts=100, slack=50)
+    pace.load_state_dict(first.state_dict())
+    pace.refill()
+    missing = 100 - before if before < 100 else 0
+    filling = missing + min(before, 100)
+    for _ in range(filling):
+        assert not pace.due
+        assert pace.quota is None or pace.quota > 0
+        pace.arrived(1)
+    while not pace.due:  # in lockstep, as many as in any other turn
+        pace.arrived(1)
+        filling += 1
+    assert filling <= 100 + PHASE_STEPS
