@@ -1,6 +1,5 @@
 """Our own commands, run as a user would run them, and their answers in JSON."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -25,12 +24,19 @@ def never() -> bool:
     return False
 
 
+def nothing() -> None:
+    """Do nothing."""
+
+
 def answer(
-    *words: str, stopped: Callable[[], bool] = never, environ: Mapping[str, str] | None = None
+    *words: str,
+    stopped: Callable[[], bool] = never,
+    meanwhile: Callable[[], None] = nothing,
 ) -> dict[str, Any]:
     """Run ``soulsai <words> --json`` to its end, and return the object on its last line.
 
-    Raises ``Interrupted``, after ending the command, as soon as ``stopped()``.
+    Calls ``meanwhile`` now and then. Raises ``Interrupted``, after ending the command, as soon as
+    ``stopped()``.
     """
     process = subprocess.Popen(  # noqa: S603 - our own command line
         [sys.executable, "-m", "soulsai", *words, "--json"],
@@ -38,10 +44,9 @@ def answer(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, **(environ or {})},
     )
     with process:
-        said, errors = _finish(process, stopped)
+        said, errors = _finish(process, stopped, meanwhile)
     if stopped():
         raise Interrupted(INTERRUPTED)
     if process.returncode != 0:
@@ -59,10 +64,13 @@ def options(named: Mapping[str, object]) -> list[str]:
     return [str(word) for option in named.items() for word in option]
 
 
-def _finish(process: subprocess.Popen[str], stopped: Callable[[], bool]) -> tuple[str, str]:
+def _finish(
+    process: subprocess.Popen[str], stopped: Callable[[], bool], meanwhile: Callable[[], None]
+) -> tuple[str, str]:
     while True:
         try:
             return process.communicate(timeout=LOOK)
         except subprocess.TimeoutExpired:
+            meanwhile()
             if stopped():
                 process.terminate()

@@ -16,6 +16,12 @@ from soulsai.process import Stop
 app = typer.Typer(help="Measure what is promised; ends with 1 if a promise is not kept.")
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object per line.")]
+Seeds = Annotated[int, typer.Option(min=1, help="How many.")]
+FirstSeed = Annotated[int, typer.Option(min=0, help="The others follow it.")]
+Parallel = Annotated[int, typer.Option(min=1, help="Runs at a time.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Take over the seeds that are done already.")
+]
 Saves = Annotated[Path, typer.Option(metavar="DIR", help="Where runs and results go.")]
 
 
@@ -66,14 +72,12 @@ def experience(as_json: Json = False) -> None:
 @app.command()
 def learning(
     targets: Annotated[str, typer.Option(help="Names, or ENV:ALGORITHM:STEPS; by commas.")] = "T1",
-    seeds: Annotated[int, typer.Option(min=1, help="How many.")] = 5,
-    first_seed: Annotated[int, typer.Option(min=0, help="The others follow it.")] = 10,
-    parallel: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
+    seeds: Seeds = 5,
+    first_seed: FirstSeed = 10,
+    parallel: Parallel = 1,
     saves: Saves = Path("saves/bench"),
     sets: Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE")] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Take over the seeds that are done already.")
-    ] = False,
+    resume: Resume = False,
 ) -> None:
     """Train whole runs over seeds and judge them by greedy episodes; one JSON line per target.
 
@@ -86,7 +90,7 @@ def learning(
     chosen = [target(name) for name in targets.split(",")]
     missed = []
     with Stop() as stop:
-        bench = learning.Bench(saves, parallel, tuple(sets or ()), resume, stop, _say)
+        bench = learning.Bench(saves, parallel, tuple(sets or ()), resume, stopped=stop, said=_say)
         for one in chosen:
             score = learning.run(one, range(first_seed, first_seed + seeds), bench)
             line = msgspec.json.encode(score).decode() + "\n"
@@ -98,6 +102,31 @@ def learning(
             missed += [] if score.held else [one.name]
     if missed:
         raise Broken(f"not reached: {', '.join(missed)}")
+
+
+@app.command()
+def tax(
+    of: Annotated[
+        str, typer.Argument(help="faults, staleness or scaling; several by commas.")
+    ] = "faults,staleness,scaling",
+    seeds: Seeds = 5,
+    first_seed: FirstSeed = 10,
+    parallel: Parallel = 1,
+    saves: Saves = Path("saves/bench"),
+    resume: Resume = False,
+    as_json: Json = False,
+) -> None:
+    """Measure what trouble costs: env steps to a bar with it, against those without.
+
+    Runs learning targets, and keeps their results where "learning" does.
+    """
+    from soulsai.bench import learning, tax
+
+    chosen = tax.taxes(of)
+    with Stop() as stop:
+        bench = learning.Bench(saves, parallel, resume=resume, curves=True, stopped=stop, said=_say)
+        figures = tax.measure(chosen, range(first_seed, first_seed + seeds), bench)
+        _show(figures, as_json=as_json)
 
 
 def _say(result: Seed) -> None:

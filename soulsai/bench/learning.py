@@ -6,6 +6,7 @@ interquartile mean over training seeds, which drops a quarter of the runs on eit
 (arXiv:2108.13264).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,12 +16,20 @@ import msgspec
 from msgspec import Struct
 
 from soulsai.bench.calls import INTERRUPTED, Interrupted, answer, never, options
+from soulsai.bench.crowd import Crowd
+from soulsai.bench.faults import Faults
 from soulsai.bench.ledger import Ledger, Seed, revision
-from soulsai.bench.statistics import interval, iqm
+from soulsai.bench.statistics import interval, iqm, steps_to
 from soulsai.bench.targets import Target
+from soulsai.client.actor import Actor
+from soulsai.client.evaluate import evaluate
+from soulsai.config import Redis
 from soulsai.errors import SoulsAIError
+from soulsai.runs import POLICY
+from soulsai.training_node.checkpoints import numbered
 
 EPISODES = 100
+ALONG_EPISODES = 20  # for each checkpoint along the way
 FIRST_SEED = 1_000_000  # of the evaluation's environments
 # Runs go side by side, and nobody looks at their pages or goes on with them.
 QUIET = ("web.enabled=false", "checkpoint.replay=false")
@@ -40,6 +49,8 @@ class Score(Struct, frozen=True):
     wall_seconds: list[float]
     bar: float
     floor: float
+    to_bar: list[float | None]  # env steps after which greedy episodes reached the bar for good
+    curves: list[list[tuple[int, float]]]  # env steps and scores of checkpoints along the way
     runs: list[str]  # their folders
     settings: list[str]
     revisions: list[str]
@@ -60,6 +71,7 @@ class Bench(Struct, frozen=True):
     parallel: int = 1
     overrides: tuple[str, ...] = ()
     resume: bool = False  # take over the results of seeds that are done
+    curves: bool = False  # but only if checkpoints along the way were evaluated
     stopped: Callable[[], bool] = never
     said: Callable[[Seed], object] = bool
 
@@ -68,7 +80,7 @@ def run(chosen: Target, seeds: Sequence[int], bench: Bench) -> Score:
     """Train and evaluate one target over seeds; a seed that fails does not stop the others."""
     ledger, source = Ledger(bench.saves), revision()
     settings = _settings(chosen, bench)
-    known = ledger.done(chosen.name, settings) if bench.resume else {}
+    known = ledger.done(chosen.name, settings, curves=bench.curves) if bench.resume else {}
 
     def one(seed: int) -> Seed:
         if seed in known:
@@ -102,6 +114,8 @@ def summed(chosen: Target, settings: list[str], results: Sequence[Seed]) -> Scor
         wall_seconds=[result.wall_seconds for result, _ in ended],
         bar=chosen.bar,
         floor=chosen.floor,
+        to_bar=[finite(steps_to(chosen.bar, result.curve)) for result, _ in ended],
+        curves=[result.curve for result, _ in ended],
         runs=[result.run for result, _ in ended],
         settings=settings,
         revisions=sorted({result.revision for result, _ in ended}),
@@ -121,8 +135,8 @@ def _attempt(chosen: Target, blank: Seed, bench: Bench) -> Seed:
 
 def _train(chosen: Target, blank: Seed, bench: Bench) -> Seed:
     named = {"--seed": blank.seed, "--saves": bench.saves}
-    words = [*blank.settings, *options(named)]
-    summary = answer("train", *words, stopped=bench.stopped)
+    words = [*_words(chosen, bench), *options(named)]
+    summary = _trained(chosen, words, blank.seed, bench)
     run, env_steps = str(summary["run"]), int(summary["env_steps"])
     if env_steps < chosen.steps:
         raise SoulsAIError(f"{run}: ended after {env_steps} of {chosen.steps} env steps")
@@ -134,18 +148,68 @@ def _train(chosen: Target, blank: Seed, bench: Bench) -> Seed:
         env_steps=env_steps,
         wall_seconds=float(summary["wall_seconds"]),
         run=run,
+        curve=evaluations(Path(run), chosen.environment) if chosen.along else [],
     )
 
 
-def _settings(chosen: Target, bench: Bench) -> list[str]:
+def _trained(chosen: Target, words: list[str], seed: int, bench: Bench) -> dict[str, Any]:
+    """Train to the end, with clients of the command's own or with ours that suffer."""
+    if chosen.faults == Faults():
+        return answer("train", *words, stopped=bench.stopped)
+    from soulsai.wire.embedded import EmbeddedServer
+
+    with EmbeddedServer() as server:
+        redis = Redis(url=server.url, secrets=str(server.secrets))
+        words = [*words, f"--set=redis.url={redis.url}", f"--set=redis.secrets={redis.secrets}"]
+        crowd = Crowd(
+            redis,
+            chosen.environment,
+            clients=chosen.clients,
+            seed=seed,
+            faults=chosen.faults,
+            log=bench.saves / f"crowd-{chosen.name}-{seed}.log",
+        )
+        with crowd:
+            return answer("train", *words, stopped=bench.stopped, meanwhile=crowd.tend)
+
+
+def evaluations(run: Path, environment: str) -> list[tuple[int, float]]:
+    """Return env steps and scores of all checkpoints of a run, oldest first."""
+    curve = []
+    for folder in numbered(run / "checkpoints"):
+        policy = folder / POLICY
+        _, card = Actor.from_file(policy)
+        played = evaluate(policy, episodes=ALONG_EPISODES, seed=FIRST_SEED, environment=environment)
+        curve.append((card.env_steps, played.mean))
+    return curve
+
+
+def finite(number: float) -> float | None:
+    """Return a number, or nothing in the place of infinity: JSON has none."""
+    return number if math.isfinite(number) else None
+
+
+def _words(chosen: Target, bench: Bench) -> list[str]:
+    """Return what all seeds have in common on the command line."""
+    calm = chosen.faults == Faults()
     named = {
         "--env": chosen.environment,
         "--algorithm": chosen.algorithm,
         "--max-env-steps": chosen.steps,
-        "--clients": chosen.clients,
+        "--clients": chosen.clients if calm else 0,
     }
-    sets = (*QUIET, *chosen.overrides, *bench.overrides)
+    kept = (f"checkpoint.every={chosen.along}", "checkpoint.keep=1000") if chosen.along else ()
+    sets = (*QUIET, *kept, *chosen.overrides, *bench.overrides)
     return [*options(named), *(f"--set={word}" for word in sets)]
+
+
+def _settings(chosen: Target, bench: Bench) -> list[str]:
+    """Return all that a result depends on but the seed and the source."""
+    words = _words(chosen, bench)
+    if chosen.faults == Faults():
+        return words
+    suffering = msgspec.json.encode(chosen.faults).decode()
+    return [*words, f"and {chosen.clients} clients that suffer {suffering}"]
 
 
 def _with(blank: Seed, **known: Any) -> Seed:

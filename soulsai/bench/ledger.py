@@ -23,6 +23,7 @@ class Seed(Struct, frozen=True):
     env_steps: int = 0
     wall_seconds: float = 0.0
     run: str = ""  # its folder
+    curve: list[tuple[int, float]] = []  # env steps and scores of checkpoints along the way
     fault: str = ""
 
 
@@ -46,21 +47,30 @@ class Ledger:
         with self._adding, self._path.open("ab") as file:
             file.write(_encode(result) + b"\n")
 
-    def done(self, target: str, settings: list[str]) -> dict[int, Seed]:
-        """Return the newest result of each seed that came to its end with the same settings."""
+    def done(self, target: str, settings: list[str], *, curves: bool) -> dict[int, Seed]:
+        """Return the newest result of each seed that came to its end with the same settings.
+
+        With ``curves`` only those of whom checkpoints along the way were evaluated.
+        """
         try:
             lines = self._path.read_bytes().splitlines()
         except FileNotFoundError:
             return {}
-        found = {}
+        found, wanted = {}, effective(settings)
         for line in lines:
             try:
                 result = _decode(line)
             except (msgspec.MsgspecError, UnicodeDecodeError):
                 continue  # the last line of an interrupted write
-            if result.target == target and result.settings == settings and not result.fault:
+            alike = result.target == target and effective(result.settings) == wanted
+            if alike and not result.fault and (result.curve or not curves):
                 found[result.seed] = result
         return found
+
+
+def effective(settings: list[str]) -> list[str]:
+    """Leave out what only says how a run is kept and shown."""
+    return [word for word in settings if not word.startswith(("--set=web.", "--set=checkpoint."))]
 
 
 def revision() -> str:

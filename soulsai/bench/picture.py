@@ -1,7 +1,6 @@
 """A target's picture: how its seeds learnt, and where each of them ended."""
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,21 +33,26 @@ def draw(score: Score) -> Figure:
     figure.suptitle(_title(score), fontsize=11)
     folders = [Path(run) for run in score.runs]
     exploring = [read(one, x="env_steps", kind="exploring", window=WINDOW) for one in folders]
-    greedy = [read(one, x="env_steps", kind="greedy", window=GREEDY_WINDOW) for one in folders]
-    groups = [_group("exploring episodes", exploring), _group("greedy episodes", greedy)]
+    greedy = [_along(score, place) for place in range(len(folders))]
+    groups = [Group("exploring episodes", exploring), Group("greedy episodes", greedy)]
     draw_groups(curves, groups, x="env_steps", middle="iqm")
     curves.set_ylabel("reward per episode")
     _draw_dots(dots, score)
     source = " ".join([*score.settings, *(f"at {one}" for one in score.revisions)])
-    figure.text(0.01, 0.005, source, fontsize=6, color=FAINT, va="bottom")
+    figure.supxlabel(source, fontsize=6, color=FAINT, x=0.01, ha="left")
     for axes in (curves, dots):
         _draw_limit(axes, score.bar, "-")
         _draw_limit(axes, score.floor, ":")
     return figure
 
 
-def _group(name: str, curves: Sequence[Curve]) -> Group:
-    return Group(name, list(curves))
+def _along(score: Score, place: int) -> Curve:
+    """Return how one seed did in greedy episodes: of its checkpoints, or else of its training."""
+    run = Path(score.runs[place])
+    if not score.curves[place]:
+        return read(run, x="env_steps", kind="greedy", window=GREEDY_WINDOW)
+    env_steps, scores = np.asarray(score.curves[place], np.float64).T
+    return Curve(run.name, env_steps, scores)
 
 
 def _title(score: Score) -> str:

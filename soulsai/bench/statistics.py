@@ -1,9 +1,11 @@
 """Honest statistics of few runs (arXiv:2108.13264)."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
+STAYING = 2  # further evaluations in which what was reached must hold
 REPETITIONS = 5_000
 
 
@@ -25,3 +27,15 @@ def interval(scores: Sequence[float]) -> tuple[float, float]:
     means = drawn[:, cut : len(scores) - cut].mean(axis=1)
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
+
+
+def steps_to(bar: float, curve: Sequence[tuple[int, float]]) -> float:
+    """Return after how many env steps evaluations reached ``bar`` and stayed; else infinity.
+
+    ``curve`` holds env steps and scores, in order. To stay means in two more evaluations, or in
+    those that are left.
+    """
+    for place, (env_steps, _) in enumerate(curve):
+        if all(score >= bar for _, score in curve[place : place + 1 + STAYING]):
+            return env_steps
+    return math.inf

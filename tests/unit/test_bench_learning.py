@@ -8,12 +8,13 @@ import pytest
 from soulsai.bench import at_least, at_most, learning, picture
 from soulsai.bench.calls import Interrupted
 from soulsai.bench.ledger import NAME, Ledger, Seed
-from soulsai.bench.statistics import interval, iqm
+from soulsai.bench.statistics import interval, iqm, steps_to
 from soulsai.bench.targets import TARGETS, target
+from soulsai.bench.tax import TAXES, taxes, to_bar
 from soulsai.config import load
 from soulsai.errors import ConfigError, SoulsAIError
 
-TOY = target("soulsai.testing:ToyEnv:dqn:300")
+TOY = target("soulsai.testing:ToyEnv:dqn:300")  # without checkpoints along the way
 
 
 def test_iqm_of_five_is_the_mean_of_the_middle_three():
@@ -45,6 +46,59 @@ def test_another_name_says_what_is_known(name):
         target(name)
 
 
+@pytest.mark.parametrize(
+    ("scores", "reached"),
+    [
+        ([1, 5, 5, 5, 1], 20),
+        ([1, 5, 1, 5, 5], 40),
+        ([5, 5, 5, 5, 5], 10),
+        ([1, 1, 1, 1, 5], 50),
+        ([5, 5, 1, 5, 1], np.inf),
+        ([], np.inf),
+    ],
+)
+def test_a_bar_is_reached_where_scores_stay(scores, reached):
+    curve = [(10 * (place + 1), score) for place, score in enumerate(scores)]
+    assert steps_to(5, curve) == reached
+
+
+def result_of(*to_bar, failed=0):
+    results = [
+        seed(place, curve=[] if taken is None else [(taken, 900.0)])
+        for place, taken in enumerate(to_bar)
+    ]
+    lost = [seed(99 + place, score=None, fault="crashed") for place in range(failed)]
+    return learning.summed(TARGETS["T1"], [], [*results, *lost])
+
+
+def test_env_steps_to_the_bar_are_infinite_if_too_many_seeds_never_reach_it():
+    assert to_bar(result_of(10, 20, 30, 40, 90)) == 30
+    assert to_bar(result_of(10, 20, 30, 40, None)) == 30
+    assert to_bar(result_of(10, 20, 30, None, None)) == np.inf
+    assert to_bar(result_of(10, 20, 30, None, failed=1)) == np.inf
+
+
+def test_taxes_compare_the_same_target_twice():
+    for tax in taxes("faults,staleness,scaling"):
+        without, burdened = tax.without, tax.burdened
+        assert (without.environment, without.steps, without.overrides) == (
+            burdened.environment,
+            burdened.steps,
+            burdened.overrides,
+        )
+        assert (without.faults, without.clients) != (burdened.faults, burdened.clients)
+    with pytest.raises(ConfigError, match=next(iter(TAXES))):
+        taxes("income")
+
+
+def test_what_a_run_is_kept_for_does_not_make_it_another_one(tmp_path):
+    ledger = Ledger(tmp_path)
+    ledger.add(Seed("T", 1, ["--set=checkpoint.every=5", "--set=dqn.lr=1"], "abc", score=1.0))
+    settings = ["--set=web.enabled=false", "--set=dqn.lr=1"]
+    assert list(ledger.done("T", settings, curves=False)) == [1]
+    assert list(ledger.done("T", settings, curves=True)) == []
+
+
 @pytest.mark.parametrize("name", TARGETS)
 def test_what_targets_override_are_settings(name):
     load(None, {}, [*learning.QUIET, *TARGETS[name].overrides])
@@ -74,12 +128,12 @@ def test_a_ledger_keeps_what_came_to_an_end_with_the_same_settings(tmp_path):
         ledger.add(result)
     with (tmp_path / "new" / NAME).open("ab") as file:
         file.write(b'{"target": "T", "se')
-    done = ledger.done("T", ["--env", "Toy"])
+    done = ledger.done("T", ["--env", "Toy"], curves=False)
     assert {number: result.score for number, result in done.items()} == {1: 1.0, 3: 2.0}
 
 
 def test_a_ledger_that_nobody_wrote_is_empty(tmp_path):
-    assert Ledger(tmp_path).done("T", []) == {}
+    assert Ledger(tmp_path).done("T", [], curves=False) == {}
 
 
 def test_a_ledger_needs_a_folder(tmp_path):

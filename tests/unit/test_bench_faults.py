@@ -1,0 +1,137 @@
+"""A wire with faults: late and repeated entries arrive once and in some order; old weights stay."""
+
+import random
+
+import pytest
+from uplink_cases import ARRAYS, PROGRAM, RUN, Faulty, fragment
+
+from soulsai.bench.faults import Faults, FaultyWire
+from soulsai.errors import Unreachable
+from soulsai.training_node.admission import Admission
+from soulsai.types import Fragment, Hello, Weights
+from soulsai.wire import Position
+from soulsai.wire.codec import decode_entry, encode_message, pack
+from soulsai.wire.memory import MemoryServer
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+class Play:
+    """A client on a faulty wire, and what the server has of it."""
+
+    def __init__(self, **faults):
+        self.server, self.clock = MemoryServer(), Clock()
+        self.node = self.server.training()
+        self.generation = self.node.open(RUN, PROGRAM, fresh=True)
+        self.inner = Faulty(self.server.client("c"))
+        self.wire = FaultyWire(self.inner, Faults(**faults), random.Random(3), self.clock)
+        self.wire.spec()
+        self.first = self.wire.hello(Hello(RUN.run, 1, "", "", 1, RUN.crc))
+        self.sent = 0
+
+    def push(self, count=1, retry=False):
+        entries = []
+        for _ in range(count):
+            self.sent += 1
+            data = pack([encode_message(fragment(self.sent), RUN)])
+            entries.append((Position(self.first.epoch, self.first.seq + self.sent), data))
+        self.wire.push(entries)
+        return entries
+
+    def entries(self):
+        return self.node.read({"c": self.first}, 0.0)
+
+    def clocks(self):
+        messages = [message for entry in self.entries() for message in decode_entry(entry, RUN)]
+        return [message.clock for message in messages if isinstance(message, Fragment)]
+
+    def publish(self, version):
+        self.node.publish(Weights(RUN.run, self.generation, version, ARRAYS))
+        return self.wire.weights(self.wire.pointer(), PROGRAM).version
+
+
+def test_without_faults_nothing_changes():
+    play = Play()
+    for _ in range(5):
+        play.push(3)
+    assert play.clocks() == list(range(1, 16))
+
+
+def test_what_is_late_comes_after_what_followed_it_and_leaves_no_hole():
+    play = Play(late_share=0.5, late_seconds=10.0)
+    for _ in range(20):
+        play.push()
+    assert 0 < len(play.clocks()) < 20
+    play.clock.now = 10.0
+    for _ in range(3):
+        play.wire.push([])
+    assert sorted(play.clocks()) == list(range(1, 21))
+    assert play.clocks() != list(range(1, 21))
+    seqs = [entry.position.seq for entry in play.entries()]
+    assert seqs == list(range(play.first.seq + 1, play.first.seq + 21))
+
+
+def test_everything_twice_is_seen_twice_and_refused_once():
+    play = Play(twice_share=1.0)
+    play.push(4)
+    assert sorted(play.clocks()) == [1, 1, 2, 2, 3, 3, 4, 4]
+    assert [retry for _, retry in play.inner.calls] == [False, True]
+
+
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_a_push_that_failed_is_repeated_once(where):
+    play = Play()
+    getattr(play.inner, where).append(Unreachable("gone"))
+    play.sent += 1
+    data = pack([encode_message(fragment(1), RUN)])
+    entries = [(Position(play.first.epoch, play.first.seq + 1), data)]
+    with pytest.raises(Unreachable):
+        play.wire.push(entries)
+    play.wire.push(entries, retry=True)
+    play.push()
+    assert play.clocks() == [1, 2]
+
+
+def test_the_server_admits_what_comes_over_a_faulty_wire():
+    play = Play(late_share=0.3, late_seconds=1.0, twice_share=0.3)
+    for second in range(30):
+        play.clock.now = second
+        play.push(2)
+    play.clock.now = 99.0
+    play.wire.push([])
+    admission = Admission(
+        RUN,
+        PROGRAM.head,
+        lambda entry: decode_entry(entry, RUN),
+        marks={},
+        newest=(play.generation, 1),
+        now=lambda: play.first.epoch / 1000,
+    )
+    arrivals = [admission.admit(entry) for entry in play.entries()]
+    assert not [arrival.refusals for arrival in arrivals if arrival.refusals]
+    assert {part.clock for arrival in arrivals for part in arrival.fragments} == set(range(1, 61))
+
+
+def test_weights_are_acted_with_when_they_are_old_enough():
+    play = Play(weights_seconds=2.0)
+    seen = []
+    for second in range(6):
+        play.clock.now = float(second)
+        seen.append(play.publish(second + 1))
+    assert seen == [1, 1, 1, 2, 3, 4]
+
+
+def test_another_run_begins_without_what_was_held_back():
+    play = Play(weights_seconds=100.0, late_share=1.0, late_seconds=1.0)
+    play.publish(1)
+    play.push()
+    play.wire.hello(Hello(RUN.run, 1, "", "", 1, RUN.crc))
+    play.clock.now = 50.0
+    assert play.publish(2) == 2
+    play.wire.push([])
+    assert play.clocks() == []
