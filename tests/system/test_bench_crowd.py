@@ -32,12 +32,13 @@ def clients():
 def test_a_crowd_loses_one_after_the_other_and_nobody_stays(tmp_path):
     clock, log = Clock(), tmp_path / "log"
     faults = Faults(kill_seconds=5.0, slow_clients=1, slow_seconds=0.1)
-    with EmbeddedServer() as server:
+
+    def gathered(server):
         redis = Redis(url=server.url, secrets=str(server.secrets))
         crowd = Crowd(
             redis, "soulsai.testing:ToyEnv", clients=3, seed=1, faults=faults, log=log, clock=clock
         )
-        with pytest.raises(KeyboardInterrupt), crowd:
+        with crowd:
             assert sorted(clients().values()) == ["client-0-0", "client-1-0", "client-2-0"]
             for _ in range(3):
                 clock.now += 5.0
@@ -46,4 +47,7 @@ def test_a_crowd_loses_one_after_the_other_and_nobody_stays(tmp_path):
             assert sorted(clients().values()) == ["client-0-0", "client-1-2", "client-2-1"]
             until("a client that waits for a run", lambda: "NoRun" in log.read_text())
             raise KeyboardInterrupt
+
+    with EmbeddedServer() as server, pytest.raises(KeyboardInterrupt):
+        gathered(server)
     assert clients() == {}
