@@ -121,6 +121,7 @@ class PPO:
             self.batches.arrived(fragments)
             if self._update is None:
                 if not self.batches.ready:
+                    self._grant()
                     continue
                 self._update = self._begin(*self.batches.take())
                 self._grant()

@@ -1,0 +1,133 @@
+"""A small case for every algorithm and each of its kinds, and experience to feed it."""
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from soulsai import algorithms
+from soulsai.config import DQN, PPO, SAC, AlgorithmChoice, Config, Run
+from soulsai.types import MASK, ActionSpec, Array, Fragment, Leaf, Spec, zeros
+
+MASKED = {
+    "place": Leaf((3,), "<f4"),
+    "kind": Leaf((), "|u1", categories=3),
+    MASK: Leaf((4,), "|b1"),
+}
+SEEN = {"place": Leaf((3,), "<f4"), "kind": Leaf((), "|u1", categories=3)}
+PICTURE = {"eye": Leaf((5, 5, 2), "|u1"), "place": Leaf((2,), "<f4")}
+FOUR = ActionSpec("discrete", (), (4,))
+TWO_AND_TWO = ActionSpec("multidiscrete", (2,), (2, 2))
+BOX = ActionSpec("box", (2,), (), (-1.0, -2.0), (1.0, 2.0))
+
+Q = DQN(hidden=(16,), quantiles=4, learning_starts=40, batch_size=8, capacity=150, replay_ratio=0.2)
+ON = PPO(
+    hidden=(8,),
+    batch_steps=24,
+    minibatch=8,
+    epochs=2,
+    deadline=1e6,
+    eval_fraction=0.0,
+    normalize_obs=True,
+)
+SOFT = SAC(
+    hidden=(8,),
+    quantiles=4,
+    drop=1,
+    learning_starts=40,
+    batch_size=8,
+    capacity=150,
+    replay_ratio=0.2,
+    n_step=3,
+    prioritized=True,
+)
+
+
+class Case(NamedTuple):
+    config: Config
+    spec: Spec
+
+
+def case(name: str, spec: Spec, **settings) -> Case:
+    run, choice = Run(max_env_steps=2000), AlgorithmChoice(name)
+    return Case(Config(run=run, algorithm=choice, **settings), spec)
+
+
+CASES = {
+    "dqn": case("dqn", Spec(MASKED, FOUR), dqn=Q),
+    "dqn, image": case("dqn", Spec(PICTURE, FOUR), dqn=Q),
+    "ppo": case("ppo", Spec(MASKED, FOUR), ppo=ON),
+    "ppo, several choices": case("ppo", Spec(MASKED, TWO_AND_TWO), ppo=ON),
+    "ppo, box": case("ppo", Spec(SEEN, BOX), ppo=ON),
+    "ppo, image": case("ppo", Spec(PICTURE, FOUR), ppo=ON),
+    "ppo, recurrent": case("ppo", Spec(MASKED, FOUR), ppo=msgspec.structs.replace(ON, memory=4)),
+    "sac": case("sac", Spec(SEEN, BOX), sac=SOFT),
+    "sac, image": case("sac", Spec(PICTURE, BOX), sac=SOFT),
+    "sac, plain": case(
+        "sac", Spec(SEEN, BOX), sac=msgspec.structs.replace(SOFT, quantiles=1, dropout=0.1)
+    ),
+}
+
+
+def make(case: Case, seed: int = 0) -> algorithms.Algorithm:
+    return algorithms.build(case.config, case.spec, seed=seed)
+
+
+def stream(case: Case, steps: int, seed: int = 0) -> list[list[Fragment]]:
+    """Groups of random fragments of two clients' endless episodes, with silence in between."""
+    rng = np.random.default_rng(seed)
+    columns = Columns(case)
+    groups: list[list[Fragment]] = []
+    for start in range(0, steps // 2, 30):
+        edges = [start, start + int(rng.integers(1, 29)), start + 30]
+        for first, last in pairwise(edges):
+            end = rng.random() < 0.3
+            both = [columns.fragment(client, first, last, end, rng) for client in "ab"]
+            groups += [both, *[[]] * 15]
+    return groups
+
+
+class Columns:
+    """What the fragments of a case consist of."""
+
+    def __init__(self, case: Case) -> None:
+        policy = make(case).policy
+        self.spec, self.extras, self.memory = case.spec, policy.extras, policy.memory
+
+    def fragment(self, client: str, first: int, last: int, end: bool, rng) -> Fragment:
+        count = last - first
+        return Fragment(
+            client=client,
+            epoch=1,
+            episode=0 if first < 60 else 1,
+            start=first,
+            clock=first,
+            generation=0,
+            version=first // 30,
+            obs={name: _noise(name, leaf, count + 1, rng) for name, leaf in self.spec.obs.items()},
+            action=_actions(self.spec.action, count, rng),
+            reward=rng.normal(size=count).astype("<f4"),
+            terminated=bool(end and last > 60),
+            truncated=False,
+            extras={name: _noise(name, leaf, count, rng) - 2 for name, leaf in self.extras.items()},
+            memory={name: _noise(name, leaf, 1, rng)[0] for name, leaf in self.memory.items()},
+        )
+
+
+def _noise(name: str, leaf: Leaf, count: int, rng) -> Array:
+    rows = zeros(leaf, count)
+    if leaf.categories:
+        return rng.integers(leaf.categories, size=rows.shape).astype(leaf.dtype)
+    if name == MASK:
+        return np.ones_like(rows)
+    if leaf.dtype == "|u1":
+        return rng.integers(256, size=rows.shape).astype("|u1")
+    return (rng.normal(size=rows.shape) * 3 + 1).astype(leaf.dtype)
+
+
+def _actions(action: ActionSpec, count: int, rng) -> Array:
+    if action.kind == "box":
+        return rng.uniform(-1, 1, (count, *action.shape)).astype("<f4")
+    sizes = action.sizes[0] if action.kind == "discrete" else action.sizes
+    return rng.integers(sizes, size=(count, *action.shape)).astype(action.leaf.dtype)
