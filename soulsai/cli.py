@@ -39,6 +39,7 @@ Sets = Annotated[
 ]
 Url = Annotated[str, typer.Option("--redis", metavar="URL", help="As redis://host:6379.")]
 Saves = Annotated[str, typer.Option(metavar="DIR", help="Where run folders are.")]
+AUTO = "auto"  # what a container is told: it starts as often as it must, and begins only once
 Resume = Annotated[str, typer.Option(metavar="RUN|latest", help="Go on with this run.")]
 Secrets = Annotated[str, typer.Option("--secrets", metavar="DIR", help="Holds redis.secret.")]
 Json = Annotated[bool, typer.Option("--json", help="Answer with JSON on the last line.")]
@@ -106,7 +107,13 @@ def training_node(
     redis: Url = "",
     secrets: Secrets = "",
     saves: Saves = "",
-    resume: Resume = "",
+    resume: Annotated[
+        str,
+        typer.Option(
+            metavar="RUN|latest|auto",
+            help="Go on with this run; auto: with the newest, if it is not finished.",
+        ),
+    ] = "",
     sets: Sets = None,
 ) -> None:
     """Learn: turn the clients' experience into weights, and publish them."""
@@ -114,6 +121,7 @@ def training_node(
     with process.Stop(process.parent()) as stop:
         settings = _node_settings(config, named, sets)
         connect.need_server_extra()
+        from soulsai import runs
         from soulsai.client.environment import probe
         from soulsai.training_node.node import serve
 
@@ -121,6 +129,8 @@ def training_node(
             environment = settings.environment
             file = environment.spec_file
             spec = connect.read_spec(Path(file)) if file else probe(environment)
+            if resume == AUTO:
+                resume = runs.unfinished(settings)
             serve(settings, spec, wire, resume=resume, stopped=stop)
     raise typer.Exit(stop.exit_code)
 

@@ -6,10 +6,16 @@ import platform
 import secrets
 import signal
 import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
 PARENT = "SOULSAI_PARENT"  # the variable in which a supervisor tells a child its own process id
+PULSE = "SOULSAI_PULSE"  # the variable that names a file to touch while we go round
+PULSE_SECONDS = 1.0
 INTERRUPTED = 130  # 128 + SIGINT
 LAST_SECONDS = 10  # that an orphan has for its last words
 
@@ -20,12 +26,22 @@ class Stop:
     """Whether to stop: because a signal asks for it, or because the parent named is gone.
 
     The first SIGINT or SIGTERM only makes this true; the second one kills. A parent's death is a
-    SIGTERM by the kernel where it can do that, and noticed by asking everywhere else.
+    SIGTERM by the kernel where it can do that, and noticed by asking everywhere else. Whoever asks
+    goes round, and shows it by touching the file that ``SOULSAI_PULSE`` names.
     """
 
-    def __init__(self, parent: int | None = None, *, at_once: bool = False) -> None:
+    def __init__(
+        self,
+        parent: int | None = None,
+        *,
+        at_once: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Stop when ``parent`` dies, if there is one: killed ``at_once``, or with last words."""
         self.signal: int | None = None
+        self._pulse = os.environ.get(PULSE, "")
+        self._next_beat = -float("inf")
+        self._clock = clock
         self._parent = parent
         self._before: dict[int, object] = {}
         self._deadly = signal.SIGKILL if at_once else signal.SIGTERM
@@ -50,6 +66,10 @@ class Stop:
 
     def __call__(self) -> bool:
         """Return whether to stop."""
+        if self._pulse and self._clock() >= self._next_beat:
+            self._next_beat = self._clock() + PULSE_SECONDS
+            with suppress(OSError):  # a full disk is no reason to end
+                Path(self._pulse).touch()
         return self.signal is not None or self.orphaned
 
     @property

@@ -43,6 +43,21 @@ def find(saves: Path, run: str) -> Path:
     return run_folder.find(saves, run).path
 
 
+def unfinished(config: Config) -> str:
+    """Return the newest run, if it can be gone on with and is what the settings ask for, or ``""``.
+
+    A run that reached its end, or was stopped by a command, is finished.
+    """
+    folders = every(Path(config.run.saves))
+    if not folders or not checkpoints.numbered(folders[-1] / "checkpoints"):
+        return ""
+    left = status(folders[-1])
+    if left is None or left.phase == "ended":
+        return ""
+    wanted = config.environment.id, config.algorithm.name
+    return folders[-1].name if (left.environment, left.algorithm) == wanted else ""
+
+
 def policy(saves: Path, run: str) -> Path:
     """Return the policy to play: the file named, or that of the newest undamaged checkpoint."""
     named = Path(run)

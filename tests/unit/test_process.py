@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from soulsai.process import PARENT, Stop, parent, unique_name
+from soulsai.process import PARENT, PULSE, Stop, parent, unique_name
 
 ROOT = Path(__file__).parents[2]
 CHILD = """
@@ -128,3 +128,20 @@ def test_names_are_valid_and_differ():
     names = {unique_name() for _ in range(50)}
     assert len(names) == 50
     assert all(re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", name) for name in names)
+
+
+def test_asking_shows_that_we_go_round_once_a_second(tmp_path, monkeypatch):
+    pulse, now = tmp_path / "pulse", [10.0]
+    monkeypatch.setenv(PULSE, str(pulse))
+    stop = Stop(clock=lambda: now[0])
+    assert not pulse.exists(), "nobody has asked yet"
+    for seconds, touched in ((0.0, True), (0.5, False), (0.6, True)):
+        now[0] += seconds
+        pulse.unlink(missing_ok=True)
+        assert stop() is False
+        assert pulse.exists() == touched
+
+
+def test_a_pulse_that_cannot_be_written_is_no_reason_to_end(tmp_path, monkeypatch):
+    monkeypatch.setenv(PULSE, str(tmp_path / "missing" / "pulse"))
+    assert Stop()() is False

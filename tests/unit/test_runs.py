@@ -52,6 +52,31 @@ def test_the_policy_is_that_of_the_newest_undamaged_checkpoint(tmp_path):
     assert runs.policy(tmp_path, str(newest / "policy.onnx")) == newest / "policy.onnx"
 
 
+@pytest.mark.parametrize(
+    ("phase", "id", "algorithm", "checkpointed", "found"),
+    [
+        ("learning", "X-v0", "dqn", True, True),
+        ("stopping", "X-v0", "dqn", True, True),  # by a signal
+        ("ended", "X-v0", "dqn", True, False),
+        ("learning", "X-v0", "dqn", False, False),
+        ("learning", "Y-v0", "dqn", True, False),
+        ("learning", "X-v0", "ppo", True, False),
+    ],
+)
+def test_a_run_is_gone_on_with_until_it_is_finished(
+    tmp_path, phase, id, algorithm, checkpointed, found
+):
+    settings = Config(run=Run(saves=str(tmp_path)), environment=Environment(id="X-v0"))
+    assert runs.unfinished(settings) == ""
+    folder = make(tmp_path, "run")
+    if checkpointed:
+        checkpoints.append(folder / "checkpoints", {"policy.onnx": [b"one"]}, keep=9)
+    assert runs.unfinished(settings) == "", "it has no status"
+    left = msgspec.structs.replace(STATUS, phase=phase, environment=id, algorithm=algorithm)
+    (folder / "status.json").write_bytes(msgspec.json.encode(left))
+    assert runs.unfinished(settings) == ("run" if found else "")
+
+
 def test_a_resumed_run_keeps_its_settings_but_not_its_server(tmp_path):
     then = Config(
         run=Run(saves="old", seed=5, clients=3),

@@ -1,0 +1,43 @@
+# A client for environments that need no screen; it has no torch.
+#
+#   BASE, wheels   as in node.Dockerfile
+#   EXTRAS         what its environments need, of the extras in pyproject.toml
+ARG BASE=python:3.11.13-slim-bookworm
+
+# hadolint ignore=DL3006
+FROM scratch AS wheels
+
+# hadolint ignore=DL3006
+FROM ${BASE} AS build
+ARG EXTRAS=box2d
+WORKDIR /build
+COPY pyproject.toml constraints.txt deploy/images/requirements.py ./
+# hadolint ignore=SC2086
+RUN --mount=type=cache,target=/root/.cache/pip --mount=from=wheels,target=/wheels \
+    python -m venv /opt/soulsai \
+    && python requirements.py ${EXTRAS} >requirements.txt \
+    && /opt/soulsai/bin/pip install --disable-pip-version-check --no-compile --find-links /wheels \
+        -c constraints.txt -r requirements.txt
+COPY README.md LICENSE ./
+COPY soulsai soulsai
+RUN --mount=type=cache,target=/root/.cache/pip \
+    /opt/soulsai/bin/pip install --disable-pip-version-check --no-compile --no-deps . \
+    # Nobody looks (pygame), and Python has its own copy of the runtime (libonnxruntime).
+    && /opt/soulsai/bin/pip uninstall --disable-pip-version-check -y pip setuptools pygame-ce \
+    && cd /opt/soulsai/lib/python3.*/site-packages \
+    && rm onnxruntime/capi/libonnxruntime.so.* \
+    && find . -type d \( -name tests -o -name examples -o -name docs \) -prune -exec rm -rf {} + \
+    && python -m compileall -q soulsai
+
+# hadolint ignore=DL3006
+FROM ${BASE}
+COPY --from=build /opt/soulsai /opt/soulsai
+COPY deploy/images/alive /usr/local/bin/alive
+ENV PATH=/opt/soulsai/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    SOULSAI_PULSE=/tmp/pulse
+WORKDIR /app
+USER 10001:10001
+ENTRYPOINT ["soulsai"]
+CMD ["client"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["alive"]

@@ -1,0 +1,9 @@
+#!/bin/sh
+# The password reaches the exporter in a file, so that it is in no argument and no environment.
+set -eu
+umask 077
+read -r _ password </run/secrets/metrics.secret
+printf '{"redis://metrics@redis:6379":"%s"}\n' "$password" >/tmp/passwords.json
+# CONFIG, of which it would like to ask, is refused: it would print passwords.
+exec /redis_exporter -redis.addr redis://metrics@redis:6379 -redis.password-file /tmp/passwords.json \
+    -config-command -
