@@ -5,13 +5,13 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: run test check format docs bench test-learning test-web clean
+.PHONY: run test check format docs bench test-learning test-web test-stack stack-images clean
 
 run: $(READY)  ## Train LunarLander on this machine, with a live view. ARGS="--env CartPole-v1"
 	$(BIN)/soulsai train $(ARGS)
 
 test: $(READY)  ## Run all tests but those that train for minutes.
-	$(BIN)/python -m pytest -m "not learning and not web" $(ARGS)
+	$(BIN)/python -m pytest -m "not learning and not web and not stack" $(ARGS)
 
 check: $(READY)  ## Check format, style, types, the arrows between modules, and dead code.
 	$(BIN)/ruff format --check .
@@ -35,6 +35,12 @@ test-learning: .venv/.ready-bench  ## Train to the targets; takes long.
 
 test-web: .venv/.ready-web  ## Test the page in a browser, under 10,000 odd requests, and while training runs.
 	$(BIN)/python -m pytest -m web $(ARGS)
+
+test-stack: $(READY) stack-images  ## Test the stack on this machine's Docker engine; see docs/operators-guide.md.
+	$(BIN)/python -m pytest -m stack $(ARGS)
+
+stack-images:  ## Build the images of the stack, and get those of others.
+	tests/stack/images.sh
 
 clean:  ## Remove what can be made again; runs under saves/ stay.
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache

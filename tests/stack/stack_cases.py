@@ -43,7 +43,9 @@ def run(*words, cwd, timeout=300, check=True, **more):
         env={**os.environ, **more},
     )
     if check and done.returncode:
-        raise RuntimeError(f"{' '.join(map(str, words))}: {done.stdout[-3000:]}{done.stderr[-3000:]}")
+        raise RuntimeError(
+            f"{' '.join(map(str, words))}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
+        )
     return done.stdout
 
 

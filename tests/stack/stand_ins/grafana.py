@@ -37,7 +37,12 @@ boards = [
     for file in sorted(Path(provider["options"]["path"]).glob("*.json"))
 ]
 known = {source["uid"] for source in sources}
-wanted = {panel["datasource"]["uid"] for board in boards for panel in board["panels"] if "datasource" in panel}
+wanted = {
+    panel["datasource"]["uid"]
+    for board in boards
+    for panel in board["panels"]
+    if "datasource" in panel
+}
 if not wanted <= known:
     raise SystemExit(f"panels ask {wanted - known}, which are not provisioned")
 if not Path(os.environ["GF_SECURITY_ADMIN_PASSWORD__FILE"]).read_text().strip():
