@@ -110,6 +110,15 @@ class Stack:
             found.setdefault(entry["Service"], []).append(entry["Name"])
         return found
 
+    def names(self, *stacks):
+        """Return the names of all running containers."""
+        return [
+            name
+            for files in stacks or (CORE, MONITORING)
+            for names in self.containers(files).values()
+            for name in names
+        ]
+
     def inspect(self, container):
         return json.loads(run("docker", "inspect", container, cwd=self.folder))[0]
 
@@ -118,7 +127,7 @@ class Stack:
         return run("docker", "exec", container, "sh", "-c", script, cwd=self.folder, **more)
 
     def kill(self, container):
-        """Kill everything in a container with SIGKILL, from inside: that is not a wish to stop it."""
+        """Kill everything in a container from inside, which is not taken for a wish to stop it."""
         self.execute(container, "kill -9 -1", check=False)
 
     def operator(self):
@@ -171,6 +180,4 @@ class Stack:
 
 def _own(folder, names):
     """Leave out what belongs to the deployment of this checkout, if it is one."""
-    return {name for name in names if name in {".env", "certbot", "__pycache__"}} - (
-        set() if Path(folder).name != "images" else {"certbot"}
-    )
+    return {name for name in names if name in {".env", "certbot", "__pycache__"}}

@@ -1,4 +1,4 @@
-"""Stands in for Grafana: reads what is provisioned, refuses to start without it, answers, upgrades."""
+"""Stands in for Grafana: reads what is provisioned, ends if that does not fit, and answers."""
 
 import json
 import os
