@@ -368,6 +368,8 @@ class Status(Struct, frozen=True):
     clients: tuple[ClientStatus, ...] = ()
     metrics: Metrics = {}
     notice: str = ""
+    withheld: int = 0  # versions that were not published, because of their weights
+    rollbacks: int = 0  # to the last good version
 
 
 def zeros(leaf: Leaf, *batch: int) -> Array:

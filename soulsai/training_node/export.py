@@ -42,6 +42,9 @@ def program(policy: Policy, spec: Spec) -> Program:
 def weights(policy: Policy, program: Program) -> dict[str, Array]:
     """Return a copy of the policy's weights, as the program wants them."""
     state = policy.twin().state_dict()
+    missing = [name for name in program.weights if _key(name, state) not in state]
+    if missing:
+        raise SoulsAIError(f"the policy has no weight {missing[0]!r} any more")
     return {
         name: _own_copy(state[_key(name, state)], leaf) for name, leaf in program.weights.items()
     }

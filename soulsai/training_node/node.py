@@ -21,6 +21,7 @@ from soulsai.training_node.orders import Orders
 from soulsai.training_node.publisher import Publisher
 from soulsai.training_node.receiver import INBOX_BYTES, Receiver
 from soulsai.training_node.reporter import Phase, Reporter
+from soulsai.training_node.rollback import Rollback
 from soulsai.training_node.roster import Roster
 from soulsai.training_node.run_folder import run_config
 from soulsai.training_node.saver import Saver
@@ -92,29 +93,22 @@ class TrainingNode:
         self._line = Line(clock)
         self._roster = Roster(clock())
         self._measures = Measures(progress, run.algorithm.policy.warmup)
+        algorithm = run.algorithm
         self._publisher = Publisher(
-            run.algorithm.policy, run.program, run.spec, progress, config.training, self._send
+            algorithm.policy, run.program, run.spec, progress, config.training, self._send
         )
         self._saver = Saver(
-            run.folder,
-            config.checkpoint,
-            progress,
-            run.algorithm.parts,
-            self._publisher.file,
+            run.folder, config.checkpoint, progress, algorithm.parts, self._publisher.file,
             clock=clock,
-        )
+        )  # fmt: skip
+        self._now = now
         self._receiver = _receiver(run, wire, clock, now)
+        self._rollback = Rollback(run)
         self._orders = Orders(wire, self._line, self._saver, self._publisher.kept_file)
         self._reporter = Reporter(
-            run,
-            wire,
-            self._line,
-            self._roster,
-            self._measures,
-            self._saver,
-            clock=clock,
-            now=now,
-        )
+            run, wire, self._line, self._roster, self._measures, self._saver, self._publisher.gate,
+            clock=clock, now=now,
+        )  # fmt: skip
         self._asked = 0  # times that the algorithm asked for arrivals since its last update
         self._waiting: deque[Arrival] = deque()  # noted, but not yet admitted
         self._worked_off = 0  # updates after the last env step
@@ -131,17 +125,36 @@ class TrainingNode:
 
     def run(self) -> Status:
         """Train until the end; return the last status."""
-        with self._receiver:
-            try:
-                for metrics in self._run.algorithm.learn(self._arrivals()):
-                    self._measures.updated(metrics)
-                    self._publisher.unpublished = True
-                    self._asked = 0
-                    self._worked_off += self._is_full
-            except WireError:  # the server refuses us for good: keep what was learnt
-                self._saver.final()
-                raise
-            return self._finish()
+        try:
+            while True:
+                with self._receiver:
+                    self._learn()
+                    if not self._publisher.gate.hopeless:
+                        return self._finish()
+                self._go_back()
+        finally:
+            self._saver.close()
+
+    def _learn(self) -> None:
+        """Drive the algorithm until the run's end, or until its weights are past mending."""
+        try:
+            for metrics in self._run.algorithm.learn(self._arrivals()):
+                self._measures.updated(metrics)
+                self._publisher.unpublished = True
+                self._asked = 0
+                self._worked_off += self._is_full
+        except WireError:  # the server refuses us for good: keep what was learnt
+            self._save_last()
+            raise
+
+    def _go_back(self) -> None:
+        """Return to the last good version, and to where the streams stood then."""
+        self._saver.close()
+        self._rollback.go_back(self._publisher.gate.fault)
+        self._publisher.restart()
+        self._waiting.clear()
+        self._receiver = _receiver(self._run, self._wire, self._clock, self._now)
+        self._worked_off = 0
 
     @property
     def phase(self) -> Phase:
@@ -164,7 +177,7 @@ class TrainingNode:
             if now >= self._next_look:
                 self._next_look = now + LOOK_SECONDS
                 self._look(now)
-            if self._is_over:
+            if self._is_over or self._publisher.gate.hopeless:
                 return
             starving = self._starving
             stuck = starving and self._roster.all_wait(self._publisher.tried + STALE_SECONDS)
@@ -215,6 +228,8 @@ class TrainingNode:
         self._reporter.record()
         if self._saver.due:
             self._save()
+        if self._saver.collect():
+            self._saved()
         if now >= self._next_report:
             self._next_report = now + REPORT_SECONDS
             self._roster.tick(now)
@@ -274,11 +289,18 @@ class TrainingNode:
         self._progress.generation = generation
 
     def _save(self) -> None:
-        """Write a checkpoint, then let go of what it covers."""
+        """Begin a checkpoint, unless the weights are worse than those of the last one."""
         self._fence()
-        self._progress.seconds = self._reporter.seconds
-        if not self._saver.save():
+        if self._publisher.gate.judge().fault:
+            self._publisher.unpublished = True
             return
+        self._progress.seconds = self._reporter.seconds
+        self._saver.begin()
+
+    def _saved(self) -> None:
+        """Let go of what a checkpoint covers, unless a newer node needs it."""
+        self._rollback.saved()
+        self._fence()
         self._trim()
         event = Event("checkpoint", f"{self._saver.newest} at {self._progress.updates} updates")
         self._line.attempt(lambda: self._wire.announce(event))
@@ -296,10 +318,10 @@ class TrainingNode:
         """Free what the server holds for us; save early if that is what it takes."""
         self._line.full = False
         age = self._saver.age
-        if age is None or age > ROOM_SECONDS:
-            self._save()
-        else:
+        if age is not None and age <= ROOM_SECONDS:
             self._trim()
+        elif self._saver.ready:
+            self._save()
 
     def _finish(self) -> Status:
         """Save everything, and say goodbye; the server may be gone."""
@@ -309,7 +331,7 @@ class TrainingNode:
         self._leaving = "stopping"
         self._progress.seconds = self._reporter.seconds
         try:
-            self._saver.final()
+            self._save_last()
         except CheckpointError as error:
             self._orders.stopped(Answer(done=False, message=str(error)))
             raise
@@ -331,6 +353,14 @@ class TrainingNode:
         self._orders.stopped(Answer(done=True, message=f"stopped after {said}"))
         log.info("run stopped phase=%s %s", self._leaving, said)
         return status
+
+    def _save_last(self) -> None:
+        """Write the last checkpoint; one of unsound weights would only hide the last good one."""
+        if not self._publisher.gate.judge().fault:
+            self._saver.final()
+        else:
+            self._saver.close()
+            log.warning("no last checkpoint fault=%r", self._publisher.gate.fault)
 
     def _linger(self) -> None:
         """Go on answering for a moment; everything is saved, so it may be cut short."""

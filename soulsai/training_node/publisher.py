@@ -1,5 +1,6 @@
 """When a version of the weights goes out, what it grants, and which versions can still be saved."""
 
+import logging
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -7,11 +8,14 @@ from collections.abc import Callable, Sequence
 from soulsai.algorithms.base import Policy
 from soulsai.config import Training
 from soulsai.training_node import export
+from soulsai.training_node.gate import Gate
 from soulsai.training_node.snapshot import Progress
 from soulsai.types import Array, PolicyCard, Program, RunSpec, Weights
 
 RETRY_SECONDS = 1.0  # after a version could not be published
 SPENT = 0.75  # of a grant counts as all of it: the rest may be on its way
+
+log = logging.getLogger(__name__)
 
 Arrays = dict[str, Array]
 
@@ -32,6 +36,7 @@ class Publisher:
         config: Training,
         send: Callable[[Weights], bool],
     ) -> None:
+        self.gate = Gate(policy, program)
         self.unpublished = True
         self.tried = -float("inf")  # when a version was published last, or was to be
         self._failed = False
@@ -70,14 +75,21 @@ class Publisher:
         return starving and self._policy.quota is not None and self._is_scarce
 
     def publish(self, now: float, taken: Sequence[int]) -> bool:
-        """Publish the policy as it is now; return whether that worked.
+        """Publish the policy as it is now, if it is sound; return whether that worked.
 
         ``taken`` are the env steps of each client since the version before.
         """
         progress = self._progress
-        progress.version += 1
         self.tried = now
-        arrays = export.weights(self._policy, self._program)
+        judged = self.gate.judge()
+        self.gate.count()
+        if judged.fault:
+            log.warning("version withheld fault=%r", judged.fault)
+            progress.withheld += 1
+            self._failed = True
+            return False
+        arrays = judged.arrays
+        progress.version += 1
         self._keep(arrays)
         quota = share(self._policy.quota, taken, self._granted)
         weights = Weights(
@@ -92,6 +104,11 @@ class Publisher:
         self.unpublished = self._failed
         self._granted, self._granted_at = quota, progress.env_steps
         return not self._failed
+
+    def restart(self) -> None:
+        """Go on with weights that were changed from outside; what was granted is forgotten."""
+        self.gate.refused, self._failed, self.unpublished = 0, False, True
+        self._granted, self._granted_at = None, self._progress.env_steps
 
     def file(self) -> bytes:
         """Return the policy as it is now, as a whole ``policy.onnx``."""

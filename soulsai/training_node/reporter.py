@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from soulsai.training_node.beginning import Run
+from soulsai.training_node.gate import Gate
 from soulsai.training_node.line import Line
 from soulsai.training_node.measures import Measures
 from soulsai.training_node.roster import Roster
@@ -35,6 +36,7 @@ class Reporter:
         roster: Roster,
         measures: Measures,
         saver: Saver,
+        gate: Gate,
         *,
         clock: Callable[[], float],
         now: Callable[[], float],
@@ -46,6 +48,7 @@ class Reporter:
         self._roster = roster
         self._measures = measures
         self._saver = saver
+        self._gate = gate
         self._clock = clock
         self._now = now
         self._start = clock()
@@ -122,9 +125,12 @@ class Reporter:
             clients=self._roster.statuses(progress.version),
             metrics=measures.told,
             notice=self._notice,
+            withheld=progress.withheld,
+            rollbacks=progress.rollbacks,
         )
 
     @property
     def _notice(self) -> str:
         unrecorded = f"{self._unrecorded} episodes were not recorded" if self._unrecorded else ""
-        return "; ".join(filter(None, (self._line.fault, self._saver.notice, unrecorded)))
+        gate = f"no version is published: {self._gate.fault}" if self._gate.fault else ""
+        return "; ".join(filter(None, (self._line.fault, self._saver.notice, gate, unrecorded)))

@@ -1,7 +1,9 @@
 """When everything is saved, and what is said of it: checkpoints, quicksaves and the best model."""
 
 import logging
+import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 
@@ -16,6 +18,7 @@ from soulsai.types import Answer, Quicksave, SaveBest
 from soulsai.wire import Position
 
 RETRY_SECONDS = 10.0  # after a checkpoint could not be written
+COPIED_BYTES = 2**30  # of a snapshot, at most
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +51,7 @@ class Saver:
         self._saved_at: float | None = None
         self._saved_updates = progress.updates
         self._retry_at = -float("inf")
+        self._writing: _Writing | None = None
 
     @property
     def age(self) -> float | None:
@@ -58,32 +62,77 @@ class Saver:
     def due(self) -> bool:
         """Whether it is time for the next checkpoint."""
         new = self._progress.updates - self._saved_updates
-        return new >= self._config.every and self._clock() >= self._retry_at
+        return new >= self._config.every and self.ready
 
-    def save(self) -> bool:
-        """Write a checkpoint; return whether that worked. Try again later if it did not."""
+    @property
+    def ready(self) -> bool:
+        """Whether a checkpoint may be begun now."""
+        return self._writing is None and self._clock() >= self._retry_at
+
+    def begin(self) -> None:
+        """Take a snapshot, and begin to write it as a checkpoint beside the learning.
+
+        A snapshot is a copy, so one that is very large is written before this returns.
+        """
         try:
-            self.final()
+            writing = self._snapshot()
         except CheckpointError as error:
-            if not self.notice:
-                log.warning("checkpoint not written error=%s", error)
-            self.notice = str(error)
-            self._retry_at = self._clock() + RETRY_SECONDS
+            self._failed(error)
+            return
+        if writing.bytes <= COPIED_BYTES:
+            writing.copy()
+            writing.start()
+        else:
+            writing.run()
+        self._writing = writing
+
+    def collect(self) -> bool:
+        """Return whether a checkpoint was finished since the last call; it is durable now."""
+        writing = self._writing
+        if writing is None or writing.is_alive():
+            return False
+        self._writing = None
+        try:
+            self._written(writing)
+        except CheckpointError as error:
+            self._failed(error)
             return False
         return True
 
     def final(self) -> None:
         """Write a checkpoint; raise ``CheckpointError`` if that is impossible."""
+        self.close()
+        writing = self._snapshot()
+        writing.run()
+        self._written(writing)
+
+    def close(self) -> None:
+        """Wait for a checkpoint that is being written."""
+        if self._writing is not None and self._writing.is_alive():
+            self._writing.join()
+        self.collect()
+
+    def _snapshot(self) -> "_Writing":
         positions = {client: mark.position for client, mark in self._progress.marks.items()}
-        try:
-            path = self._folder.append(self._files(self._config.replay), self._config.keep)
-        except OSError as error:
+        files = self._files(self._config.replay)
+        updates = self._progress.updates
+        return _Writing(self._folder, files, self._config.keep, positions, updates)
+
+    def _failed(self, error: CheckpointError) -> None:
+        if not self.notice:
+            log.warning("checkpoint not written error=%s", error)
+        self.notice = str(error)
+        self._retry_at = self._clock() + RETRY_SECONDS
+
+    def _written(self, writing: "_Writing") -> None:
+        path, error = writing.path, writing.error
+        if path is None:
             raise CheckpointError(f"{self._folder.path}: checkpoint not saved: {error}") from error
         self.notice, self.newest = "", path.name
-        self.durable = positions
+        self.durable = writing.positions
         self._saved_at = self._clock()
-        self._saved_updates = self._progress.updates
-        log.info("checkpoint written path=%s updates=%d", path, self._progress.updates)
+        self._saved_updates = writing.updates
+        log.info("checkpoint written path=%s updates=%d", path, writing.updates)
 
     def quicksave(self, command: Quicksave) -> Answer:
         """Save everything under ``manual_save``, and say so."""
@@ -114,3 +163,38 @@ class Saver:
 
     def _files(self, replay: bool) -> dict[str, list[Buffer]]:
         return snapshot.files(self._progress, self._parts, self._policy(), replay=replay)
+
+
+class _Writing(threading.Thread):
+    """One checkpoint on its way to the disk."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        files: dict[str, list[Buffer]],
+        keep: int,
+        positions: dict[str, Position],
+        updates: int,
+    ) -> None:
+        super().__init__(name="checkpoint", daemon=False)
+        self.positions, self.updates = positions, updates
+        self.path: Path | None = None
+        self.error: OSError | None = None
+        self._folder, self._files, self._keep = folder, files, keep
+
+    @property
+    def bytes(self) -> int:
+        """The size of all files."""
+        return sum(memoryview(piece).nbytes for file in self._files.values() for piece in file)
+
+    def copy(self) -> None:
+        """Let go of the arrays that learning goes on to change."""
+        self._files = {name: [bytes(piece) for piece in file] for name, file in self._files.items()}
+
+    def run(self) -> None:
+        """Write."""
+        try:
+            self.path = self._folder.append(self._files, self._keep)
+        except OSError as error:
+            self.error = error
+        self._files = {}

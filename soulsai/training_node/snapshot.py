@@ -33,6 +33,30 @@ class Progress(Struct):
     lost: int = 0
     bytes_received: int = 0
     marks: dict[str, Mark] = {}
+    withheld: int = 0  # versions whose weights were not sound
+    rollbacks: int = 0  # to the last good version
+
+    def go_back(self, then: "Progress") -> None:
+        """Count on from an earlier state of this run; numbers of versions are never used again."""
+        for name in self.__struct_fields__:
+            if name not in ("run", "generation", "version", "withheld", "rollbacks"):
+                setattr(self, name, getattr(then, name))
+
+
+class Origin:
+    """What a run was when it began, kept until there is a checkpoint."""
+
+    def __init__(self, progress: Progress, parts: dict[str, Stateful]) -> None:
+        self._progress = msgspec.json.encode(progress)
+        self._parts = {
+            name: b"".join(state.encode(part.state_dict())) for name, part in parts.items()
+        }
+
+    def restore(self, parts: dict[str, Stateful]) -> Progress:
+        """Load it into the parts; return the counters of then."""
+        for name, part in parts.items():
+            part.load_state_dict(state.decode(self._parts[name]))
+        return msgspec.json.decode(self._progress, type=Progress)
 
 
 def files(

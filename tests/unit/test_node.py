@@ -239,7 +239,7 @@ class Waiting(Counting):
         self.policy.quota = granted
 
 
-def test_the_quota_is_divided_among_active_clients(monkeypatch, server, tmp_path):
+def test_the_quota_is_divided_among_active_clients_by_what_they_take(monkeypatch, server, tmp_path):
     with Node(monkeypatch, server, config(tmp_path), algorithm=Waiting(9)) as node:
         players = [Player(server, name) for name in ("a", "b")]
         assert players[0].pointer().quota == 9
@@ -249,7 +249,7 @@ def test_the_quota_is_divided_among_active_clients(monkeypatch, server, tmp_path
         before = players[0].pointer().version
         players[0].play(4)
         wait_for(lambda: players[0].pointer().version > before)
-        assert players[0].pointer().quota == 4
+        assert players[0].pointer().quota == 8  # twice what one took; the other has taken nothing
 
 
 def test_when_all_clients_wait_the_grant_is_renewed(monkeypatch, server, tmp_path):
