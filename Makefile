@@ -5,13 +5,13 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: run test check format docs bench test-learning test-web test-stack stack-images clean
+.PHONY: run test check format docs bench test-learning test-web test-stack test-chaos stack-images clean
 
 run: $(READY)  ## Train LunarLander on this machine, with a live view. ARGS="--env CartPole-v1"
 	$(BIN)/soulsai train $(ARGS)
 
 test: $(READY)  ## Run all tests but those that train for minutes.
-	$(BIN)/python -m pytest -m "not learning and not web and not stack" $(ARGS)
+	$(BIN)/python -m pytest -m "not learning and not web and not stack and not chaos" $(ARGS)
 
 check: $(READY)  ## Check format, style, types, the arrows between modules, and dead code.
 	$(BIN)/ruff format --check .
@@ -42,6 +42,10 @@ test-stack: $(READY) stack-images  ## Test the stack on this machine's Docker en
 stack-images:  ## Build the images of the stack, and get those of others.
 	tests/stack/images.sh
 
+test-chaos: .venv/.ready-chaos  ## Break whole systems for ten minutes; links in namespaces need root.
+	$(BIN)/python -m tests.chaos $(ARGS)
+	$(BIN)/python -m pytest -m chaos
+
 clean:  ## Remove what can be made again; runs under saves/ stay.
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache
 	rm -rf build dist docs/_build soulsai.egg-info
@@ -60,4 +64,8 @@ $(READY): pyproject.toml constraints.txt
 .venv/.ready-web: $(READY) tests/web/package.json script/install_web_tests.sh
 	$(BIN)/python -m pip install -c constraints.txt -e '.[web-tests]'
 	script/install_web_tests.sh
+	touch $@
+
+.venv/.ready-chaos: $(READY)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[chaos]' || echo "links cannot be made slow"
 	touch $@

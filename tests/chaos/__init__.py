@@ -1,0 +1,1 @@
+"""Breaks a whole training system on purpose, and counts what was lost."""

@@ -1,0 +1,93 @@
+"""A real Redis or Valkey, set up as the product sets one up, that may be killed and wiped."""
+
+import os
+import secrets
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from soulsai.config import Redis
+from soulsai.errors import WireError
+from soulsai.wire.embedded import find_binary, settings
+from soulsai.wire.names import ROLES, acl
+from soulsai.wire.redis import RedisAccess
+from soulsai.wire.secrets import server_for, write_secret
+
+START_SECONDS = 30.0
+
+
+class Broker:
+    """One server with a user per role; its data are in ``folder / "data"``, if it keeps any."""
+
+    def __init__(self, folder, url, listen, *, durable=True, memory_mb=256, binary=None):
+        self.secrets = folder / "secrets"
+        self.data = folder / "data"
+        self.log = folder / "redis.log"
+        self.ready = []  # seconds from each start until it answered
+        self._process = None
+        self.secrets.mkdir(parents=True)
+        passwords = {role: secrets.token_urlsafe(24) for role in ROLES}
+        for role, password in passwords.items():
+            write_secret(self.secrets / f"{'redis' if role == 'client' else role}.secret", password)
+        host, port = listen
+        text = settings(folder, self.data if durable else None, port, memory_mb)
+        (folder / "redis.conf").write_text(text.replace("bind 127.0.0.1", f"bind {host}"))
+        (folder / "users.acl").write_text(acl(passwords))
+        self._command = [str(binary or find_binary()), str(folder / "redis.conf")]
+        self._access = RedisAccess(
+            server_for("training_node", Redis(url=url, secrets=str(self.secrets))), "chaos"
+        )
+
+    def start(self):
+        """Start it, and wait until it answers."""
+        began = time.monotonic()
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0
+            )
+        link = self._access.link()
+        try:
+            while True:
+                try:
+                    link.ask("PING")
+                    break
+                except WireError as error:
+                    if self._process.poll() is not None or self.since(began) > START_SECONDS:
+                        raise OSError(f"the server did not start: {self.tail()}") from error
+                    time.sleep(0.01)
+        finally:
+            link.close()
+        self.ready.append(self.since(began))
+
+    def kill(self):
+        """End it as a crash would."""
+        self._process.kill()
+        self._process.wait()
+
+    def signal(self, number):
+        """Send a signal."""
+        os.kill(self._process.pid, number)
+
+    def stop(self):
+        """End it, if it runs."""
+        if self._process is None or self._process.poll() is not None:
+            return
+        self.signal(signal.SIGCONT)
+        self._process.terminate()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def link(self):
+        """Return a connection with the training node's rights."""
+        return self._access.link()
+
+    def tail(self):
+        """Return the last lines of its log."""
+        return "\n".join(Path(self.log).read_text(errors="replace").splitlines()[-5:])
+
+    @staticmethod
+    def since(began):
+        return time.monotonic() - began

@@ -1,0 +1,140 @@
+"""What clients were told is stored, what the learner has counted, and how the two differ.
+
+The clients' side is written by the client processes themselves, around the call that appends to
+their stream: what is to be sent before it, that it was acknowledged after it. The learner's side is
+the replay of a checkpoint, in which every transition carries its stamp: what was learnt from, and
+not a counter that a fault could spoil in the same way as the thing it counts.
+"""
+
+import json
+import os
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from soulsai.training_node import checkpoints, state
+from soulsai.types import Fragment
+from soulsai.wire import Entry
+from soulsai.wire.codec import decode_entry
+
+from .stamps import names
+
+NONE = np.zeros(0, np.int64)
+PROGRESS = "progress.json"
+REPLAY = "replay.state"
+
+
+class RecordingWire:
+    """A client's wire that keeps a ledger; everything but ``push`` is the wire's own."""
+
+    def __init__(self, wire, client, path):
+        self._wire = wire
+        self._client = client
+        # One write per line: what the kernel has got survives our death.
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._spec = None
+
+    def __getattr__(self, name):
+        return getattr(self._wire, name)
+
+    def spec(self):
+        self._spec = self._wire.spec()
+        return self._spec
+
+    def push(self, entries, retry=False):
+        """Append entries, and note what is in them before, and that it is stored after."""
+        seqs = [[*position] for position, _ in entries]
+        self._note("sent", [self._ranges(*entry) for entry in entries], seqs)
+        self._wire.push(entries, retry)
+        self._note("acked", [], seqs)
+
+    def _ranges(self, position, data):
+        """Return the steps in one entry: name of the first, and how many follow one another."""
+        ranges = []
+        for message in decode_entry(Entry(self._client, position, data), self._spec):
+            if isinstance(message, Fragment):
+                (stamps,) = message.obs.values()
+                found = names(stamps[:-1])
+                if (np.diff(found) != 1).any():
+                    raise ValueError(f"the steps of a fragment do not follow one another: {found}")
+                ranges.append([int(found[0]), len(found)])
+        return ranges
+
+    def _note(self, what, ranges, seqs):
+        line = json.dumps({"is": what, "steps": ranges, "entries": seqs})
+        os.write(self._file, line.encode() + b"\n")
+
+
+@dataclass
+class Claims:
+    """What all clients have sent, and what of it was acknowledged, by name of step."""
+
+    sent: np.ndarray = field(default_factory=lambda: NONE)
+    acked: np.ndarray = field(default_factory=lambda: NONE)
+    entries: int = 0  # acknowledged
+
+
+def read(paths):
+    """Return what ledgers say; a last line that was cut short by a kill was not written."""
+    sent, acked, entries = [], [], 0
+    for path in paths:
+        pending = {}
+        for line in path.read_bytes().splitlines():
+            try:
+                note = json.loads(line)
+            except ValueError:
+                continue
+            places = [tuple(entry) for entry in note["entries"]]
+            if note["is"] == "sent":
+                pending |= dict(zip(places, note["steps"], strict=True))
+                sent += [steps for ranges in note["steps"] for steps in ranges]
+            else:
+                acked += [steps for place in places for steps in pending[place]]
+                entries += len(places)
+    return Claims(_names(sent), _names(acked), entries)
+
+
+def _names(ranges):
+    """Return every step of some ranges, each once, in order."""
+    parts = [np.arange(first, first + count, dtype=np.int64) for first, count in ranges]
+    return np.unique(np.concatenate(parts)) if parts else NONE
+
+
+def counted(checkpoint):
+    """Return the steps in a checkpoint's replay, in order, and its progress; it must be whole."""
+    if fault := checkpoints.damage(checkpoint):
+        raise ValueError(f"{checkpoint}: {fault}")
+    progress = json.loads(checkpoints.read(checkpoint, PROGRESS))
+    for path in checkpoint.glob("*.state"):
+        content = state.decode(path.read_bytes())
+        if path.name == REPLAY:
+            ring = content["ring"]
+    (stamps,) = (rows for name, rows in ring["columns"].items() if name.startswith("obs."))
+    if ring["added"] != len(stamps):
+        raise ValueError(f"{checkpoint}: its replay is too small to be a ledger")
+    return np.sort(names(stamps)), progress
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How the two sides differ, in env steps."""
+
+    accepted: int  # steps that the learner holds
+    acked: int  # steps of which a client knows that they are stored
+    acked_lost: int  # those that the learner does not hold
+    double_counted: int  # held more than once
+    never_sent: int  # held, though no client sent it
+    miscounted: int  # difference between what is held and the learner's own counter
+
+
+def compare(claims, held, env_steps):
+    """Return how what clients claim differs from what a learner holds."""
+    once = np.unique(held)
+    return Verdict(
+        accepted=len(once),
+        acked=len(claims.acked),
+        acked_lost=len(np.setdiff1d(claims.acked, once, assume_unique=True)),
+        double_counted=len(held) - len(once),
+        never_sent=len(np.setdiff1d(once, claims.sent, assume_unique=True)),
+        miscounted=abs(len(held) - env_steps),
+    )

@@ -1,0 +1,188 @@
+"""One run under fire, and what came of it."""
+
+import statistics
+import time
+from dataclasses import dataclass, field
+
+from soulsai.training_node import checkpoints
+
+from . import ledger
+from .faults import LEARNER_KILLS, Nemesis
+from .watch import ENOUGH, Watch, gap, windows
+
+READY_SECONDS = 90.0
+DRAIN_SECONDS = 60.0
+STILL_SECONDS = 3.0  # without anything let in: all has been read
+CALM_SECONDS = 11.0  # after the last fault: one window at least
+TICK = 0.02
+
+
+@dataclass
+class Result:
+    """What is printed at the end; see the bars in ``faults_of``."""
+
+    seed: int
+    links: str
+    faults: int = 0
+    accepted: int = 0
+    acked: int = 0
+    acked_lost: int = 0
+    double_counted: int = 0
+    never_sent: int = 0
+    miscounted: int = 0
+    checkpoints: int = 0
+    unloadable_checkpoints: int = 0
+    downtime_median_s: float = 0.0
+    downtime_max_s: float = 0.0
+    windows: int = 0
+    windows_without_progress: int = 0
+    seconds: float = 0.0
+    done: dict = field(default_factory=dict)  # kind: how often
+    recovery: dict = field(default_factory=dict)  # kind: seconds until experience came in again
+    notes: list = field(default_factory=list)
+
+
+def bars(result, *, slow=1.0, median=4.0, longest=8.0):
+    """Return which promises were broken, on a machine that is so many times slower than ours."""
+    zero = {
+        "acked_lost": result.acked_lost,
+        "double_counted": result.double_counted,
+        "never_sent": result.never_sent,
+        "miscounted": result.miscounted,
+        "unloadable_checkpoints": result.unloadable_checkpoints,
+        "windows_without_progress": result.windows_without_progress,
+    }
+    short = {
+        "downtime_median_s": (result.downtime_median_s, slow * median),
+        "downtime_max_s": (result.downtime_max_s, slow * longest),
+    }
+    broken = [f"{name} = {value}, not 0" for name, value in zero.items() if value]
+    broken += [
+        f"{name} = {s}, not below {limit:.1f}" for name, (s, limit) in short.items() if s >= limit
+    ]
+    if not result.checkpoints or not result.accepted:
+        broken.append("nothing was learnt")
+    return broken + result.notes
+
+
+def run(stage, planned, seconds, *, seed=0, calm=CALM_SECONDS, say=lambda line: None):
+    """Let a run suffer planned faults within so many seconds; return the result."""
+    result = Result(seed, stage.links.kind)
+    began = time.monotonic()
+    with Watch(stage) as watch:
+        stage.start()
+        ready(stage, watch)
+        begin = time.time()
+        suffer(stage, planned, seconds, say)
+        wait(stage, calm)
+        end = time.time()
+        settle(stage, watch, result)
+    result.seconds = round(time.monotonic() - began, 1)
+    judge(stage, watch, planned, (begin, end), result)
+    return result
+
+
+def ready(stage, watch):
+    """Wait until everybody plays, and there is a checkpoint to go on from."""
+    deadline = time.monotonic() + READY_SECONDS
+    wanted = {child.name for child in stage.clients}
+    while True:
+        stage.tend()
+        playing = {client for _, _, client in watch.seen}
+        if wanted <= playing and (watch.whole or watch.broken):
+            return
+        if time.monotonic() > deadline or stage.over:
+            tails = [(child.name, child.tail(5)) for child in stage.everybody]
+            raise OSError(f"it did not begin: playing {playing}, {stage.over} {tails}")
+        time.sleep(TICK)
+
+
+def suffer(stage, planned, seconds, say):
+    """Carry the plan out; faults that take longer than planned delay those after them."""
+    nemesis = Nemesis(stage)
+    began = time.monotonic()
+    left = list(planned)
+    live = []
+    while left or live or time.monotonic() - began < seconds:
+        now = time.monotonic() - began
+        if left and not live and now >= left[0].at and nemesis.begin(left[0]):
+            live.append(left.pop(0))
+            say(f"{now:6.1f} s  {live[0].kind}  {live[0].seconds:.1f} s")
+        stage.tend()
+        over = time.time()
+        live = [f for f in live if over < f.began + f.seconds or not nemesis.end(f)]
+        if stage.over:
+            return
+        time.sleep(TICK)
+
+
+def wait(stage, seconds):
+    """Let everybody work in peace."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not stage.over:
+        stage.tend()
+        time.sleep(TICK)
+
+
+def settle(stage, watch, result):
+    """Let clients end, then the learner when it has read all, then the record."""
+    result.notes += stage.over
+    _ended(stage.end(stage.clients), result)
+    deadline = time.monotonic() + DRAIN_SECONDS
+    last, since = -1, time.monotonic()
+    while time.monotonic() - since < STILL_SECONDS and time.monotonic() < deadline:
+        stage.tend()
+        status = watch.status
+        if status is not None and status.env_steps != last:
+            last, since = status.env_steps, time.monotonic()
+        time.sleep(TICK)
+    _ended(stage.end([stage.learner]), result)
+    _ended(stage.end([stage.telemetry]), result)
+
+
+def _ended(ended, result):
+    for name, (seconds, code) in ended.items():
+        if code != 0:
+            result.notes.append(f"{name} ended with {code} after {seconds:.1f} s")
+
+
+def judge(stage, watch, planned, span, result):
+    """Compare the clients' ledgers with the last checkpoint, and measure what was seen."""
+    done = [fault for fault in planned if fault.began]
+    result.faults = len(done)
+    for path in checkpoints.numbered(stage.run_folder / "checkpoints"):
+        watch.inspect(path)
+    result.checkpoints = len(watch.whole)
+    result.unloadable_checkpoints = len(watch.broken)
+    result.notes += [f"checkpoint {name}: {why}" for name, why in watch.broken.items()]
+    claims = ledger.read(sorted(stage.ledgers.iterdir()))
+    found = ledger.counted(checkpoints.numbered(stage.run_folder / "checkpoints")[-1])
+    verdict = ledger.compare(claims, found[0], found[1]["env_steps"])
+    result.accepted, result.acked = verdict.accepted, verdict.acked
+    result.acked_lost, result.never_sent = verdict.acked_lost, verdict.never_sent
+    result.miscounted = verdict.miscounted
+    result.double_counted = max(verdict.double_counted, watch.doubled)
+    _measure(watch, done, span, result)
+
+
+def _measure(watch, done, span, result):
+    downs = []
+    for fault in done:
+        result.done[fault.kind] = result.done.get(fault.kind, 0) + 1
+        killed = fault.kind in LEARNER_KILLS
+        who = f"client-{fault.client + 1}" if fault.kind.endswith("client") else None
+        after = fault.began if fault.kind.startswith("kill") else fault.ended
+        silence = gap(watch.seen, after, client=who)
+        if silence is None:
+            result.notes.append(f"nothing came in after {fault.kind} at {fault.at:.0f} s")
+            continue
+        result.recovery.setdefault(fault.kind, []).append(round(silence, 2))
+        if killed:
+            downs.append(silence)
+    if downs:
+        result.downtime_median_s = round(statistics.median(downs), 2)
+        result.downtime_max_s = round(max(downs), 2)
+    live = [(fault.began, fault.ended or span[1]) for fault in done]
+    progress = windows(watch.seen, live, *span)
+    result.windows = len(progress)
+    result.windows_without_progress = sum(steps < ENOUGH for steps in progress)

@@ -1,0 +1,41 @@
+"""The program finds what it is for: each bug that is put into the product shows in its figures."""
+
+import pytest
+
+from .faults import Fault
+from .program import bars, run
+from .proxy import ProxyLinks
+from .stage import Stage
+
+FOUND = {
+    # bug: the faults under which it shows, and the figure that shows it
+    "early_trim": ([Fault("kill learner", 1.0, 0.0)], "acked_lost"),
+    "early_positions": ([Fault("kill learner", 1.0, 0.0)], "double_counted"),
+    "torn_checkpoints": ([Fault("kill learner while saving", 1.0, 0.0)], "unloadable_checkpoints"),
+    "renumbered": ([Fault("pause redis", 1.0, 7.0)], "double_counted"),
+}
+
+
+def suffer(folder, bug, faults):
+    """Return the figures of a short run with a bug."""
+    links = ProxyLinks()
+    try:
+        with Stage(folder, links, clients=2, bug=bug) as stage:
+            return run(stage, faults, 3.0, calm=2.0)
+    finally:
+        links.close()
+
+
+@pytest.mark.parametrize(
+    "bug",
+    [
+        "early_trim",
+        *(pytest.param(bug, marks=pytest.mark.chaos) for bug in FOUND if bug != "early_trim"),
+    ],
+)
+def test_a_bug_shows(tmp_path, bug):
+    faults, figure = FOUND[bug]
+    result = suffer(tmp_path, bug, faults)
+    assert result.faults == len(faults)
+    assert getattr(result, figure) > 0, result
+    assert any(line.startswith(figure) for line in bars(result))

@@ -1,0 +1,113 @@
+"""What can be seen of a run from outside: when experience is let in, and what is on disk."""
+
+import threading
+import time
+from collections import defaultdict
+from itertools import pairwise
+
+from soulsai import connect
+from soulsai.errors import WireError
+from soulsai.training_node import checkpoints
+
+from .ledger import counted
+
+LOOK_SECONDS = 0.2
+WINDOW = 10.0  # seconds in which there must be progress
+ENOUGH = 100  # env steps: so much
+
+
+class Watch:
+    """A thread that listens as the telemetry node does, and reads every checkpoint once.
+
+    The training node stamps each episode with the time at which it let it in, and with the env
+    steps let in before: that is when it worked, in its own words, to the hundredth of a second.
+    """
+
+    def __init__(self, stage, *, read_checkpoints=True):
+        self.seen = []  # (seconds since the epoch, env steps, client) of each episode let in
+        self.statuses = []  # (seconds since the epoch, Status), as they change
+        self.whole = {}  # checkpoints that could be loaded: name -> env steps
+        self.broken = {}  # and those that could not: name -> why
+        self.doubled = 0  # steps that are in a checkpoint more than once
+        self._stage = stage
+        self._read_checkpoints = read_checkpoints
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._listen, name="watch"),
+            threading.Thread(target=self._inspect, name="inspector"),
+        ]
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    @property
+    def status(self):
+        """The newest status seen, if any."""
+        return self.statuses[-1][1] if self.statuses else None
+
+    def _listen(self):
+        with connect.telemetry(self._stage.config()) as wire:
+            after = "0-0"
+            while not self._stop.is_set():
+                try:
+                    for id, episode in wire.episodes(after, LOOK_SECONDS):
+                        after = id
+                        self.seen.append((episode.time, episode.env_steps, episode.client))
+                    status = wire.status()
+                except WireError:
+                    self._stop.wait(LOOK_SECONDS)
+                    continue
+                if status is not None and status != self.status:
+                    self.statuses.append((time.time(), status))
+
+    def _inspect(self):
+        while not self._stop.wait(LOOK_SECONDS):
+            folder = self._stage.run_folder
+            if folder is not None and self._read_checkpoints:
+                for path in checkpoints.numbered(folder / "checkpoints"):
+                    if path.name not in self.whole and path.name not in self.broken:
+                        self.inspect(path)
+
+    def inspect(self, path):
+        """Load a checkpoint, and note what is wrong with it."""
+        try:
+            held, progress = counted(path)
+        except Exception as error:
+            if path.exists():  # and was not removed, to keep only the newest
+                self.broken[path.name] = str(error)
+            return
+        self.doubled = max(self.doubled, len(held) - len(set(held.tolist())))
+        self.whole[path.name] = progress["env_steps"]
+
+
+def gap(seen, begin, *, client=None):
+    """Return the seconds from ``begin`` until the first experience let in after it."""
+    later = [at for at, _, who in seen if at > begin and client in (None, who)]
+    return min(later) - begin if later else None
+
+
+def windows(seen, live, begin, end, width=WINDOW):
+    """Return the env steps let in within each window without a fault, of those that touch.
+
+    ``live`` are the intervals in which a fault was; after each, windows begin anew. Steps that
+    are let in once more, after a learner went back to its checkpoint, are progress too.
+    """
+    steps = defaultdict(int)
+    ordered = sorted(seen)
+    for (_, before, _), (at, now, _) in pairwise(ordered):
+        steps[at] += max(0, now - before)
+    found = []
+    start = begin
+    for fault_begin, fault_end in [*sorted(live), (end, end)]:
+        while start + width <= fault_begin:
+            found.append(sum(n for at, n in steps.items() if start <= at < start + width))
+            start += width
+        start = max(start, fault_end)
+    return found
