@@ -28,7 +28,7 @@ docs: $(READY)  ## Write the pages that are made from the code.
 	$(BIN)/python docs/generate.py
 
 bench: .venv/.ready-bench  ## Measure what we promise.
-	for figure in wire client learner start; do $(BIN)/soulsai bench $$figure || exit 1; done
+	for figure in wire client learner start telemetry; do $(BIN)/soulsai bench $$figure || exit 1; done
 
 test-learning: .venv/.ready-bench  ## Train to the targets; takes long.
 	$(BIN)/python -m pytest -m learning $(ARGS)

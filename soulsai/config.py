@@ -20,10 +20,12 @@ from msgspec import Meta, Struct
 from soulsai import config_file
 from soulsai.config_layers import Layers
 from soulsai.errors import ConfigError
+from soulsai.measures import BEST, info_keys, measures
 
 FOLDER = Path("config")  # where settings are looked for when no place is named
 DEFAULTS = "config_d.yaml"
 OWN = "config.yaml"
+MOST_INFO = 32  # numbers of the last info that travel with an episode
 PREFIX = "SOULSAI__"  # of environment variables: SOULSAI__SECTION__KEY
 
 Positive = Annotated[float, Meta(gt=0)]
@@ -103,6 +105,10 @@ class Telemetry(Struct, frozen=True, forbid_unknown_fields=True):
 
     window: Count = 20  # episodes in the moving average that decides what is best
     figure_every: Count = 2  # episodes between two drawings
+    metrics: dict[str, str] = {}  # more numbers of each episode, such as win: "reward > 200"
+    best_metric: str = "reward"  # in what the best is best: reward, steps, seconds or of the above
+    best_smaller: bool = False  # whether less of it is better
+    record_mb: Positive = 64.0  # results.jsonl goes on in another file after so much
 
 
 class Web(Struct, frozen=True, forbid_unknown_fields=True):
@@ -338,6 +344,7 @@ def _faults(config: Config) -> Iterator[str]:
             f"web.bind: {config.web.bind!r} can be reached from elsewhere; "
             "name the file of a token as web.operator_token"
         )
+    yield from _telemetry_faults(config)
     if not re.match(r"(cpu|mps|cuda(:\d+)?)\Z", config.training.device):
         yield f"training.device: {config.training.device!r}; choose cpu, mps, cuda or cuda:<number>"
     try:
@@ -357,3 +364,13 @@ def _faults(config: Config) -> Iterator[str]:
             )
     if config.sac.drop >= config.sac.quantiles > 1:
         yield f"sac.drop: {config.sac.drop} of {config.sac.quantiles} quantiles leaves none"
+
+
+def _telemetry_faults(config: Config) -> Iterator[str]:
+    known = measures(config.telemetry.metrics)
+    best = config.telemetry.best_metric
+    if best not in (*BEST, "win", *(one.name for one in known)):
+        yield f"telemetry.best_metric: {best!r}; choose {', '.join(BEST)} or one of the metrics"
+    keys = {*config.environment.info_keys, *info_keys(known)}
+    if len(keys) > MOST_INFO or any(len(key) > 64 for key in keys):
+        yield f"environment.info_keys: at most {MOST_INFO} keys of 64 letters, metrics' included"

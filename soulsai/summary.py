@@ -56,16 +56,14 @@ def summarise(folder: Path, status: Status, wall_seconds: float) -> Summary:
 
 
 def best_reward(results: Path) -> float | None:
-    """Return the highest reward in the record of episodes, if there is one."""
+    """Return the highest reward in the record of episodes, all its parts, if there is one."""
     best: float | None = None
-    try:
-        with results.open("rb") as lines:
+    for part in sorted(results.parent.glob(f"{results.stem}*{results.suffix}")):
+        with part.open("rb") as lines:
             for line in lines:
                 reward = _reward(line)
                 if reward is not None and (best is None or reward > best):
                     best = reward
-    except FileNotFoundError:
-        return None
     return best
 
 

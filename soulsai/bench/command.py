@@ -62,6 +62,17 @@ def start(as_json: Json = False) -> None:
 
 
 @app.command()
+def telemetry(
+    episodes: Annotated[int, typer.Option(min=1000, help="How long the run is.")] = 1_000_000,
+    as_json: Json = False,
+) -> None:
+    """Price of an episode, of the figure, and of memory, over a million episodes."""
+    from soulsai.bench import telemetry
+
+    _show(telemetry.measure(episodes), as_json=as_json)
+
+
+@app.command()
 def experience(as_json: Json = False) -> None:
     """How much of what unthrottled clients play reaches replay while the learner is saturated."""
     from soulsai.bench import experience

@@ -32,6 +32,8 @@ class Snapshot(Struct, frozen=True, eq=False):
     exploring: Array  # rows of a History
     greedy: Array
     best: Best | None
+    goal: str = "reward"  # in what the best is best
+    shown: str = ""  # what is drawn beside reward, length and throughput
 
 
 class Painter:
@@ -86,49 +88,76 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def draw(snapshot: Snapshot) -> Figure:
-    """Return the figure: reward, length of episodes and throughput over env steps."""
-    figure = Figure(figsize=(9, 8), dpi=110, layout="constrained")
+    """Return the figure: reward, wins, length of episodes and throughput over env steps."""
+    figure = Figure(figsize=(9, 9 if snapshot.shown else 8), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    reward, steps, speed = figure.subplots(3, 1, sharex=True, height_ratios=(3, 1, 1))
-    figure.suptitle(snapshot.title, fontsize=11)
+    heights = (4, 1.2, 1.2, 1.2) if snapshot.shown else (4, 1.2, 1.2)
+    reward, *between, steps, speed = figure.subplots(
+        len(heights), 1, sharex=True, height_ratios=heights
+    )
+    _draw_title(figure, snapshot.title)
     kinds = (("exploring", _EXPLORING, snapshot.exploring), ("greedy", _GREEDY, snapshot.greedy))
     for name, colour, unordered in kinds:
         if len(unordered):
             rows = _by_steps(unordered)
             window = _smoothing(rows, snapshot.window)
             _draw_reward(reward, name, colour, rows, window)
-            _draw_steps(steps, colour, rows, window)
+            _draw_mean(steps, colour, rows, window, "steps")
+            for axes in between:
+                _draw_mean(axes, colour, rows, window, "extra")
     if snapshot.best:
-        best = snapshot.best
-        kind = "greedy" if best.greedy else "any"
-        label = f"best mean of {snapshot.window} ({kind}): {best.score:.4g}, version {best.version}"
-        reward.plot(best.env_steps, best.score, "*", color=_BEST, markersize=15, label=label)
-        reward.axhline(best.score, color=_BEST, linewidth=0.8, linestyle=":")
+        _draw_best(reward, snapshot, snapshot.best)
     _draw_speed(speed, np.vstack([snapshot.exploring, snapshot.greedy]))
     reward.set_ylabel("reward per episode")
     steps.set_ylabel("episode length")
     speed.set_ylabel("env steps/s")
+    for axes in between:
+        axes.set_ylabel(snapshot.shown)
     speed.set_xlabel("env steps")
     speed.xaxis.set_major_formatter(EngFormatter(sep=""))
-    for axes in (reward, steps, speed):
-        axes.grid(visible=True, color="#dddddd", linewidth=0.6)
+    for axes in (reward, *between, steps, speed):
+        axes.grid(visible=True, color="#e4e4e4", linewidth=0.6)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color("#999999")
+        axes.tick_params(colors="#444444", labelsize=9)
         axes.margins(x=0.01)
+        if axes is not reward and axes.get_ylim()[0] >= -axes.get_ylim()[1] / 10:
+            axes.set_ylim(bottom=0)
+    figure.align_ylabels()
     if reward.get_legend_handles_labels()[0]:
-        reward.legend(loc="best", fontsize=9, framealpha=0.8)
+        reward.legend(loc="best", fontsize=9, framealpha=0.85, edgecolor="none")
     return figure
 
 
-def rolling(rows: Array, window: int) -> tuple[Array, Array, Array]:
-    """Return mean and deviation of reward, and mean steps, over the last ``window`` episodes.
+def _draw_title(figure: Figure, title: str) -> None:
+    head, _, rest = title.partition("\n")
+    figure.suptitle(f"{rest}\n{head}" if rest else head, fontsize=11, x=0.01, ha="left")
+
+
+def _draw_best(axes: Axes, snapshot: Snapshot, best: Best) -> None:
+    kind = "greedy" if best.greedy else "any"
+    goal = "" if snapshot.goal == "reward" else f" {snapshot.goal}"
+    label = (
+        f"best mean{goal} of {snapshot.window} ({kind}): {best.score:.4g}, version {best.version}"
+    )
+    if goal:  # it has no place on the scale of rewards
+        axes.axvline(best.env_steps, color=_BEST, linewidth=1.2, linestyle=":", label=label)
+        return
+    axes.plot(best.env_steps, best.score, "*", color=_BEST, markersize=15, label=label, zorder=5,
+              markeredgecolor="white")  # fmt: skip
+    axes.axhline(best.score, color=_BEST, linewidth=0.8, linestyle=":")
+
+
+def rolling(rows: Array, window: int, other: str = "steps") -> tuple[Array, Array, Array]:
+    """Return mean and deviation of reward, and another mean, over the last ``window`` episodes.
 
     One value for each bin; a window holds whole bins, at least one.
     """
     sums = np.cumsum(np.vstack([np.zeros(rows.shape[1]), rows]), axis=0)
-    count, reward, squared, steps = (
+    count, reward, squared, more = (
         sums[:, History.COLUMNS.index(name)]
-        for name in ("episodes", "reward", "reward_squared", "steps")
+        for name in ("episodes", "reward", "reward_squared", other)
     )
     ends = np.arange(1, len(rows) + 1)
     starts = np.searchsorted(count, count[1:] - window, side="left")
@@ -136,7 +165,7 @@ def rolling(rows: Array, window: int) -> tuple[Array, Array, Array]:
     n = count[ends] - count[starts]
     mean = (reward[ends] - reward[starts]) / n
     variance = (squared[ends] - squared[starts]) / n - mean**2
-    return mean, np.sqrt(np.maximum(variance, 0.0)), (steps[ends] - steps[starts]) / n
+    return mean, np.sqrt(np.maximum(variance, 0.0)), (more[ends] - more[starts]) / n
 
 
 def throughput(rows: Array, points: int = 120) -> tuple[Array, Array]:
@@ -177,12 +206,11 @@ def _draw_reward(axes: Axes, name: str, colour: str, rows: Array, window: int) -
     axes.plot(x, mean, color=colour, linewidth=1.6, label=label)
 
 
-def _draw_steps(axes: Axes, colour: str, rows: Array, window: int) -> None:
-    axes.plot(_column(rows, "env_steps"), rolling(rows, window)[2], color=colour, linewidth=1.3)
-    axes.set_ylim(bottom=0)
+def _draw_mean(axes: Axes, colour: str, rows: Array, window: int, name: str) -> None:
+    mean = rolling(rows, window, name)[2]
+    axes.plot(_column(rows, "env_steps"), mean, color=colour, linewidth=1.3)
 
 
 def _draw_speed(axes: Axes, rows: Array) -> None:
     x, rates = throughput(rows)
     axes.plot(x, rates, color=_GREY, linewidth=1.2, drawstyle="steps")
-    axes.set_ylim(bottom=0)

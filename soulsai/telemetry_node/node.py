@@ -132,10 +132,9 @@ class TelemetryNode:
 
     def _open(self) -> Run:
         spec = self._wire.spec()
-        telemetry = self._config.telemetry
         saves = Path(self._config.run.saves)
         try:
-            self.run = Run(saves, spec, telemetry.window, telemetry.figure_every)
+            self.run = Run(saves, spec, self._config.telemetry)
         except OSError as error:
             raise SoulsAIError(f"{saves / spec.run}: cannot be written: {error.strerror}") from None
         self._looked = self._clock()

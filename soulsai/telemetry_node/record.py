@@ -1,12 +1,17 @@
 """The record of a run: ``results.jsonl``, one line per episode, only ever appended to.
 
+A file that has grown large is closed as ``results-0001.jsonl`` and so on, and the next one begun;
+in the order of their names all of them are the record. pandas reads it in one line:
+``concat(read_json(part, lines=True) for part in sorted(Path(run).glob("results*.jsonl")))``.
+
 Each line carries the id that the episode has in the stream, so the last line is also the position
 from which to read on: record and position cannot disagree, whenever the process dies.
 """
 
 import fcntl
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,9 +19,11 @@ import msgspec
 
 from soulsai.errors import SoulsAIError
 from soulsai.types import Episode
+from soulsai.web.journal import RESULTS as NAME
+from soulsai.web.journal import parts
 
-NAME = "results.jsonl"
 FIRST = "0-0"  # before every id
+LARGEST = 64e6  # bytes
 
 
 class Line(Episode, frozen=True):
@@ -50,35 +57,43 @@ class Record:
     is cut off.
     """
 
-    def __init__(self, folder: Path, replay: Callable[[Line], object]) -> None:
+    def __init__(
+        self, folder: Path, replay: Callable[[Line], object], largest: float = LARGEST
+    ) -> None:
+        """``largest`` is how many bytes a file may have before the next one is begun."""
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / NAME
         self.position = FIRST  # id of the last episode recorded
-        self._file = self.path.open("a+b", buffering=0)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.close()
-            raise SoulsAIError(
-                f"{self.path}: another telemetry node is writing this record; stop one of the two"
-            ) from None
+        self._largest = largest
+        self._file = self._open()
         good = 0
-        with self.path.open("rb") as file:
-            for line, end in _lines(file):
-                self.position, good = line.id, end
-                replay(line)
-        self._file.truncate(good)
+        for path in parts(folder):
+            good = 0
+            with path.open("rb") as file:
+                for line, end in _lines(file):
+                    self.position, good = line.id, end
+                    replay(line)
+        self._file.truncate(good)  # the last part is the one that is open
 
-    def append(self, episodes: Iterable[tuple[str, Episode]], *, gap: bool = False) -> None:
+    def append(
+        self,
+        episodes: Sequence[tuple[str, Episode]],
+        measured: Sequence[Mapping[str, float]] = (),
+        *,
+        gap: bool = False,
+    ) -> None:
         """Record episodes later than ``position``; all of them, or none if there is no room.
 
-        ``gap`` says that episodes before the first of them may be missing.
+        ``measured`` are more numbers of each. ``gap`` says that episodes before the first of them
+        may be missing.
         """
-        lines: list[bytes] = []
-        position = self.position
-        for id, episode in episodes:
-            lines.append(_encode(id, episode, gap and not lines))
-            position = id
+        if not episodes:
+            return
+        numbers = measured or [{}] * len(episodes)
+        lines = [
+            _encode(id, episode, more, gap and number == 0)
+            for number, ((id, episode), more) in enumerate(zip(episodes, numbers, strict=True))
+        ]
         size = self._file.seek(0, os.SEEK_END)
         data = memoryview(b"".join(lines))
         try:
@@ -87,7 +102,9 @@ class Record:
         except OSError:
             self._file.truncate(size)
             raise
-        self.position = position
+        self.position = episodes[-1][0]
+        if self._file.tell() >= self._largest:
+            self._rotate()
 
     def close(self) -> None:
         """Make it durable, and let another process write."""
@@ -95,10 +112,30 @@ class Record:
             os.fsync(self._file.fileno())
             self._file.close()
 
+    def _open(self) -> FileIO:
+        file = self.path.open("a+b", buffering=0)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            raise SoulsAIError(
+                f"{self.path}: another telemetry node is writing this record; stop one of the two"
+            ) from None
+        return file
 
-def _encode(id: str, episode: Episode, gap: bool) -> bytes:
+    def _rotate(self) -> None:
+        """Go on in a new file; what is full keeps its lines under a number."""
+        os.fsync(self._file.fileno())
+        number = len(parts(self.path.parent))
+        self.path.rename(self.path.with_name(f"{self.path.stem}-{number:04d}{self.path.suffix}"))
+        full, self._file = self._file, self._open()
+        full.close()
+
+
+def _encode(id: str, episode: Episode, measured: Mapping[str, float], gap: bool) -> bytes:
     head = b'{"id":' + _encoder.encode(id) + (b',"gap":true,' if gap else b",")
-    return head + _encoder.encode(episode)[1:] + b"\n"
+    line = head + _encoder.encode(episode)[1:-1]
+    return line + (b"," + _encoder.encode(measured)[1:] if measured else b"}") + b"\n"
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[Line, int]]:

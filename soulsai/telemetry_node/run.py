@@ -2,15 +2,17 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
+from soulsai.config import Telemetry
 from soulsai.errors import WireError
+from soulsai.measures import Meter, for_run
 from soulsai.telemetry_node import best, figure, record
 from soulsai.telemetry_node.seen import Seen
-from soulsai.telemetry_node.statistics import Statistics
+from soulsai.telemetry_node.statistics import Goal, Statistics
 from soulsai.types import Answer, Episode, RunSpec, SaveBest
 from soulsai.web.tables import Episodes
 
@@ -25,9 +27,14 @@ class Run:
     Everything it knows is rebuilt from that folder, so it may die at any moment.
     """
 
-    def __init__(self, saves: Path, spec: RunSpec, window: int, figure_every: int) -> None:
+    def __init__(self, saves: Path, spec: RunSpec, settings: Telemetry) -> None:
         self.name = spec.run
-        self.statistics = Statistics(window)
+        self._measure = Meter(for_run(settings.metrics, spec.environment.id))
+        self._shown = self._measure.measures[0].name if self._measure.measures else ""
+        judged = bool(self._shown) and self._measure.measures[0].operator not in ("", "/")
+        self._drawn_as = f"{self._shown}, share" if judged else self._shown
+        goal = Goal(settings.best_metric, smaller=settings.best_smaller)
+        self.statistics = Statistics(settings.window, goal, self._shown)
         self.episodes = Episodes()  # what the page shows; other threads read it
         self.claim = best.Claim()
         self.refused = 0  # episodes whose numbers make no sense
@@ -35,9 +42,8 @@ class Run:
         self._seen = Seen()
         self._folder = _folder(saves, spec.run)
         self._title = f"{spec.run}\n{spec.algorithm} on {spec.environment.id}"
-        self._window = window
-        self._every = figure_every
-        self._record = record.Record(self._folder, self._take)
+        self._settings = settings
+        self._record = record.Record(self._folder, self._replay, 1e6 * settings.record_mb)
         self._drawn = 0  # episodes in the last figure
         self._painter = figure.Painter(self._folder / figure.NAME)
         self._read = self._record.position
@@ -59,11 +65,12 @@ class Run:
         fresh = [(id, episode) for id, episode in episodes if record.order(id) > last]
         sound = [(id, episode) for id, episode in fresh if _sound(episode)]
         new = self._new(sound)
-        self._record.append(new, gap=gap)
+        measured = [self._measure(episode) for _, episode in new]
+        self._record.append(new, measured, gap=gap)
         self.refused += len(fresh) - len(sound)
         self.repeated += len(sound) - len(new)
-        for _, episode in new:
-            self._take(episode)
+        for (_, episode), numbers in zip(new, measured, strict=True):
+            self._take(episode, numbers)
         self._read = max(self._read, *(id for id, _ in fresh), key=record.order)
 
     def show(self) -> None:
@@ -71,9 +78,9 @@ class Run:
         if self.claim.file() != self._written:
             self._write_best()
         new = self.statistics.episodes - self._drawn
-        if new >= self._every and self._painter.ready():
+        if new >= self._settings.figure_every and self._painter.ready():
             self._drawn = self.statistics.episodes
-            self._painter.draw(self._snapshot())
+            self._painter.draw(self.snapshot())
 
     def due(self, now: float) -> SaveBest | None:
         """Return what to ask the training node for now, if anything."""
@@ -86,10 +93,24 @@ class Run:
         else:
             self.claim.answered(answer.done, answer.message, now)
 
+    def snapshot(self) -> figure.Snapshot:
+        """Return what a figure of now needs."""
+        numbers = self.statistics
+        counts = f"{numbers.episodes:,} episodes · {numbers.env_steps:,} env steps"
+        return figure.Snapshot(
+            title=f"{self._title} · {counts}",
+            window=self._settings.window,
+            goal=self._settings.best_metric,
+            shown=self._drawn_as,
+            exploring=numbers.exploring_history.rows(),
+            greedy=numbers.greedy_history.rows(),
+            best=numbers.best,
+        )
+
     def close(self) -> None:
         """Draw the last figure and make the record durable."""
         self.show()
-        self._painter.close(self._snapshot() if self.statistics.episodes else None)
+        self._painter.close(self.snapshot() if self.statistics.episodes else None)
         self._record.close()
 
     def _new(self, episodes: Sequence[tuple[str, Episode]]) -> list[tuple[str, Episode]]:
@@ -101,23 +122,15 @@ class Run:
             if not self._seen.holds(episode) and among.add(episode)
         ]
 
-    def _take(self, episode: Episode) -> None:
+    def _replay(self, episode: Episode) -> None:
+        self._take(episode, self._measure(episode))
+
+    def _take(self, episode: Episode, measured: Mapping[str, float]) -> None:
         if not self._seen.add(episode):  # in a record of before repetitions were known
             return
-        self.episodes.add(episode)
-        if self.statistics.add(episode) and self.statistics.best:
+        self.episodes.add(episode, measured)
+        if self.statistics.add(episode, measured) and self.statistics.best:
             self.claim.offer(self.statistics.best)
-
-    def _snapshot(self) -> figure.Snapshot:
-        numbers = self.statistics
-        counts = f"{numbers.episodes:,} episodes · {numbers.env_steps:,} env steps"
-        return figure.Snapshot(
-            title=f"{self._title} · {counts}",
-            window=self._window,
-            exploring=numbers.exploring_history.rows(),
-            greedy=numbers.greedy_history.rows(),
-            best=numbers.best,
-        )
 
     def _restore_best(self) -> None:
         try:

@@ -2,6 +2,7 @@
 
 import math
 from collections import deque
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from msgspec import Struct
@@ -51,6 +52,9 @@ class Window:
         return self._sum / len(self._values) if self._values else None
 
 
+_NOTHING = (0, 0.0, 0.0, 0.0, 0, 0.0, 0.0)
+
+
 class History:
     """Episodes in at most ``limit`` bins, of as many episodes each as that takes.
 
@@ -58,17 +62,17 @@ class History:
     width doubles, so the same episodes always make the same bins.
     """
 
-    COLUMNS = ("episodes", "env_steps", "reward", "reward_squared", "steps", "time")
+    COLUMNS = ("episodes", "env_steps", "reward", "reward_squared", "steps", "time", "extra")
 
     def __init__(self, limit: int = 4096) -> None:
         self.width = 1
         self._rows = np.zeros((limit, len(self.COLUMNS)))
         self._full = 0  # bins
-        self._open = (0, 0.0, 0.0, 0.0, 0, 0.0)
+        self._open = _NOTHING
 
-    def add(self, episode: Episode) -> None:
-        """Take in one episode."""
-        count, _, reward, squared, steps, _ = self._open
+    def add(self, episode: Episode, extra: float = 0.0) -> None:
+        """Take in one episode, and one more number of it."""
+        count, _, reward, squared, steps, _, extras = self._open
         self._open = (
             count + 1,
             float(episode.env_steps),
@@ -76,12 +80,13 @@ class History:
             squared + episode.reward * episode.reward,
             steps + episode.steps,
             episode.time,
+            extras + extra,
         )
         if count + 1 < self.width:
             return
         self._rows[self._full] = self._open
         self._full += 1
-        self._open = (0, 0.0, 0.0, 0.0, 0, 0.0)
+        self._open = _NOTHING
         if self._full == len(self._rows):
             self._merge()
 
@@ -104,6 +109,30 @@ class History:
         self.width *= 2
 
 
+class Goal(Struct, frozen=True):
+    """In what the best model is best."""
+
+    metric: str = "reward"  # a field of the episode, or one of the measures
+    smaller: bool = False  # whether less is better
+
+    def value(self, episode: Episode, measured: Mapping[str, float]) -> float | None:
+        """Return what one episode counts for, as more the better; ``None`` if it cannot be said."""
+        value = _FIELDS[self.metric](episode) if self.metric in _FIELDS else None
+        value = measured.get(self.metric) if value is None else value
+        return -value if value is not None and self.smaller else value
+
+
+_FIELDS: dict[str, Callable[[Episode], float]] = {
+    "reward": lambda episode: episode.reward,
+    "steps": lambda episode: float(episode.steps),
+    "seconds": lambda episode: episode.seconds,
+}
+
+
+_REWARD = Goal()
+_NO_MEASURES: Mapping[str, float] = {}
+
+
 class Statistics:
     """What telemetry knows of a run; the same episodes in the same order give the same.
 
@@ -113,38 +142,42 @@ class Statistics:
     of the other kind, because exploration makes the two incomparable.
     """
 
-    def __init__(self, window: int) -> None:
+    def __init__(self, window: int, goal: Goal = _REWARD, shown: str = "") -> None:
+        """``shown`` names the measure that the history keeps beside reward and length."""
         self.episodes = 0
         self.env_steps = 0
         self.best: Best | None = None
-        self.reward = Window(window)
-        self.greedy_reward = Window(window)
-        self.steps = Window(window)
+        self.score = Window(window)
+        self.greedy_score = Window(window)
         self.exploring_history = History()
         self.greedy_history = History()
+        self._goal = goal
+        self._shown = shown
 
-    def add(self, episode: Episode) -> bool:
+    def add(self, episode: Episode, measured: Mapping[str, float] = _NO_MEASURES) -> bool:
         """Take in one episode with finite numbers; return whether the average is now the best."""
         self.episodes += 1
         self.env_steps = episode.env_steps
-        self.reward.add(episode.reward)
-        self.steps.add(episode.steps)
+        history = self.greedy_history if episode.greedy else self.exploring_history
+        history.add(episode, measured.get(self._shown, 0.0))
+        value = self._goal.value(episode, measured)
+        if value is None:
+            return False
+        self.score.add(value)
         if episode.greedy:
-            self.greedy_reward.add(episode.reward)
-            self.greedy_history.add(episode)
-        else:
-            self.exploring_history.add(episode)
+            self.greedy_score.add(value)
         return self._judge(episode)
 
     def _judge(self, episode: Episode) -> bool:
-        greedy = self.greedy_reward.full
-        judge = self.greedy_reward if greedy else self.reward
+        greedy = self.greedy_score.full
+        judge = self.greedy_score if greedy else self.score
         if not judge.full or judge.mean is None or (greedy and not episode.greedy):
             return False
-        if self.best and self.best.greedy == greedy and judge.mean <= self.best.score:
+        score = -judge.mean if self._goal.smaller else judge.mean
+        if self.best and self.best.greedy == greedy and not self._better(score, self.best.score):
             return False
         self.best = Best(
-            score=judge.mean,
+            score=score,
             generation=episode.generation,
             version=episode.version,
             env_steps=episode.env_steps,
@@ -153,3 +186,6 @@ class Statistics:
             time=episode.time,
         )
         return True
+
+    def _better(self, score: float, than: float) -> bool:
+        return score < than if self._goal.smaller else score > than

@@ -13,6 +13,7 @@ from soulsai import algorithms
 from soulsai.algorithms.base import Algorithm
 from soulsai.config import Config
 from soulsai.errors import SoulsAIError
+from soulsai.measures import info_keys, measures
 from soulsai.training_node import export, run_folder, snapshot
 from soulsai.training_node.run_folder import RunFolder
 from soulsai.training_node.snapshot import Progress
@@ -121,7 +122,7 @@ def _run_spec(
             count=environment.count,
             max_episode_steps=environment.max_episode_steps,
             mask_key=environment.mask_key,
-            info_keys=environment.info_keys,
+            info_keys=_info_keys(config),
         ),
         spec=spec,
         algorithm=config.algorithm.name,
@@ -132,3 +133,9 @@ def _run_spec(
         extras=algorithm.policy.extras,
         memory=algorithm.policy.memory,
     )
+
+
+def _info_keys(config: Config) -> tuple[str, ...]:
+    """Return what clients are to send of infos: what is asked for, and what metrics need."""
+    needed = info_keys(measures(config.telemetry.metrics))
+    return tuple(dict.fromkeys((*config.environment.info_keys, *needed)))

@@ -54,6 +54,21 @@ class ClientRow(Struct, frozen=True):
     trouble: str  # the last of them
     episodes: int
     reward_mean: float | None  # of all its episodes
+    recent_mean: float | None  # of its last 20
+    greedy_mean: float | None  # of those without exploration
+
+
+class VersionRow(Struct, frozen=True):
+    """What came of one version of the weights; means of rewards per episode."""
+
+    generation: int
+    version: int
+    env_steps: int  # when its last episode ended
+    episodes: int
+    reward_mean: float | None  # of exploring episodes
+    greedy_episodes: int
+    greedy_mean: float | None  # of those without exploration
+    steps_mean: float
 
 
 class File(Struct, frozen=True):

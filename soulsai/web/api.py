@@ -22,6 +22,7 @@ from soulsai.web.answers import (
     Row,
     RunRow,
     Session,
+    VersionRow,
 )
 from soulsai.web.commands import Commander, Word
 from soulsai.web.folders import LATEST, Folders
@@ -31,6 +32,8 @@ from soulsai.web.openapi import CSV, SSE, TAR, answer, asks, file, text
 from soulsai.web.security import COOKIE, LARGEST_BODY, SESSION_SECONDS, Access
 from soulsai.web.series import Kind
 from soulsai.web.sse import Bell, Head
+from soulsai.web.tables import MOST_VERSIONS
+from soulsai.web.tallies import client_rows, version_rows
 from soulsai.web.view import BadRequest, Wanted, X
 from soulsai.web.watch import Watcher
 from soulsai.web.worker import Busy, Worker
@@ -103,6 +106,7 @@ class Api:
         get("/runs/{run}/models/{model}.tar", self.archive, **file(TAR))
         get("/runs/{run}/models/{model}/{name}", self.download, **file("application/octet-stream"))
         get("/clients", self.clients, **answer(list[ClientRow]))
+        get("/versions", self.versions, **answer(list[VersionRow]))
         get("/models", self.models, **answer(list[Model]))
         get("/metrics", self.metrics, **answer(list[Metric]))
         get("/config", self.config, **answer(dict[str, Any]))
@@ -169,6 +173,21 @@ class Api:
         """Return the clients of a run, as its training node sees them."""
         return await self.worker.do(lambda: _json(self._client_rows(self._folders.find(run))))
 
+    async def versions(
+        self,
+        request: Request,
+        run: Run = LATEST,
+        limit: Annotated[int, Query(description="The newest so many; at most 512.")] = 200,
+    ) -> Response:
+        """Return what came of each version of the weights, exploring and greedy apart."""
+
+        def rows() -> Response:
+            episodes = self._folders.episodes(self._folders.find(run))
+            found = version_rows(episodes, min(max(limit, 1), MOST_VERSIONS))
+            return _json(found, _zips(request))
+
+        return await self.worker.do(rows)
+
     async def models(self, run: Run = LATEST) -> Response:
         """Return what a run has saved: the best model, a quicksave, checkpoints newest first."""
         folders = self._folders
@@ -180,7 +199,8 @@ class Api:
         def rows() -> Response:
             name = self._folders.find(run)
             samples = self._folders.journal(name).samples
-            return _json(known(self._folders.episodes(name).table.view(), samples.view()))
+            played = self._folders.episodes(name).table.view()
+            return _json(known(played, samples.view(), self._folders.measures(name)))
 
         return await self.worker.do(rows)
 
@@ -321,20 +341,7 @@ class Api:
     def _client_rows(self, run: str) -> list[ClientRow]:
         seen = self._watcher.seen.status
         status = seen if seen and seen.run == run else self._folders.status(run)
-        if status is None:
-            return []
-        tallies = self._folders.episodes(run).clients
-        rows = []
-        for client in status.clients:
-            tally = tallies.get(client.client)
-            rows.append(
-                ClientRow(
-                    **msgspec.structs.asdict(client),
-                    episodes=tally.episodes if tally else 0,
-                    reward_mean=tally.reward / tally.episodes if tally else None,
-                )
-            )
-        return rows
+        return client_rows(status, self._folders.episodes(run)) if status else []
 
     def _session(self, role: Any) -> Session:
         return Session(role, self._access.token_needed, __version__)

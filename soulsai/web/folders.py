@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 
+from soulsai.errors import ConfigError
+from soulsai.measures import Measure, Meter, for_run
 from soulsai.types import Status
 from soulsai.web.answers import RunRow, iso
 from soulsai.web.journal import Journal, RecordReader
@@ -71,7 +73,10 @@ class Folders:
         if live and live.run == run:
             return live.episodes
         with self._lock:
-            reader = self._records.setdefault(run, RecordReader(self.path(run)))
+            reader = self._records.get(run)
+            if reader is None:
+                reader = RecordReader(self.path(run), lambda: Meter(self.measures(run)))
+                self._records[run] = reader
             self._records.move_to_end(run)
             while len(self._records) > KEPT:
                 self._records.popitem(last=False)
@@ -107,6 +112,20 @@ class Folders:
     def config(self, run: str) -> dict[str, Any]:
         """Return the settings of a run that was found, as they are on disk."""
         return _read(self.path(run) / CONFIG)
+
+    def measures(self, run: str) -> tuple[Measure, ...]:
+        """Return what is measured of each episode of a run that was found."""
+        config = self.config(run)
+        telemetry = config.get("telemetry")
+        settings = telemetry.get("metrics") if isinstance(telemetry, dict) else None
+        texts = settings if isinstance(settings, dict) else {}
+        try:
+            return for_run(
+                {str(name): str(text) for name, text in texts.items()},
+                _text(config, "environment", "id"),
+            )
+        except ConfigError:  # of another version of this software
+            return ()
 
     def best(self, run: str) -> dict[str, Any]:
         """Return what ``best.json`` says of a run that was found, if anything."""

@@ -4,12 +4,13 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
+from soulsai.measures import Meter
 from soulsai.types import Episode, Status
 from soulsai.web.tables import Episodes, Table, sample_row
 
@@ -67,24 +68,44 @@ class Follower:
         return lines, anew
 
 
-class RecordReader:
-    """The episodes of a run that somebody else records."""
+def parts(folder: Path) -> list[Path]:
+    """Return the files of the record of a run, oldest first."""
+    stem, _, ending = RESULTS.partition(".")
+    full = sorted(folder.glob(f"{stem}-[0-9]*.{ending}"), key=lambda path: (len(path.name), path))
+    last = folder / RESULTS
+    return [*full, *([last] if last.exists() else [])]
 
-    def __init__(self, folder: Path) -> None:
+
+class RecordReader:
+    """The episodes of a run that somebody else records; ``meter`` makes what measures them."""
+
+    def __init__(self, folder: Path, meter: Callable[[], Meter] = Meter) -> None:
+        self._folder = folder
         self._file = Follower(folder / RESULTS)
+        self._new_meter = meter
+        self._meter = meter()
         self._episodes = Episodes()
+        for path in parts(folder)[:-1]:
+            self._take(path.read_bytes().splitlines())
 
     def read(self) -> Episodes:
         """Return all episodes that are recorded by now."""
         lines, anew = self._file.fresh()
-        if anew:
+        if anew:  # somebody began it again, or went on in another file
+            self._meter = self._new_meter()
             self._episodes = Episodes()
+            for path in parts(self._folder)[:-1]:
+                self._take(path.read_bytes().splitlines())
+        self._take(lines)
+        return self._episodes
+
+    def _take(self, lines: Iterable[bytes]) -> None:
         for line in lines:
             try:
-                self._episodes.add(_episodes.decode(line))
+                episode = _episodes.decode(line)
             except (msgspec.MsgspecError, UnicodeDecodeError):
                 continue
-        return self._episodes
+            self._episodes.add(episode, self._meter(episode))
 
 
 class Journal:

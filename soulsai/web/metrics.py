@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from soulsai.measures import Measure
 from soulsai.web.answers import Metric
 from soulsai.web.series import HIGH, LOW, MEAN, has
 from soulsai.web.tables import ENV_STEPS, NUMBER, TIME, View
@@ -35,9 +36,10 @@ class UnknownMetric(LookupError):
     """There is no such number."""
 
 
-def known(episodes: View, training: View) -> list[Metric]:
+def known(episodes: View, training: View, measures: Iterable[Measure] = ()) -> list[Metric]:
     """Return all metrics of a run, the well-known first; others are named as their origin does."""
     answer = [Metric(*entry, "episodes") for entry in EPISODES]
+    answer += [Metric(one.name, _unit(one), one.text, "episodes") for one in measures]
     answer += _others(answer, episodes, "a number that the environment tells of the last step")
     names = {metric.name for metric in answer}
     trained = [Metric(*entry, "training") for entry in TRAINING]
@@ -72,6 +74,10 @@ def split(
                 f"each also with {MEAN}, {LOW} or {HIGH}"
             )
     return tuple(first), tuple(second)
+
+
+def _unit(measure: Measure) -> str:
+    return "s" if measure.value in ("timer", "seconds") and not measure.operator else ""
 
 
 def _others(already: list[Metric], view: View, description: str) -> list[Metric]:

@@ -1,10 +1,12 @@
 """Numbers in columns that one thread extends while others read them."""
 
 import math
+from collections import deque
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
-from msgspec import Struct
+from msgspec import Struct, field
 
 from soulsai.types import Array, Episode, Status
 
@@ -13,7 +15,10 @@ FEWEST_ROWS = 1024
 MOST_ROWS = 500_000
 MOST_COLUMNS = 64
 MOST_CLIENTS = 1024
+MOST_VERSIONS = 512
+RECENT = 20  # episodes in a moving average
 
+_NOTHING: Mapping[str, float] = {}
 _RESERVED = (NUMBER, "episode", "sample")  # how rows are counted
 _EPISODE = ("reward", "steps", "seconds", "epsilon", "greedy", "terminated", "version")
 
@@ -72,29 +77,73 @@ class Table:
 
 
 class Tally(Struct):
-    """The finished episodes of one client."""
+    """Finished episodes of one client, or with one version of the weights."""
 
     episodes: int = 0
     reward: float = 0.0  # the sum of all
+    greedy_episodes: int = 0
+    greedy_reward: float = 0.0  # the sum of the greedy ones
+    steps: int = 0
+    env_steps: int = 0  # at the newest
+    recent: deque[float] = field(default_factory=partial(deque, maxlen=RECENT))
+
+    def add(self, episode: Episode) -> None:
+        """Count an episode."""
+        self.episodes += 1
+        self.reward += episode.reward
+        self.steps += episode.steps
+        self.env_steps = episode.env_steps
+        self.recent.append(episode.reward)
+        if episode.greedy:
+            self.greedy_episodes += 1
+            self.greedy_reward += episode.reward
+
+    @property
+    def reward_mean(self) -> float | None:
+        """The mean of all rewards."""
+        return self.reward / self.episodes if self.episodes else None
+
+    @property
+    def recent_mean(self) -> float | None:
+        """The mean of the last rewards."""
+        recent = self.recent.copy()  # another thread may add to it
+        return sum(recent) / len(recent) if recent else None
+
+    @property
+    def exploring_mean(self) -> float | None:
+        """The mean reward of exploring episodes."""
+        count = self.episodes - self.greedy_episodes
+        return (self.reward - self.greedy_reward) / count if count else None
+
+    @property
+    def greedy_mean(self) -> float | None:
+        """The mean reward of greedy episodes."""
+        return self.greedy_reward / self.greedy_episodes if self.greedy_episodes else None
 
 
 class Episodes:
-    """The finished episodes of one run, as columns, and who has played how many."""
+    """The finished episodes of one run, as columns, and what came of each client and version."""
 
     def __init__(self, limit: int = MOST_ROWS) -> None:
         self.table = Table(limit)
         self.clients: dict[str, Tally] = {}
+        self.versions: dict[tuple[int, int], Tally] = {}  # the newest of them
 
-    def add(self, episode: Episode) -> None:
-        """Take in one episode."""
-        self.table.append(episode_row(episode))
+    def add(self, episode: Episode, measured: Mapping[str, float] = _NOTHING) -> None:
+        """Take in one episode, with more numbers that were made of it."""
+        self.table.append({**episode_row(episode), **measured})
         tally = self.clients.get(episode.client)
-        if tally is None:
-            if len(self.clients) >= MOST_CLIENTS:
-                return
+        if tally is None and len(self.clients) < MOST_CLIENTS:
             tally = self.clients[episode.client] = Tally()
-        tally.episodes += 1
-        tally.reward += episode.reward
+        if tally is not None:
+            tally.add(episode)
+        version = episode.generation, episode.version
+        played = self.versions.get(version)
+        if played is None:
+            while len(self.versions) >= MOST_VERSIONS:
+                del self.versions[next(iter(self.versions))]
+            played = self.versions[version] = Tally()
+        played.add(episode)
 
 
 def episode_row(episode: Episode) -> dict[str, float]:

@@ -178,6 +178,10 @@ def test_a_misspelt_variable_is_an_error(tmp_path) -> None:
         ("run.name=a\n", "run.name"),
         ("run.saves=", "run.saves"),
         ("environment.id= ", "environment.id"),
+        ("telemetry.metrics.win=reward >", "telemetry.metrics.win"),
+        ("telemetry.metrics.reward=steps", "telemetry.metrics.reward"),
+        ("telemetry.best_metric=wealth", "telemetry.best_metric"),
+        (f"environment.info_keys={[f'k{n}' for n in range(33)]}", "environment.info_keys"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(tmp_path, override, path) -> None:
@@ -208,7 +212,7 @@ configs = st.builds(
     environment=st.builds(
         Environment,
         kwargs=st.dictionaries(st.text(), simple),
-        info_keys=st.lists(st.text()).map(tuple),
+        info_keys=st.lists(st.text(max_size=64), max_size=32).map(tuple),
     ),
     algorithm=st.builds(
         AlgorithmChoice,

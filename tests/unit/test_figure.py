@@ -22,7 +22,7 @@ def rows(rewards: list[float], *, width: int = 1) -> Array:
     made = []
     for end in range(width, len(rewards) + 1, width):
         part = np.array(rewards[end - width : end])
-        made.append((width, 10 * end, part.sum(), (part**2).sum(), 10 * width, 100 + end / 2))
+        made.append((width, 10 * end, part.sum(), (part**2).sum(), 10 * width, 100 + end / 2, 0))
     return np.array(made, float).reshape(-1, len(History.COLUMNS))
 
 
@@ -55,8 +55,8 @@ def test_throughput_counts_steps_by_the_clock() -> None:
     assert rates == pytest.approx(np.full(len(rates), 20.0))
     assert at[-1] == 5000
     assert throughput(rows([0.0]))[1].size == 0
-    assert throughput(np.zeros((0, 6)))[1].size == 0
-    assert throughput(np.ones((3, 6)))[1].size == 0
+    assert throughput(np.zeros((0, 7)))[1].size == 0
+    assert throughput(np.ones((3, 7)))[1].size == 0
 
 
 def test_the_figure_shows_both_kinds_and_the_best() -> None:

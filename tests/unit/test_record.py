@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pandas import concat, read_json
 
 from soulsai.errors import SoulsAIError
+from soulsai.measures import Meter, measure
 from soulsai.telemetry_node.record import FIRST, NAME, Line, Record, order, read
 from soulsai.types import Episode
+from soulsai.web.journal import RecordReader
 
 
 def episode(number: int, reward: float = 1.5) -> Episode:
@@ -145,3 +148,38 @@ def test_only_one_process_writes(tmp_path: Path) -> None:
     again, _ = opened(tmp_path)
     again.close()
     assert os.listdir(tmp_path) == [NAME]
+
+
+def test_a_large_record_goes_on_in_another_file(tmp_path: Path) -> None:
+    lines: list[Line] = []
+    record = Record(tmp_path, lines.append, largest=1000)
+    for number in range(1, 31):
+        record.append(batch(number), [{"win": float(number % 2)}])
+    record.close()
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert len(names) > 3
+    assert names[0] == "results-0001.jsonl"
+    assert names[-1] == NAME
+    assert all(path.stat().st_size < 1500 for path in tmp_path.iterdir())
+
+    record = Record(tmp_path, lines.append, largest=1000)
+    assert [line.episode for line in lines] == list(range(1, 31))
+    assert record.position == "1030-30"
+    record.append(batch(31))
+    record.close()
+    frame = concat(read_json(part, lines=True) for part in sorted(tmp_path.glob("results*.jsonl")))
+    assert list(frame["episode"]) == list(range(1, 32))
+    assert frame["win"].mean() == 0.5
+    assert [len(read.table.view()) for read in [RecordReader(tmp_path).read()]] == [31]
+
+
+def test_a_reader_follows_into_the_next_file(tmp_path: Path) -> None:
+    record = Record(tmp_path, lambda line: None, largest=1000)
+    record.append(batch(1))
+    reader = RecordReader(tmp_path, lambda: Meter([measure("even", "version == 2")]))
+    assert reader.read().table.last == 1
+    for number in range(2, 20):
+        record.append(batch(number))
+        assert reader.read().table.last == number
+    record.close()
+    assert reader.read().table.view().columns["even"].tolist() == [0.0, 1.0] + [0.0] * 17

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from soulsai.telemetry_node.statistics import History, Statistics, Window
+from soulsai.telemetry_node.statistics import Goal, History, Statistics, Window
 from soulsai.types import Episode
 
 
@@ -122,10 +122,35 @@ def test_history_keeps_sums_in_bounded_bins(values: list[float], limit: int) -> 
     assert counts.sum() == len(values)
     assert np.all(counts[:-1] == history.width)
     ends = np.cumsum(counts).astype(int)
-    for (count, env_steps, reward, squared, steps, time), end in zip(rows, ends, strict=True):
+    for (count, env_steps, reward, squared, steps, time, _), end in zip(rows, ends, strict=True):
         part = values[end - int(count) : end]
         assert env_steps == 10 * (end - 1)
         assert time == 1000.0 + end - 1
         assert reward == pytest.approx(sum(part), rel=1e-9, abs=1e-6)
         assert squared == pytest.approx(sum(x * x for x in part), rel=1e-9, abs=1e-6)
         assert steps == sum(n % 7 + 1 for n in range(end - int(count), end))
+
+
+@pytest.mark.parametrize(
+    ("goal", "best"),
+    [
+        (Goal("steps"), 6.5),
+        (Goal("steps", smaller=True), 1.5),
+        (Goal("win"), 1.0),
+        (Goal("fell", smaller=True), 0.0),
+    ],
+)
+def test_the_best_is_best_in_what_is_asked_for(goal: Goal, best: float) -> None:
+    statistics = Statistics(2, goal)
+    for number in range(14):
+        measured = {"win": float(number in (4, 5)), "fell": float(number not in (8, 9))}
+        statistics.add(episode(0.0, number=number, version=number), measured)
+    assert statistics.best
+    assert statistics.best.score == best
+
+
+def test_what_cannot_be_measured_is_never_best() -> None:
+    statistics = Statistics(2, Goal("win"))
+    for number in range(5):
+        assert not statistics.add(episode(1.0, number=number))
+    assert statistics.best is None
