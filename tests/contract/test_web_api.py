@@ -8,6 +8,7 @@ import random
 import tarfile
 import time
 from pathlib import Path
+from statistics import mean
 
 import pytest
 from web_cases import (
@@ -268,3 +269,19 @@ def test_without_any_run(tmp_path):
         assert browser.ask("GET", "/api/v1/series")[0] == 404
         code, _, data = browser.ask("POST", "/api/v1/commands", {"command": "stop"})
         assert (code, json.loads(data)["detail"]) == (409, "no training node is alive")
+
+
+def test_versions_tell_exploring_and_greedy_apart(browser):
+    rng = random.Random(1)
+    played = [episode(number, 2000, rng) for number in range(300)]
+    rows = browser.get(f"/api/v1/versions?run={OLD}&limit=512")
+    assert [row["version"] for row in rows] == sorted({one.version for one in played})
+    for row in rows:
+        mine = [one for one in played if one.version == row["version"]]
+        greedy = [one.reward for one in mine if one.greedy]
+        others = [one.reward for one in mine if not one.greedy]
+        assert (row["episodes"], row["greedy_episodes"]) == (len(mine), len(greedy))
+        assert row["steps_mean"] == pytest.approx(mean(one.steps for one in mine))
+        assert row["reward_mean"] == (pytest.approx(mean(others)) if others else None)
+        assert row["greedy_mean"] == (pytest.approx(mean(greedy)) if greedy else None)
+    assert browser.get(f"/api/v1/versions?run={OLD}&limit=3") == rows[-3:]
