@@ -25,6 +25,9 @@ app = typer.Typer(
 )
 app.add_typer(bench.app, name="bench")
 app.add_typer(identity.app, name="secrets")
+app.command("enroll")(identity.enroll)
+app.command("revoke")(identity.revoke)
+app.command("clients")(identity.clients)
 
 Settings = Annotated[
     Path | None,
@@ -158,23 +161,32 @@ def client(
     name: Annotated[str, typer.Option(help="Of this client: a-z, 0-9, _ and -.")] = "",
     secrets: Secrets = "",
     secret_file: Annotated[Path | None, typer.Option(help="Password of the server.")] = None,
+    invite: Annotated[
+        str, typer.Option(metavar="FILE|-", help="File of the invite; - to type it in.")
+    ] = "",
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Do without TLS, on a network that you trust.")
+    ] = False,
     count: Annotated[int | None, typer.Option(min=1, help="Environments side by side.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the environment.")] = None,
     step_delay: Annotated[float, typer.Option(min=0, help="Seconds to wait per step.")] = 0.0,
     sets: Sets = None,
 ) -> None:
-    """Play: needs only the server's address and its secret."""
+    """Play: needs only an invite, or the server's address and its secret."""
     named = {
         "redis.url": redis,
         "redis.secrets": secrets,
         "client.name": name,
         "environment.count": count,
+        "redis.insecure": "true" if insecure else None,
     }
     with process.Stop(process.parent(), at_once=True) as stop:
-        settings = connect.with_name(_node_settings(config, named, sets))
+        invited = connect.invitation(invite)
+        settings = connect.invited(_node_settings(config, named, sets), invited)
+        settings = connect.with_name(settings)
         from soulsai.client.session import serve
 
-        with connect.client(settings, secret_file) as wire:
+        with connect.client(settings, secret_file, invited) as wire:
             serve(
                 settings, wire, environment=env, seed=seed, step_delay=step_delay, stopped=stop
             )  # fmt: skip

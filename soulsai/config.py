@@ -51,7 +51,8 @@ class Redis(Struct, frozen=True, forbid_unknown_fields=True):
 
     url: str = ""  # redis://, rediss://, unix:// or sentinel://; empty: `train` starts its own
     secrets: str = "config/secrets"  # folder of redis.secret and of the nodes' own secrets
-    ca_file: str = ""  # certificate authority for rediss://; empty: the system's
+    ca_file: str = ""  # authority for rediss://; empty: ca.pem of the secrets, or the system's
+    insecure: bool = False  # let clients reach a server on another machine without TLS
     stream_entries: Count = 4096  # about so many entries are kept per client
 
 

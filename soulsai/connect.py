@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from getpass import getpass
 from pathlib import Path
 
 import msgspec
@@ -15,7 +16,11 @@ from soulsai.errors import ConfigError, NoRun, SoulsAIError
 from soulsai.process import unique_name
 from soulsai.types import Spec
 from soulsai.wire import ClientWire, OperatorWire, TelemetryWire, TrainingWire
+from soulsai.wire.invite import PREFIX, Invite, from_line
 
+INVITE = "SOULSAI_INVITE"  # variables: the invite itself, or the file that holds it
+INVITE_FILE = "SOULSAI_INVITE_FILE"
+_LONGEST = 20_000  # letters of a file that may be an invite
 SERVER_EXTRA = ("torch", "onnx", "onnxscript", "matplotlib")
 
 
@@ -62,8 +67,11 @@ def training(config: Config) -> Iterator[TrainingWire]:
     """Give the training node its wire."""
     from soulsai.wire.redis import connect_training
     from soulsai.wire.secrets import server_for
+    from soulsai.wire.signing import signer_in
 
-    wire = connect_training(server_for("training_node", _named(config)), config.run.name)
+    server = server_for("training_node", _named(config))
+    signer = signer_in(Path(config.redis.secrets))
+    wire = connect_training(server, config.run.name, signer=signer)
     try:
         yield wire
     finally:
@@ -84,7 +92,9 @@ def telemetry(config: Config) -> Iterator[TelemetryWire]:
 
 
 @contextmanager
-def client(config: Config, secret_file: Path | None) -> Iterator[ClientWire]:
+def client(
+    config: Config, secret_file: Path | None, invited: Invite | None = None
+) -> Iterator[ClientWire]:
     """Give a client, whose name is in its settings, its wire."""
     from soulsai.wire.redis import connect_client
     from soulsai.wire.secrets import PASSWORD_FILE, server_for
@@ -92,7 +102,10 @@ def client(config: Config, secret_file: Path | None) -> Iterator[ClientWire]:
     environ = dict(os.environ)
     if secret_file is not None:
         environ[PASSWORD_FILE] = str(secret_file)
-    server = server_for("client", _named(config), environ)
+    if invited is None:
+        server = server_for("client", _named(config), environ)
+    else:
+        server = invited.server(config.redis)
     wire = connect_client(server, config.run.name, config.client.name)
     try:
         yield wire
@@ -103,26 +116,67 @@ def client(config: Config, secret_file: Path | None) -> Iterator[ClientWire]:
 @contextmanager
 def operator(config: Config) -> Iterator[OperatorWire]:
     """Give an operator his wire: without a URL, to the newest run on this machine."""
-    from soulsai import runs
     from soulsai.wire.redis import connect_operator
     from soulsai.wire.secrets import server_for
 
-    redis = config.redis
-    if not redis.url:
-        private = runs.running(Path(config.run.saves))
-        if private is None:
-            raise NoRun(f"no run is going on in {config.run.saves}, and there is no --redis URL")
-        redis = msgspec.structs.replace(redis, url=private.url, secrets=private.secrets)
-    wire = connect_operator(server_for("operator", redis), config.run.name)
+    wire = connect_operator(server_for("operator", place(config)), config.run.name)
     try:
         yield wire
     finally:
         wire.close()
 
 
+def place(config: Config) -> Redis:
+    """Return the server that is named, or else that of the newest run on this machine."""
+    from soulsai import runs
+
+    redis = config.redis
+    if redis.url:
+        return redis
+    private = runs.running(Path(config.run.saves))
+    if private is None:
+        raise NoRun(f"no run is going on in {config.run.saves}, and there is no --redis URL")
+    return msgspec.structs.replace(redis, url=private.url, secrets=private.secrets)
+
+
+def invitation(named: str) -> Invite | None:
+    """Return the invite that a client was given, if any: as a file, typed in, or as a variable."""
+    if named == "-":
+        hidden = sys.stdin.isatty()
+        return from_line(getpass("Invite: ") if hidden else sys.stdin.read(), "the invite typed in")
+    if named.startswith(PREFIX):
+        sys.stderr.write(
+            "soulsai: other users of this machine can read the invite in the list of processes; "
+            "give it as a file, or as - to type it in\n"
+        )
+        return from_line(named, "--invite")
+    if file := named or os.environ.get(INVITE_FILE, ""):
+        return from_line(_read(Path(file)), file)
+    line = os.environ.get(INVITE, "")
+    return from_line(line, f"the variable {INVITE}") if line else None
+
+
+def invited(config: Config, invite: Invite | None) -> Config:
+    """Return the settings of a client with an invite; an address of the user's own is kept."""
+    if invite is None:
+        return config
+    redis = msgspec.structs.replace(config.redis, url=config.redis.url or invite.url)
+    run = msgspec.structs.replace(config.run, name=invite.run)
+    client = msgspec.structs.replace(config.client, name=invite.client)
+    return msgspec.structs.replace(config, redis=redis, run=run, client=client)
+
+
 def nobody(config: Config) -> SoulsAIError:
     """Return the error that nobody learns under the run's name."""
     return NoRun(f"no training node is alive under the name {config.run.name!r} (run.name)")
+
+
+def _read(file: Path) -> str:
+    try:
+        with file.open(encoding="utf-8") as opened:
+            return opened.read(_LONGEST)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read as an invite ({type(error).__name__})") from None
 
 
 def _named(config: Config) -> Redis:

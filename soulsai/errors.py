@@ -39,7 +39,7 @@ class AccessDenied(WireError):
     """The server knows us not, or does not allow this; asking again does not help."""
 
 
-class Forged(SoulsAIError):
+class Forged(AccessDenied):
     """What was published is not signed by the training node whose key we know."""
 
 

@@ -18,9 +18,10 @@ from soulsai.client.outbox import Outbox
 from soulsai.client.play import Player
 from soulsai.client.uplink import Uplink
 from soulsai.config import Config
-from soulsai.errors import AccessDenied, EnvironmentFault, NoRun, ProtocolError, WireError
-from soulsai.types import MASK, OLDEST_PROTOCOL, PROTOCOL, Hello, Program, RunSpec
+from soulsai.errors import AccessDenied, EnvironmentFault, NoRun, WireError
+from soulsai.types import MASK, PROTOCOL, Hello, Program, RunSpec
 from soulsai.wire import ClientWire, Position
+from soulsai.wire.protocol import Spoken, check_protocol
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,8 @@ class _Life(NamedTuple):
         spec = self._patiently(self.wire.spec)
         if spec is None:
             return ""
-        check_protocol(spec)
+        if warning := check_protocol(Spoken(spec.protocol, spec.oldest_protocol)):
+            log.warning("protocol=%d: %s", PROTOCOL, warning)
         id = check_offer(
             spec.environment,
             named=self.named,
@@ -179,20 +181,6 @@ def _shown(id: str) -> str:
     """Return an environment's id as the server may see it: without the folders of our machine."""
     place, colon, name = id.rpartition(":")
     return f"{Path(place).name}{colon}{name}" if place.endswith(".py") else id
-
-
-def check_protocol(spec: RunSpec) -> None:
-    """Raise ``ProtocolError`` if client and server have no protocol in common."""
-    if spec.oldest_protocol > PROTOCOL:
-        raise ProtocolError(
-            f"the server speaks protocol {spec.oldest_protocol} to {spec.protocol} and this client "
-            f"{PROTOCOL}; update the client"
-        )
-    if spec.protocol < OLDEST_PROTOCOL:
-        raise ProtocolError(
-            f"the server speaks protocol {spec.protocol} and this client {OLDEST_PROTOCOL} to "
-            f"{PROTOCOL}; update the server, or use an older client"
-        )
 
 
 def make_all(id: str, spec: RunSpec, count: int) -> list[Environment]:

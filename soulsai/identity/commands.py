@@ -1,19 +1,39 @@
-"""The commands for secrets."""
+"""The commands for secrets, and for who may take part."""
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
+from soulsai import connect
+from soulsai.config import Config, load
+from soulsai.wire.invite import to_line
 from soulsai.wire.names import parse_version
+from soulsai.wire.secrets import server_for, write_file
+
+if TYPE_CHECKING:
+    from soulsai.identity.users import Enrolment
 
 app = typer.Typer(
     help="Passwords, users and certificates of a server.", no_args_is_help=True,
 )  # fmt: skip
 
+Name = Annotated[str, typer.Argument(help="Of the client: a-z, 0-9, _ and -.")]
+Settings = Annotated[
+    Path | None, typer.Option("--config", help="File or folder of settings. Default: config.")
+]
+Url = Annotated[str, typer.Option("--redis", metavar="URL", help="As redis://localhost:6379.")]
+Secrets = Annotated[str, typer.Option("--secrets", metavar="DIR", help="Holds admin.secret.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; repeatable."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Answer with JSON on the last line.")]
 
 
@@ -55,7 +75,7 @@ def init(
         enrolled_only=enrolled_only,
     )
     if as_json:
-        sys.stdout.write(msgspec.json.encode(made).decode() + "\n")
+        _json(made)
         return
     typer.echo(f"{made.folder}: made {', '.join(made.made) or 'nothing'}")
     if made.kept:
@@ -64,3 +84,119 @@ def init(
         f"the server's users are in {secrets_folder.USERS}: give it as aclfile, never with "
         "requirepass; admin.secret and ca.key stay here, manifest.key with the training node"
     )
+
+
+def enroll(
+    name: Name,
+    address: Annotated[
+        str, typer.Option(metavar="URL", help="Where clients find the server, if not as usual.")
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the invite there, not here.")
+    ] = None,
+    renew: Annotated[
+        bool, typer.Option("--renew", help="Give a new password to one who is enrolled.")
+    ] = False,
+    config: Settings = None,
+    redis: Url = "",
+    secrets: Secrets = "",
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """Let a client in: make its user on the running server, and print its invite, one line."""
+    from soulsai.identity import users
+
+    settings = _settings(config, redis, secrets, sets)
+    place = connect.place(settings)
+    users.invite(place, settings.run.name, name, "", address)  # fails before anything is changed
+    with _enrolment(settings) as enrolment:
+        password = enrolment.enroll(name, renew=renew)
+        lasting = enrolment.keep()
+    line = to_line(users.invite(place, settings.run.name, name, password, address))
+    if out is not None:
+        write_file(out, f"{line}\n")
+    if as_json:
+        _json({"client": name, "invite": str(out) if out else line, "lasting": lasting})
+    else:
+        typer.echo(f"{out}: written; give it to {name}" if out else line)
+    _say_lasting(lasting)
+
+
+def revoke(
+    name: Annotated[str, typer.Argument(help="Of the client.")] = "",
+    shared: Annotated[
+        bool, typer.Option("--shared", help="Shut out all who have only the common secret.")
+    ] = False,
+    config: Settings = None,
+    redis: Url = "",
+    secrets: Secrets = "",
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """Shut a client out at once: its user is removed, its connections end."""
+    if bool(name) == shared:
+        raise typer.BadParameter("name one client, or say --shared")
+    settings = _settings(config, redis, secrets, sets)
+    with _enrolment(settings) as enrolment:
+        enrolment.revoke(name)
+        lasting = enrolment.keep()
+    if as_json:
+        _json({"client": name, "revoked": True, "lasting": lasting})
+    else:
+        typer.echo(f"{name or 'the common secret'}: revoked")
+    _say_lasting(lasting)
+
+
+def clients(
+    config: Settings = None,
+    redis: Url = "",
+    secrets: Secrets = "",
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """List who may take part, and who is connected."""
+    with _enrolment(_settings(config, redis, secrets, sets)) as enrolment:
+        listed = enrolment.clients()
+    if as_json:
+        _json(listed)
+        return
+    for one in listed:
+        state = (
+            f"{one.connections} connections, since {one.seconds} s, idle {one.idle} s"
+            if one.connections
+            else "not connected"
+        )
+        typer.echo(f"{one.client or '(the common secret)'}  {state}")
+    if not listed:
+        typer.echo("nobody is enrolled: soulsai enroll NAME")
+
+
+@contextmanager
+def _enrolment(settings: Config) -> Iterator["Enrolment"]:
+    from soulsai.identity.users import Enrolment
+    from soulsai.wire.redis import RedisAccess
+
+    redis = connect.place(settings)
+    link = RedisAccess(server_for("admin", redis), "admin").link()
+    try:
+        yield Enrolment(link, Path(redis.secrets))
+    finally:
+        link.close()
+
+
+def _settings(config: Path | None, redis: str, secrets: str, sets: list[str] | None) -> Config:
+    named = {"redis.url": redis, "redis.secrets": secrets}
+    given = [f"{path}={value}" for path, value in named.items() if value]
+    return load(config, os.environ, [*given, *(sets or [])])
+
+
+def _say_lasting(lasting: bool) -> None:
+    if not lasting:
+        sys.stderr.write(
+            "soulsai: this is forgotten when the server restarts: it has no file of users "
+            "(aclfile); see docs/security.md\n"
+        )
+
+
+def _json(value: object) -> None:
+    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")

@@ -12,8 +12,8 @@ from msgspec import Struct
 from soulsai.errors import ConfigError
 from soulsai.identity import certificates
 from soulsai.wire.names import CLIENT_USER, OLDEST_SERVER, ROLES, Role, Version, acl
-from soulsai.wire.secrets import file_of, read_secret, write_file
-from soulsai.wire.signing import PRIVATE_KEY, PUBLIC_KEY, new_key, read_signer
+from soulsai.wire.secrets import PUBLIC_KEY, file_of, read_secret, write_file
+from soulsai.wire.signing import PRIVATE_KEY, new_key, read_signer
 
 USERS = "users.acl"
 ADDRESS = "address"  # where clients find the server, as invites say it
@@ -107,6 +107,19 @@ def _make_private(folder: Path) -> None:
             folder.chmod(0o700)
     except (FileExistsError, NotADirectoryError):
         raise ConfigError(f"{folder}: is not a folder") from None
+
+
+def replace_user(users: Path, name: str, line: str | None) -> None:
+    """Put a user's line into the server's file of users, or take it out, if that file is here."""
+    try:
+        before, owner = users.read_text("ascii"), users.stat()
+    except FileNotFoundError:
+        return
+    lines = [each for each in before.splitlines() if each.split()[:2] != ["user", name]]
+    text = "".join(f"{each}\n" for each in [*lines, *([line] if line else [])])
+    if text != before:
+        # The server may be somebody else, who reads and writes this file, too.
+        write_file(users, text, owner.st_mode & 0o777, (owner.st_uid, owner.st_gid))
 
 
 def _enrolled_lines(users: Path) -> Iterator[str]:

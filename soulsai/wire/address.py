@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
+from soulsai.config import is_loopback
 from soulsai.errors import ConfigError
 
 _EXAMPLES = (
@@ -55,6 +56,26 @@ def parse(url: str) -> Address:
         return _address(parts)
     except ValueError as error:
         raise ConfigError(f"redis.url: {url!r}: {error}; write {_EXAMPLES}") from error
+
+
+def check_encrypted(url: str, *, insecure: bool) -> None:
+    """Raise ``ConfigError`` if what we say would leave this machine for everybody to read."""
+    if not insecure and not stays_private(parse(url)):
+        raise ConfigError(
+            f"redis.url: {url} leaves this machine unencrypted, password and all; use rediss:// "
+            "(TLS), or on a network that you trust allow it with --insecure (redis.insecure)"
+        )
+
+
+def stays_private(address: Address) -> bool:
+    """Whether nobody between here and the server can read along."""
+    match address:
+        case Tcp():
+            return address.tls or is_loopback(address.host)
+        case Sentinel():
+            return all(is_loopback(host) for host, _ in address.sentinels)
+        case Unix():
+            return True
 
 
 def _address(parts: SplitResult) -> Address:

@@ -1,15 +1,20 @@
 """A client's part of the wire: it speaks in its own stream, and reads what the run publishes."""
 
+import logging
 from collections.abc import Sequence
 
-from soulsai.errors import NoRun, Superseded, Unreachable, WireError
+from soulsai.errors import Forged, NoRun, Superseded, Unreachable, WireError
 from soulsai.types import Control, Hello, Pointer, Program, RunSpec, Weights
 from soulsai.wire import Position
 from soulsai.wire.codec import encode_message, pack
 from soulsai.wire.link import Access, OldId
 from soulsai.wire.names import Keys, checked
+from soulsai.wire.protocol import Spoken, check_protocol
+from soulsai.wire.signing import Manifest, Signed, Verifier
 from soulsai.wire.structs import decode
 from soulsai.wire.weights import PIECE_BYTES, decode_weights, digest, weights_bytes
+
+log = logging.getLogger(__name__)
 
 _SMALL_BYTES = 2**20  # of a spec, a pointer, a control
 _PROGRAM_BYTES = 64 * 2**20
@@ -19,11 +24,16 @@ _STREAM_ENTRIES = 4096  # until the run's spec says better
 class ClientRole:
     """Implements ``ClientWire``; see there for what each method promises."""
 
-    def __init__(self, access: Access, run: str, client: str) -> None:
+    def __init__(
+        self, access: Access, run: str, client: str, verifier: Verifier | None = None
+    ) -> None:
         self._keys = Keys(run)
         self._stream = self._keys.experience(checked("client.name", client))
         self._client = client
+        self._verifier = verifier
         self._spec: RunSpec | None = None
+        self._pointer: Pointer | None = None  # the last one that was authentic
+        self._forged = False
         self._link = access.link()
         self._ear = access.ear(self._keys.model, self._keys.control)
 
@@ -35,8 +45,25 @@ class ClientRole:
         data = self._fetch(self._keys.spec, _SMALL_BYTES)
         if not data:
             raise NoRun(f"no training run is published under the name {self._keys.run!r} yet")
+        # Of a spec that is too new for us we may understand no more than this.
+        check_protocol(decode(data, Spoken))
+        try:
+            self._check_manifest(data)
+        except Forged as error:
+            if self._spec is None:
+                raise
+            raise WireError(str(error)) from error  # we were right before, and may be again
         self._spec = decode(data, RunSpec)
         return self._spec
+
+    def _check_manifest(self, spec: bytes) -> None:
+        if self._verifier is None:
+            return
+        signed = self._fetch(self._keys.manifest, _SMALL_BYTES)
+        data = self._authentic(self._verifier, "manifest", signed)
+        manifest = decode(data, Manifest)
+        if manifest.spec_sha256 != digest(spec):
+            raise WireError("the published spec is not the one that the training node has signed")
 
     def program(self, spec: RunSpec) -> Program:
         """Return the run's program, checked against the digest in ``spec``."""
@@ -76,9 +103,25 @@ class ClientRole:
                 raise reply
 
     def pointer(self) -> Pointer | None:
-        """Return what is newest, or ``None`` before the first version."""
+        """Return what is newest, or ``None`` before the first version.
+
+        Where a key is pinned, what is not signed with it is not there: we stay with what was.
+        """
         data = self._fetch(self._keys.model, _SMALL_BYTES)
-        return decode(data, Pointer) if data else None
+        if not data:
+            return None
+        if self._verifier is None:
+            return decode(decode(data, Signed).data, Pointer)
+        try:
+            pointed = self._authentic(self._verifier, "pointer", data)
+        except Forged as error:
+            if not self._forged:
+                self._forged = True
+                log.warning("weights=ignored: %s", error)
+            return self._pointer
+        self._forged = False
+        self._pointer = decode(pointed, Pointer)
+        return self._pointer
 
     def weights(self, pointer: Pointer, program: Program) -> Weights:
         """Fetch one version, piece by piece, never more than the program has room for."""
@@ -122,6 +165,15 @@ class ClientRole:
     def _add(self, id: str, data: bytes) -> tuple[str | int | bytes, ...]:
         most = self._spec.stream_entries if self._spec else _STREAM_ENTRIES
         return ("XADD", self._stream, "MAXLEN", "~", most, id, "d", data)
+
+    def _authentic(self, verifier: Verifier, kind: str, data: bytes) -> bytes:
+        """Return what was signed; raise ``Forged`` if it was not, by the one whom we know."""
+        try:
+            signed = decode(data, Signed)
+        except WireError:
+            signed = Signed(b"")
+        verifier.check(kind, signed.data, signed.signature)
+        return signed.data
 
     def _fetch(self, key: str, limit: int) -> bytes:
         """Return a string from the server, empty if there is none, in bounded pieces."""

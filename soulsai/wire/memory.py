@@ -10,6 +10,7 @@ from soulsai.errors import ServerFull, Unreachable, WireError
 from soulsai.wire import ClientWire, OperatorWire, TelemetryWire, TrainingWire
 from soulsai.wire.client_role import ClientRole
 from soulsai.wire.link import Command, Heard, OldId, Word
+from soulsai.wire.signing import Signer, Verifier
 from soulsai.wire.training_role import TrainingRole
 from soulsai.wire.watching_roles import OperatorRole, TelemetryRole
 from soulsai.wire.weights import WeightsDtype
@@ -48,13 +49,15 @@ class MemoryServer:
         self._deadlines: dict[str, float] = {}
         self._ears: list[_MemoryEar] = []
 
-    def client(self, name: str) -> ClientWire:
+    def client(self, name: str, verifier: Verifier | None = None) -> ClientWire:
         """Return the wire of a client."""
-        return ClientRole(self, self._run, name)
+        return ClientRole(self, self._run, name, verifier)
 
-    def training(self, dtype: WeightsDtype = "float32") -> TrainingWire:
+    def training(
+        self, dtype: WeightsDtype = "float32", signer: Signer | None = None
+    ) -> TrainingWire:
         """Return the wire of a training node."""
-        return TrainingRole(self, self._run, dtype)
+        return TrainingRole(self, self._run, dtype, signer)
 
     def telemetry(self) -> TelemetryWire:
         """Return the wire of a telemetry node."""

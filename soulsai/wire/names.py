@@ -174,6 +174,11 @@ def user_rules(
     A client that is named may use no stream but its own, as user ``c-<name>``; without a name it
     is the user ``client`` that all share who know the run's common secret.
     """
+    if version < OLDEST_SERVER:
+        raise ConfigError(
+            f"a server of version {version[0]}.{version[1]} cannot tell rights to read from rights "
+            "to write; use Redis or Valkey 7.0 or later"
+        )
     rights = _RIGHTS[role].replace("{client}", client or "*")
     # Other libraries introduce themselves; a server before 7.2 would not start with that word.
     introduced = ["+client|setinfo"] if version >= (7, 2) else []
@@ -193,10 +198,5 @@ def user_line(role: Role, password: str, client: str = "", version: Version = OL
 
 def acl(passwords: Mapping[Role, str], version: Version = OLDEST_SERVER) -> str:
     """Return the ACL file of a server of that version: the roles given, and nobody else."""
-    if version < OLDEST_SERVER:
-        raise ConfigError(
-            f"a server of version {version[0]}.{version[1]} cannot tell rights to read from rights "
-            "to write; use Redis or Valkey 7.0 or later"
-        )
     users = [user_line(role, passwords[role], version=version) for role in passwords]
     return "\n".join(["user default off", *users]) + "\n"

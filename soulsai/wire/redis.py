@@ -13,6 +13,7 @@ from soulsai.wire.link import Command, Word
 from soulsai.wire.redis_dial import Connected, Dialler, is_passing, socket_of, translated
 from soulsai.wire.redis_ear import RedisEar
 from soulsai.wire.secrets import Server
+from soulsai.wire.signing import Signer, Verifier
 from soulsai.wire.training_role import TrainingRole
 from soulsai.wire.watching_roles import OperatorRole, TelemetryRole
 from soulsai.wire.weights import WeightsDtype
@@ -22,14 +23,18 @@ _BATCH_BYTES = 256 * 1024  # sent before replies are awaited: 50 KB/s suffice fo
 
 def connect_client(server: Server, run_name: str, client: str) -> ClientWire:
     """Return a client's wire; the connection is made by the first call that needs it."""
-    return ClientRole(RedisAccess(server, f"client:{client}"), run_name, client)
+    verifier = Verifier(server.public_key) if server.public_key else None
+    return ClientRole(RedisAccess(server, f"client:{client}"), run_name, client, verifier)
 
 
 def connect_training(
-    server: Server, run_name: str, dtype: WeightsDtype = "float32"
+    server: Server,
+    run_name: str,
+    dtype: WeightsDtype = "float32",
+    signer: Signer | None = None,
 ) -> TrainingWire:
     """Return a training node's wire; the connection is made by the first call that needs it."""
-    return TrainingRole(RedisAccess(server, "training_node"), run_name, dtype)
+    return TrainingRole(RedisAccess(server, "training_node"), run_name, dtype, signer)
 
 
 def connect_telemetry(server: Server, run_name: str) -> TelemetryWire:

@@ -107,6 +107,7 @@ class Dialler:
             if address.tls:
                 make = _tls
                 options["ssl_ca_certs"] = self._server.ca_file or None
+                options["ssl_ca_data"] = self._server.ca_data or None
                 options["ssl_cert_reqs"] = "required"
                 options["ssl_check_hostname"] = True
                 options["ssl_min_version"] = ssl.TLSVersion.TLSv1_2
@@ -167,8 +168,8 @@ def translated(error: exceptions.RedisError, where: str) -> WireError:
     text = str(error)
     if isinstance(error, exceptions.AuthenticationError) or text.startswith("NOAUTH"):
         return AccessDenied(
-            f"{where} refuses our password; redis.secret must be the same here and on the server "
-            f"({text})"
+            f"{where} refuses our password; redis.secret must be the same here and on the server, "
+            f"and an invite must not have been revoked ({text})"
         )
     if isinstance(error, exceptions.NoPermissionError):
         return AccessDenied(f"{where} does not allow our user this: {text}")

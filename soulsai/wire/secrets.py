@@ -7,11 +7,13 @@ from pathlib import Path
 
 from soulsai.config import Redis
 from soulsai.errors import ConfigError
+from soulsai.wire.address import check_encrypted
 from soulsai.wire.names import Role
 
 PASSWORD_FILE = "SOULSAI_REDIS_PASSWORD_FILE"  # noqa: S105 - a variable's name
 _CONTAINER_SECRET = Path("/run/secrets/redis_secret")
 _MAX_BYTES = 4096
+PUBLIC_KEY = "manifest.pub"  # in a folder of secrets: of the training node
 CA = "ca.pem"  # in a folder of secrets: the authority that vouches for the server
 
 
@@ -23,6 +25,8 @@ class Server:
     username: str = ""  # empty: the server's default user
     password: str = field(default="", repr=False)
     ca_file: str = ""
+    ca_data: str = ""  # the same as text
+    public_key: str = ""  # of the training node; what is not signed with it is then refused
 
 
 def server_for(role: Role, redis: Redis, environ: Mapping[str, str] = os.environ) -> Server:
@@ -32,14 +36,22 @@ def server_for(role: Role, redis: Redis, environ: Mapping[str, str] = os.environ
     the common ``redis.secret`` opens what the server grants for it.
     """
     folder = Path(redis.secrets)
+    ca_file = redis.ca_file
+    if not ca_file and redis.url.startswith("rediss:") and (folder / CA).is_file():
+        ca_file = str(folder / CA)
     own = file_of(folder, role)
     if role != "client" and own.is_file():
-        return Server(redis.url, role, read_secret(own), redis.ca_file)
+        return Server(redis.url, role, read_secret(own), ca_file)
     common = _common_secret(folder, environ)
+    key = ""
+    if role == "client":
+        check_encrypted(redis.url, insecure=redis.insecure)
+        pinned = folder / PUBLIC_KEY
+        key = read_secret(pinned) if pinned.is_file() else ""
     if common is None:
-        return Server(redis.url, ca_file=redis.ca_file)
+        return Server(redis.url, ca_file=ca_file, public_key=key)
     user = "client" if role == "client" else ""
-    return Server(redis.url, user, read_secret(common), redis.ca_file)
+    return Server(redis.url, user, read_secret(common), ca_file, public_key=key)
 
 
 def read_secret(path: Path) -> str:
@@ -67,7 +79,9 @@ def write_secret(path: Path, password: str) -> None:
     write_file(path, f"requirepass {password}\n")
 
 
-def write_file(path: Path, text: str, mode: int = 0o600) -> None:
+def write_file(
+    path: Path, text: str, mode: int = 0o600, owner: tuple[int, int] | None = None
+) -> None:
     """Put a file in place in one go, readable from its beginning on by those meant, and nobody."""
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -75,6 +89,8 @@ def write_file(path: Path, text: str, mode: int = 0o600) -> None:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
             os.fsync(file.fileno())
+        if owner is not None and owner != (os.geteuid(), os.getegid()):
+            os.chown(new, *owner)
         os.chmod(new, mode)
         new.replace(path)
     except BaseException:

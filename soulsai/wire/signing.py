@@ -8,14 +8,30 @@ import base64
 import binascii
 from pathlib import Path
 
+from msgspec import Struct
+
 from soulsai.errors import ConfigError, Forged
 from soulsai.wire.secrets import read_secret
 
 PRIVATE_KEY = "manifest.key"  # in a folder of secrets; the training node's alone
-PUBLIC_KEY = "manifest.pub"
 
 _PREFIX = "ed25519:"
 _BYTES = 32
+
+
+class Signed(Struct, frozen=True):
+    """Something as bytes, with its signature, which is empty where there is no key."""
+
+    data: bytes
+    signature: bytes = b""
+
+
+class Manifest(Struct, frozen=True):
+    """What belongs to a run, by digest."""
+
+    run: str
+    spec_sha256: str
+    program_sha256: str
 
 
 class Signer:

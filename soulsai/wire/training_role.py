@@ -25,6 +25,7 @@ from soulsai.wire.client_role import position_of
 from soulsai.wire.codec import check_spec
 from soulsai.wire.link import Access, raise_first
 from soulsai.wire.names import ASKERS, Asker, Keys, is_name
+from soulsai.wire.signing import Manifest, Signed, Signer
 from soulsai.wire.structs import decode, encode
 from soulsai.wire.weights import (
     PIECE_BYTES,
@@ -61,9 +62,16 @@ class TrainingRole:
     while another publishes.
     """
 
-    def __init__(self, access: Access, run: str, dtype: WeightsDtype = "float32") -> None:
+    def __init__(
+        self,
+        access: Access,
+        run: str,
+        dtype: WeightsDtype = "float32",
+        signer: Signer | None = None,
+    ) -> None:
         self._keys = Keys(run)
         self._dtype: WeightsDtype = dtype
+        self._signer = signer
         self._reading = access.link()
         self._link = access.link()
         self._closed = threading.Event()
@@ -93,6 +101,7 @@ class TrainingRole:
             self._link.ask_all(
                 [
                     ("SET", self._keys.program, encode(program)),
+                    ("SET", self._keys.manifest, self._signed("manifest", _manifest(spec))),
                     ("SET", self._keys.spec, encode(spec)),
                 ]
             )
@@ -172,7 +181,7 @@ class TrainingRole:
             knobs=weights.knobs,
         )
         keys = self._store(pointer, data)
-        self._link.ask("SET", self._keys.model, encode(pointer))
+        self._link.ask("SET", self._keys.model, self._signed("pointer", pointer))
         older = [] if self._newest == keys else self._newest
         self._newest = keys
         if older:
@@ -283,6 +292,10 @@ class TrainingRole:
             keys.append(key)
         return keys
 
+    def _signed(self, kind: str, value: Struct) -> bytes:
+        data = encode(value)
+        return encode(Signed(data, self._signer.sign(kind, data) if self._signer else b""))
+
     def _drop_old(self) -> None:
         total = sum(size for _, size in self._old)
         while len(self._old) > 1 and total > _OLD_VERSIONS_BYTES:
@@ -335,6 +348,10 @@ def fair_count(streams: int, mean_bytes: float) -> int:
     """Return how many entries to take from each of so many streams in one call."""
     fitting = int(_READ_BYTES / (streams * max(mean_bytes, 1.0)))
     return max(1, min(_READ_ENTRIES, fitting))
+
+
+def _manifest(spec: RunSpec) -> Manifest:
+    return Manifest(spec.run, digest(encode(spec)), spec.program_sha256)
 
 
 def _after(position: Position) -> str:

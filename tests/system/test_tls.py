@@ -5,13 +5,15 @@ import shutil
 import socket
 import subprocess
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from soulsai.errors import AccessDenied, ConfigError, Unreachable, WireError
+from soulsai.identity.folder import init
 from soulsai.wire.redis import RedisAccess, connect_client, connect_training
-from soulsai.wire.secrets import Server
+from soulsai.wire.secrets import Server, read_secret
 
 REDIS = shutil.which("redis-server")
 OPENSSL = shutil.which("openssl")
@@ -172,6 +174,53 @@ def test_tls_to_a_server_without_it_is_refused(tls, tmp_path, monkeypatch):
 def test_a_missing_authority_file_is_said_at_once(tls):
     with pytest.raises(ConfigError, match=r"redis\.ca_file"):
         wire_to(tls, ca="missing")
+
+
+DAY = timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("host", "issued", "trusted", "said"),
+    [
+        ("localhost", 0, "own", ""),
+        ("localhost", 0, "other", "is not trusted"),
+        ("localhost", 0, "", "is not trusted"),
+        ("elsewhere.example", 0, "own", "is not trusted"),
+        ("localhost", -400, "own", "is not trusted"),
+        ("localhost", +30, "own", "is not trusted"),
+    ],
+    ids=["right", "another authority", "the system's", "another name", "expired", "not yet valid"],
+)
+def test_certificates_of_secrets_init(tmp_path, monkeypatch, host, issued, trusted, said):
+    """S9, with what an invite holds: the authority's certificate as text."""
+    monkeypatch.setattr("soulsai.identity.certificates._HOSTS_ALWAYS", ())
+    folder, other = tmp_path / "own", tmp_path / "other"
+    now = datetime.now(UTC)
+    init(folder, hosts=["localhost"], now=now - 1000 * DAY)
+    (folder / "server.pem").unlink()
+    init(folder, hosts=[host], now=now + issued * DAY)
+    init(other, hosts=["localhost"], now=now)
+    port = free_port()
+    with running(
+        tmp_path, port, "port 0", f"tls-port {port}", f"tls-cert-file {folder}/server.pem",
+        f"tls-key-file {folder}/server.key", f"tls-ca-cert-file {folder}/ca.pem",
+        "tls-auth-clients no", f"aclfile {folder}/users.acl",
+    ):  # fmt: skip
+        ca = (tmp_path / trusted / "ca.pem").read_text() if trusted else ""
+        password = read_secret(folder / "redis.secret")
+        server = Server(f"rediss://localhost:{port}", "client", password, ca_data=ca)
+        wire = connect_client(server, "tls", "c1")
+        if said:
+            with pytest.raises(AccessDenied, match=said) as caught:
+                wire.pointer()
+            assert password not in str(caught.value)
+        else:
+            assert wire.pointer() is None
+        wire.close()
+        plain = connect_client(Server(f"redis://localhost:{port}", "client", password), "tls", "c")
+        with pytest.raises(Unreachable):
+            plain.pointer()
+        plain.close()
 
 
 @pytest.fixture

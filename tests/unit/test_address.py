@@ -3,7 +3,7 @@
 import pytest
 
 from soulsai.errors import ConfigError
-from soulsai.wire.address import Sentinel, Tcp, Unix, parse
+from soulsai.wire.address import Sentinel, Tcp, Unix, check_encrypted, parse
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,26 @@ def test_a_password_in_the_url_is_refused_and_not_repeated(url):
         parse(url)
     assert "hunter2" not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+PRIVATE = [
+    "redis://localhost", "redis://127.0.0.1:1", "redis://[::1]", "rediss://train.example.org",
+    "unix:///tmp/redis.sock", "sentinel://localhost,127.0.0.1/games",
+]  # fmt: skip
+OPEN = [
+    "redis://train.example.org", "redis://10.0.0.7", "redis://0.0.0.0", "redis://localhost.evil",
+    "redis://[2001:db8::1]", "sentinel://localhost,10.0.0.7/games",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("url", PRIVATE)
+def test_what_nobody_can_read_along_is_allowed(url):
+    check_encrypted(url, insecure=False)
+
+
+@pytest.mark.parametrize("url", OPEN)
+def test_what_leaves_the_machine_is_encrypted_or_allowed_by_name(url):
+    with pytest.raises(ConfigError, match=r"rediss://.*--insecure") as caught:
+        check_encrypted(url, insecure=False)
+    assert "\n" not in str(caught.value)
+    check_encrypted(url, insecure=True)

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from soulsai.config import Redis
@@ -67,7 +68,7 @@ def test_a_server_does_not_show_its_password():
 @pytest.fixture
 def redis(tmp_path):
     (tmp_path / "secrets").mkdir()
-    return Redis(url="redis://host", secrets=str(tmp_path / "secrets"), ca_file="ca.pem")
+    return Redis(url="rediss://host", secrets=str(tmp_path / "secrets"), ca_file="ca.pem")
 
 
 def put(redis, name, password):
@@ -76,14 +77,14 @@ def put(redis, name, password):
 
 def test_without_a_secret_there_is_no_password(redis):
     for role in ROLES:
-        assert server_for(role, redis, {}) == Server("redis://host", "", "", "ca.pem")
+        assert server_for(role, redis, {}) == Server("rediss://host", "", "", "ca.pem")
 
 
 def test_the_common_secret_opens_the_client_and_plain_servers(redis):
     put(redis, "redis.secret", "common")
-    assert server_for("client", redis, {}) == Server("redis://host", "client", "common", "ca.pem")
+    assert server_for("client", redis, {}) == Server("rediss://host", "client", "common", "ca.pem")
     for role in ("training_node", "telemetry_node", "operator"):
-        assert server_for(role, redis, {}) == Server("redis://host", "", "common", "ca.pem")
+        assert server_for(role, redis, {}) == Server("rediss://host", "", "common", "ca.pem")
 
 
 def test_a_node_with_its_own_secret_is_its_own_user(redis):
@@ -94,6 +95,29 @@ def test_a_node_with_its_own_secret_is_its_own_user(redis):
     assert (server.username, server.password) == ("training_node", "own")
     assert server_for("operator", redis, {}).password == "common"
     assert server_for("client", redis, {}).password == "common"
+
+
+def test_only_a_client_refuses_to_speak_in_the_clear(redis):
+    put(redis, "redis.secret", "common")
+    plain = msgspec.structs.replace(redis, url="redis://host")
+    with pytest.raises(ConfigError, match="--insecure"):
+        server_for("client", plain, {})
+    server_for("client", msgspec.structs.replace(plain, insecure=True), {})
+    server_for("training_node", plain, {})  # beside the server, in a network of containers
+
+
+def test_what_the_server_gave_us_to_know_it_by_is_found_beside_the_secret(redis):
+    put(redis, "redis.secret", "common")
+    folder = Path(redis.secrets)
+    (folder / "manifest.pub").write_text("ed25519:x\n")
+    (folder / "ca.pem").write_text("PEM")
+    named = msgspec.structs.replace(redis, ca_file="")
+    server = server_for("client", named, {})
+    assert (server.public_key, server.ca_file) == ("ed25519:x", str(folder / "ca.pem"))
+    assert server_for("training_node", named, {}).public_key == "", "it has the private one"
+    assert server_for("client", redis, {}).ca_file == "ca.pem", "what is set comes first"
+    plain = msgspec.structs.replace(named, url="redis://localhost")
+    assert server_for("client", plain, {}).ca_file == ""
 
 
 def test_a_file_named_by_the_environment_comes_first(redis, tmp_path):

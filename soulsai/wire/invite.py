@@ -1,0 +1,69 @@
+"""The invite: all that one enrolled client needs to take part, in one line."""
+
+import base64
+import binascii
+import zlib
+
+import msgspec
+from msgspec import Struct
+
+from soulsai.config import Redis
+from soulsai.errors import ConfigError
+from soulsai.wire.address import check_encrypted, parse
+from soulsai.wire.names import checked, user_name
+from soulsai.wire.secrets import Server
+
+PREFIX = "soulsai1:"
+_LONGEST = 16_384
+_CHECK_BYTES = 4
+
+
+class Invite(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the server is, who we are to it, and by what to know that it is the right one."""
+
+    url: str
+    run: str
+    client: str
+    password: str
+    ca: str = ""  # certificate of the authority that vouches for the server; empty: the system's
+    key: str = ""  # public key of the training node; empty: what it publishes is not signed
+
+    def __repr__(self) -> str:
+        return f"Invite({self.client!r} to {self.run!r} at {self.url})"
+
+    def server(self, redis: Redis) -> Server:
+        """Return the server as this client speaks to it, at the address that the settings say."""
+        check_encrypted(redis.url, insecure=redis.insecure)
+        user = user_name("client", self.client)
+        ca = "" if redis.ca_file else self.ca
+        return Server(redis.url, user, self.password, redis.ca_file, ca, self.key)
+
+
+def to_line(invite: Invite) -> str:
+    """Return an invite as one line without spaces."""
+    data = msgspec.json.encode(invite)
+    check = zlib.crc32(data).to_bytes(_CHECK_BYTES, "big")
+    return PREFIX + base64.urlsafe_b64encode(check + data).decode().rstrip("=")
+
+
+def from_line(text: str, where: str) -> Invite:
+    """Return the invite in a line that somebody was given; raise ``ConfigError`` without it."""
+    line = "".join(text.split())  # mail programs break lines
+    if not line.startswith(PREFIX) or len(line) > _LONGEST:
+        raise ConfigError(f"{where}: is not an invite, which is one line like {PREFIX}...")
+    body = line.removeprefix(PREFIX)
+    try:
+        raw = base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        raw = b""
+    check, data = raw[:_CHECK_BYTES], raw[_CHECK_BYTES:]
+    if not data or zlib.crc32(data).to_bytes(_CHECK_BYTES, "big") != check:
+        raise ConfigError(f"{where}: a part of the invite is missing; copy the whole line")
+    try:
+        invite = msgspec.json.decode(data, type=Invite)
+    except (msgspec.DecodeError, RecursionError):
+        raise ConfigError(f"{where}: the invite is of another version; update soulsai") from None
+    checked("the invite's run", invite.run)
+    checked("the invite's client", invite.client)
+    parse(invite.url)
+    return invite

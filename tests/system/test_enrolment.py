@@ -1,0 +1,274 @@
+"""Clients are let in and shut out on a running server, and stay so when it starts again."""
+
+import json
+import threading
+import time
+from contextlib import suppress
+
+import pytest
+from identity_cases import KINDS, TLS_KIND, guarded, until
+
+from soulsai.config import Redis
+from soulsai.errors import AccessDenied, WireError
+from soulsai.identity.users import Enrolment, NotEnrolled
+from soulsai.wire import Position
+from soulsai.wire.invite import Invite, from_line
+from soulsai.wire.redis import RedisAccess, connect_client, connect_training
+from soulsai.wire.secrets import Server
+from soulsai.wire.signing import signer_in
+
+ADDRESS = "redis://127.0.0.1:1"
+
+
+@pytest.fixture(params=KINDS)
+def server(request, tmp_path):
+    with guarded(tmp_path, request.param) as started:
+        yield started
+
+
+@pytest.fixture
+def enrolment(server):
+    link = server.link()
+    yield Enrolment(link, server.secrets)
+    link.close()
+
+
+def as_client(server, name, password):
+    return Server(server.url, f"c-{name}", password)
+
+
+def gets_in(server, name, password) -> bool:
+    link = RedisAccess(as_client(server, name, password), "t").link()
+    try:
+        return link.ask("PING") == b"PONG"
+    except AccessDenied:
+        return False
+    finally:
+        link.close()
+
+
+def test_an_enrolled_client_has_its_own_stream_and_nothing_else(server, enrolment):
+    password = enrolment.enroll("lab")
+    assert len(password) >= 43, "256 bits"
+    link = RedisAccess(as_client(server, "lab", password), "t").link()
+    link.ask("XADD", "soulsai:{soulsai}:exp:lab", "*", "d", "x")
+    for words in (
+        ("XADD", "soulsai:{soulsai}:exp:other", "*", "d", "x"),
+        ("XADD", "soulsai:{soulsai}:exp:lab2", "*", "d", "x"),
+        ("GET", "soulsai:{soulsai}:status"),
+        ("ACL", "WHOAMI"),
+        ("ACL", "SETUSER", "c-lab", "+@all"),
+    ):
+        with pytest.raises(AccessDenied):
+            link.ask(*words)
+    link.close()
+
+
+@pytest.mark.parametrize("crash", [True, False])
+def test_who_is_enrolled_stays_so_when_the_server_starts_again(server, enrolment, crash):
+    lab, other = enrolment.enroll("lab"), enrolment.enroll("other")
+    enrolment.revoke("other")
+    assert enrolment.keep()
+    server.kill() if crash else server.process.terminate()
+    server.process.wait()
+    server.start()
+    assert gets_in(server, "lab", lab)
+    assert not gets_in(server, "other", other)
+    assert gets_in(server, "lab", lab)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_of_users_that_the_server_cannot_write_is_kept_for_it(kind, tmp_path):
+    # As in a container, into which only a copy of the file is mounted.
+    copy = tmp_path / "mounted" / "users.acl"
+    copy.parent.mkdir()
+    with guarded(tmp_path, kind, settings=(f'aclfile "{copy}"',), start=False) as server:
+        copy.write_text((server.secrets / "users.acl").read_text())
+        server.start()
+        copy.unlink()
+        copy.mkdir()  # nobody can write a file there now
+        link = server.link()
+        enrolment = Enrolment(link, server.secrets)
+        lab, other = enrolment.enroll("lab"), enrolment.enroll("other")
+        enrolment.revoke("other")
+        assert enrolment.keep()
+        link.close()
+        server.kill()
+        copy.rmdir()
+        copy.write_text((server.secrets / "users.acl").read_text())
+        server.start()
+        assert gets_in(server, "lab", lab)
+        assert not gets_in(server, "other", other)
+
+
+def test_a_server_without_a_file_of_users_forgets_and_that_is_said(tmp_path, capsys):
+    with guarded(tmp_path, KINDS[0], settings=("user default on nopass ~* &* +@all",),
+                 start=False) as server:  # fmt: skip
+        (server.secrets / "users.acl").unlink()
+        (server.secrets / "admin.secret").unlink()
+        (server.secrets / "redis.secret").unlink()
+        server.start(ready=b"+PONG")
+        assert server.command("enroll", "lab", "--address", ADDRESS) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("soulsai1:")
+    assert "forgotten when the server restarts" in said.err
+
+
+def test_nobody_is_enrolled_twice_but_may_get_a_new_password(server, enrolment):
+    first = enrolment.enroll("lab")
+    with pytest.raises(NotEnrolled, match="enrolled already"):
+        enrolment.enroll("lab")
+    assert gets_in(server, "lab", first)
+    second = enrolment.enroll("lab", renew=True)
+    assert not gets_in(server, "lab", first)
+    assert gets_in(server, "lab", second)
+    enrolment.revoke("lab")
+    assert not gets_in(server, "lab", second)
+    with pytest.raises(NotEnrolled, match="lab is not enrolled"):
+        enrolment.revoke("lab")
+
+
+def test_revoked_clients_stop_within_a_second_and_the_others_go_on(server, enrolment):
+    """S7: one of ten."""
+    players = [
+        Pusher(connect_client(as_client(server, name, enrolment.enroll(name)), "soulsai", name))
+        for name in (f"c{number}" for number in range(10))
+    ]
+    for player in players:
+        player.thread.start()
+    until(lambda: all(player.pushed > 20 for player in players))
+    revoked, *others = players
+    began = time.monotonic()
+    enrolment.revoke("c0")
+    until(lambda: revoked.ended)
+    stopped_after = revoked.ended - began
+    before = [player.pushed for player in others]
+    until(lambda: all(now.pushed > then + 20 for now, then in zip(others, before, strict=True)))
+    assert [player.error for player in others] == [None] * 9
+    for player in others:
+        player.go_on = False
+    for player in players:
+        player.thread.join()
+        player.wire.close()
+    assert isinstance(revoked.error, AccessDenied)
+    assert revoked.last - began < 1.0, "nothing of it was stored later"
+    assert stopped_after < 1.0
+    assert "revoked" in str(revoked.error)
+
+
+class Pusher:
+    """A client that speaks without end, in a thread, until it is told that it may not."""
+
+    def __init__(self, wire):
+        self.wire, self.go_on, self.error = wire, True, None
+        self.pushed, self.last, self.ended = 0, 0.0, 0.0
+        self.thread = threading.Thread(target=self.live)
+
+    def live(self):
+        position = None
+        while self.go_on:
+            try:
+                if position is None:
+                    position = self.wire._link.ask("XADD", self.wire._stream, "*", "d", b"x")
+                    epoch, seq = map(int, position.split(b"-"))
+                seq += 1
+                self.wire.push([(Position(epoch, seq), b"x")])
+            except AccessDenied as error:
+                self.error, self.ended = error, time.monotonic()
+                return
+            except WireError:
+                continue
+            self.pushed += 1
+            self.last = time.monotonic()
+            time.sleep(0.001)
+
+
+def test_the_list_says_who_may_come_and_who_is_there(server, enrolment, capsys):
+    assert [one.client for one in enrolment.clients()] == [""], "only the common secret"
+    lab = enrolment.enroll("lab")
+    enrolment.enroll("away")
+    link = RedisAccess(as_client(server, "lab", lab), "t").link()
+    link.ask("PING")
+    listed = {one.client: one.connections for one in enrolment.clients()}
+    assert listed == {"away": 0, "lab": 1, "": 0}
+    assert server.command("clients") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "away  not connected"
+    assert said[1].startswith("lab  1 connections")
+    assert server.command("clients", "--json") == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [one["client"] for one in listed] == ["away", "lab", ""]
+    link.close()
+
+
+def test_the_common_secret_can_be_shut_out(server, enrolment, capsys):
+    shared = connect_client(server.access("client"), "soulsai", "anybody")
+    assert shared.pointer() is None
+    assert server.command("revoke", "--shared") == 0
+    with suppress(WireError):
+        shared.pointer()
+    with pytest.raises(AccessDenied):
+        shared.pointer()
+    shared.close()
+    assert [one.client for one in enrolment.clients()] == []
+    assert server.command("clients") == 0
+    assert "nobody is enrolled" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["enroll", "Lab"], 2, "'Lab' is not a name"),
+        (["enroll", "../lab"], 2, "is not a name"),
+        (["enroll", "con"], 2, "is not a name"),
+        (["enroll", "lab"], 2, "--address rediss://"),
+        (["enroll", "lab", "--address", "http://x"], 2, "not an address"),
+        (["revoke", "lab"], 1, "lab is not enrolled"),
+        (["revoke"], 2, "name one client, or say --shared"),
+        (["revoke", "lab", "--shared"], 2, "name one client, or say --shared"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(server, enrolment, capsys, words, code, said):
+    assert server.command(*words) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert [one.client for one in enrolment.clients()] == [""], "nothing has changed"
+
+
+def test_without_the_admins_secret_nobody_is_enrolled(server, capsys):
+    (server.secrets / "admin.secret").unlink()
+    assert server.command("enroll", "lab", "--address", ADDRESS) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "admin.secret" in line
+
+
+def test_the_invite_opens_the_door_over_tls_and_knows_the_right_server(tmp_path, capsys):
+    with guarded(tmp_path, TLS_KIND, tls=True) as server:
+        node = connect_training(
+            server.access("training_node"), "soulsai", signer=signer_in(server.secrets)
+        )
+        assert server.command("enroll", "lab", "--out", tmp_path / "lab.invite") == 0
+        said = capsys.readouterr()
+        assert "lab.invite: written" in said.out
+        assert (tmp_path / "lab.invite").stat().st_mode & 0o777 == 0o600
+        invite = from_line((tmp_path / "lab.invite").read_text(), "test")
+        assert invite.password not in said.out + said.err
+        assert invite.url == f"rediss://localhost:{server.tls_port}"
+        assert invite.password not in repr(invite)
+        assert invite.key == (server.secrets / "manifest.pub").read_text().strip()
+        wire = connect_client(invite.server(Redis(url=invite.url)), "soulsai", "lab")
+        assert wire.pointer() is None
+        wire.close()
+        node.close()
+
+
+def test_a_fresh_invite_is_that_of_the_command(server, capsys):
+    assert server.command("enroll", "lab", "--address", server.url) == 0
+    invite = from_line(capsys.readouterr().out, "test")
+    assert isinstance(invite, Invite)
+    assert gets_in(server, "lab", invite.password)
+    assert server.command("enroll", "lab", "--address", server.url, "--renew", "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["lasting"] is True
+    assert not gets_in(server, "lab", invite.password)
+    assert gets_in(server, "lab", from_line(said["invite"], "test").password)
