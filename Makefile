@@ -5,6 +5,9 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
+# What a client runs, which must work on Windows, too
+WINDOWS := -p soulsai.client -m soulsai.process -m soulsai.wire.redis
+
 .PHONY: run test check format docs bench test-learning test-web test-stack test-chaos stack-images clean
 
 run: $(READY)  ## Train LunarLander on this machine, with a live view. ARGS="--env CartPole-v1"
@@ -17,6 +20,7 @@ check: $(READY)  ## Check format, style, types, the arrows between modules, and 
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 $(WINDOWS)
 	$(BIN)/lint-imports
 	$(BIN)/vulture
 

@@ -48,6 +48,9 @@ Secrets = Annotated[str, typer.Option("--secrets", metavar="DIR", help="Holds re
 Json = Annotated[bool, typer.Option("--json", help="Answer with JSON on the last line.")]
 
 
+TRIED_STEPS = 20  # by check-env
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"soulsai {__version__}")
@@ -297,7 +300,7 @@ def check_env(
     from soulsai.client.environment import probe
 
     settings = load(config, os.environ, _overrides({"environment.id": env}, sets))
-    spec = probe(settings.environment)
+    spec = probe(settings.environment, steps=TRIED_STEPS)
     text = msgspec.json.format(msgspec.json.encode(spec), indent=2)
     if save is None:
         typer.echo(text.decode())

@@ -67,6 +67,7 @@ class Environment(Struct, frozen=True, forbid_unknown_fields=True):
     mask_key: str = "action_mask"  # the info key that says which actions are valid
     info_keys: tuple[str, ...] = ()  # numbers of the last info to keep with each episode
     spec_file: str = ""  # JSON written by `soulsai check-env --save`, if the server cannot make it
+    isolate: bool | Literal["auto"] = "auto"  # in a process of its own; auto: if it is slow
 
 
 class Client(Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,7 +75,23 @@ class Client(Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str = ""  # empty: made from the host's name and a random suffix
     environments: tuple[str, ...] = ()  # ids it may play; empty: those that ship with Gymnasium
-    outbox_mb: Positive = 64.0  # experience kept while the server cannot be reached
+    outbox_mb: Positive = 64.0  # experience kept in memory while the server cannot be reached
+
+
+class Watchdog(Struct, frozen=True, forbid_unknown_fields=True):
+    """When a client starts an isolated environment again; its own affair, as all of `client`."""
+
+    step_seconds: Positive = 10.0  # without an answer to a step: it hangs
+    reset_seconds: Positive = 120.0  # the same for a reset
+    start_seconds: Positive = 180.0  # the same for its start
+    steps_per_minute: Annotated[float, Meta(ge=0)] = 0.0  # fewer are too few; 0: any are enough
+    slow_seconds: Positive = 60.0  # of the environment's time in which the steps are counted
+    memory_mb: Annotated[float, Meta(ge=0)] = 0.0  # of all its processes; 0: no limit
+    restart_hours: Annotated[float, Meta(ge=0)] = 0.0  # between planned restarts; 0: none
+    restart_episodes: Natural = 0  # the same, in episodes
+    most_faults: Count = 5  # in a row; then it rests for long between two attempts
+    rest_seconds: Positive = 300.0  # so long
+    programs: tuple[str, ...] = ()  # ended with it, by name, as Game.exe: all there are
 
 
 class Fragments(Struct, frozen=True, forbid_unknown_fields=True):
@@ -231,6 +248,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     redis: Redis = Redis()
     environment: Environment = Environment()
     client: Client = Client()
+    watchdog: Watchdog = Watchdog()
     fragments: Fragments = Fragments()
     training: Training = Training()
     checkpoint: Checkpoint = Checkpoint()

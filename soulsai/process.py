@@ -20,6 +20,9 @@ INTERRUPTED = 130  # 128 + SIGINT
 LAST_SECONDS = 10  # that an orphan has for its last words
 
 _PR_SET_PDEATHSIG = 1
+_ASKING = [signal.SIGINT, signal.SIGTERM]  # to stop
+if sys.platform != "win32":
+    _ASKING.append(signal.SIGHUP)
 
 
 class Stop:
@@ -44,15 +47,15 @@ class Stop:
         self._clock = clock
         self._parent = parent
         self._before: dict[int, object] = {}
-        self._deadly = signal.SIGKILL if at_once else signal.SIGTERM
+        self._at_once = at_once
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in _ASKING:
             if signal.getsignal(number) == signal.SIG_IGN:
                 continue  # as nohup does
             self._before[number] = signal.signal(number, self._asked)
         if self._parent is not None:
-            _die_with_parent(self._deadly)
+            die_with_parent(at_once=self._at_once)
         return self
 
     def __exit__(
@@ -88,7 +91,7 @@ class Stop:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self.signal = number
-        if self.orphaned:
+        if sys.platform != "win32" and self.orphaned:
             signal.setitimer(signal.ITIMER_REAL, LAST_SECONDS)  # SIGALRM kills
 
 
@@ -110,7 +113,9 @@ def unique_name() -> str:
     return f"{host.strip('-')[:40] or 'host'}-{secrets.token_hex(3)}"
 
 
-def _die_with_parent(number: int) -> None:
+def die_with_parent(*, at_once: bool) -> None:
+    """Let the kernel kill us, or ask us to stop, when our parent dies; only Linux can do that."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
+        number = signal.SIGKILL if at_once else signal.SIGTERM
         libc.prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)

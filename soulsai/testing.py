@@ -230,3 +230,4 @@ class RudeEnv(ToyEnv):
 
 
 gymnasium.register("SoulsAIToy-v0", entry_point="soulsai.testing:ToyEnv")
+gymnasium.register("Iudex-v0", entry_point="soulsai.testing_iudex:Iudex", max_episode_steps=3000)

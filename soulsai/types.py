@@ -246,6 +246,7 @@ class EnvironmentOffer(Struct, frozen=True):
     max_episode_steps: int = 0  # 0: the environment's own limit
     mask_key: str = "action_mask"
     info_keys: tuple[str, ...] = ()
+    realtime: bool = False  # it goes on by itself, and is therefore slow
 
 
 class RunSpec(Struct, frozen=True):

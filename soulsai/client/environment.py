@@ -3,9 +3,10 @@
 import importlib
 import importlib.util
 import logging
+import math
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ import numpy as np
 from soulsai import config
 from soulsai.client.spaces import Reader, action_spec, action_start, read_mask, readers
 from soulsai.errors import ConfigError, EnvironmentFault
-from soulsai.types import MASK, Array, Leaf, Spec, zeros
+from soulsai.types import MASK, ActionSpec, Array, Leaf, Spec, zeros
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,11 @@ class Environment:
 
     def __repr__(self) -> str:
         return f"Environment({self.name})"
+
+    def ready(self, timeout: float) -> bool:
+        """Return whether it can be reset: it always can, and does not use the ``timeout``."""
+        del timeout
+        return True
 
     def reset(self, rows: Rows, seed: int | None = None) -> None:
         """Begin an episode and copy its first observation into ``rows``."""
@@ -135,10 +141,11 @@ class Environment:
         return EnvironmentFault(f"{self.name}: {where} raised {_told(error)}")
 
 
-def probe(environment: config.Environment) -> Spec:
+def probe(environment: config.Environment, *, steps: int = 0) -> Spec:
     """Return what an environment looks like: from its ``spec_file``, or by making it.
 
-    An environment that is made is reset, to see whether it gives action masks.
+    An environment that is made is reset, to see whether it gives action masks, and plays so many
+    random steps, to see whether it keeps its word.
     """
     if environment.spec_file:
         return _spec_from(Path(environment.spec_file))
@@ -150,9 +157,36 @@ def probe(environment: config.Environment) -> Spec:
     except Exception as error:
         raise EnvironmentFault(f"{id}: reset raised {_told(error)}") from error
     probed = Environment(env, id, mask_key=mask_key, masked=masked)
-    probed.reset({name: zeros(leaf) for name, leaf in probed.spec.obs.items()})
-    probed.close()
+    try:
+        _play(probed, steps)
+    finally:
+        probed.close()
     return probed.spec
+
+
+def _play(environment: Environment, steps: int) -> None:
+    """Reset, and take random steps, resetting where an episode ends."""
+    rows = {name: zeros(leaf) for name, leaf in environment.spec.obs.items()}
+    environment.reset(rows)
+    rng = np.random.default_rng(0)
+    for _ in range(steps):
+        outcome = environment.step(
+            random_action(environment.spec.action, rows.get(MASK), rng), rows
+        )
+        if outcome.terminated or outcome.truncated:
+            environment.reset(rows)
+        environment.check_bounds({name: row[None] for name, row in rows.items()})
+
+
+def random_action(spec: ActionSpec, mask: Array | None, rng: np.random.Generator) -> Any:
+    """Draw uniformly among valid actions, which count from zero."""
+    if spec.kind == "box":
+        low, high = np.array(spec.low), np.array(spec.high)
+        return rng.uniform(low, high).reshape(spec.shape)
+    valid = np.ones(sum(spec.sizes), np.bool_) if mask is None else mask
+    parts = np.split(valid, np.cumsum(spec.sizes)[:-1])
+    drawn = [int(rng.choice(np.flatnonzero(part))) for part in parts]
+    return np.array(drawn).reshape(spec.shape)
 
 
 def make(id: str, kwargs: Kwargs, max_episode_steps: int = 0) -> gymnasium.Env[Any, Any]:
@@ -207,6 +241,16 @@ def _file_module(path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def numbers(info: dict[str, object], keys: Sequence[str]) -> dict[str, float]:
+    """Return the finite numbers among those keys of an info."""
+    found = {}
+    for key in keys:
+        value = info.get(key)
+        if isinstance(value, int | float | np.number | np.bool_) and math.isfinite(float(value)):
+            found[key] = float(value)
+    return found
 
 
 def _spec_from(path: Path) -> Spec:

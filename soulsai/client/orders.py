@@ -24,6 +24,10 @@ class Progress(Struct):
     episodes: int = 0
     version: int = 0  # of the newest weights acted with
     waiting: bool = False  # for weights, or because the quota is spent
+    discarded: int = 0  # env steps of fragments that were unfinished when an environment broke
+    restarts: int = 0  # of environments
+    faults: dict[str, int] = {}  # of environments, by kind; replaced as a whole, never changed
+    trouble: str = ""  # the last fault of an environment
 
 
 class Line(Protocol):

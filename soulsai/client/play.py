@@ -1,15 +1,16 @@
 """The loop: act, step, cut fragments, and swap the weights between them."""
 
-import math
 import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from soulsai.client.actor import Actor
-from soulsai.client.environment import Environment, Outcome, Rows
+from soulsai.client.environment import Outcome, Rows, numbers
 from soulsai.client.orders import Line, Orders, Progress
 from soulsai.client.recorder import Recorder
+from soulsai.client.trial import Playable
+from soulsai.client.watchdog import Broken
 from soulsai.heads import Exploration, act, explore, to_environment
 from soulsai.types import MASK, Array, Episode, Head, RunSpec, zeros
 
@@ -20,7 +21,7 @@ class _Seat:
     """One environment, with what is going on in it."""
 
     def __init__(
-        self, index: int, environment: Environment, recorder: Recorder, obs: Rows, memory: Rows
+        self, index: int, environment: Playable, recorder: Recorder, obs: Rows, memory: Rows
     ) -> None:
         self.index = index
         self.environment = environment
@@ -36,6 +37,7 @@ class _Seat:
         self.steps = 0
         self.began = 0.0  # the episode
         self.deadline = 0.0  # of the fragment
+        self.absent = True  # between two episodes, because it cannot begin one yet
 
 
 class Player:
@@ -51,7 +53,7 @@ class Player:
 
     def __init__(
         self,
-        environments: Sequence[Environment],
+        environments: Sequence[Playable],
         spec: RunSpec,
         head: Head,
         line: Line,
@@ -89,6 +91,7 @@ class Player:
         ]
         self._groups: list[tuple[Actor, Array | None, list[_Seat]]] = []
         self._regroup = False
+        self._absent = 0  # seats
 
     def run(self, stopped: Callable[[], bool]) -> str:
         """Play until ``stopped()`` or until the orders say that it is over; return why.
@@ -103,7 +106,9 @@ class Player:
         return self._orders.over
 
     def _play(self, stopped: Callable[[], bool]) -> None:
-        begun = False
+        for seat in self._seats:
+            seat.absent = True
+        self._absent = len(self._seats)
         while not stopped():
             if self._line.orders is not self._orders:
                 self._obey(self._line.orders)
@@ -111,11 +116,10 @@ class Player:
                 break
             if not self._may_step():
                 self._hold()
-            elif not begun:
-                for seat in self._seats:
-                    self._begin(seat)
-                begun = True
-            else:
+                continue
+            if self._absent:
+                self._return()
+            if self._absent < len(self._seats):
                 self._round()
                 self._delay(stopped)
 
@@ -182,7 +186,11 @@ class Player:
         self, seat: _Seat, action: Array, extras: dict[str, Array], index: int, began: float
     ) -> None:
         given = to_environment(self._head, self._spec.spec.action, action)
-        outcome = seat.environment.step(given, seat.rows)
+        try:
+            outcome = seat.environment.step(given, seat.rows)
+        except Broken as broken:
+            self._leave(seat, broken)
+            return
         seat.recorder.add(action, outcome.reward, extras, index, seat.rows)
         seat.reward += outcome.reward
         seat.steps += 1
@@ -200,7 +208,14 @@ class Player:
     def _begin(self, seat: _Seat) -> None:
         """Begin an episode: the row of its first observation is never a step of the one before."""
         seed, self._seeds[seat.index] = self._seeds[seat.index], None
-        seat.environment.reset(seat.rows, seed)
+        try:
+            seat.environment.reset(seat.rows, seed)
+        except Broken as broken:
+            self._leave(seat, broken)
+            return
+        if seat.absent:
+            seat.absent, self._absent = False, self._absent - 1
+            self._regroup = True
         for row in seat.memory.values():
             row[...] = 0
         pointer = self._orders.pointer
@@ -213,6 +228,36 @@ class Player:
         seat.began = self._clock()
         seat.recorder.begin(seat.episode, seat.exploration, seat.rows)
         self._take_newest(seat)
+
+    def _leave(self, seat: _Seat, broken: Broken) -> None:
+        """Give up the episode: of all that was played, an unfinished fragment may be unsound."""
+        if not seat.absent:
+            seat.absent, self._absent = True, self._absent + 1
+            self._regroup = True
+        fault, progress = broken.fault, self._progress
+        if seat.recorder.length and fault is not None and fault.sound:
+            self._send(seat, terminated=False, truncated=False)
+        progress.discarded += seat.recorder.length
+        seat.recorder.length = 0
+        if fault is not None:
+            progress.restarts += fault.restarts
+            progress.faults = progress.faults | {fault.kind: progress.faults.get(fault.kind, 0) + 1}
+            progress.trouble = fault.text
+
+    def _return(self) -> None:
+        """Let those come back whose environments are in order again; wait if nobody plays."""
+        for seat in self._seats:
+            if not seat.absent:
+                continue
+            try:
+                ready = seat.environment.ready(
+                    0.0 if self._absent < len(self._seats) else _PATIENCE
+                )
+            except Broken as broken:
+                self._leave(seat, broken)
+            else:
+                if ready:
+                    self._begin(seat)
 
     def _take_newest(self, seat: _Seat) -> None:
         """Begin a fragment with the newest weights, unless the episode measures older ones."""
@@ -241,7 +286,7 @@ class Player:
                 terminated=outcome.terminated,
                 greedy=seat.exploration.greedy,
                 epsilon=seat.exploration.epsilon,
-                info=_numbers(seat.environment.info, self._spec.environment.info_keys),
+                info=numbers(seat.environment.info, self._spec.environment.info_keys),
             )
         )
         self._progress.episodes += 1
@@ -263,20 +308,11 @@ class Player:
     def _group(self) -> None:
         """Put together the environments that act with the same version."""
         self._regroup = False
-        actors = dict.fromkeys(seat.actor for seat in self._seats if seat.actor is not None)
+        present = [seat for seat in self._seats if not seat.absent]
+        actors = dict.fromkeys(seat.actor for seat in present if seat.actor is not None)
         self._groups = []
         for actor in actors:
-            seats = [seat for seat in self._seats if seat.actor is actor]
+            seats = [seat for seat in present if seat.actor is actor]
             everybody = len(seats) == len(self._seats)
             indices = None if everybody else np.array([seat.index for seat in seats])
             self._groups.append((actor, indices, seats))
-
-
-def _numbers(info: dict[str, object], keys: Sequence[str]) -> dict[str, float]:
-    """Return the finite numbers among those keys of an info."""
-    found = {}
-    for key in keys:
-        value = info.get(key)
-        if isinstance(value, int | float | np.number | np.bool_) and math.isfinite(float(value)):
-            found[key] = float(value)
-    return found

@@ -5,17 +5,19 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 
 from soulsai import __version__
 from soulsai.client.backoff import Backoff
 from soulsai.client.environment import Environment, make
+from soulsai.client.isolated import Isolated, start
 from soulsai.client.offer import check_offer, difference
 from soulsai.client.orders import Progress
 from soulsai.client.outbox import Outbox
 from soulsai.client.play import Player
+from soulsai.client.trial import OnTrial, Playable
 from soulsai.client.uplink import Uplink
 from soulsai.config import Config
 from soulsai.errors import AccessDenied, EnvironmentFault, NoRun, WireError
@@ -99,13 +101,44 @@ class _Life(NamedTuple):
             own_kwargs=self.config.environment.kwargs,
         )
         own = self.config.environment.count
-        environments = make_all(id, spec, own if own > 1 else spec.environment.count)
+        environments = self._make_all(id, spec, own if own > 1 else spec.environment.count)
         try:
             return self._play(spec, _shown(id), environments)
         finally:
             _close(environments)
 
-    def _play(self, spec: RunSpec, id: str, environments: Sequence[Environment]) -> str:
+    def _make_all(self, id: str, spec: RunSpec, count: int) -> list[Playable]:
+        """Make the environments; raise ``EnvironmentFault`` if they are not the run's."""
+        isolate = self.config.environment.isolate
+        if isolate == "auto" and spec.environment.realtime:
+            isolate = True
+        environments: list[Playable] = []
+        try:
+            while len(environments) < count:
+                environments.append(self._one(id, spec, isolate=isolate))
+        except EnvironmentFault:
+            _close(environments)
+            raise
+        return environments
+
+    def _one(self, id: str, spec: RunSpec, *, isolate: bool | Literal["auto"]) -> Playable:
+        isolated = Isolated(
+            id,
+            spec.environment,
+            spec.spec,
+            self.config.watchdog,
+            stopped=self.stopped,
+            rng=self.jitter,
+            clock=self.clock,
+            sleep=self.sleep,
+        )
+        if isolate is True:
+            start(isolated, self.stopped)
+            return isolated
+        inner = make_own(id, spec)
+        return OnTrial(inner, isolated) if isolate == "auto" else inner
+
+    def _play(self, spec: RunSpec, id: str, environments: Sequence[Playable]) -> str:
         hello = Hello(
             run=spec.run,
             protocol=PROTOCOL,
@@ -183,21 +216,18 @@ def _shown(id: str) -> str:
     return f"{Path(place).name}{colon}{name}" if place.endswith(".py") else id
 
 
-def make_all(id: str, spec: RunSpec, count: int) -> list[Environment]:
-    """Make the environments of a client; raise ``EnvironmentFault`` if they are not the run's."""
+def make_own(id: str, spec: RunSpec) -> Environment:
+    """Make an environment in this process; raise ``EnvironmentFault`` if it is not the run's."""
     offer = spec.environment
-    masked = MASK in spec.spec.obs
-    environments: list[Environment] = []
-    for _ in range(count):
-        env = make(id, offer.kwargs, offer.max_episode_steps)
-        environments.append(Environment(env, id, mask_key=offer.mask_key, masked=masked))
-    if different := difference(environments[0].spec, spec.spec):
-        _close(environments)
+    env = make(id, offer.kwargs, offer.max_episode_steps)
+    environment = Environment(env, id, mask_key=offer.mask_key, masked=MASK in spec.spec.obs)
+    if different := difference(environment.spec, spec.spec):
+        _close([environment])
         raise EnvironmentFault(f"{id}: is not the environment of the run: {different}")
-    return environments
+    return environment
 
 
-def _close(environments: Sequence[Environment]) -> None:
+def _close(environments: Sequence[Playable]) -> None:
     for environment in environments:
         try:
             environment.close()

@@ -215,10 +215,13 @@ class Uplink:
         return Heartbeat(
             steps=progress.steps,
             episodes=progress.episodes,
-            dropped=self._outbox.dropped,
+            dropped=self._outbox.dropped + progress.discarded,
             queued=len(self._outbox),
             version=progress.version,
+            restarts=progress.restarts,
             waiting=progress.waiting,
+            faults=progress.faults,
+            trouble=progress.trouble,
         )
 
     def _poll(self, now: float) -> None:

@@ -123,6 +123,7 @@ def _run_spec(
             max_episode_steps=environment.max_episode_steps,
             mask_key=environment.mask_key,
             info_keys=_info_keys(config),
+            realtime=environment.realtime,
         ),
         spec=spec,
         algorithm=config.algorithm.name,

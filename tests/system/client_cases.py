@@ -51,9 +51,11 @@ class Place:
 class Node:
     """A training node that learns nothing and remembers everything."""
 
-    def __init__(self, place, id=TOY, run="toy", *, publish=True, count=1, kwargs=None, **options):
+    def __init__(
+        self, place, id=TOY, run="toy", *, publish=True, offer=None, count=1, kwargs=None, **options
+    ):
         self.wire = place.training()
-        offer = EnvironmentOffer(id, kwargs or {}, count=count)
+        offer = offer or EnvironmentOffer(id, kwargs or {}, count=count)
         self.run, self.program, self.arrays = toy_run(offer, run=run, **options)
         self.generation = 0
         self.after, self.messages, self.positions, self.rejected = {}, [], [], []
@@ -99,6 +101,7 @@ class Client:
         self._config = config.Config(
             client=config.Client(name=name, environments=listed),
             environment=options.pop("environment_config", config.Environment()),
+            watchdog=options.pop("watchdog", config.Watchdog()),
         )
         self._options = {"seed": 1, **options}
         self._thread = threading.Thread(target=self._live)

@@ -30,6 +30,19 @@ def test_probe_tells_of_an_action_mask_only_if_there_is_one():
     assert masked.seen == plain.obs
 
 
+@pytest.mark.parametrize("kind", [ToyEnv, MaskedToy, DictToy, MultiDiscreteToy, BoxToy])
+def test_probe_can_play_a_few_steps(kind):
+    probe(config.Environment(id=f"soulsai.testing:{kind.__name__}"), steps=50)
+
+
+@pytest.mark.parametrize(("fault", "words"), [("step", "crashed"), ("nan", "finite")])
+def test_probe_finds_what_only_steps_show(fault, words):
+    rude = config.Environment(id="soulsai.testing:RudeEnv", kwargs={"fault": fault})
+    probe(rude)
+    with pytest.raises(EnvironmentFault, match=words):
+        probe(rude, steps=20)
+
+
 def test_probe_reads_a_spec_file_where_the_environment_cannot_be_made(tmp_path):
     spec = Spec({"obs": Leaf((3,), "<f4")}, ActionSpec("discrete", (), (2,)))
     path = tmp_path / "spec.json"

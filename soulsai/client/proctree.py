@@ -1,0 +1,79 @@
+"""A process with all that it started: how much memory they take, and how they are ended."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+
+import psutil
+
+if sys.platform == "win32":
+    APART = subprocess.CREATE_NEW_PROCESS_GROUP  # so that Ctrl-C does not reach it
+else:
+    APART = 0  # a session of its own does that
+WAIT_SECONDS = 5.0  # for the end of a process that was killed
+
+
+def resident(pid: int) -> int:
+    """Return the bytes of memory that a process and its descendants take."""
+    return sum(_bytes(process) for process in _family(pid))
+
+
+def end(
+    process: "subprocess.Popen[bytes]", programs: Iterable[str] = (), grace: float = 0.0
+) -> None:
+    """End a process, all that it started, and all programs of these names.
+
+    The process itself may end within ``grace`` seconds, without being killed.
+    """
+    family = _family(process.pid)
+    if grace:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(grace)
+    if sys.platform != "win32":
+        # What it has started stays in its group, even after its own end.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    names = {name.casefold() for name in programs}
+    if names:
+        family += [one for one in psutil.process_iter() if _name(one).casefold() in names]
+    for one in family:
+        if one.pid != os.getpid():
+            with suppress(psutil.Error):
+                one.kill()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(WAIT_SECONDS)
+
+
+def describe(code: int | None) -> str:
+    """Return in words how a process ended."""
+    if code is None:
+        return "closed its connection"
+    if code < 0:
+        with suppress(ValueError):
+            return f"was killed by {signal.Signals(-code).name}"
+    return f"ended with exit code {code if abs(code) < 256 else hex(code & 0xFFFFFFFF)}"
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    try:
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.Error:
+        return []
+
+
+def _bytes(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return str(process.name())
+    except psutil.Error:
+        return ""
