@@ -140,6 +140,13 @@ class Web(Struct, frozen=True, forbid_unknown_fields=True):
     viewer_token: str = ""  # file of the token with which only to look
 
 
+class Metrics(Struct, frozen=True, forbid_unknown_fields=True):
+    """What Prometheus may scrape of the training node; the telemetry node's is on its page."""
+
+    bind: str = "127.0.0.1"  # address to listen on; whoever reaches it may read the numbers
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 0  # such as 9101; 0: not served
+
+
 class AlgorithmChoice(Struct, frozen=True, forbid_unknown_fields=True):
     """Which algorithm learns; its settings stand in the section of its name."""
 
@@ -254,6 +261,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     checkpoint: Checkpoint = Checkpoint()
     telemetry: Telemetry = Telemetry()
     web: Web = Web()
+    metrics: Metrics = Metrics()
     algorithm: AlgorithmChoice = AlgorithmChoice()
     dqn: DQN = DQN()
     ppo: PPO = PPO()

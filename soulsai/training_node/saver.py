@@ -10,6 +10,7 @@ import msgspec
 from soulsai.algorithms.base import Stateful
 from soulsai.config import Checkpoint
 from soulsai.errors import CheckpointError
+from soulsai.metrics import Stopwatch
 from soulsai.training_node import snapshot
 from soulsai.training_node.checkpoints import Buffer
 from soulsai.training_node.run_folder import RunFolder
@@ -38,7 +39,10 @@ class Saver:
         policy: Callable[[], bytes],
         *,
         clock: Callable[[], float],
+        took: Callable[[float], object] = lambda _: None,
     ) -> None:
+        """``took`` is told the seconds that each checkpoint took to write."""
+        self._took = took
         self.notice = ""
         self.newest = ""  # the name of the newest checkpoint
         self.durable: dict[str, Position] = {}  # what the newest checkpoint of ours covers
@@ -131,6 +135,7 @@ class Saver:
         self.notice, self.newest = "", path.name
         self.durable = writing.positions
         self._saved_at = self._clock()
+        self._took(writing.seconds)
         self._saved_updates = writing.updates
         log.info("checkpoint written path=%s updates=%d", path, writing.updates)
 
@@ -180,6 +185,7 @@ class _Writing(threading.Thread):
         self.positions, self.updates = positions, updates
         self.path: Path | None = None
         self.error: OSError | None = None
+        self.seconds = 0.0
         self._folder, self._files, self._keep = folder, files, keep
 
     @property
@@ -193,8 +199,10 @@ class _Writing(threading.Thread):
 
     def run(self) -> None:
         """Write."""
+        stopwatch = Stopwatch()
         try:
             self.path = self._folder.append(self._files, self._keep)
         except OSError as error:
             self.error = error
+        self.seconds = stopwatch.lap()
         self._files = {}

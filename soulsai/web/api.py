@@ -89,7 +89,7 @@ class Api:
         self._commander = commander
         self._access = access
         self._bell = bell
-        self._streams = 0
+        self.streams = 0
 
     def close(self) -> None:
         """End the threads."""
@@ -253,7 +253,7 @@ class Api:
 
         A browser that connects again gets the events since the `Last-Event-ID` that it saw.
         """
-        if self._streams >= MOST_STREAMS:
+        if self.streams >= MOST_STREAMS:
             raise Busy("too many pages are open")
         last = request.headers.get("last-event-id", last_event_id)
         headers = {"x-accel-buffering": "no", "cache-control": "no-store"}
@@ -350,12 +350,12 @@ class Api:
         return list(self._folders.journal(run).after(after)) if run else []
 
     async def _counted(self, last: str) -> AsyncIterator[bytes]:
-        self._streams += 1
+        self.streams += 1
         try:
             async for piece in sse.stream(self._bell, self.head, self._notes, last):
                 yield piece
         finally:
-            self._streams -= 1
+            self.streams -= 1
 
 
 async def body(request: Request, type: Callable[..., Any]) -> Any:

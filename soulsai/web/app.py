@@ -5,7 +5,8 @@ import logging
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from soulsai import __version__
 from soulsai.config import Config
 from soulsai.errors import Unreachable
+from soulsai.metrics import TEXT, Family, TelemetryMetrics
 from soulsai.web import openapi, security
 from soulsai.web.answers import Problem
 from soulsai.web.api import Api
@@ -55,7 +57,7 @@ _STATUS: dict[type[Exception], int] = {
 }
 
 
-def application(api: Api, grafana: Grafana) -> FastAPI:
+def application(api: Api, grafana: Grafana, numbers: TelemetryMetrics) -> FastAPI:
     """Return the application without its guard."""
     app = FastAPI(
         title="soulsai",
@@ -70,6 +72,7 @@ def application(api: Api, grafana: Grafana) -> FastAPI:
     app.include_router(api.router())
     app.include_router(grafana.router())
     app.add_api_route("/healthz", api.health, include_in_schema=False)
+    app.add_api_route("/metrics", _scraped(numbers), include_in_schema=False)
     for kind in (*_STATUS, HTTPException):
         app.add_exception_handler(kind, _problem)
     app.router.default = StaticFiles(directory=STATIC, html=True)
@@ -91,9 +94,13 @@ class Page:
     """
 
     def __init__(
-        self, config: Config, source: Source, connect: Callable[[], TelemetryWire]
+        self,
+        config: Config,
+        source: Source,
+        connect: Callable[[], TelemetryWire],
+        more: Callable[[], Iterable[Family]] = tuple,
     ) -> None:
-        """Raise ``ConfigError`` if the settings are not safe."""
+        """Raise ``ConfigError`` if the settings are not safe; ``more`` is for Prometheus."""
         self._access = security.access(config.web)
         self._bind, self._port = config.web.bind, config.web.port
         self._bell = Bell()
@@ -102,6 +109,7 @@ class Page:
         commander = Commander(connect, lambda: self._watcher.seen.status, self._watcher.note)
         self._api = Api(folders, self._watcher, commander, self._access, self._bell)
         self._grafana = Grafana(folders, self._api)
+        self._metrics = TelemetryMetrics(partial(_families, folders, self._api, more))
         self._server: uvicorn.Server | None = None
         self._stopped = threading.Event()
         self._threads = [
@@ -131,7 +139,7 @@ class Page:
 
     def application(self) -> FastAPI:
         """Return the application without its guard."""
-        return application(self._api, self._grafana)
+        return application(self._api, self._grafana, self._metrics)
 
     def ring(self) -> None:
         """Say that there is something new to see; any thread may."""
@@ -181,6 +189,28 @@ class Page:
             await app(scope, receive, send)
 
         return opening
+
+
+def _families(folders: Folders, api: Api, more: Callable[[], Iterable[Family]]) -> Iterator[Family]:
+    """Yield what Prometheus may know of this node."""
+    head = api.head()
+    yield Family("training_node_seen", "gauge", "1 if it was heard of.", float(bool(head.status)))
+    yield Family("page_streams", "gauge", "Pages that are open.", api.streams)
+    if head.run:
+        episodes = folders.episodes(head.run)
+        yield Family("telemetry_episodes", "counter", "Episodes recorded.", episodes.table.last)
+        yield Family("telemetry_clients", "gauge", "Clients that played.", len(episodes.clients))
+        score = head.best.get("score")
+        if isinstance(score, int | float):
+            yield Family("best_score", "gauge", "Best average so far.", float(score))
+    yield from more()
+
+
+def _scraped(numbers: TelemetryMetrics) -> Callable[[], Response]:
+    def metrics() -> Response:
+        return Response(numbers.text(), media_type=TEXT)
+
+    return metrics
 
 
 def _unconnected() -> TelemetryWire:

@@ -115,7 +115,7 @@ class Access:
                 return Refusal(403, "this request comes from another site")
             if not path.startswith("/grafana") and MARK not in headers:
                 return Refusal(403, f"the header {MARK} is missing")
-        if path in PUBLIC or not path.startswith(("/api/", "/grafana")):
+        if path in PUBLIC or not path.startswith(("/api/", "/grafana", "/metrics")):
             return None
         if not role:
             return Refusal(401, "a token is needed")
@@ -244,7 +244,7 @@ def _with_headers(send: Send, path: str) -> Callable[[Message], Awaitable[None]]
             headers = MutableHeaders(scope=message)
             for name, value in HEADERS.items():
                 headers[name] = value
-            private = path.startswith(("/api/", "/grafana", "/healthz"))
+            private = path.startswith(("/api/", "/grafana", "/metrics", "/healthz"))
             headers.setdefault("cache-control", "no-store" if private else "no-cache")
         await send(message)
 
