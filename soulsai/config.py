@@ -3,12 +3,9 @@
 ``config/config_d.yaml`` is generated from these structs and their field comments.
 """
 
-import ast
 import inspect
 import re
-import tokenize
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from io import StringIO
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,15 +14,13 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
-from soulsai import config_file
+from soulsai import config_file, measures
 from soulsai.config_layers import Layers
 from soulsai.errors import ConfigError
-from soulsai.measures import BEST, info_keys, measures
 
 FOLDER = Path("config")  # where settings are looked for when no place is named
 DEFAULTS = "config_d.yaml"
 OWN = "config.yaml"
-MOST_INFO = 32  # numbers of the last info that travel with an episode
 PREFIX = "SOULSAI__"  # of environment variables: SOULSAI__SECTION__KEY
 
 Positive = Annotated[float, Meta(gt=0)]
@@ -308,19 +303,7 @@ def to_json(config: Config) -> str:
 
 def defaults_yaml() -> str:
     """Return ``config_d.yaml``: every default, with what the comments above say of it."""
-    source = Path(__file__).read_text("utf-8")
-    comments = {
-        token.start[0]: token.string
-        for token in tokenize.generate_tokens(StringIO(source).readline)
-        if token.type == tokenize.COMMENT
-    }
-    fields = {
-        (kind.name, field.target.id): comments.get(field.end_lineno or 0, "")
-        for kind in ast.parse(source).body
-        if isinstance(kind, ast.ClassDef)
-        for field in kind.body
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-    }
+    fields = config_file.comments(Path(__file__).read_text("utf-8"))
     head = "# Every setting and its default. Change config.yaml beside this file instead:"
     then = "# each entry there overrides the one here.\n"
     lines = _render(Config(), lambda section, key: fields[type(section).__name__, key])
@@ -371,7 +354,9 @@ def _faults(config: Config) -> Iterator[str]:
             f"web.bind: {config.web.bind!r} can be reached from elsewhere; "
             "name the file of a token as web.operator_token"
         )
-    yield from _telemetry_faults(config)
+    telemetry = config.telemetry
+    keys = config.environment.info_keys
+    yield from measures.faults(telemetry.metrics, telemetry.best_metric, keys)
     if not re.match(r"(cpu|mps|cuda(:\d+)?)\Z", config.training.device):
         yield f"training.device: {config.training.device!r}; choose cpu, mps, cuda or cuda:<number>"
     try:
@@ -391,13 +376,3 @@ def _faults(config: Config) -> Iterator[str]:
             )
     if config.sac.drop >= config.sac.quantiles > 1:
         yield f"sac.drop: {config.sac.drop} of {config.sac.quantiles} quantiles leaves none"
-
-
-def _telemetry_faults(config: Config) -> Iterator[str]:
-    known = measures(config.telemetry.metrics)
-    best = config.telemetry.best_metric
-    if best not in (*BEST, "win", *(one.name for one in known)):
-        yield f"telemetry.best_metric: {best!r}; choose {', '.join(BEST)} or one of the metrics"
-    keys = {*config.environment.info_keys, *info_keys(known)}
-    if len(keys) > MOST_INFO or any(len(key) > 64 for key in keys):
-        yield f"environment.info_keys: at most {MOST_INFO} keys of 64 letters, metrics' included"

@@ -4,8 +4,11 @@ YAML 1.1 reads ``1e-3`` as text, ``no`` as false, ``12:30`` as 750 and ``010`` a
 these is an error that names its line and how to write what was meant.
 """
 
+import ast
 import re
+import tokenize
 from collections.abc import Hashable, Iterator
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -247,3 +250,19 @@ def _guess(text: str) -> Any:
     if len(text) <= 400 and _NUMBER.match(text):
         return float(text)
     return text
+
+
+def comments(source: str) -> dict[tuple[str, str], str]:
+    """Return the comments behind the fields of classes in Python code, by class and field."""
+    found = {
+        token.start[0]: token.string
+        for token in tokenize.generate_tokens(StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    }
+    return {
+        (kind.name, field.target.id): found.get(field.end_lineno or 0, "")
+        for kind in ast.parse(source).body
+        if isinstance(kind, ast.ClassDef)
+        for field in kind.body
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+    }

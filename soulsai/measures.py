@@ -7,7 +7,7 @@ and ``hours: timer / 3600`` are the hours since the run's first episode.
 import math
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from msgspec import Struct
 
@@ -17,6 +17,7 @@ from soulsai.types import Episode
 TIMER = "timer"
 INFO = "info."
 MOST = 16  # measures in one run
+MOST_INFO = 32  # numbers of the last info that travel with an episode
 FIELDS = ("reward", "steps", "seconds", "epsilon", "greedy", "terminated", "version", "env_steps")
 BEST = ("reward", "steps", "seconds")  # in which a model may be best, beside the measures
 RESERVED = {*FIELDS, "id", "gap", "time", "client", "info", "generation", "number", "episode",
@@ -89,6 +90,16 @@ def info_keys(some: Iterable[Measure]) -> tuple[str, ...]:
     """Return the keys of the info that these measures need clients to send."""
     keys = (one.value.removeprefix(INFO) for one in some if one.value.startswith(INFO))
     return tuple(dict.fromkeys(keys))
+
+
+def faults(metrics: Mapping[str, str], best: str, asked: Iterable[str]) -> Iterator[str]:
+    """Yield what is wrong with settings: the metrics, the best one, and the info asked for."""
+    known = measures(metrics)
+    if best not in (*BEST, "win", *(one.name for one in known)):
+        yield f"telemetry.best_metric: {best!r}; choose {', '.join(BEST)} or one of the metrics"
+    keys = {*asked, *info_keys(known)}
+    if len(keys) > MOST_INFO or any(len(key) > 64 for key in keys):
+        yield f"environment.info_keys: at most {MOST_INFO} keys of 64 letters, metrics' included"
 
 
 class Meter:
