@@ -181,7 +181,7 @@ def client(
         "redis.secrets": secrets,
         "client.name": name,
         "environment.count": count,
-        "redis.insecure": "true" if insecure else None,
+        "redis.insecure": "true" if insecure else "",
     }
     with process.Stop(process.parent(), at_once=True) as stop:
         invited = connect.invitation(invite)
@@ -307,6 +307,40 @@ def check_env(
         return
     save.write_bytes(text + b"\n")
     typer.echo(f"{save}: written; name it as environment.spec_file")
+
+
+@app.command()
+def doctor(
+    config: Settings = None,
+    redis: Url = "",
+    secrets: Secrets = "",
+    secret_file: Annotated[Path | None, typer.Option(help="Password of the server.")] = None,
+    invite: Annotated[
+        str, typer.Option(metavar="FILE|-", help="File of the invite; - to type it in.")
+    ] = "",
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Do without TLS, on a network that you trust.")
+    ] = False,
+    env: Annotated[str, typer.Option(help="Play this, whatever the server offers.")] = "",
+    server: Annotated[
+        bool | None, typer.Option("--server/--client", help="Which end this is, if it is unclear.")
+    ] = None,
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """Find out what is wrong between here and the server, and how to mend it."""
+    named = {
+        "redis.url": redis,
+        "redis.secrets": secrets,
+        "redis.insecure": "true" if insecure else "",
+    }
+    invited = connect.invitation(invite)
+    settings = connect.invited(load(config, os.environ, _overrides(named, sets)), invited)
+    from soulsai.doctor.command import run
+
+    raise typer.Exit(
+        run(settings, invited, env=env, secret_file=secret_file, as_server=server, as_json=as_json)
+    )
 
 
 @app.command("runs")

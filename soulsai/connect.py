@@ -17,6 +17,7 @@ from soulsai.process import unique_name
 from soulsai.types import Spec
 from soulsai.wire import ClientWire, OperatorWire, TelemetryWire, TrainingWire
 from soulsai.wire.invite import PREFIX, Invite, from_line
+from soulsai.wire.secrets import PASSWORD_FILE, Server, server_for
 
 INVITE = "SOULSAI_INVITE"  # variables: the invite itself, or the file that holds it
 INVITE_FILE = "SOULSAI_INVITE_FILE"
@@ -66,7 +67,6 @@ def read_spec(file: Path) -> Spec:
 def training(config: Config) -> Iterator[TrainingWire]:
     """Give the training node its wire."""
     from soulsai.wire.redis import connect_training
-    from soulsai.wire.secrets import server_for
     from soulsai.wire.signing import signer_in
 
     server = server_for("training_node", _named(config))
@@ -82,7 +82,6 @@ def training(config: Config) -> Iterator[TrainingWire]:
 def telemetry(config: Config) -> Iterator[TelemetryWire]:
     """Give the telemetry node its wire."""
     from soulsai.wire.redis import connect_telemetry
-    from soulsai.wire.secrets import server_for
 
     wire = connect_telemetry(server_for("telemetry_node", _named(config)), config.run.name)
     try:
@@ -97,15 +96,8 @@ def client(
 ) -> Iterator[ClientWire]:
     """Give a client, whose name is in its settings, its wire."""
     from soulsai.wire.redis import connect_client
-    from soulsai.wire.secrets import PASSWORD_FILE, server_for
 
-    environ = dict(os.environ)
-    if secret_file is not None:
-        environ[PASSWORD_FILE] = str(secret_file)
-    if invited is None:
-        server = server_for("client", _named(config), environ)
-    else:
-        server = invited.server(config.redis)
+    server = client_server(config, secret_file, invited)
     wire = connect_client(server, config.run.name, config.client.name)
     try:
         yield wire
@@ -113,11 +105,20 @@ def client(
         wire.close()
 
 
+def client_server(config: Config, secret_file: Path | None, invited: Invite | None) -> Server:
+    """Return the server as a client speaks to it: by its invite, or with the common secret."""
+    if invited is not None:
+        return invited.server(config.redis)
+    environ = dict(os.environ)
+    if secret_file is not None:
+        environ[PASSWORD_FILE] = str(secret_file)
+    return server_for("client", _named(config), environ)
+
+
 @contextmanager
 def operator(config: Config) -> Iterator[OperatorWire]:
     """Give an operator his wire: without a URL, to the newest run on this machine."""
     from soulsai.wire.redis import connect_operator
-    from soulsai.wire.secrets import server_for
 
     wire = connect_operator(server_for("operator", place(config)), config.run.name)
     try:

@@ -1,0 +1,1 @@
+"""What is wrong between here and the server, and how to mend it."""
