@@ -13,6 +13,7 @@ from .links import NetworkLinks
 from .program import bars, run
 from .proxy import ProxyLinks
 from .stage import Stage
+from .trials import TRIALS
 
 
 def main():
@@ -24,24 +25,34 @@ def main():
     parser.add_argument("--keep", type=Path, help="folder for all that was written")
     parser.add_argument("--proxy", action="store_true", help="no namespaces, even if we could")
     parser.add_argument("--slow", type=float, default=1.0, help="how slow this machine is")
+    parser.add_argument("--trial", choices=sorted(TRIALS), help="one fault, done thoroughly")
     given = parser.parse_args()
-    planned = plan(given.seed, given.faults, 60 * given.minutes, given.clients)
     why = "--proxy" if given.proxy else namespace.enter()
     if why:
-        print(f"links are made by a proxy: {why}", file=sys.stderr)
+        say(f"links are made by a proxy: {why}")
     with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
         folder = given.keep or Path(temporary)
         links = ProxyLinks() if why else NetworkLinks()
         try:
-            with Stage(folder, links, clients=given.clients) as stage:
-                result = run(stage, planned, 60 * given.minutes, seed=given.seed, say=say)
+            result = _trial(given, folder, links) if given.trial else _fire(given, folder, links)
         finally:
             links.close()
     print(json.dumps(asdict(result)))
-    broken = bars(result, slow=given.slow)
+    broken = result.broken if given.trial else bars(result, slow=given.slow)
     for line in broken:
-        print(f"chaos: {line}", file=sys.stderr)
+        say(f"chaos: {line}")
     return 1 if broken else 0
+
+
+def _fire(given, folder, links):
+    seconds = 60 * given.minutes
+    planned = plan(given.seed, given.faults, seconds, given.clients)
+    with Stage(folder, links, clients=given.clients) as stage:
+        return run(stage, planned, seconds, seed=given.seed, say=say)
+
+
+def _trial(given, folder, links):
+    return TRIALS[given.trial](folder, links)
 
 
 def say(line):

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import time
@@ -64,6 +65,11 @@ class Broker:
         """End it as a crash would."""
         self._process.kill()
         self._process.wait()
+
+    def wipe(self):
+        """Remove what a killed server has kept."""
+        shutil.rmtree(self.data)
+        self.data.mkdir()
 
     def signal(self, number):
         """Send a signal."""

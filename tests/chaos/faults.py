@@ -139,7 +139,7 @@ class Nemesis:
     def _person(self, what, victim, fault):
         child = self._child(victim, fault)
         if what == "kill":
-            child.send(signal.SIGKILL)
+            child.kill_now()
         elif what == "pause":
             child.pause()
         else:

@@ -8,6 +8,7 @@ not a counter that a fault could spoil in the same way as the thing it counts.
 
 import json
 import os
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -45,8 +46,16 @@ class RecordingWire:
         """Append entries, and note what is in them before, and that it is stored after."""
         seqs = [[*position] for position, _ in entries]
         self._note("sent", [self._ranges(*entry) for entry in entries], seqs)
+        began = time.monotonic()
         self._wire.push(entries, retry)
-        self._note("acked", [], seqs)
+        self._note("acked", [], seqs, time.monotonic() - began)
+
+    def weights(self, pointer, program):
+        """Fetch weights, and note how long that took."""
+        began = time.monotonic()
+        weights = self._wire.weights(pointer, program)
+        self._note("weights", [], [], time.monotonic() - began)
+        return weights
 
     def _ranges(self, position, data):
         """Return the steps in one entry: name of the first, and how many follow one another."""
@@ -60,8 +69,8 @@ class RecordingWire:
                 ranges.append([int(found[0]), len(found)])
         return ranges
 
-    def _note(self, what, ranges, seqs):
-        line = json.dumps({"is": what, "steps": ranges, "entries": seqs})
+    def _note(self, what, ranges, seqs, seconds=0.0):
+        line = json.dumps({"is": what, "steps": ranges, "entries": seqs, "seconds": seconds})
         os.write(self._file, line.encode() + b"\n")
 
 
@@ -88,10 +97,16 @@ def read(paths):
             if note["is"] == "sent":
                 pending |= dict(zip(places, note["steps"], strict=True))
                 sent += [steps for ranges in note["steps"] for steps in ranges]
-            else:
+            elif note["is"] == "acked":
                 acked += [steps for place in places for steps in pending[place]]
                 entries += len(places)
     return Claims(_names(sent), _names(acked), entries)
+
+
+def durations(paths, what):
+    """Return how many seconds each push (``"acked"``) or fetch of ``"weights"`` took."""
+    notes = (json.loads(line) for path in paths for line in path.read_bytes().splitlines())
+    return [note["seconds"] for note in notes if note["is"] == what]
 
 
 def _names(ranges):
@@ -122,6 +137,7 @@ class Verdict:
     accepted: int  # steps that the learner holds
     acked: int  # steps of which a client knows that they are stored
     acked_lost: int  # those that the learner does not hold
+    missing: int  # steps that were sent at least once, acknowledged or not, and are not held
     double_counted: int  # held more than once
     never_sent: int  # held, though no client sent it
     miscounted: int  # difference between what is held and the learner's own counter
@@ -134,6 +150,7 @@ def compare(claims, held, env_steps):
         accepted=len(once),
         acked=len(claims.acked),
         acked_lost=len(np.setdiff1d(claims.acked, once, assume_unique=True)),
+        missing=len(np.setdiff1d(claims.sent, once, assume_unique=True)),
         double_counted=len(held) - len(once),
         never_sent=len(np.setdiff1d(once, claims.sent, assume_unique=True)),
         miscounted=abs(len(held) - env_steps),

@@ -4,9 +4,11 @@ Everybody reaches the server at an address of his own, so that packets tell whos
 """
 
 from .namespace import run
+from .shaper import Shaper
 
 PORT = 6379
 US = "us"  # we who watch; never cut
+DELAYED = 1  # number of the packet queue
 
 
 class NetworkLinks:
@@ -17,6 +19,7 @@ class NetworkLinks:
     def __init__(self):
         self._addresses = {US: "127.0.0.1"}
         self._rules = {}
+        self._shaper = None
 
     def listen(self):
         """Return the addresses and the port that the server is to listen on."""
@@ -32,6 +35,18 @@ class NetworkLinks:
         """Drop every packet, silently."""
         self._add(who, "-j", "DROP")
 
+    def spoil(self, who, *, delay, loss):
+        """Delay each packet by so many seconds, and lose a share of them."""
+        if self._shaper is None:
+            self._shaper = Shaper(DELAYED)
+        self._shaper.delay = delay
+        self._add(who, *f"-m statistic --mode random --probability {loss} -j DROP".split())
+        self._add(who, *f"-j NFQUEUE --queue-num {DELAYED}".split())
+
+    def narrow(self, bits):
+        """Let so many bits per second through, of everybody's together."""
+        run(*f"tc qdisc replace dev lo root tbf rate {bits} burst 64kb latency 400ms".split())
+
     def heal(self, who):
         """Undo what was done to somebody's link."""
         for rule in self._rules.pop(who, []):
@@ -41,6 +56,8 @@ class NetworkLinks:
         """Undo everything."""
         for who in list(self._rules):
             self.heal(who)
+        if self._shaper is not None:
+            self._shaper.close()
 
     def _add(self, who, *what):
         self.url(who)

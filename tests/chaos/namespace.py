@@ -29,6 +29,12 @@ def enter():
     return ""
 
 
+def small_disk(folder, megabytes):
+    """Make a folder a disk of so many megabytes, for this process and its children."""
+    folder.mkdir(parents=True, exist_ok=True)
+    run("mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder))
+
+
 def run(*words):
     """Run a command; raise ``OSError`` with its last words if it fails."""
     done = subprocess.run(words, capture_output=True, text=True, timeout=20)

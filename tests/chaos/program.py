@@ -155,14 +155,20 @@ def judge(stage, watch, planned, span, result):
     result.checkpoints = len(watch.whole)
     result.unloadable_checkpoints = len(watch.broken)
     result.notes += [f"checkpoint {name}: {why}" for name, why in watch.broken.items()]
-    claims = ledger.read(sorted(stage.ledgers.iterdir()))
-    found = ledger.counted(checkpoints.numbered(stage.run_folder / "checkpoints")[-1])
-    verdict = ledger.compare(claims, found[0], found[1]["env_steps"])
+    verdict, _ = reckon(stage)
     result.accepted, result.acked = verdict.accepted, verdict.acked
     result.acked_lost, result.never_sent = verdict.acked_lost, verdict.never_sent
     result.miscounted = verdict.miscounted
     result.double_counted = max(verdict.double_counted, watch.doubled)
     _measure(watch, done, span, result)
+
+
+def reckon(stage):
+    """Compare what all clients say with the newest checkpoint; return how, and its progress."""
+    claims = ledger.read(sorted(stage.ledgers.iterdir()))
+    newest = checkpoints.numbered(stage.run_folder / "checkpoints")[-1]
+    held, progress = ledger.counted(newest)
+    return ledger.compare(claims, held, progress["env_steps"]), progress
 
 
 def _measure(watch, done, span, result):

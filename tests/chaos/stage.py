@@ -55,6 +55,10 @@ class Actor(Child):
     def go_on(self):
         self.send(signal.SIGCONT)
 
+    def kill_now(self):
+        """End the process as a crash would, whatever state it is in."""
+        self.send(signal.SIGKILL)
+
     def double(self, now):
         """Start the same once more, beside the first: which must notice, and end."""
         self._older = self._process
@@ -92,6 +96,7 @@ class Stage:
         durable=True,
         memory_mb=256,
         bug="",
+        environ=None,
     ):
         self.folder, self.links = folder, links
         self.saves, self.logs, self.ledgers = (folder / n for n in ("saves", "logs", "ledgers"))
@@ -106,11 +111,12 @@ class Stage:
         )
         self._sets = sets
         self._step_delay = step_delay
-        self._environ = {
+        self.environ = {
             **{key: value for key, value in os.environ.items() if not key.startswith(PREFIX)},
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
             "OMP_NUM_THREADS": "1",
             BUG: bug,
+            **(environ or {}),
         }
         learner = "tests.chaos.broken" if bug else "soulsai"
         self.learner = self._actor(LEARNER, self._learner_words, learner)
@@ -137,7 +143,7 @@ class Stage:
         def words(life):
             ledger = self.ledgers / f"{name}-{life}.jsonl"
             return [
-                str(self._settings(name)),
+                str(self.settings(name)),
                 *("--number", str(number), "--life", str(life), "--ledger", str(ledger)),
                 *("--step-delay", str(self._step_delay)),
             ]
@@ -151,6 +157,12 @@ class Stage:
         config = load(None, {}, sets)
         client = Client(name=who, outbox_mb=config.client.outbox_mb)
         return msgspec.structs.replace(config, client=client) if who != US else config
+
+    def settings(self, who):
+        """Write the settings of one of us into a file, and return that."""
+        path = self.folder / f"{who}.json"
+        path.write_bytes(msgspec.json.encode(self.config(who)))
+        return path
 
     def start(self):
         """Start the server, and everybody else."""
@@ -194,22 +206,17 @@ class Stage:
         return ended
 
     def _actor(self, name, words, module="soulsai", **environ):
-        actor = Actor(name, words, self.logs / f"{name}.log", {**self._environ, **environ})
+        actor = Actor(name, words, self.logs / f"{name}.log", {**self.environ, **environ})
         actor.module = module
         return actor
-
-    def _settings(self, who):
-        path = self.folder / f"{who}.json"
-        path.write_bytes(msgspec.json.encode(self.config(who)))
-        return path
 
     def _learner_words(self, life):
         del life
         run = self.run_folder
         saved = run is not None and any(run.glob("checkpoints/[0-9]*"))
         resume = ["--resume", run.name] if saved else []
-        return ["training-node", str(self._settings(LEARNER)), *resume]
+        return ["training-node", str(self.settings(LEARNER)), *resume]
 
     def _telemetry_words(self, life):
         del life
-        return ["telemetry-node", str(self._settings(TELEMETRY))]
+        return ["telemetry-node", str(self.settings(TELEMETRY))]

@@ -7,13 +7,16 @@ This file is loaded by its path, and so imports nothing of its neighbours.
 
 import itertools
 import os
+import time
+from pathlib import Path
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
 CLIENT = "CHAOS_CLIENT"  # the variables in which a client process tells its environments
-LIFE = "CHAOS_LIFE"  # who they are
+LIFE = "CHAOS_LIFE"  # who they are,
+TIMES = "CHAOS_TIMES"  # and into which folder to write when they were stepped
 SEATS = 16  # environments side by side in one client, at most
 COUNTS = 2**24  # below that 32-bit floats count exactly
 EPISODE = (15, 35)  # env steps of the shortest and the longest episode
@@ -31,6 +34,7 @@ class Stamped(gymnasium.Env):
         self._who = int(os.environ.get(CLIENT, "0")) * SEATS + next(_seats) % SEATS
         self._life = int(os.environ.get(LIFE, "0"))
         self._count = self._left = 0
+        self._times = []
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -38,9 +42,14 @@ class Stamped(gymnasium.Env):
         return self._stamp(), {}
 
     def step(self, action):
+        self._times.append(time.perf_counter())
         reward = float(int(action) == self._count % 2)
         self._left -= 1
         return self._stamp(), reward, self._left == 0, False, {}
+
+    def close(self):
+        if os.environ.get(TIMES):
+            np.save(Path(os.environ[TIMES]) / f"{self._who}-{self._life}.npy", self._times)
 
     def _stamp(self):
         self._count += 1

@@ -1,0 +1,5 @@
+"""All trials by name."""
+
+from . import trials_network, trials_people, trials_storage
+
+TRIALS = {**trials_network.TRIALS, **trials_storage.TRIALS, **trials_people.TRIALS}

@@ -1,0 +1,99 @@
+"""Trials of those who take part: many who come and go, wrong clocks, and polite requests to end."""
+
+import random
+import time
+from pathlib import Path
+
+from .crowd import Crowd
+from .trial import trial
+
+SKEWS = ("-10y", "-2h", "+2h", "+10y")
+FAKETIME = "/usr/lib/*/faketime/libfaketime.so.1"
+ROUNDS = 20
+CROWD = 200
+CROWD_SECONDS = 30.0
+
+
+def clocks(folder, links):
+    """R15: clients whose clocks are wrong by hours and years."""
+    library = next(Path("/").glob(FAKETIME.lstrip("/")), None)
+    if library is None:
+        raise OSError("libfaketime is not installed")
+    with trial(folder, links, "clients' clocks are wrong by up to ten years", clients=1) as t:
+        for number, skew in enumerate(SKEWS, start=2):
+            t.stage.clients.append(t.stage.client(number, LD_PRELOAD=str(library), FAKETIME=skew))
+        t.begin()
+        began = time.time()
+        for child in t.stage.clients:
+            t.recovered(began, child.name)
+        t.wait(10.0)
+        rejected = t.watch.status.rejected
+        seen = [at for at, _, _ in t.watch.seen]
+        verdict, _ = t.end_whole()
+        t.row.must(f"rejected: {rejected}", not rejected)
+        t.row.must(f"{verdict.missing} env steps missing", not verdict.missing)
+        t.row.must("telemetry shows other times than ours", max(seen) - min(seen) < 600)
+    return t.row
+
+
+def goodbyes(folder, links):
+    """R14: SIGTERM to both nodes and a client, at twenty random moments."""
+    rng = random.Random(14)
+    with trial(folder, links, "SIGTERM to everybody, twenty times", clients=1) as t:
+        t.begin()
+        took = []
+        for _ in range(ROUNDS):
+            t.wait(rng.uniform(0.0, 1.5))
+            took += t.stage.end(t.stage.everybody).items()
+            began = time.time()
+            for child in t.stage.everybody:
+                child.start(time.monotonic())
+            t.recovered(began)
+        slowest = max(seconds for _, (seconds, _) in took)
+        codes = {(name, code) for name, (_, code) in took if code}
+        t.row.figures |= {"ends": len(took), "slowest_end_s": round(slowest, 2)}
+        t.row.must(f"exit codes {codes}", not codes)
+        t.row.must(f"{len(took)} of {3 * ROUNDS} ended", len(took) == 3 * ROUNDS)
+        t.row.must(f"one took {slowest:.1f} s to end, not at most 5", slowest <= 5.0)
+        t.end_whole()
+    return t.row
+
+
+def crowd(folder, links):
+    """R13: two hundred clients that come and go, and a server that is killed among them."""
+    with trial(folder, links, "200 clients come and go", clients=1) as t:
+        t.begin()
+        people = Crowd(t.stage, CROWD)
+        with people:
+            t.until("everybody", lambda: people.all_since(t.watch.seen, 0.0))
+            t.wait(CROWD_SECONDS)
+            began = time.time()
+            t.stage.broker.kill()
+            t.stage.broker.start()
+            again = t.until("everybody again", lambda: people.all_since(t.watch.seen, began))
+            t.wait(5.0)
+        t.row.seconds = round(again, 2)
+        left = t.until("everybody lost", lambda: _active(t) <= 1, 30.0, must=False)
+        verdict, progress = t.end()
+        status = t.watch.status
+        t.row.figures |= people.figures | {
+            "reconnected_s": round(again, 2),
+            "inactive_after_s": round(left, 1),
+            "lost": progress["lost"],
+            "dropped": status.dropped,
+        }
+        t.row.lost = f"{verdict.missing} env steps"
+        t.row.must(f"errors: {people.errors}", not people.errors)
+        t.row.must(f"{people.figures['unsent']} could not end", not people.figures["unsent"])
+        t.row.must(f"{verdict.acked_lost} acked lost", not verdict.acked_lost)
+        t.row.must(f"rejected {progress['rejected']}", not progress["rejected"])
+        t.row.must(f"{_active(t)} still active", _active(t) <= 1)
+        t.row.must(f"everybody again after {again:.1f} s, not below 10", again < 10.0)
+    return t.row
+
+
+def _active(t):
+    return sum(client.state != "lost" for client in t.watch.status.clients)
+
+
+TRIALS = {"clocks": clocks, "goodbyes": goodbyes, "crowd": crowd}

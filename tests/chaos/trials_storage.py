@@ -1,0 +1,220 @@
+"""Trials of what holds experience: the server's memory and disk, and the learner's."""
+
+import secrets
+import threading
+import time
+
+from soulsai import connect
+from soulsai.config import Redis
+from soulsai.errors import WireError
+from soulsai.training_node import checkpoints
+from soulsai.wire.names import Keys
+from soulsai.wire.redis import RedisAccess
+from soulsai.wire.secrets import server_for
+
+from . import namespace
+from .trial import trial
+
+FLOOD_SECONDS = 30.0
+SMALL_MB = 8
+ROUNDS = 12
+
+
+def wipe(folder, links):
+    """The server comes back without anything: all that was not read is lost, and counted."""
+    with trial(folder, links, "the server restarts without its data", clients=2) as t:
+        t.begin()
+        t.stage.learner.pause()
+        t.wait(2.0)  # in which there is something to lose
+        began = time.time()
+        t.stage.broker.kill()
+        t.stage.broker.wipe()
+        t.stage.broker.start()
+        t.stage.learner.go_on()
+        seconds = max(t.recovered(began, client) for client in ("client-1", "client-2"))
+        t.row.must(f"recovered after {seconds} s", seconds < 8.0)
+        t.wait(3.0)
+        verdict, progress = t.end()
+        t.row.lost = f"{verdict.missing} env steps, those not read yet; {progress['lost']} reported"
+        t.row.must("nothing was lost: the trial has tried nothing", verdict.missing > 0)
+        t.row.must("what is missing is not what was reported", verdict.missing == progress["lost"])
+    return t.row
+
+
+def server_kills(folder, links):
+    """R6: kill -9 of the server under load, twelve times."""
+    with trial(folder, links, "kill -9 of the server, twelve times", clients=2) as t:
+        t.begin()
+        for _ in range(ROUNDS):
+            t.wait(1.5)
+            began = time.time()
+            t.stage.broker.kill()
+            t.stage.broker.start()
+            t.recovered(began)
+        slowest = max(t.stage.broker.ready)
+        t.row.figures["ready_max_s"] = round(slowest, 2)
+        t.row.must(f"the server was ready after {slowest:.1f} s, not below 2", slowest < 2.0)
+        t.end_whole()
+    return t.row
+
+
+def server_full(folder, links):
+    """R12: somebody fills the server's 50 MB with rubbish, as fast as he can."""
+    with trial(folder, links, "a client floods the server's memory", clients=3, memory_mb=50) as t:
+        t.begin()
+        t.wait(5.0)
+        before = t.watch.status.env_steps
+        t.wait(10.0)
+        usual = (t.watch.status.env_steps - before) / 10
+        flood = Flood(t.stage)
+        with flood:
+            t.wait(FLOOD_SECONDS)
+        end = time.time()
+        seconds = t.recovered(end)
+        t.row.must(f"recovered after {seconds} s", seconds < 8.0)
+        t.row.figures |= {
+            "flood_mb": round(flood.sent / 1e6),
+            "refused": flood.refused,
+            "version_gap_max_s": round(flood.longest, 1),
+        }
+        t.row.must(f"no new weights for {flood.longest:.1f} s", flood.longest < 5.0)
+        dropped = t.watch.status.dropped
+        verdict, progress = t.end()
+        t.row.must(f"acked_lost {verdict.acked_lost}, of which {progress['lost']} are counted",
+                   verdict.acked_lost <= progress["lost"])  # fmt: skip
+        _judge_flood(t, verdict, dropped, usual)
+    return t.row
+
+
+def _judge_flood(t, verdict, dropped, usual):
+    lost = verdict.missing + dropped
+    share = verdict.accepted / (verdict.accepted + lost)
+    t.row.figures |= {"honest_share": round(share, 4), "usual_steps_per_second": round(usual)}
+    t.row.lost = f"{lost} env steps of honest clients, {1 - share:.1%}"
+    t.row.must(f"{share:.1%} of honest experience came in, not 95 %", share >= 0.95)
+
+
+class Flood:
+    """A thread that appends rubbish to a stream of its own, and looks for new weights meanwhile."""
+
+    def __init__(self, stage):
+        redis = Redis(url=stage.links.url("us"), secrets=str(stage.broker.secrets))
+        server = server_for("client", redis)
+        self.sent = self.refused = 0
+        self.longest = 0.0  # seconds without a new version
+        self._key = Keys(stage.config().run.name).experience("flood")
+        self._link = RedisAccess(server, "flood").link()
+        self._config = stage.config("flood")
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=f) for f in (self._pour, self._look)]
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+        self._link.close()
+
+    def _pour(self):
+        while not self._stop.wait(0.002):
+            try:
+                self._link.ask("XADD", self._key, "*", "d", secrets.token_bytes(2**15))
+                self.sent += 2**15
+            except WireError:
+                self.refused += 1
+
+    def _look(self):
+        newest, since = None, time.monotonic()
+        with connect.client(self._config, None) as wire:
+            while not self._stop.wait(0.1):
+                pointer = wire.pointer()
+                if pointer is None:
+                    raise RuntimeError("the weights are gone")
+                if pointer.order != newest:
+                    newest, since = pointer.order, time.monotonic()
+                self.longest = max(self.longest, time.monotonic() - since)
+
+
+def server_disk(folder, links):
+    """The disk of the server's append-only file is full for ten seconds."""
+    namespace.small_disk(folder / "redis" / "data", SMALL_MB)
+    with trial(folder, links, "the server's disk is full for 10 s", clients=2) as t:
+        t.begin()
+        with_ballast = _fill(folder / "redis" / "data")
+        t.wait(10.0)
+        freed = time.time()
+        with_ballast.unlink()
+        seconds = t.recovered(freed)
+        t.row.must(f"recovered after {seconds} s", seconds < 8.0)
+        t.wait(3.0)
+        t.end_whole()
+    return t.row
+
+
+def learner_disk(folder, links):
+    """The disk of the checkpoints is full for ten seconds."""
+    namespace.small_disk(folder / "saves", SMALL_MB)
+    with trial(folder, links, "the checkpoints' disk is full for 10 s", clients=2) as t:
+        t.begin()
+        ballast = _fill(folder / "saves")
+        t.until("a notice", lambda: t.watch.status.notice)
+        before = t.watch.status.updates
+        t.wait(10.0)
+        t.row.must("learning stopped", t.watch.status.updates > before)
+        ballast.unlink()
+        freed = time.monotonic()
+        t.until("no notice", lambda: not t.watch.status.notice)
+        t.row.seconds = round(time.monotonic() - freed, 2)
+        left = [path.name for path in t.stage.run_folder.glob("checkpoints/.*")]
+        t.row.must(f"left over: {left}", not left)
+        t.end_whole()
+    return t.row
+
+
+def _fill(folder):
+    """Write until there is no room; return the file that takes it."""
+    ballast = folder / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(2**12))
+        except OSError:
+            return ballast
+
+
+def damaged_checkpoint(folder, links):
+    """A bit of the newest checkpoint flips, and the learner is killed."""
+    with trial(
+        folder, links, "the newest checkpoint is damaged, the learner killed", clients=2
+    ) as t:
+        t.begin()
+        t.until("two checkpoints", lambda: len(t.watch.whole) > 1)
+        t.stage.learner.pause()
+        newest = checkpoints.numbered(t.stage.run_folder / "checkpoints")[-1]
+        path = max(newest.iterdir(), key=lambda path: path.stat().st_size)
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+        began = time.time()
+        t.stage.learner.kill_now()
+        t.recovered(began)
+        t.wait(3.0)
+        t.watch.broken.pop(newest.name, None)
+        verdict, progress = t.end()
+        t.row.lost = f"{verdict.missing} env steps, since the checkpoint before"
+        t.row.must("what is missing is not what was reported", verdict.missing == progress["lost"])
+    return t.row
+
+
+TRIALS = {
+    "server-kills": server_kills,
+    "wipe": wipe,
+    "server-full": server_full,
+    "server-disk": server_disk,
+    "learner-disk": learner_disk,
+    "damaged-checkpoint": damaged_checkpoint,
+}
