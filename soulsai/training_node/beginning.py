@@ -14,7 +14,7 @@ from soulsai.algorithms.base import Algorithm
 from soulsai.config import Config
 from soulsai.errors import SoulsAIError
 from soulsai.measures import info_keys, measures
-from soulsai.training_node import export, run_folder, snapshot
+from soulsai.training_node import checkpoints, export, run_folder, snapshot
 from soulsai.training_node.run_folder import RunFolder
 from soulsai.training_node.snapshot import Progress
 from soulsai.types import OLDEST_PROTOCOL, PROTOCOL, EnvironmentOffer, Program, RunSpec, Spec
@@ -65,12 +65,16 @@ def go_on(config: Config, spec: Spec, wire: TrainingWire, resume: str) -> Run:
     wire.generation()
     folder.tidy()
     algorithm = algorithms.build(config, spec, seed=config.run.seed or 0)
+    seen = checkpoints.numbered(folder.checkpoints)
     newest = folder.newest()
     progress = snapshot.restore(newest, algorithm.parts)
     program = _kept_or_exported(folder, algorithm, spec)
     run_spec = _run_spec(config, spec, program, algorithm, folder.run)
-    progress.run = folder.run
-    progress.generation = reopen(wire, run_spec, program, progress.generation)
+    generation = reopen(wire, run_spec, program, progress.generation)
+    if checkpoints.numbered(folder.checkpoints) != seen:  # by a node that we took over from
+        newest = folder.newest()
+        progress = snapshot.restore(newest, algorithm.parts)
+    progress.run, progress.generation = folder.run, generation
     folder.write_config(config)
     log.info("run resumed from=%s generation=%d", newest, progress.generation)
     return Run(config, folder, run_spec, program, algorithm, progress)

@@ -127,7 +127,8 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def _write_aside(target: Path, files: Files) -> Path:
-    aside = target.with_name(TEMPORARY + target.name)
+    # Another process may be about to write the same: the one that we are to take over from.
+    aside = target.with_name(f"{TEMPORARY}{target.name}-{os.getpid()}")
     _remove(aside)
     try:
         aside.mkdir(parents=True)

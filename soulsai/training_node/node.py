@@ -11,11 +11,12 @@ from random import Random
 import torch
 
 from soulsai.config import Config
-from soulsai.errors import CheckpointError, Superseded, WireError
+from soulsai.errors import CheckpointError, WireError
 from soulsai.metrics import Exporter, TrainingMetrics
 from soulsai.training_node import beginning
 from soulsai.training_node.admission import Admission, Arrival
 from soulsai.training_node.beginning import Run
+from soulsai.training_node.fence import Fence
 from soulsai.training_node.line import Line
 from soulsai.training_node.measures import Measures
 from soulsai.training_node.orders import Orders
@@ -108,6 +109,7 @@ class TrainingNode:
         self._now = now
         self._receiver = _receiver(run, wire, clock, now)
         self._rollback = Rollback(run)
+        self._fence = Fence(run, wire, self._line, self._publish)
         self._orders = Orders(wire, self._line, self._saver, self._publisher.kept_file)
         self._reporter = Reporter(
             run, wire, self._line, self._roster, self._measures, self._saver, self._publisher.gate,
@@ -282,25 +284,6 @@ class TrainingNode:
         taken = self._roster.published() or [0] * max(1, self._run.config.run.clients)
         self._publisher.publish(self._clock(), taken)
 
-    def _fence(self) -> None:
-        """Stop if a newer node has taken over; publish the run again if the server lost it."""
-        ours = self._progress.generation
-        seen: list[int] = []
-        if not self._line.attempt(lambda: seen.append(self._wire.generation())):
-            return
-        if seen[0] > ours:
-            raise Superseded(
-                f"{self._run.spec.run}: a newer training node has taken over (generation {seen[0]})"
-            )
-        if seen[0] < ours and self._line.attempt(self._reopen):
-            log.warning("server had lost the run, published again generation=%d", ours)
-            self._publish()
-
-    def _reopen(self) -> None:
-        run, ours = self._run, self._progress.generation
-        generation = beginning.reopen(self._wire, run.spec, run.program, ours)
-        self._progress.generation = generation
-
     def _save(self) -> None:
         """Begin a checkpoint, unless the weights are worse than those of the last one."""
         self._fence()
@@ -311,15 +294,21 @@ class TrainingNode:
         self._saver.begin()
 
     def _saved(self) -> None:
-        """Let go of what a checkpoint covers, unless a newer node needs it."""
+        """Let go of what a checkpoint covers."""
         self._rollback.saved()
-        self._fence()
         self._trim()
         event = Event("checkpoint", f"{self._saver.newest} at {self._progress.updates} updates")
         self._line.attempt(lambda: self._wire.announce(event))
         self._reporter.write(self._reporter.status(self.phase))
 
     def _trim(self) -> None:
+        """Let go of what our newest checkpoint covers, unless a newer node needs it.
+
+        That node has made itself known before it looks for a checkpoint the last time: so it has
+        found ours, or we find it here.
+        """
+        if not self._fence():
+            return
         self._line.attempt(lambda: self._wire.trim(self._saver.durable))
         for client in self._roster.silent(FORGET_SECONDS):
             if self._line.attempt(partial(self._wire.forget, client)):
@@ -348,7 +337,7 @@ class TrainingNode:
         except CheckpointError as error:
             self._orders.stopped(Answer(done=False, message=str(error)))
             raise
-        self._line.attempt(lambda: self._wire.trim(self._saver.durable))
+        self._trim()
         if self._publisher.unpublished:
             self._publish()
         self._reporter.record()

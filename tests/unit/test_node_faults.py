@@ -1,6 +1,7 @@
 """What the training node does when the server, the disk or another node gets in its way."""
 
 import errno
+import json
 import os
 import time
 
@@ -9,7 +10,7 @@ import pytest
 from node_cases import Counting, Node, Player, config, wait_for
 
 from soulsai.errors import CheckpointError, Superseded
-from soulsai.training_node import checkpoints
+from soulsai.training_node import checkpoints, state
 from soulsai.types import Episode, RunSpec
 from soulsai.wire.memory import MemoryServer
 
@@ -37,6 +38,70 @@ def test_the_older_of_two_nodes_stops_and_saves_nothing(monkeypatch, server, tmp
         node.error = None
         assert time.monotonic() - began < 2.0
     assert saved(tmp_path) == []
+
+
+class Trimmed:
+    """A training wire that only remembers what is to be deleted."""
+
+    def __init__(self, server):
+        self._wire = server.training()
+        self.trimmed = []
+
+    def __getattr__(self, name):
+        return getattr(self._wire, name)
+
+    def trim(self, upto):
+        self.trimmed.append(upto)
+
+
+def test_what_a_newer_node_needs_is_not_deleted(monkeypatch, server, tmp_path):
+    wire = Trimmed(server)
+    append = checkpoints.append
+
+    def append_and_be_superseded(*args):
+        path = append(*args)
+        spec = player.spec
+        server.training().open(spec, player.wire.program(spec), fresh=False)
+        return path
+
+    monkeypatch.setattr(checkpoints, "append", append_and_be_superseded)
+    with Node(monkeypatch, server, config(tmp_path, every=1), wire=wire) as node:
+        player = Player(server)
+        player.play(4)
+        with pytest.raises(Superseded, match="generation 2"):
+            node.join()
+        node.error = None
+    assert saved(tmp_path) == ["000001"]
+    assert wire.trimmed == []
+
+
+def test_a_node_that_takes_over_goes_on_from_the_last_checkpoint_of_the_older(
+    monkeypatch, server, tmp_path
+):
+    with Node(monkeypatch, server, config(tmp_path)):
+        player = Player(server)
+        player.play(8)
+        wait_for(lambda: player.wire.pointer().version > 1)
+    folder = next(tmp_path.iterdir()) / "checkpoints"
+    wire = server.training()
+    opened = wire.open
+    older = Counting()
+
+    def open_late(*args, **kwargs):
+        """The older node writes one more, after the newer has read what it found."""
+        progress = json.loads(checkpoints.read(folder / "000001", "progress.json"))
+        older.names = [7.0] * 12
+        files = {path.name: [path.read_bytes()] for path in (folder / "000001").iterdir()}
+        files.pop(checkpoints.MANIFEST)
+        files["progress.json"] = [json.dumps({**progress, "env_steps": 12}).encode()]
+        files["names.state"] = list(state.encode(older.state_dict()))
+        checkpoints.append(folder, files, 3)
+        return opened(*args, **kwargs)
+
+    wire.open = open_late
+    with Node(monkeypatch, server, config(tmp_path), wire=wire, resume="latest") as node:
+        assert node.told(lambda status: status.generation == 2).env_steps == 12
+        assert node.algorithm.names == older.names
 
 
 def test_learning_goes_on_without_the_server_and_episodes_are_told_later(
@@ -253,6 +318,7 @@ def test_too_many_unrecorded_episodes_are_counted(monkeypatch, server, tmp_path)
     monkeypatch.setattr("soulsai.training_node.reporter.PENDING", 2)
     with Node(monkeypatch, server, config(tmp_path)) as node:
         player = Player(server)
+        player.pointer()
         episode = Episode(1, 1, 0, 1.0, 4, 0.1, True, False, 0.0)
         player.say(*[msgspec.structs.replace(episode, episode=n) for n in range(5)])
         status = node.told(lambda status: status.episodes == 5)
