@@ -186,13 +186,20 @@ def client(
     with process.Stop(process.parent(), at_once=True) as stop:
         invited = connect.invitation(invite)
         settings = connect.invited(_node_settings(config, named, sets), invited)
+        spool = connect.spools(settings)
         settings = connect.with_name(settings)
         from soulsai.client.session import serve
 
         with connect.client(settings, secret_file, invited) as wire:
             serve(
-                settings, wire, environment=env, seed=seed, step_delay=step_delay, stopped=stop
-            )  # fmt: skip
+                settings,
+                wire,
+                environment=env,
+                seed=seed,
+                step_delay=step_delay,
+                spool=spool,
+                stopped=stop,
+            )
     raise typer.Exit(stop.exit_code)
 
 

@@ -71,6 +71,8 @@ class Client(Struct, frozen=True, forbid_unknown_fields=True):
     name: str = ""  # empty: made from the host's name and a random suffix
     environments: tuple[str, ...] = ()  # ids it may play; empty: those that ship with Gymnasium
     outbox_mb: Positive = 64.0  # experience kept in memory while the server cannot be reached
+    spool_mb: Annotated[float, Meta(ge=0)] = 256.0  # and on disk, if it has a name; 0: none
+    spool: str = ""  # folder for that; empty: soulsai/spool in the user's folder for caches
 
 
 class Watchdog(Struct, frozen=True, forbid_unknown_fields=True):

@@ -55,6 +55,16 @@ def with_name(config: Config) -> Config:
     return msgspec.structs.replace(config, client=msgspec.structs.replace(config.client, name=name))
 
 
+def spools(config: Config) -> Path | None:
+    """Return the folder for what cannot be sent; ``None`` for a client that keeps no name."""
+    if not config.client.name or not config.client.spool_mb:
+        return None
+    if config.client.spool:
+        return Path(config.client.spool)
+    caches = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
+    return Path(caches or Path.home() / ".cache") / "soulsai" / "spool"
+
+
 def read_spec(file: Path) -> Spec:
     """Return what ``soulsai check-env --save`` has written."""
     try:

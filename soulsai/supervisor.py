@@ -264,7 +264,9 @@ class _Server:
             redis = msgspec.structs.replace(
                 config.redis, url=self.private.url, secrets=self.private.secrets
             )
-            self.config = msgspec.structs.replace(config, redis=redis)
+            # What its clients cannot send is of no use when it has gone.
+            client = msgspec.structs.replace(config.client, spool_mb=0.0)
+            self.config = msgspec.structs.replace(config, redis=redis, client=client)
         if not self.client_names:
             self.client_names = "client" if self.private is not None else unique_name()
         redis = self.config.redis

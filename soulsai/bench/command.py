@@ -81,6 +81,18 @@ def experience(as_json: Json = False) -> None:
 
 
 @app.command()
+def game(
+    minutes: Annotated[float, typer.Option(min=0.1, help="To play.")] = 15.0,
+    faults_per_hour: Annotated[float, typer.Option(min=0, help="Of each of 4 games.")] = 16.0,
+    as_json: Json = False,
+) -> None:
+    """How much of a game in real time arrives while it hangs, crashes, lags and leaks."""
+    from soulsai.bench import game
+
+    _show(game.measure(minutes, faults_per_hour), as_json=as_json)
+
+
+@app.command()
 def learning(
     targets: Annotated[str, typer.Option(help="Names, or ENV:ALGORITHM:STEPS; by commas.")] = "T1",
     seeds: Seeds = 5,

@@ -17,6 +17,7 @@ from soulsai.client.offer import check_offer, difference
 from soulsai.client.orders import Progress
 from soulsai.client.outbox import Outbox
 from soulsai.client.play import Player
+from soulsai.client.spool import Spool, clean
 from soulsai.client.trial import OnTrial, Playable
 from soulsai.client.uplink import Uplink
 from soulsai.config import Config
@@ -41,6 +42,7 @@ def serve(
     environment: str = "",
     seed: int | None = None,
     step_delay: float = 0.0,
+    spool: Path | None = None,
     stopped: Stopped,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
@@ -54,6 +56,7 @@ def serve(
         environment: An id that the user named himself; it is played, whatever the server offers.
         seed: Of exploration and of the environments.
         step_delay: Seconds to sleep after each step.
+        spool: A folder for what cannot be sent; only for a client that keeps its name.
         stopped: Whether the user wants us to stop.
         clock: Monotonic seconds.
         sleep: How to sleep.
@@ -64,6 +67,7 @@ def serve(
         named=environment,
         seed=seed,
         step_delay=step_delay,
+        spools=spool,
         stopped=stopped,
         clock=clock,
         sleep=sleep,
@@ -82,6 +86,7 @@ class _Life(NamedTuple):
     named: str
     seed: int | None
     step_delay: float
+    spools: Path | None
     stopped: Stopped
     clock: Callable[[], float]
     sleep: Callable[[float], None]
@@ -147,11 +152,29 @@ class _Life(NamedTuple):
             environments=len(environments),
             crc=spec.crc,
         )
-        introduced = self._patiently(lambda: self._introduce(spec, hello))
-        if introduced is None:
-            return "run"
-        program, position = introduced
-        log.info("run=%s environment=%s count=%d", spec.run, id, len(environments))
+        spool = self._spool(spec)
+        try:
+            introduced = self._patiently(lambda: self._introduce(spec, hello, spool))
+            if introduced is None:
+                return "run"
+            log.info("run=%s environment=%s count=%d", spec.run, id, len(environments))
+            over = self._perform(spec, *introduced, environments, spool)
+            if over == "run" and spool is not None:
+                spool.discard()
+            return over
+        finally:
+            if spool is not None:
+                spool.close()
+
+    def _perform(
+        self,
+        spec: RunSpec,
+        program: Program,
+        position: Position,
+        environments: Sequence[Playable],
+        spool: Spool | None,
+    ) -> str:
+        """Play until it is over, and return why."""
         outbox = Outbox(int(self.config.client.outbox_mb * 1e6), self.clock)
         progress = Progress()
         chance, *seeds = np.random.SeedSequence(self.seed).spawn(1 + len(environments))
@@ -163,6 +186,7 @@ class _Life(NamedTuple):
             progress,
             position=position,
             rng=self.jitter,
+            spool=spool,
             clock=self.clock,
         ) as uplink:
             player = Player(
@@ -181,10 +205,24 @@ class _Life(NamedTuple):
             )
             return player.run(self.stopped)
 
-    def _introduce(self, spec: RunSpec, hello: Hello) -> tuple[Program, Position] | None:
-        """Say hello; return ``None`` if another run has begun while the environment was made."""
+    def _spool(self, spec: RunSpec) -> Spool | None:
+        megabytes, name = self.config.client.spool_mb, self.config.client.name
+        if self.spools is None or not megabytes:
+            return None
+        clean(self.spools)
+        return Spool(self.spools, spec, name, int(megabytes * 1e6))
+
+    def _introduce(
+        self, spec: RunSpec, hello: Hello, spool: Spool | None
+    ) -> tuple[Program, Position] | None:
+        """Say hello; return ``None`` if another run has begun while the environment was made.
+
+        What an earlier life of ours has left is sent before, because it is of an earlier epoch.
+        """
         if self.wire.spec().crc != spec.crc:
             return None
+        if spool and (sent := spool.deliver(self.wire)):
+            log.info("delivered=%d entries of an earlier life", sent)
         return self.wire.program(spec), self.wire.hello(hello)
 
     def _patiently(self, ask: Callable[[], Answer]) -> Answer | None:

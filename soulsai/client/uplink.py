@@ -14,6 +14,7 @@ from soulsai.client.actor import Actor
 from soulsai.client.backoff import Backoff
 from soulsai.client.orders import Orders, Progress
 from soulsai.client.outbox import Outbox
+from soulsai.client.spool import Spool
 from soulsai.errors import AccessDenied, NoRun, Unreachable, WireError
 from soulsai.types import Control, Episode, Fragment, Heartbeat, Pointer, Program, RunSpec
 from soulsai.wire import ClientWire, Position
@@ -28,6 +29,8 @@ POLL_SECONDS = 1.0  # without a hint
 IMPATIENT_SECONDS = 0.25  # the same, while the player waits
 DAMAGED_SECONDS = 5.0  # until weights that could not be used are tried again
 GRACE_SECONDS = 2.0  # for what is queued when the player is done
+SPILL_SECONDS = 1.0  # without a server, after which what waits goes to disk; and then so often
+SPILL_BYTES = 200_000  # entries are larger then: what comes back at once is less of them
 
 Entry = tuple[Position, bytes]
 
@@ -49,9 +52,13 @@ class Uplink:
         *,
         position: Position,
         rng: random.Random,
+        spool: Spool | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepare to connect; ``position`` is that of our hello."""
+        """Prepare to connect; ``position`` is that of our hello.
+
+        A ``spool`` keeps what waits while there is no server; all in it is sent first.
+        """
         self._wire = wire
         self._spec = spec
         self._program = program
@@ -64,8 +71,11 @@ class Uplink:
         self._orders = Orders()
         self._closing = False
         self._woken = False  # by the player, not by a hint
-        self._doubt: list[Entry] = []  # pushed, and never heard of
+        self._doubt: list[Entry] = []  # pushed, and never heard of; later than what is in the spool
+        self._spool = spool
+        self._pushed = position  # nothing later has ever been sent
         self._retry_at = 0.0  # no use in trying before
+        self._spill_at = math.inf  # due then
         self._connected = True
         self._beat_at = clock()  # due then
         self._poll_at = -math.inf  # done then
@@ -137,6 +147,7 @@ class Uplink:
             woken, due = self._listen()
             now = self._clock()
             if now < self._retry_at:
+                self._spill(now)
                 return
             self._push(now)
             hinted = now < due - 0.001 and not woken  # somebody woke us, and not the player
@@ -147,6 +158,7 @@ class Uplink:
             raise
         except WireError as error:
             self._lost(error)
+            self._spill(self._clock())
 
     def _listen(self) -> tuple[bool, float]:
         """Sleep; return whether the player woke us, and when we would have woken by ourselves."""
@@ -159,7 +171,9 @@ class Uplink:
 
     def _due(self) -> float:
         if not self._connected:
-            return self._retry_at
+            return min(self._retry_at, self._spill_at)
+        if self._spool:
+            return 0.0
         due = min(self._beat_at, self._poll_due())
         oldest = self._outbox.oldest()
         if oldest is not None:
@@ -179,9 +193,15 @@ class Uplink:
             self._give(self._orders._replace(paused=control.op == "pause"))
 
     def _push(self, now: float) -> None:
-        """Send what is in doubt, then what is due."""
+        """Send what is on disk, piece by piece, then what is in doubt, then what is due."""
+        if self._spool:
+            entries = self._spool.oldest()
+            self._send(entries)
+            self._spool.done(entries)
+            if self._spool:
+                return
         if self._doubt:
-            self._wire.push(self._doubt, retry=True)
+            self._send(self._doubt)
             self._doubt = []
         oldest = self._outbox.oldest()
         beat = now >= self._beat_at
@@ -189,18 +209,38 @@ class Uplink:
             now >= oldest + ENTRY_SECONDS or self._outbox.size >= ENTRY_BYTES
         )
         if beat or due:
-            self._doubt = self._entries(beat=beat)
-            self._wire.push(self._doubt)
+            self._doubt = self._entries(beat=beat, most=ENTRY_BYTES)
+            self._send(self._doubt)
             self._doubt = []
         if beat:
             self._beat_at = now + max(0.1, self._spec.heartbeat_seconds)
 
-    def _entries(self, *, beat: bool) -> list[Entry]:
+    def _send(self, entries: list[Entry]) -> None:
+        """Push entries; only those that may have been pushed before may be there already."""
+        if not entries:
+            return
+        again = entries[0][0] <= self._pushed
+        self._pushed = max(self._pushed, entries[-1][0])
+        self._wire.push(entries, retry=again)
+
+    def _spill(self, now: float) -> None:
+        """Put what waits on disk, if there has been no server for a while."""
+        if self._spool is None or now < self._spill_at:
+            return
+        self._spill_at = now + SPILL_SECONDS
+        while self._doubt or len(self._outbox):
+            if not self._doubt:
+                self._doubt = self._entries(beat=False, most=SPILL_BYTES)
+            if not self._spool.append(self._doubt):
+                return
+            self._doubt = []
+
+    def _entries(self, *, beat: bool, most: int) -> list[Entry]:
         """Take messages from the outbox and give each entry its place, once and for all."""
         entries: list[Entry] = []
         size = 0
         while size < PUSH_BYTES:
-            messages = self._outbox.take(ENTRY_BYTES)
+            messages = self._outbox.take(most)
             if beat and not entries:
                 messages.append(encode_message(self._heartbeat(), self._spec))
             if not messages:
@@ -276,14 +316,16 @@ class Uplink:
     def _found(self) -> None:
         self._backoff.reset()
         if not self._connected:
-            self._connected = True
+            self._connected, self._spill_at = True, math.inf
             log.info("connected=true queued=%d dropped=%d", len(self._outbox), self._outbox.dropped)
             self._check_run()
 
     def _lost(self, error: WireError) -> None:
-        self._retry_at = self._clock() + self._backoff.next()
+        now = self._clock()
+        if now >= self._retry_at:
+            self._retry_at = now + self._backoff.next()
         if self._connected:
-            self._connected = False
+            self._connected, self._spill_at = False, now + SPILL_SECONDS
             log.warning("connected=false: %s", error)
 
     def _finish(self) -> None:
@@ -300,6 +342,10 @@ class Uplink:
                 with self._changed:
                     self._changed.wait(min(self._retry_at, deadline) - self._clock())
             else:
-                if not len(self._outbox):
+                if not len(self._outbox) and not self._spool:
                     return
-        log.warning("unsent=%d: the server could not be reached in time", len(self._outbox))
+        self._spill(math.inf)
+        if len(self._outbox) or self._doubt:
+            log.warning("unsent=%d: the server could not be reached in time", len(self._outbox))
+        elif self._spool:
+            log.info("spooled=%r: will be sent by the next client of this name", self._spool)

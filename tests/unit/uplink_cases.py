@@ -47,13 +47,13 @@ class Faulty:
 class House:
     """A server with a run on it, and one client's uplink."""
 
-    def __init__(self, outbox_bytes=10**6, publish=True):
+    def __init__(self, outbox_bytes=10**6, publish=True, spool=None):
         self.server = MemoryServer()
         self.node = self.server.training()
         self.generation = self.node.open(RUN, PROGRAM, fresh=True)
         self.wire = Faulty(self.server.client("c"))
         self.wire.spec()
-        self.position = self.wire.hello(Hello(RUN.run, 1, "", "", 1, RUN.crc))
+        self.position = self.say_hello(self.wire)
         self.progress = Progress()
         self.outbox = Outbox(outbox_bytes, time.monotonic)
         self.uplink = Uplink(
@@ -64,9 +64,13 @@ class House:
             self.progress,
             position=self.position,
             rng=random.Random(1),
+            spool=spool,
         )
         if publish:
             self.publish(1)
+
+    def say_hello(self, wire):
+        return wire.hello(Hello(RUN.run, 1, "", "", 1, RUN.crc))
 
     def publish(self, version, arrays=ARRAYS, **options):
         self.node.publish(Weights(RUN.run, self.generation, version, arrays, **options))
