@@ -123,6 +123,10 @@ class Telemetry(Struct, frozen=True, forbid_unknown_fields=True):
     metrics: dict[str, str] = {}  # more numbers of each episode, such as win: "reward > 200"
     best_metric: str = "reward"  # in what the best is best: reward, steps, seconds or of the above
     best_smaller: bool = False  # whether less of it is better
+    tensorboard: bool = True  # write event files into the run's folder
+    wandb: str = ""  # project of Weights & Biases to tell; empty: none
+    wandb_mode: Literal["online", "offline"] = "online"  # offline: kept in the run's folder
+    webhook: str = ""  # file of an address to which news are posted, such as that of a chat
     record_mb: Positive = 64.0  # results.jsonl goes on in another file after so much
 
 

@@ -4,16 +4,19 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from soulsai.config import Config
 from soulsai.errors import AccessDenied, NoRun, SoulsAIError, Unreachable, WireError
+from soulsai.metrics import Family
 from soulsai.telemetry_node import record
 from soulsai.telemetry_node.run import Run
 from soulsai.types import Answer, Event, SaveBest
+from soulsai.web.journal import Note
 from soulsai.web.source import Live, NoPage
+from soulsai.web.watching import Watching
 from soulsai.wire import TelemetryWire
 from soulsai.wire.redis import connect_telemetry
 from soulsai.wire.secrets import server_for
@@ -82,6 +85,30 @@ class TelemetryNode:
         """Return the run that is followed now; any thread may ask."""
         run = self.run
         return Live(run.name, run.episodes) if run else None
+
+    def families(self) -> Iterable[Family]:
+        """Return what Prometheus may know beside what the page knows; any thread may ask."""
+        run = self.run
+        if run is None:
+            return ()
+        refused, repeated = float(run.refused), float(run.repeated)
+        return (
+            Family("telemetry_episodes_refused", "counter", "Not recorded.", refused),
+            Family("telemetry_episodes_repeated", "counter", "Told once more.", repeated),
+            *run.beside.families(),
+        )
+
+    def noted(self, name: str, note: Note) -> None:
+        """Pass on what happened in a run; any thread may tell."""
+        run = self.run
+        if run is not None and run.name == name:
+            run.beside.noted(note)
+
+    def sampled(self, name: str, row: Mapping[str, float]) -> None:
+        """Pass on how a run is trained; any thread may tell."""
+        run = self.run
+        if run is not None and run.name == name:
+            run.beside.sampled(row)
 
     def turn(self, timeout: float) -> int:
         """Take in what came within ``timeout`` seconds, and show it.
@@ -179,13 +206,16 @@ class TelemetryNode:
 
 def _page(
     config: Config, node: TelemetryNode, connect: Callable[[], TelemetryWire] | None
-) -> "Page | NoPage":
+) -> "Page | Watching | NoPage":
     """Return what shows the node to people; nothing, if there is no server to watch."""
-    if not config.web.enabled or (connect is None and not config.redis.url):
+    if connect is None and not config.redis.url:
         return NoPage()
+    connect = connect or (lambda: _connected(config))
+    if not config.web.enabled:
+        return Watching(Path(config.run.saves), node, connect, [node])
     from soulsai.web.app import Page  # takes a second, so only whoever serves it pays
 
-    return Page(config, node, connect or (lambda: _connected(config)))
+    return Page(config, node, connect, node.families, [node])
 
 
 def _connected(config: Config) -> TelemetryWire:

@@ -11,6 +11,7 @@ from soulsai.config import Telemetry
 from soulsai.errors import WireError
 from soulsai.measures import Meter, for_run
 from soulsai.telemetry_node import best, figure, record
+from soulsai.telemetry_node.beside import Beside
 from soulsai.telemetry_node.seen import Seen
 from soulsai.telemetry_node.statistics import Goal, Statistics
 from soulsai.types import Answer, Episode, RunSpec, SaveBest
@@ -48,6 +49,7 @@ class Run:
         self._painter = figure.Painter(self._folder / figure.NAME)
         self._read = self._record.position
         self._restore_best()
+        self.beside = Beside(settings, spec, self._folder)
         self._written = self.claim.file()
 
     def __repr__(self) -> str:
@@ -71,6 +73,7 @@ class Run:
         self.repeated += len(sound) - len(new)
         for (_, episode), numbers in zip(new, measured, strict=True):
             self._take(episode, numbers)
+        self.beside.took([episode for _, episode in new], measured)
         self._read = max(self._read, *(id for id, _ in fresh), key=record.order)
 
     def show(self) -> None:
@@ -110,6 +113,7 @@ class Run:
     def close(self) -> None:
         """Draw the last figure and make the record durable."""
         self.show()
+        self.beside.close()
         self._painter.close(self.snapshot() if self.statistics.episodes else None)
         self._record.close()
 

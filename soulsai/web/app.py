@@ -5,7 +5,7 @@ import logging
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -36,7 +36,8 @@ from soulsai.web.models import UnknownModel
 from soulsai.web.source import NoSource, Source
 from soulsai.web.sse import Bell
 from soulsai.web.view import BadRequest
-from soulsai.web.watch import Watcher
+from soulsai.web.watch import Listener
+from soulsai.web.watching import Watching
 from soulsai.web.worker import Busy
 from soulsai.wire import TelemetryWire
 
@@ -99,28 +100,27 @@ class Page:
         source: Source,
         connect: Callable[[], TelemetryWire],
         more: Callable[[], Iterable[Family]] = tuple,
+        listeners: Sequence[Listener] = (),
     ) -> None:
         """Raise ``ConfigError`` if the settings are not safe; ``more`` is for Prometheus."""
         self._access = security.access(config.web)
         self._bind, self._port = config.web.bind, config.web.port
         self._bell = Bell()
-        folders = Folders(Path(config.run.saves), source)
-        self._watcher = Watcher(folders, connect, self._bell.ring)
+        saves = Path(config.run.saves)
+        self._watching = Watching(saves, source, connect, listeners, self._bell.ring)
+        folders, self._watcher = self._watching.folders, self._watching.watcher
         commander = Commander(connect, lambda: self._watcher.seen.status, self._watcher.note)
         self._api = Api(folders, self._watcher, commander, self._access, self._bell)
         self._grafana = Grafana(folders, self._api)
         self._metrics = TelemetryMetrics(partial(_families, folders, self._api, more))
         self._server: uvicorn.Server | None = None
         self._stopped = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._serve, name="page-server"),
-            threading.Thread(target=self._watch, name="page-watcher"),
-        ]
+        self._thread = threading.Thread(target=self._serve, name="page-server")
         self.url = ""  # where the page is, once it is served
 
     def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
+        self._watching.__enter__()
+        self._thread.start()
         return self
 
     def __exit__(
@@ -133,8 +133,8 @@ class Page:
         self._bell.close()
         if self._server is not None:
             self._server.should_exit = True
-        for thread in self._threads:
-            thread.join()
+        self._thread.join()
+        self._watching.__exit__(kind, error, trace)
         self._api.close()
 
     def application(self) -> FastAPI:
@@ -144,9 +144,6 @@ class Page:
     def ring(self) -> None:
         """Say that there is something new to see; any thread may."""
         self._bell.ring()
-
-    def _watch(self) -> None:
-        self._watcher.run(self._stopped)
 
     def _serve(self) -> None:
         listener = self._listener()

@@ -4,7 +4,7 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -145,16 +145,21 @@ class Journal:
             except (msgspec.MsgspecError, UnicodeDecodeError):
                 continue
 
-    def sample(self, status: Status, time: float) -> bool:
-        """Keep what a status says, if the last one that was kept is old enough."""
+    @property
+    def run(self) -> str:
+        """Whose journal it is."""
+        return self._folder.name
+
+    def sample(self, status: Status, time: float) -> Mapping[str, float] | None:
+        """Keep what a status says, if the last one kept is old enough; return what was kept."""
         if time < self._due:
-            return False
+            return None
         wait = min(LONGEST, max(SHORTEST, status.seconds / SAMPLES_PER_RUN))
         self._due = time + 0.9 * wait  # looks are as far apart, so the next one must not miss it
         row = sample_row(status, time)
         self.samples.append(row)
         self._write(SAMPLES, row)
-        return True
+        return row
 
     def note(self, kind: str, text: str, time: float, who: str = "") -> Note:
         """Keep one line of the audit."""

@@ -3,14 +3,15 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 from msgspec import Struct
 
 from soulsai.errors import SoulsAIError, WireError
 from soulsai.types import ClientStatus, Status
 from soulsai.web.folders import Folders
-from soulsai.web.journal import Journal
+from soulsai.web.journal import Journal, Note
 from soulsai.wire import TelemetryWire
 
 LOOK = 1.0  # seconds between two looks
@@ -28,6 +29,18 @@ class Seen(Struct, frozen=True):
     at: float = 0.0
 
 
+class Listener(Protocol):
+    """Somebody who is told what the watcher sees, in the watcher's thread; must not wait."""
+
+    def noted(self, run: str, note: Note) -> None:
+        """Hear of something that happened in a run."""
+        ...
+
+    def sampled(self, run: str, row: Mapping[str, float]) -> None:
+        """Hear of a run's training, in numbers."""
+        ...
+
+
 class Watcher:
     """Follows the status and the events of the published run, in the thread that calls ``run``."""
 
@@ -37,10 +50,12 @@ class Watcher:
         connect: Callable[[], TelemetryWire],
         ring: Callable[[], None],
         *,
+        listeners: Sequence[Listener] = (),
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.seen = Seen()
+        self._listeners = listeners
         self._folders = folders
         self._connect = connect
         self._ring = ring
@@ -82,7 +97,7 @@ class Watcher:
         """Write down something of the run that is seen; any thread may."""
         journal = self._journal()
         if journal:
-            journal.note(kind, text, self._now(), who)
+            self._note(journal, kind, text, who)
         self._ring()
 
     def _saw(self, status: Status | None) -> None:
@@ -91,11 +106,17 @@ class Watcher:
         if journal is None:
             return
         for kind, text in changes(self._before, status):
-            journal.note(kind, text, self._now())
-        if status is not None:
-            journal.sample(status, self._now())
+            self._note(journal, kind, text, "")
+        if status is not None and (row := journal.sample(status, self._now())):
+            for listener in self._listeners:
+                listener.sampled(journal.run, row)
         self._before = status
         self._ring()
+
+    def _note(self, journal: Journal, kind: str, text: str, who: str) -> None:
+        note = journal.note(kind, text, self._now(), who)
+        for listener in self._listeners:
+            listener.noted(journal.run, note)
 
     def _journal(self) -> Journal | None:
         status = self.seen.status or self._before

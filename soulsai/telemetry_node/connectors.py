@@ -1,0 +1,193 @@
+"""Whoever else is told of a run: each from a thread of its own, so that nothing waits for them."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Generic, Protocol, TypeVar
+
+from msgspec import Struct
+
+from soulsai.errors import SoulsAIError
+
+MOST = 10_000  # items that wait for one sink; beyond, the oldest are dropped and counted
+GRACE = 5.0  # seconds that a sink has to take what is left when it ends
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds after a failure
+SHORTEST, LONGEST = 0.5, 60.0  # seconds between two points of one curve
+POINTS = 5000  # of one curve, about; the longer a run is, the further apart they are
+
+_log = logging.getLogger(__name__)
+Item = TypeVar("Item", contravariant=True)
+Any_ = TypeVar("Any_")
+
+
+class Sink(Protocol[Item]):
+    """Takes items; may be slow, and may fail with ``OSError`` or ``SoulsAIError``."""
+
+    def write(self, item: Item) -> None:
+        """Take one item."""
+        ...
+
+    def flush(self) -> None:
+        """Make durable what was taken; nothing more comes for a moment."""
+        ...
+
+    def close(self) -> None:
+        """Let go."""
+        ...
+
+    def abort(self) -> None:
+        """End a ``write`` that does not end; called from another thread."""
+        ...
+
+
+class Connector(Generic[Any_]):
+    """Hands items to a sink in the background; what does not work is tried again, later and later.
+
+    However slow or broken the sink is, ``offer`` returns at once and memory is bounded.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        sink: Sink[Any_],
+        most: int = MOST,
+        grace: float = GRACE,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = name
+        self.dropped = 0
+        self.written = 0
+        self._sink = sink
+        self._most = most
+        self._grace = grace
+        self._clock = clock
+        self._waiting: deque[Any_] = deque()
+        self._wake = threading.Condition()
+        self._over = False
+        self._fault = ""
+        self._thread = threading.Thread(target=self._run, name=f"connector-{name}")
+        self._thread.start()
+
+    def __repr__(self) -> str:
+        return f"<Connector {self.name} written={self.written} dropped={self.dropped}>"
+
+    def offer(self, item: Any_) -> None:
+        """Let the sink have an item when it can."""
+        with self._wake:
+            if len(self._waiting) >= self._most:
+                self._waiting.popleft()
+                self.dropped += 1
+            self._waiting.append(item)
+            self._wake.notify()
+
+    @property
+    def waiting(self) -> int:
+        """Items that wait."""
+        return len(self._waiting)
+
+    def close(self) -> None:
+        """Hand over what is left within the time of grace, then let go of the sink."""
+        with self._wake:
+            self._over = True
+            self._wake.notify()
+        self._thread.join(self._grace)
+        if self._thread.is_alive():
+            _log.warning("connector %s hangs and is given up", self.name)
+            self._sink.abort()
+            self._thread.join()
+
+    def _run(self) -> None:
+        pause = FIRST_PAUSE
+        while True:
+            item, over = self._next()
+            if item is None:
+                break
+            try:
+                self._sink.write(item)
+                if not self._waiting:
+                    self._sink.flush()
+            except (OSError, SoulsAIError) as error:
+                self._failed(item, error)
+                if over or self._rest(pause):
+                    break
+                pause = min(2 * pause, LONGEST_PAUSE)
+                continue
+            self.written += 1
+            self._works()
+            pause = FIRST_PAUSE
+        try:
+            self._sink.close()
+        except (OSError, SoulsAIError) as error:
+            _log.warning("connector %s not closed error=%s", self.name, error)
+
+    def _next(self) -> tuple[Any_ | None, bool]:
+        with self._wake:
+            while not self._waiting and not self._over:
+                self._wake.wait()
+            return (self._waiting.popleft() if self._waiting else None), self._over
+
+    def _failed(self, item: Any_, error: Exception) -> None:
+        if not self._fault:
+            _log.warning("connector %s fails, training goes on error=%s", self.name, error)
+        self._fault = str(error)
+        with self._wake:
+            if len(self._waiting) < self._most:
+                self._waiting.appendleft(item)
+            else:
+                self.dropped += 1
+
+    def _works(self) -> None:
+        if self._fault:
+            _log.info("connector %s works again", self.name)
+        self._fault = ""
+
+    def _rest(self, seconds: float) -> bool:
+        """Wait; return whether it is over meanwhile."""
+        end = self._clock() + seconds
+        with self._wake:
+            while not self._over and (left := end - self._clock()) > 0:
+                self._wake.wait(left)
+            return self._over
+
+
+class Point(Struct, frozen=True):
+    """Some numbers of one moment, each under the name of its curve."""
+
+    time: float  # Unix seconds
+    env_steps: int
+    values: Mapping[str, float]
+
+
+class Thinner:
+    """Means over a moment that grows with the run, so that a curve has a bounded number of points.
+
+    Single episodes of a slow environment stay single; many at once become their mean.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began = clock()
+        self._due = self._began
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+        self._last = Point(0.0, 0, {})
+
+    def add(self, point: Point) -> Point | None:
+        """Take in a point; return the mean of the moment if that is over."""
+        for name, value in point.values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+            self._counts[name] = self._counts.get(name, 0) + 1
+        self._last = point
+        return self.rest() if self._clock() >= self._due else None
+
+    def rest(self) -> Point | None:
+        """Return the mean of what is not returned yet, if there is anything."""
+        if not self._sums:
+            return None
+        means = {name: total / self._counts[name] for name, total in self._sums.items()}
+        self._sums, self._counts = {}, {}
+        now = self._clock()
+        self._due = now + min(max(SHORTEST, (now - self._began) / POINTS), LONGEST)
+        return Point(self._last.time, self._last.env_steps, means)
