@@ -47,7 +47,7 @@ stack-images:  ## Build the images of the stack, and get those of others.
 	tests/stack/images.sh
 
 test-chaos: .venv/.ready-chaos  ## Break whole systems for ten minutes; links in namespaces need root.
-	$(BIN)/python -m tests.chaos $(ARGS)
+	$(BIN)/python -m tests.chaos --all $(ARGS)
 	$(BIN)/python -m pytest -m chaos
 
 clean:  ## Remove what can be made again; runs under saves/ stay.

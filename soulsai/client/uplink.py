@@ -28,6 +28,7 @@ PUSH_BYTES = 256_000  # sent in one round trip when there is a backlog
 POLL_SECONDS = 1.0  # without a hint
 IMPATIENT_SECONDS = 0.25  # the same, while the player waits
 DAMAGED_SECONDS = 5.0  # until weights that could not be used are tried again
+RECONNECT_SECONDS = 3.0  # at most, between two tries: a network that is back is noticed soon
 GRACE_SECONDS = 2.0  # for what is queued when the player is done
 SPILL_SECONDS = 1.0  # without a server, after which what waits goes to disk; and then so often
 SPILL_BYTES = 200_000  # entries are larger then: what comes back at once is less of them
@@ -66,7 +67,7 @@ class Uplink:
         self._progress = progress
         self._position = position
         self._clock = clock
-        self._backoff = Backoff(rng)
+        self._backoff = Backoff(rng, most=RECONNECT_SECONDS)
         self._changed = threading.Condition()
         self._orders = Orders()
         self._closing = False

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import subprocess
 import sys
 import tempfile
 from dataclasses import asdict
@@ -10,10 +11,14 @@ from pathlib import Path
 from . import namespace
 from .faults import plan
 from .links import NetworkLinks
+from .page import page
 from .program import bars, run
 from .proxy import ProxyLinks
 from .stage import Stage
+from .trial import Impossible
 from .trials import TRIALS
+
+NOT_TRIED = 77  # the exit code of a trial for which this machine lacks something
 
 
 def main():
@@ -26,7 +31,11 @@ def main():
     parser.add_argument("--proxy", action="store_true", help="no namespaces, even if we could")
     parser.add_argument("--slow", type=float, default=1.0, help="how slow this machine is")
     parser.add_argument("--trial", choices=sorted(TRIALS), help="one fault, done thoroughly")
+    parser.add_argument("--all", action="store_true", help="the run under fire, and all trials")
+    parser.add_argument("--page", type=Path, help="with --all: write the table of faults there")
     given = parser.parse_args()
+    if given.all:
+        return _everything(given)
     why = "--proxy" if given.proxy else namespace.enter()
     if why:
         say(f"links are made by a proxy: {why}")
@@ -35,6 +44,9 @@ def main():
         links = ProxyLinks() if why else NetworkLinks()
         try:
             result = _trial(given, folder, links) if given.trial else _fire(given, folder, links)
+        except Impossible as error:
+            say(f"chaos: not tried: {error}")
+            return NOT_TRIED
         finally:
             links.close()
     print(json.dumps(asdict(result)))
@@ -42,6 +54,30 @@ def main():
     for line in broken:
         say(f"chaos: {line}")
     return 1 if broken else 0
+
+
+def _everything(given):
+    """Run everything, each in a process of its own; sum up, and write the page if all is told."""
+    slow = ["--slow", str(given.slow), *(["--proxy"] if given.proxy else [])]
+    fire = ["--seed", str(given.seed), "--faults", str(given.faults)]
+    fire += ["--minutes", str(given.minutes), "--clients", str(given.clients)]
+    runs = {"fire": fire, **{name: ["--trial", name] for name in TRIALS}}
+    told, failed, not_tried = {}, [], []
+    for name, words in runs.items():
+        say(f"-- {name}")
+        command = [sys.executable, "-m", "tests.chaos", *words, *slow]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        if done.returncode == NOT_TRIED:
+            not_tried.append(name)
+        elif done.returncode:
+            failed.append(name)
+        if done.stdout.strip():
+            told[name] = json.loads(done.stdout.splitlines()[-1])
+            print(json.dumps({name: told[name]}), flush=True)
+    if given.page and "fire" in told:
+        given.page.write_text(page(told.pop("fire"), list(told.values())))
+    print(json.dumps({"runs": len(runs), "failed": failed, "not_tried": not_tried}))
+    return 1 if failed else 0
 
 
 def _fire(given, folder, links):

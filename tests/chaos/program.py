@@ -23,6 +23,7 @@ class Result:
 
     seed: int
     links: str
+    minutes: float = 0.0
     faults: int = 0
     accepted: int = 0
     acked: int = 0
@@ -67,7 +68,7 @@ def bars(result, *, slow=1.0, median=4.0, longest=8.0):
 
 def run(stage, planned, seconds, *, seed=0, calm=CALM_SECONDS, say=lambda line: None):
     """Let a run suffer planned faults within so many seconds; return the result."""
-    result = Result(seed, stage.links.kind)
+    result = Result(seed, stage.links.kind, minutes=seconds / 60)
     began = time.monotonic()
     with Watch(stage) as watch:
         stage.start()

@@ -11,6 +11,10 @@ from .watch import Watch, gap
 PATIENCE = 90.0
 
 
+class Impossible(Exception):
+    """This machine cannot do what a trial needs."""
+
+
 @dataclass
 class Row:
     """What a trial found: a row of the table of faults, and which promises were broken."""

@@ -1,5 +1,6 @@
 """Trials of links: gone for half a minute, half open, slow and lossy."""
 
+import importlib.util
 import statistics
 import time
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from . import ledger
 from .stamps import TIMES
-from .trial import trial
+from .trial import Impossible, trial
 
 PARTITION_SECONDS = 30.0
 HZ = 20
@@ -59,7 +60,9 @@ def half_open(folder, links):
 def bad_link(folder, links):
     """R11: five clients at 20 Hz behind 300 ms, 1 % loss and 8 Mbit/s each; one beside them."""
     if links.kind != "netns":
-        raise OSError("packets can be lost in a network namespace only")
+        raise Impossible("packets can be lost in a network namespace only")
+    if importlib.util.find_spec("netfilterqueue") is None:
+        raise Impossible("packets can be late only with netfilterqueue (see `make test-chaos`)")
     times = folder / "times"
     times.mkdir(parents=True)
     sets = ("dqn.hidden=512,512", "training.publish_seconds=10")  # 1 MB of weights

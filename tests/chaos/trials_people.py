@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from .crowd import Crowd
-from .trial import trial
+from .trial import Impossible, trial
 
 SKEWS = ("-10y", "-2h", "+2h", "+10y")
 FAKETIME = "/usr/lib/*/faketime/libfaketime.so.1"
@@ -18,7 +18,7 @@ def clocks(folder, links):
     """R15: clients whose clocks are wrong by hours and years."""
     library = next(Path("/").glob(FAKETIME.lstrip("/")), None)
     if library is None:
-        raise OSError("libfaketime is not installed")
+        raise Impossible("libfaketime is not installed")
     with trial(folder, links, "clients' clocks are wrong by up to ten years", clients=1) as t:
         for number, skew in enumerate(SKEWS, start=2):
             t.stage.clients.append(t.stage.client(number, LD_PRELOAD=str(library), FAKETIME=skew))

@@ -13,7 +13,7 @@ from soulsai.wire.redis import RedisAccess
 from soulsai.wire.secrets import server_for
 
 from . import namespace
-from .trial import trial
+from .trial import Impossible, trial
 
 FLOOD_SECONDS = 30.0
 SMALL_MB = 8
@@ -141,13 +141,13 @@ class Flood:
 
 def server_disk(folder, links):
     """The disk of the server's append-only file is full for ten seconds."""
-    namespace.small_disk(folder / "redis" / "data", SMALL_MB)
+    _small_disk(links, folder / "redis" / "data")
     with trial(folder, links, "the server's disk is full for 10 s", clients=2) as t:
         t.begin()
-        with_ballast = _fill(folder / "redis" / "data")
+        ballast = _fill(folder / "redis" / "data")
         t.wait(10.0)
         freed = time.time()
-        with_ballast.unlink()
+        ballast.unlink()
         seconds = t.recovered(freed)
         t.row.must(f"recovered after {seconds} s", seconds < 8.0)
         t.wait(3.0)
@@ -157,7 +157,7 @@ def server_disk(folder, links):
 
 def learner_disk(folder, links):
     """The disk of the checkpoints is full for ten seconds."""
-    namespace.small_disk(folder / "saves", SMALL_MB)
+    _small_disk(links, folder / "saves")
     with trial(folder, links, "the checkpoints' disk is full for 10 s", clients=2) as t:
         t.begin()
         ballast = _fill(folder / "saves")
@@ -173,6 +173,12 @@ def learner_disk(folder, links):
         t.row.must(f"left over: {left}", not left)
         t.end_whole()
     return t.row
+
+
+def _small_disk(links, folder):
+    if links.kind != "netns":
+        raise Impossible("a small disk can be mounted in a namespace only")
+    namespace.small_disk(folder, SMALL_MB)
 
 
 def _fill(folder):

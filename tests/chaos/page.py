@@ -1,0 +1,80 @@
+"""The published table of faults: what each costs, as it was measured."""
+
+import os
+import platform
+import statistics
+
+HEAD = """# What goes wrong, and what that costs
+
+Written by `python -m tests.chaos --all --page docs/reliability.md`, from what it measured on
+{machine}. Nobody did anything by hand in any of these runs. In all of them a server (Valkey or
+Redis, append-only file, `everysec`), a training node, a telemetry node and clients ran as
+processes of their own.
+
+**How losses are counted.** The environment of these runs shows a *stamp* as its observation:
+which client, which of its lives, and a counter. Clients write down which steps they send, and of
+which the server has said that they are stored; what the training node has learnt from is read out
+of the replay of its last checkpoint, where every transition carries its stamp. The two are
+compared step by step: *lost* is what a client was told is stored and the learner does not hold,
+*counted twice* is what it holds more than once. Four bugs, put in on purpose, show that the
+comparison can fail (`tests/chaos/test_bugs.py`).
+
+**Seconds** are those until experience was let in again, of the client concerned if it is one:
+after the kill where somebody was killed, and after the end of the fault where it lasts.
+
+## {faults} faults at random moments in {minutes:.0f} minutes
+
+{accepted} env steps were learnt from, and {acked} were acknowledged to clients:
+**{acked_lost} lost, {double_counted} counted twice, {unloadable_checkpoints} of {checkpoints}
+checkpoints not loadable, {windows_without_progress} of {windows} windows of ten seconds without a
+fault in which fewer than 100 steps came in**. After a kill of the training node nothing came in
+for {downtime_median_s:.1f} s (median) and at most {downtime_max_s:.1f} s. Seed {seed}; links:
+{links}.
+
+| fault | times | what is lost | seconds: median | longest |
+|---|---|---|---|---|
+"""
+TRIALS_HEAD = """
+## One fault at a time
+
+| fault | what is lost | seconds | also measured |
+|---|---|---|---|
+"""
+TAIL = """
+## Again
+
+```sh
+make test-chaos                                   # ten minutes of faults, then every trial
+python -m tests.chaos --seed 7 --faults 50 --minutes 10
+python -m tests.chaos --trial partition
+```
+
+The same seed gives the same faults at the same moments. In a network namespace (root, `iptables`,
+`ip`) packets are dropped and delayed by the kernel; elsewhere a proxy holds them back, and the
+program says so."""
+COSTS = {
+    "kill learner": "nothing: updates since the last checkpoint are made again",
+    "kill learner while saving": "nothing: the checkpoint before is whole",
+    "kill redis": "nothing",
+    "kill client": "what the client had played and not yet sent, under a second",
+    "kill telemetry": "nothing: the record goes on where it ended",
+    "second learner": "nothing: the older one stops",
+    "kill redis while cut": "nothing",
+}
+
+
+def page(fire, trials):
+    """Return the page, from the result under fire and the rows of all trials."""
+    machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python "
+    machine += platform.python_version()
+    lines = [HEAD.format(machine=machine, **fire).rstrip("\n")]
+    for kind, seconds in sorted(fire["recovery"].items()):
+        middle, longest = statistics.median(seconds), max(seconds)
+        cost = COSTS.get(kind, "nothing")
+        lines.append(f"| {kind} | {len(seconds)} | {cost} | {middle:.1f} | {longest:.1f} |")
+    lines.append(TRIALS_HEAD.rstrip("\n"))
+    for row in trials:
+        seconds = "" if row["seconds"] is None else f"{row['seconds']:.1f}"
+        also = ", ".join(f"{name} {value}" for name, value in row["figures"].items())
+        lines.append(f"| {row['fault']} | {row['lost']} | {seconds} | {also} |")
+    return "\n".join(lines) + "\n" + TAIL
