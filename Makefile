@@ -8,13 +8,13 @@ READY := .venv/.ready
 # What a client runs, which must work on Windows, too
 WINDOWS := -p soulsai.client -m soulsai.process -m soulsai.wire.redis
 
-.PHONY: run test check format docs bench test-learning test-web test-stack test-chaos stack-images clean
+.PHONY: run test check format docs bench test-long test-learning test-web test-stack test-chaos stack-images clean
 
 run: $(READY)  ## Train LunarLander on this machine, with a live view. ARGS="--env CartPole-v1"
 	$(BIN)/soulsai train $(ARGS)
 
 test: $(READY)  ## Run all tests but those that train for minutes.
-	$(BIN)/python -m pytest -m "not learning and not web and not stack and not chaos" $(ARGS)
+	$(BIN)/python -m pytest -m "not learning and not web and not stack and not chaos and not long" $(ARGS)
 
 check: $(READY)  ## Check format, style, types, the arrows between modules, and dead code.
 	$(BIN)/ruff format --check .
@@ -33,6 +33,9 @@ docs: $(READY)  ## Write the pages that are made from the code.
 
 bench: .venv/.ready-bench  ## Measure what we promise.
 	for figure in wire client learner start telemetry; do $(BIN)/soulsai bench $$figure || exit 1; done
+
+test-long: $(READY)  ## Run the long forms of tests whose short forms run always.
+	$(BIN)/python -m pytest -m long $(ARGS)
 
 test-learning: .venv/.ready-bench  ## Train to the targets; takes long.
 	$(BIN)/python -m pytest -m learning $(ARGS)

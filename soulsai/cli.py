@@ -13,7 +13,7 @@ from soulsai import __version__, connect, process
 from soulsai.bench import command as bench
 from soulsai.config import Config, defaults_yaml, dump, load
 from soulsai.identity import commands as identity
-from soulsai.types import Command, Quicksave
+from soulsai.types import Command, Pardon, Purge, Quicksave
 from soulsai.types import Stop as StopRun
 
 app = typer.Typer(
@@ -45,6 +45,7 @@ Saves = Annotated[str, typer.Option(metavar="DIR", help="Where run folders are."
 AUTO = "auto"  # what a container is told: it starts as often as it must, and begins only once
 Resume = Annotated[str, typer.Option(metavar="RUN|latest", help="Go on with this run.")]
 Secrets = Annotated[str, typer.Option("--secrets", metavar="DIR", help="Holds redis.secret.")]
+ClientName = Annotated[str, typer.Argument(metavar="NAME", help="Of the client.")]
 Json = Annotated[bool, typer.Option("--json", help="Answer with JSON on the last line.")]
 
 
@@ -228,6 +229,34 @@ def stop(
     """End a run: the training node saves, tells the clients, and stops."""
     named = {"redis.url": redis, "redis.secrets": secrets}
     _command(load(config, os.environ, _overrides(named, sets)), StopRun(), as_json)
+
+
+@app.command()
+def purge(
+    client: ClientName,
+    config: SettingsOption = None,
+    redis: Url = "",
+    secrets: Secrets = "",
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """Remove one client's experience from a running learner's memory, and keep it out."""
+    named = {"redis.url": redis, "redis.secrets": secrets}
+    _command(load(config, os.environ, _overrides(named, sets)), Purge(client), as_json)
+
+
+@app.command()
+def pardon(
+    client: ClientName,
+    config: SettingsOption = None,
+    redis: Url = "",
+    secrets: Secrets = "",
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """Let a client in again that is kept out."""
+    named = {"redis.url": redis, "redis.secrets": secrets}
+    _command(load(config, os.environ, _overrides(named, sets)), Pardon(client), as_json)
 
 
 @app.command()

@@ -298,7 +298,19 @@ class Resume(Struct, frozen=True, tag="resume"):
     """Go on after a pause."""
 
 
-Command = Quicksave | SaveBest | Stop | Pause | Resume
+class Purge(Struct, frozen=True, tag="purge"):
+    """Remove what was learnt from one client, as far as it is remembered, and keep it out."""
+
+    client: str
+
+
+class Pardon(Struct, frozen=True, tag="pardon"):
+    """Let a client in again that is kept out."""
+
+    client: str
+
+
+Command = Quicksave | SaveBest | Stop | Pause | Resume | Purge | Pardon
 
 
 class Answer(Struct, frozen=True):
@@ -325,7 +337,7 @@ class ClientStatus(Struct, frozen=True):
     """One client as the training node sees it."""
 
     client: str
-    state: Literal["active", "waiting", "lost"]
+    state: Literal["active", "waiting", "lost", "quarantine"]
     steps_per_second: float
     admitted: int  # env steps
     rejected: int  # messages
@@ -337,6 +349,7 @@ class ClientStatus(Struct, frozen=True):
     restarts: int = 0  # of its environments
     faults: dict[str, int] = {}  # of its environments, by kind
     trouble: str = ""  # the last of them, in a line
+    held: str = ""  # why nothing of it is let in, if it is in quarantine
 
 
 class Status(Struct, frozen=True):

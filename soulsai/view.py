@@ -202,9 +202,9 @@ def _clients(clients: Sequence[ClientStatus]) -> RenderableType:
     for head in ("steps/s", "env steps", "lag", "queued", "rejected", "dropped", "lost"):
         table.add_column(head, justify="right")
     for client in clients[:CLIENTS]:
-        style = {"active": GOOD, "waiting": "yellow", "lost": BAD}[client.state]
+        style = {"active": GOOD, "waiting": "yellow"}.get(client.state, BAD)
         state = client.state
-        health = f"{state} ({clock(client.seen)} ago)" if state == "lost" else state
+        health = f"{state} ({clock(client.seen)} ago)" if state == "lost" else client.held or state
         table.add_row(
             client.client,
             Text(health, style=style),

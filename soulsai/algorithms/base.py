@@ -1,7 +1,7 @@
 """What an algorithm is: a policy that acts on clients, and a ``learn`` that improves it."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -60,6 +60,15 @@ class Stateful(Protocol):
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> Any:
         """Take over what ``state_dict`` returned."""
+        ...
+
+
+@runtime_checkable
+class Forgetful(Protocol):
+    """A part that holds experience, and can let go of one client's."""
+
+    def forget(self, client: str) -> int:
+        """Remove what came of a client; return how much that was, in transitions or env steps."""
         ...
 
 

@@ -169,6 +169,14 @@ class Batches:
         self._first = self._clock() if self._waiting else None
         return batch, [self.ages.lag((f.generation, f.version)) for f in batch]
 
+    def forget(self, client: str) -> int:
+        """Drop what waits of one client; return how many env steps they were."""
+        before = self._size
+        self._waiting = [fragment for fragment in self._waiting if fragment.client != client]
+        self._size = sum(map(len, self._waiting))
+        self._first = self._first if self._waiting else None
+        return before - self._size
+
     def updated(self) -> None:
         """Begin the next iteration: there is a new version, and clients may go on."""
         self.ages.iteration += 1

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 
+from soulsai.replay.ring import OWNER, owner
 from soulsai.types import MASK, Array, Fragment, Leaf, Spec
 
 Key = tuple[str, int, int]  # client, epoch, episode
@@ -55,6 +56,7 @@ class Stretch(Struct, eq=False):
     pieces: tuple[Steps, ...]
     closed: bool
     terminated: bool
+    client: str
 
     def __len__(self) -> int:
         """Return the number of steps."""
@@ -90,9 +92,17 @@ class NStepReturns:
 
     def flush(self) -> dict[str, Array]:
         """Return all that waits, with the look-ahead it has got."""
-        stretches = [Stretch((steps,), True, False) for steps in self._waiting.values()]
+        stretches = [
+            Stretch((steps,), True, False, client)
+            for (client, _, _), steps in self._waiting.items()
+        ]
         self._waiting.clear()
         return self._transitions(stretches)
+
+    def forget(self, client: str) -> int:
+        """Drop the steps of one client that wait; return how many they were."""
+        theirs = [key for key in self._waiting if key[0] == client]
+        return sum(len(self._waiting.pop(key).reward) for key in theirs)
 
     def _follow(self, fragment: Fragment, stretches: list[Stretch]) -> None:
         """Join ``fragment`` with what waits for it, and add what can be assembled."""
@@ -102,7 +112,7 @@ class NStepReturns:
         steps = Steps(obs, fragment.action, fragment.reward, end)
         waiting = self._waiting.get(key)
         if waiting is not None and fragment.start < waiting.end:
-            stretches.append(Stretch((steps,), True, fragment.terminated))
+            stretches.append(Stretch((steps,), True, fragment.terminated, fragment.client))
             return
         pieces: tuple[Steps, ...] = (steps,)
         if waiting is not None:
@@ -110,9 +120,9 @@ class NStepReturns:
             if fragment.start == waiting.end:
                 pieces = (waiting, steps)
             else:
-                stretches.append(Stretch((waiting,), True, False))
+                stretches.append(Stretch((waiting,), True, False, fragment.client))
         closed = fragment.ended or self.n == 1
-        stretches.append(Stretch(pieces, closed, fragment.terminated))
+        stretches.append(Stretch(pieces, closed, fragment.terminated, fragment.client))
         if not closed:
             self._keep(key, pieces, stretches)
 
@@ -123,8 +133,8 @@ class NStepReturns:
             last = pieces[0].then(last)
         self._waiting[key] = last.last(self.n - 1)
         if len(self._waiting) > self.episodes:
-            stalest = self._waiting.pop(next(iter(self._waiting)))
-            stretches.append(Stretch((stalest,), True, False))
+            stalest = next(iter(self._waiting))
+            stretches.append(Stretch((self._waiting.pop(stalest),), True, False, stalest[0]))
 
     def _transitions(self, stretches: Sequence[Stretch]) -> dict[str, Array]:
         """Look n steps ahead from every step at once.
@@ -151,6 +161,8 @@ class NStepReturns:
         here = (step + which)[complete]
         there = here + span[complete]
         rows = {"action": action[complete], "ret": ret[complete], "discount": discount[complete]}
+        owners = np.array([owner(stretch.client) for stretch in stretches], np.uint64)
+        rows[OWNER] = owners[which[complete]]
         for name in self._leaves:
             seen = self._observations(stretches, name)
             rows[f"next_obs.{name}"] = seen.take(there, axis=0)

@@ -101,6 +101,14 @@ class PrioritizedReplay:
         weights = (weights / weights.max()).astype(np.float32)
         return Batch(self.ring.rows(slots), self.ring.ids(slots), weights)
 
+    def forget(self, client: str) -> int:
+        """Remove the rows of one client; return how many they were."""
+        held, priorities = len(self.ring), self.priorities.copy()
+        stay = self.ring.remove(client)
+        self._tree = SumTree(self.ring.capacity)
+        self._tree.set(np.arange(len(stay)), priorities[stay])
+        return held - len(stay)
+
     def learned(self, ids: Array, errors: Array) -> None:
         """Set the priorities of a batch by its errors; rows written over meanwhile are skipped."""
         held = self.ring.held(ids)

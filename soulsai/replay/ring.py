@@ -1,6 +1,8 @@
 """A ring of rows in columns: the memory under every replay."""
 
+import hashlib
 import json
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,9 @@ class Batch(Struct, eq=False):
     weights: Array
 
 
+OWNER = "owner"  # the column, apart from the others, that says whose experience a row is
+
+
 class Ring:
     """Holds the last ``capacity`` rows; a row's id is the number of rows added before it."""
 
@@ -24,6 +29,7 @@ class Ring:
         self.capacity = capacity
         self.added = 0
         self.columns = {name: zeros(leaf, capacity) for name, leaf in columns.items()}
+        self.owners = np.zeros(capacity, np.uint64)  # 0: not known
 
     def __len__(self) -> int:
         """Return the number of rows held."""
@@ -35,8 +41,12 @@ class Ring:
         kept = min(count, self.capacity)
         start = (self.added + count - kept) % self.capacity
         before_wrap = min(kept, self.capacity - start)
-        for name, column in self.columns.items():
-            new = rows[name][count - kept :]
+        owners = rows.get(OWNER, np.zeros(count, np.uint64))
+        for column, values in [
+            *((column, rows[name]) for name, column in self.columns.items()),
+            (self.owners, owners),
+        ]:
+            new = values[count - kept :]
             column[start : start + before_wrap] = new[:before_wrap]
             column[: kept - before_wrap] = new[before_wrap:]
         self.added += count
@@ -54,19 +64,40 @@ class Ring:
 
     def held(self, ids: Array) -> Array:
         """Say which rows have not been written over."""
-        held: Array = ids >= self.added - self.capacity
+        held: Array = (ids >= self.added - self.capacity) & (ids < self.added)
         return held
+
+    def remove(self, client: str) -> Array:
+        """Remove the rows of one client; return the slots, before that, of those that stay.
+
+        They are moved together, oldest first, and get new ids.
+        """
+        held = len(self)
+        slots = (self.added + np.arange(held)) % max(1, held)
+        stay: Array = slots[self.owners[slots] != owner(client)]
+        for column in (*self.columns.values(), self.owners):
+            column[: len(stay)] = column[stay]
+        self.added = len(stay)
+        return stay
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rows that are held."""
         held = {name: column[: len(self)] for name, column in self.columns.items()}
-        return {"added": self.added, "columns": held}
+        return {"added": self.added, "columns": held, "owners": self.owners[: len(self)]}
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
         """Take over the rows of a ring of the same capacity."""
         self.added = int(state_dict["added"])
         for name, column in self.columns.items():
             column[: len(self)] = state_dict["columns"][name]
+        self.owners[: len(self)] = state_dict.get("owners", 0)  # older checkpoints do not know them
+
+
+@lru_cache(maxsize=4096)
+def owner(client: str) -> int:
+    """Return a number by which a client's rows are known, alike in every run; never 0."""
+    digest = hashlib.blake2b(client.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") or 1
 
 
 def rng_state(rng: np.random.Generator) -> str:

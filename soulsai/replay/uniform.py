@@ -30,6 +30,11 @@ class UniformReplay:
         slots = self._rng.integers(len(self.ring), size=size)
         return Batch(self.ring.rows(slots), self.ring.ids(slots), np.ones(size, np.float32))
 
+    def forget(self, client: str) -> int:
+        """Remove the rows of one client; return how many they were."""
+        held = len(self.ring)
+        return held - len(self.ring.remove(client))
+
     def learned(self, ids: Array, errors: Array) -> None:
         """Ignore how wrong the learner was about a batch."""
 

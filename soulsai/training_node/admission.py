@@ -64,6 +64,7 @@ class Arrival(Struct, frozen=True, eq=False):
     hello: Hello | None = None
     lost: int = 0  # env steps that should have come before it
     duplicate: bool = False
+    discarded: int = 0  # entries that were not even read, because the client is kept out
     refusals: tuple[Refusal, ...] = ()
 
     @property
@@ -95,9 +96,13 @@ class Admission:
         self._decode = decode
         self._now = now
 
-    def position(self, client: str) -> Position:
+    def mark(self, client: str) -> Mark:
         """Return how far a client's stream was judged."""
-        return self.marks[client].position if client in self.marks else START
+        return self.marks.get(client, Mark())
+
+    def position(self, client: str) -> Position:
+        """Return where in a client's stream that is."""
+        return self.mark(client).position
 
     def admit(self, entry: Entry) -> Arrival:
         """Judge one entry; whatever it holds, nothing is raised."""

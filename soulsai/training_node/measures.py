@@ -41,6 +41,9 @@ class Measures:
         self._counted.received.inc(len(arrival.fragments) + len(arrival.refusals))
         for reason, _ in arrival.refusals:
             progress.rejected[reason] = progress.rejected.get(reason, 0) + 1
+        if arrival.discarded:
+            unread = progress.rejected.get("quarantine", 0)
+            progress.rejected["quarantine"] = unread + arrival.discarded
 
     def admitted(self, fragment: Fragment, version: int) -> None:
         """Count a fragment's steps, given the newest version."""

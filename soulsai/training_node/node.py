@@ -6,22 +6,22 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import partial
-from random import Random
 
 import torch
 
 from soulsai.config import Config
 from soulsai.errors import CheckpointError, WireError
 from soulsai.metrics import Exporter, TrainingMetrics
-from soulsai.training_node import beginning
-from soulsai.training_node.admission import Admission, Arrival
+from soulsai.training_node import beginning, entrance
+from soulsai.training_node.admission import Arrival
+from soulsai.training_node.audit import Audit
 from soulsai.training_node.beginning import Run
 from soulsai.training_node.fence import Fence
 from soulsai.training_node.line import Line
 from soulsai.training_node.measures import Measures
 from soulsai.training_node.orders import Orders
 from soulsai.training_node.publisher import Publisher
-from soulsai.training_node.receiver import INBOX_BYTES, Receiver
+from soulsai.training_node.receiver import INBOX_BYTES
 from soulsai.training_node.reporter import Phase, Reporter
 from soulsai.training_node.rollback import Rollback
 from soulsai.training_node.roster import Roster
@@ -29,7 +29,6 @@ from soulsai.training_node.run_folder import run_config
 from soulsai.training_node.saver import Saver
 from soulsai.types import Answer, Control, Event, Fragment, Spec, Status, Weights
 from soulsai.wire import TrainingWire
-from soulsai.wire.codec import decode_entry
 
 __all__ = ["TrainingNode", "run_config", "serve"]
 
@@ -107,13 +106,17 @@ class TrainingNode:
             clock=clock, took=self.metrics.checkpoint_seconds.observe,
         )  # fmt: skip
         self._now = now
-        self._receiver = _receiver(run, wire, clock, now)
+        self._receiver = entrance.receiver(run, wire, clock, now)
         self._rollback = Rollback(run)
         self._fence = Fence(run, wire, self._line, self._publish)
-        self._orders = Orders(wire, self._line, self._saver, self._publisher.kept_file)
+        audit = Audit(run.folder.path, now)
+        self._guard = entrance.guard(run, self._publisher, audit, clock, now)
+        self._orders = Orders(
+            wire, self._line, self._saver, self._guard, audit, self._publisher.kept_file
+        )
         self._reporter = Reporter(
             run, wire, self._line, self._roster, self._measures, self._saver, self._publisher.gate,
-            clock=clock, now=now,
+            self._guard, clock=clock, now=now,
         )  # fmt: skip
         self._asked = 0  # times that the algorithm asked for arrivals since its last update
         self._waiting: deque[Arrival] = deque()  # noted, but not yet admitted
@@ -159,7 +162,7 @@ class TrainingNode:
         self._rollback.go_back(self._publisher.gate.fault)
         self._publisher.restart()
         self._waiting.clear()
-        self._receiver = _receiver(self._run, self._wire, self._clock, self._now)
+        self._receiver = entrance.receiver(self._run, self._wire, self._clock, self._now)
         self._worked_off = 0
 
     @property
@@ -212,14 +215,16 @@ class TrainingNode:
         if timeout and not paused:
             self.metrics.starved.inc(max(0.0, self._clock() - began))
         for arrival in arrivals:
-            self._roster.heard(arrival, self._clock())
+            if not arrival.discarded:
+                self._roster.heard(arrival, self._clock())
             self._waiting.append(arrival)
 
     def _take_in(self) -> list[Fragment]:
         """Admit what waits; what is counted here is given to the algorithm at once."""
         fragments: list[Fragment] = []
         while self._waiting and not self._is_full:
-            arrival = self._waiting.popleft()
+            arrival = self._guard.judged(self._waiting.popleft())
+            self._receiver.held = self._guard.conduct.held
             self._progress.marks[arrival.client] = arrival.mark
             self._measures.arrived(arrival)
             before = self._progress.env_steps
@@ -227,7 +232,9 @@ class TrainingNode:
                 if not self._is_full:
                     self._measures.admitted(fragment, self._progress.version)
                     fragments.append(fragment)
-            self._roster.admitted(arrival, self._progress.env_steps - before)
+            taken = self._progress.env_steps - before
+            self._roster.admitted(arrival, taken)
+            self._guard.learnt(arrival, taken)
             for episode in self._reporter.note(arrival.episodes):
                 self._measures.finished(episode)
         return fragments
@@ -236,6 +243,8 @@ class TrainingNode:
         """Do what is due about ten times a second, and what is due once a second."""
         self._stop_asked = self._stop_asked or self._stopped()
         self._orders.serve()
+        self._guard.look()
+        self._receiver.held = self._guard.conduct.held
         self._reporter.record()
         if self._saver.due:
             self._save()
@@ -296,6 +305,7 @@ class TrainingNode:
     def _saved(self) -> None:
         """Let go of what a checkpoint covers."""
         self._rollback.saved()
+        self._guard.saved(self._saver.newest, self._progress.env_steps)
         self._trim()
         event = Event("checkpoint", f"{self._saver.newest} at {self._progress.updates} updates")
         self._line.attempt(lambda: self._wire.announce(event))
@@ -360,6 +370,7 @@ class TrainingNode:
         """Write the last checkpoint; one of unsound weights would only hide the last good one."""
         if not self._publisher.gate.judge().fault:
             self._saver.final()
+            self._guard.saved(self._saver.newest, self._progress.env_steps)
         else:
             self._saver.close()
             log.warning("no last checkpoint fault=%r", self._publisher.gate.fault)
@@ -371,17 +382,3 @@ class TrainingNode:
                 return
             time.sleep(LOOK_SECONDS)
             self._orders.serve()
-
-
-def _receiver(
-    run: Run, wire: TrainingWire, clock: Callable[[], float], now: Callable[[], float]
-) -> Receiver:
-    admission = Admission(
-        run.spec,
-        run.program.head,
-        lambda entry: decode_entry(entry, run.spec),
-        marks=run.progress.marks,
-        newest=(run.progress.generation, run.progress.version),
-        now=now,
-    )
-    return Receiver(wire, admission, rng=Random(), clock=clock)

@@ -3,9 +3,13 @@
 import logging
 from collections.abc import Callable
 
+import msgspec
+
+from soulsai.training_node.audit import Audit
+from soulsai.training_node.guard import Guard
 from soulsai.training_node.line import Line
 from soulsai.training_node.saver import Saver
-from soulsai.types import Answer, Control, Event, Pause, Quicksave, Resume, SaveBest
+from soulsai.types import Answer, Control, Event, Pardon, Pause, Purge, Quicksave, Resume, SaveBest
 from soulsai.wire import Request, TrainingWire
 
 log = logging.getLogger(__name__)
@@ -22,6 +26,8 @@ class Orders:
         wire: TrainingWire,
         line: Line,
         saver: Saver,
+        guard: Guard,
+        audit: Audit,
         best_policy: Callable[[int, int], bytes | None],
     ) -> None:
         self.paused = False
@@ -29,6 +35,8 @@ class Orders:
         self._wire = wire
         self._line = line
         self._saver = saver
+        self._guard = guard
+        self._audit = audit
         self._best_policy = best_policy
 
     @property
@@ -42,6 +50,10 @@ class Orders:
         self._line.attempt(lambda: requests.extend(self._wire.requests()))
         for request in requests:
             answer = self._carry_out(request)
+            if not isinstance(request.command, SaveBest):
+                said = answer.message if answer is not None else ""
+                command = msgspec.to_builtins(request.command)
+                self._audit.note("command", who=request.who, command=command, answer=said)
             if answer is not None:
                 log.info("command who=%s done=%s %s", request.who, answer.done, answer.message)
                 self._answer(request, answer)
@@ -62,6 +74,10 @@ class Orders:
             return self._pause(True)
         if isinstance(command, Resume):
             return self._pause(False)
+        if isinstance(command, Purge):
+            return self._guard.purge(command.client)
+        if isinstance(command, Pardon):
+            return self._guard.pardon(command.client)
         self._stops.append(request)
         return None
 

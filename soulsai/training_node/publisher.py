@@ -4,6 +4,7 @@ import logging
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from soulsai.algorithms.base import Policy
 from soulsai.config import Training
@@ -18,6 +19,14 @@ SPENT = 0.75  # of a grant counts as all of it: the rest may be on its way
 log = logging.getLogger(__name__)
 
 Arrays = dict[str, Array]
+
+
+class Kept(NamedTuple):
+    """A version as it was published."""
+
+    arrays: Arrays
+    knobs: dict[str, float]
+    env_steps: int
 
 
 class Publisher:
@@ -47,7 +56,7 @@ class Publisher:
         self._seconds = config.publish_seconds
         self._kept_bytes = config.kept_weights_mb * 2**20
         self._send = send
-        self._kept: OrderedDict[tuple[int, int], tuple[Arrays, int]] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, int], Kept] = OrderedDict()
         self._granted: int | None = None  # to each client, with the newest version
         self._granted_at = 0  # env steps admitted then
 
@@ -121,8 +130,11 @@ class Publisher:
         kept = self._kept.get((generation, version))
         if kept is None:
             return None
-        arrays, env_steps = kept
-        return self._file(arrays, generation, version, env_steps)
+        return self._file(kept.arrays, generation, version, kept.env_steps)
+
+    def kept(self, generation: int, version: int) -> "Kept | None":
+        """Return what was published under a number, if it is still kept."""
+        return self._kept.get((generation, version))
 
     @property
     def _is_scarce(self) -> bool:
@@ -132,7 +144,8 @@ class Publisher:
 
     def _keep(self, arrays: Arrays) -> None:
         progress = self._progress
-        self._kept[progress.generation, progress.version] = arrays, progress.env_steps
+        knobs = dict(self._policy.knobs)
+        self._kept[progress.generation, progress.version] = Kept(arrays, knobs, progress.env_steps)
         size = max(1, sum(array.nbytes for array in arrays.values()))
         while len(self._kept) > 1 and len(self._kept) * size > self._kept_bytes:
             self._kept.popitem(last=False)

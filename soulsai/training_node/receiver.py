@@ -5,7 +5,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -71,11 +71,15 @@ class Receiver:
         wire: TrainingWire,
         admission: Admission,
         *,
+        most: int,
         rng: random.Random,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """``most`` entries are left in each stream, whatever its client says."""
         self.inbox = Inbox()
+        self.held: frozenset[str] = frozenset()  # clients who are kept out; may be set at any time
         self._wire = wire
+        self._most = most
         self._admission = admission
         self._rng = rng
         self._clock = clock
@@ -149,10 +153,28 @@ class Receiver:
     def _discover(self) -> list[str]:
         while self._forgotten:
             self._admission.marks.pop(self._forgotten.popleft(), None)
-        return self._wire.clients()
+        clients = self._wire.clients()
+        held = self.held
+        self._wire.bound(clients, self._most)
+        if held:
+            self._discard(client for client in clients if client in held)
+        return [client for client in clients if client not in held]
+
+    def _discard(self, clients: Iterable[str]) -> None:
+        """Empty the streams of those who are kept out, unread."""
+        arrivals = []
+        for client in clients:
+            if discarded := self._wire.discard(client):
+                mark = self._admission.mark(client)
+                arrivals.append(Arrival(client, mark, 0, discarded=discarded))
+        if arrivals:
+            self.inbox.put(arrivals)
 
     def _positions(self, clients: list[str]) -> dict[str, Position]:
-        return {client: self._admission.position(client) for client in clients}
+        held = self.held
+        return {
+            client: self._admission.position(client) for client in clients if client not in held
+        }
 
     def _hand_over(self, entries: list[Entry]) -> bool:
         """Judge entries and pass them on; return whether the other side still listens."""

@@ -10,6 +10,7 @@ import msgspec
 
 from soulsai.training_node.beginning import Run
 from soulsai.training_node.gate import Gate
+from soulsai.training_node.guard import Guard
 from soulsai.training_node.line import Line
 from soulsai.training_node.measures import Measures
 from soulsai.training_node.roster import Roster
@@ -37,6 +38,7 @@ class Reporter:
         measures: Measures,
         saver: Saver,
         gate: Gate,
+        guard: Guard,
         *,
         clock: Callable[[], float],
         now: Callable[[], float],
@@ -49,6 +51,7 @@ class Reporter:
         self._measures = measures
         self._saver = saver
         self._gate = gate
+        self._guard = guard
         self._clock = clock
         self._now = now
         self._start = clock()
@@ -122,7 +125,7 @@ class Reporter:
             bytes_received=progress.bytes_received,
             checkpoint=self._saver.newest,
             checkpoint_age=self._saver.age,
-            clients=self._roster.statuses(progress.version),
+            clients=self._roster.statuses(progress.version, self._guard.conduct.reason),
             metrics=measures.told,
             notice=self._notice,
             withheld=progress.withheld,

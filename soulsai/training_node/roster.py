@@ -1,6 +1,7 @@
 """Who plays: how fast, how stale, how reliably, and who has fallen silent."""
 
 from collections import Counter, deque
+from collections.abc import Callable
 from typing import Literal
 
 from soulsai.training_node.admission import Arrival
@@ -95,7 +96,7 @@ class Roster:
             return
         player.admitted += steps
         player.taken += steps
-        player.rejected += len(arrival.refusals)
+        player.rejected += len(arrival.refusals) + arrival.discarded
         player.lost += arrival.lost
         if steps:
             player.version = arrival.fragments[-1].version
@@ -140,12 +141,18 @@ class Roster:
         if player is not None:
             self._forgotten_dropped += player.all_dropped
 
-    def statuses(self, version: int) -> tuple[ClientStatus, ...]:
-        """Return all clients in order of their names, given the newest version."""
+    def statuses(
+        self, version: int, held: Callable[[str], str] = lambda _: ""
+    ) -> tuple[ClientStatus, ...]:
+        """Return all clients in order of their names, given the newest version.
+
+        ``held`` says why a client is kept out, or nothing.
+        """
         return tuple(
             ClientStatus(
                 client=name,
-                state=self._state(player),
+                state="quarantine" if held(name) else self._state(player),
+                held=held(name),
                 steps_per_second=player.rate.per_second(self._now, player.admitted),
                 admitted=player.admitted,
                 rejected=player.rejected,

@@ -10,6 +10,7 @@ from soulsai.errors import CheckpointError
 from soulsai.training_node import checkpoints, state
 from soulsai.training_node.admission import Mark
 from soulsai.training_node.checkpoints import Buffer
+from soulsai.training_node.conduct import Quarantine
 
 PROGRESS = "progress.json"
 POLICY = "policy.onnx"
@@ -35,11 +36,12 @@ class Progress(Struct):
     marks: dict[str, Mark] = {}
     withheld: int = 0  # versions whose weights were not sound
     rollbacks: int = 0  # to the last good version
+    quarantined: dict[str, Quarantine] = {}
 
     def go_back(self, then: "Progress") -> None:
         """Count on from an earlier state of this run; numbers of versions are never used again."""
         for name in self.__struct_fields__:
-            if name not in ("run", "generation", "version", "withheld", "rollbacks"):
+            if name not in ("run", "generation", "version", "withheld", "rollbacks", "quarantined"):
                 setattr(self, name, getattr(then, name))
 
 

@@ -136,6 +136,14 @@ class TrainingWire(Protocol):
         """Delete a client's stream."""
         ...
 
+    def discard(self, client: str) -> int:
+        """Delete all entries of a client's stream, but not the stream; return how many."""
+        ...
+
+    def bound(self, clients: Sequence[str], entries: int) -> None:
+        """Delete the oldest entries of those streams that have more than so many."""
+        ...
+
     def publish(self, weights: Weights) -> Pointer:
         """Store a version, point to it, then hint at it."""
         ...

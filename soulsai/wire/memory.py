@@ -191,6 +191,9 @@ class MemoryServer:
         if stream is None:
             return 0
         before = len(stream.entries)
+        if words[1] == b"MAXLEN":
+            stream.entries = stream.entries[max(0, before - int(words[2])) :]
+            return before - len(stream.entries)
         stream.entries = [entry for entry in stream.entries if entry[0] >= _id(words[2])]
         return before - len(stream.entries)
 

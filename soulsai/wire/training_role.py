@@ -161,6 +161,19 @@ class TrainingRole:
         """Delete a client's stream."""
         self._link.ask("UNLINK", self._keys.experience(client))
 
+    def discard(self, client: str) -> int:
+        """Delete all entries of a client's stream, but not the stream; return how many."""
+        key = self._keys.experience(client)
+        return int(self._reading.ask("XTRIM", key, "MAXLEN", 0))
+
+    def bound(self, clients: Sequence[str], entries: int) -> None:
+        """Delete the oldest entries of those streams that have more than so many."""
+        commands = [
+            ("XTRIM", self._keys.experience(client), "MAXLEN", entries) for client in clients
+        ]
+        if commands:
+            raise_first(self._reading.ask_all(commands))
+
     def publish(self, weights: Weights) -> Pointer:
         """Store a version, point to it, then hint at it; raise ``Superseded`` if we are.
 

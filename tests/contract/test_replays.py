@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from soulsai.replay.prioritized import PrioritizedReplay
+from soulsai.replay.ring import owner
 from soulsai.replay.uniform import UniformReplay
 from soulsai.types import Leaf
 
@@ -93,3 +94,47 @@ def test_it_goes_on_exactly_where_it_was_saved(make):
         for replay in (one, other):
             replay.learned(a.ids, np.sin(a.ids + step))
             replay.append(rows(250 + step, 1))
+
+
+def owned(clients, first=0):
+    """Return a row for each client named."""
+    return {**rows(first, len(clients)), "owner": np.array([owner(c) for c in clients], "u8")}
+
+
+@pytest.mark.parametrize("count", [0, 1, 150, 200, 333])
+def test_forgetting_a_client_removes_exactly_its_rows_and_keeps_the_order(make, count):
+    names = np.random.default_rng(count).choice(["a", "b", "c"], count)
+    replay = make()
+    for first in range(0, count, 37):
+        replay.append(owned(names[first : first + 37], first))
+    held = np.arange(max(0, count - 200), count)
+    kept = held[names[held] != "b"]
+    assert replay.forget("b") == len(held) - len(kept)
+    assert replay.forget("b") == 0
+    assert len(replay) == len(kept)
+    assert replay.ring.columns["x"][: len(kept)].tolist() == kept.tolist()
+    if len(kept):
+        x = replay.sample(64, beta=0.4).rows["x"]
+        assert np.isin(x, kept).all()
+        assert (replay.ring.ids(np.arange(len(kept))) == np.arange(len(kept))).all()
+    replay.append(owned(["b", "c"], 1000))
+    assert len(replay) == min(200, len(kept) + 2)
+    assert replay.forget("b") == 1
+
+
+def test_what_was_drawn_before_forgetting_changes_no_priority_after_it(make):
+    replay = make()
+    replay.append(owned(["a", "b"] * 100))
+    batch = replay.sample(64, beta=0.4)
+    replay.forget("a")
+    replay.learned(batch.ids, np.full(64, 5.0))
+    drawn = replay.sample(64, beta=0.4)
+    assert (drawn.ids < 100).all()
+
+
+def test_owners_survive_saving(make):
+    replay = make(seed=1)
+    replay.append(owned(["a", "b"] * 30))
+    other = make(seed=2)
+    other.load_state_dict(replay.state_dict())
+    assert other.forget("a") == 30

@@ -220,3 +220,20 @@ def test_a_full_server_says_so_and_trimming_makes_room():
 )
 def test_the_count_per_client_falls_with_clients_and_sizes(streams, mean, count):
     assert fair_count(streams, mean) == count
+
+
+def test_a_stream_is_discarded_or_bounded_and_its_ids_go_on(wire, node):
+    client = wire.client("c1")
+    positions = next_positions(client.hello(HELLO), 10)
+    push(client, positions)
+    node.bound(["c1", "nobody"], 4)
+    entries = node.read({"c1": START}, 0.0)
+    assert [entry.position for entry in entries] == positions[-4:]
+    assert node.discard("c1") == 4
+    assert node.discard("c1") == node.discard("nobody") == 0
+    assert node.clients() == ["c1"]
+    with pytest.raises(Superseded):
+        push(client, positions[-1:])
+    after = Position(positions[-1].epoch, positions[-1].seq + 1)
+    push(client, [after])
+    assert [entry.position for entry in node.read({"c1": START}, 0.0)] == [after]

@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 from node_cases import Counting, Node, Player, config, wait_for
 
-from soulsai.training_node import checkpoints
+from soulsai.training_node import checkpoints, conduct
 from soulsai.types import Pause, PolicyCard, Quicksave, Resume, SaveBest, Status, Stop
 from soulsai.wire.memory import MemoryServer
 
@@ -128,6 +128,7 @@ def test_versions_count_up_and_bring_knobs(monkeypatch, server, tmp_path):
 
 
 def test_garbage_is_counted_and_stops_nothing(monkeypatch, server, tmp_path):
+    monkeypatch.setattr(conduct, "BUDGET", 10**6)
     with Node(monkeypatch, server, config(tmp_path)) as node:
         player, villain = Player(server), Player(server, "villain")
         rng = np.random.default_rng(0)

@@ -42,6 +42,15 @@ class Wire:
         self.forgotten.append(client)
         self.streams.pop(client, None)
 
+    def bound(self, clients, entries):
+        for client in clients:
+            self.streams[client] = self.streams[client][-entries:]
+
+    def discard(self, client):
+        count = len(self.streams[client])
+        self.streams[client] = []
+        return count
+
 
 def entry(client, seq, epoch=1):
     return Entry(client, Position(epoch, seq), b"%d" % seq)
@@ -56,7 +65,7 @@ def receiver(wire, **marks):
     admission = Admission(
         SPEC, Head("epsilon_greedy"), decode, marks=marks, newest=(1, 1), now=lambda: 0.0
     )
-    return Receiver(wire, admission, rng=random.Random(0))
+    return Receiver(wire, admission, most=10_000, rng=random.Random(0))
 
 
 def collect(receiving, count):

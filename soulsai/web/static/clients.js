@@ -37,7 +37,7 @@ export function clients(context) {
     if (!context.run) return;
     const rows = await get("clients", { run: context.run });
     const alive = rows.filter((row) => row.state !== "lost");
-    const order = { active: 0, waiting: 1, lost: 2 };
+    const order = { active: 0, waiting: 1, quarantine: 2, lost: 3 };
     rows.sort((a, b) => order[a.state] - order[b.state] || b.steps_per_second - a.steps_per_second);
     const rate = alive.reduce((sum, row) => sum + row.steps_per_second, 0);
     say(summary, context.live ? `${count(alive.length)} of ${count(rows.length)} clients are alive and play ${number(rate)} env steps per second.` : `${count(rows.length)} clients when this run was last heard of.`);
