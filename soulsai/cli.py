@@ -1,7 +1,6 @@
 """The commands, one function each; what a command needs is imported when it runs."""
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -9,12 +8,11 @@ from typing import Annotated
 import msgspec
 import typer
 
-from soulsai import __version__, connect, process
+from soulsai import __version__, connect, ordering, process
 from soulsai.bench import command as bench
 from soulsai.config import Config, defaults_yaml, dump, load
 from soulsai.identity import commands as identity
-from soulsai.types import Command, Pardon, Purge, Quicksave
-from soulsai.types import Stop as StopRun
+from soulsai.ordering import Json, Secrets, Sets, Settings, SettingsOption, Url, as_line, overrides
 
 app = typer.Typer(
     name="soulsai",
@@ -28,26 +26,12 @@ app.add_typer(identity.app, name="secrets")
 app.command("enroll")(identity.enroll)
 app.command("revoke")(identity.revoke)
 app.command("clients")(identity.clients)
+for order in (ordering.quicksave, ordering.stop, ordering.purge, ordering.pardon):
+    app.command()(order)
 
-Settings = Annotated[
-    Path | None,
-    typer.Argument(metavar="[CONFIG]", help="File or folder of settings. Default: config."),
-]
-SettingsOption = Annotated[
-    Path | None, typer.Option("--config", help="File or folder of settings. Default: config.")
-]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; repeatable."),
-]
-Url = Annotated[str, typer.Option("--redis", metavar="URL", help="As redis://host:6379.")]
 Saves = Annotated[str, typer.Option(metavar="DIR", help="Where run folders are.")]
 AUTO = "auto"  # what a container is told: it starts as often as it must, and begins only once
 Resume = Annotated[str, typer.Option(metavar="RUN|latest", help="Go on with this run.")]
-Secrets = Annotated[str, typer.Option("--secrets", metavar="DIR", help="Holds redis.secret.")]
-ClientName = Annotated[str, typer.Argument(metavar="NAME", help="Of the client.")]
-Json = Annotated[bool, typer.Option("--json", help="Answer with JSON on the last line.")]
-
 
 TRIED_STEPS = 20  # by check-env
 
@@ -96,13 +80,13 @@ def train(
         "environment.id": env,
         "redis.url": redis,
     }
-    overrides = _overrides(named, sets)
-    settings = load(config, os.environ, overrides)
+    said = overrides(named, sets)
+    settings = load(config, os.environ, said)
     if resume:
         folder = runs.find(Path(settings.run.saves), resume)
         resume = folder.name
         if config is None:
-            settings = runs.settings(folder, settings, os.environ, overrides)
+            settings = runs.settings(folder, settings, os.environ, said)
         settings = runs.kept_in(folder, settings)
     connect.need_server_extra()
     raise typer.Exit(local.train(settings, resume=resume, as_json=as_json))
@@ -205,61 +189,6 @@ def client(
 
 
 @app.command()
-def quicksave(
-    config: Settings = None,
-    redis: Url = "",
-    secrets: Secrets = "",
-    replay: Annotated[bool, typer.Option(help="Save the replay buffer, too.")] = True,
-    sets: Sets = None,
-    as_json: Json = False,
-) -> None:
-    """Save a running training node now, under manual_save."""
-    named = {"redis.url": redis, "redis.secrets": secrets}
-    _command(load(config, os.environ, _overrides(named, sets)), Quicksave(replay), as_json)
-
-
-@app.command()
-def stop(
-    config: Settings = None,
-    redis: Url = "",
-    secrets: Secrets = "",
-    sets: Sets = None,
-    as_json: Json = False,
-) -> None:
-    """End a run: the training node saves, tells the clients, and stops."""
-    named = {"redis.url": redis, "redis.secrets": secrets}
-    _command(load(config, os.environ, _overrides(named, sets)), StopRun(), as_json)
-
-
-@app.command()
-def purge(
-    client: ClientName,
-    config: SettingsOption = None,
-    redis: Url = "",
-    secrets: Secrets = "",
-    sets: Sets = None,
-    as_json: Json = False,
-) -> None:
-    """Remove one client's experience from a running learner's memory, and keep it out."""
-    named = {"redis.url": redis, "redis.secrets": secrets}
-    _command(load(config, os.environ, _overrides(named, sets)), Purge(client), as_json)
-
-
-@app.command()
-def pardon(
-    client: ClientName,
-    config: SettingsOption = None,
-    redis: Url = "",
-    secrets: Secrets = "",
-    sets: Sets = None,
-    as_json: Json = False,
-) -> None:
-    """Let a client in again that is kept out."""
-    named = {"redis.url": redis, "redis.secrets": secrets}
-    _command(load(config, os.environ, _overrides(named, sets)), Pardon(client), as_json)
-
-
-@app.command()
 def status(
     config: Settings = None,
     redis: Url = "",
@@ -269,13 +198,13 @@ def status(
 ) -> None:
     """Say how a running training node is doing."""
     named = {"redis.url": redis, "redis.secrets": secrets}
-    settings = load(config, os.environ, _overrides(named, sets))
+    settings = load(config, os.environ, overrides(named, sets))
     with connect.operator(settings) as wire:
         now = wire.status()
     if now is None:
         raise connect.nobody(settings)
     if as_json:
-        _json(now)
+        as_line(now)
         return
     from rich.console import Console
 
@@ -302,7 +231,7 @@ def evaluate(
     env = env or runs.environment(Path(saves), run)
     result = play(policy, episodes=episodes, seed=seed, environment=env)
     if as_json:
-        _json({
+        as_line({
             "mean": result.mean, "iqm": result.iqm, "std": result.std,
             "episodes": result.episodes, "env_steps": result.env_steps,
         })  # fmt: skip
@@ -335,7 +264,7 @@ def check_env(
     """Make an environment, try it, and say what it looks like."""
     from soulsai.client.environment import probe
 
-    settings = load(config, os.environ, _overrides({"environment.id": env}, sets))
+    settings = load(config, os.environ, overrides({"environment.id": env}, sets))
     spec = probe(settings.environment, steps=TRIED_STEPS)
     text = msgspec.json.format(msgspec.json.encode(spec), indent=2)
     if save is None:
@@ -371,7 +300,7 @@ def doctor(
         "redis.insecure": "true" if insecure else "",
     }
     invited = connect.invitation(invite)
-    settings = connect.invited(load(config, os.environ, _overrides(named, sets)), invited)
+    settings = connect.invited(load(config, os.environ, overrides(named, sets)), invited)
     from soulsai.doctor.command import run
 
     raise typer.Exit(
@@ -386,7 +315,7 @@ def list_runs(saves: Saves = "saves", as_json: Json = False) -> None:
 
     found = [(folder, runs.status(folder)) for folder in runs.every(Path(saves))]
     if as_json:
-        _json([{"run": str(folder), "status": state} for folder, state in found])
+        as_line([{"run": str(folder), "status": state} for folder, state in found])
         return
     if not found:
         typer.echo(f"{saves}: no runs")
@@ -394,34 +323,10 @@ def list_runs(saves: Saves = "saves", as_json: Json = False) -> None:
         typer.echo(runs.describe(folder, state))
 
 
-def _command(settings: Config, command: Command, as_json: bool) -> None:
-    with connect.operator(settings) as wire:
-        now = wire.status()
-        if now is None or now.phase in ("stopping", "ended"):
-            raise connect.nobody(settings)
-        answer = wire.command(command, timeout=60.0)
-    if as_json:
-        _json(answer)
-    elif answer.done:
-        typer.echo(answer.message)
-    if not answer.done:
-        raise connect.Refused(answer.message)
-
-
 def _node_settings(
     config: Path | None, named: Mapping[str, object], sets: Sequence[str] | None
 ) -> Config:
     """Return the settings of a node that runs by itself, and begin its log."""
-    settings = load(config, os.environ, _overrides(named, sets))
+    settings = load(config, os.environ, overrides(named, sets))
     connect.begin_log()
     return settings
-
-
-def _overrides(named: Mapping[str, object], sets: Sequence[str] | None) -> list[str]:
-    """Return options as overrides of settings, those with ``--set`` last."""
-    given = [f"{path}={value}" for path, value in named.items() if value not in (None, "")]
-    return [*given, *(sets or [])]
-
-
-def _json(value: object) -> None:
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
