@@ -194,24 +194,20 @@ def status(
     redis: Url = "",
     secrets: Secrets = "",
     sets: Sets = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on until the run ends.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
     as_json: Json = False,
 ) -> None:
     """Say how a running training node is doing."""
+    from soulsai import look
+
     named = {"redis.url": redis, "redis.secrets": secrets}
     settings = load(config, os.environ, overrides(named, sets))
-    with connect.operator(settings) as wire:
-        now = wire.status()
-    if now is None:
-        raise connect.nobody(settings)
-    if as_json:
-        as_line(now)
+    if not watch:
+        look.once(settings, as_json=as_json)
         return
-    from rich.console import Console
-
-    from soulsai.view import Scene, page
-
-    headline = f"{now.environment} · {now.algorithm}"
-    Console().print(page(Scene(now.seconds, headline, now)))
+    with process.Stop(process.parent()) as stop:
+        look.watch(settings, stop, every=every, as_json=as_json)
 
 
 @app.command()

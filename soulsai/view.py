@@ -29,6 +29,7 @@ class Scene(Struct, frozen=True):
     doing: str = "starting"  # until there is a status
     restarting: tuple[str, ...] = ()  # processes that wait for their restart
     notices: tuple[str, ...] = ()
+    hint: str = "Ctrl-C saves and stops."
 
 
 class View(Protocol):
@@ -133,7 +134,8 @@ def page(scene: Scene) -> RenderableType:
             parts.append(Text(scene.status.notice, style="yellow"))
     parts += [Text(f"{name} restarts", style="yellow") for name in scene.restarting]
     parts += [Text(notice, style="yellow") for notice in scene.notices[-NOTICES:]]
-    parts.append(Text("Ctrl-C saves and stops.", style=FAINT))
+    if scene.hint:
+        parts.append(Text(scene.hint, style=FAINT))
     return Group(*parts)
 
 
