@@ -14,7 +14,7 @@ run: $(READY)  ## Train LunarLander on this machine, with a live view. ARGS="--e
 	$(BIN)/soulsai train $(ARGS)
 
 test: $(READY)  ## Run all tests but those that train for minutes.
-	$(BIN)/python -m pytest -m "not learning and not web and not stack and not chaos and not long" $(ARGS)
+	$(BIN)/python -m pytest -m "not learning and not web and not stack and not chaos and not long and not mutation" $(ARGS)
 
 check: $(READY)  ## Check format, style, types, the arrows between modules, and dead code.
 	$(BIN)/ruff format --check .

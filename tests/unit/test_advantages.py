@@ -38,7 +38,7 @@ def test_scan_is_the_loop(seed, steps):
 
 
 @given(st.integers(0, 2**32))
-def test_gae_is_the_loop(seed):
+def test_6_gae_is_the_loop(seed):
     reward, value, following, discount, end, _ = case(seed)
     advantage, goal = gae(reward, value, following, discount, end, LAMBDA)
     running = 0.0
@@ -50,7 +50,7 @@ def test_gae_is_the_loop(seed):
 
 
 @given(st.integers(0, 2**32))
-def test_vtrace_is_the_loop(seed):
+def test_6_vtrace_is_the_loop(seed):
     reward, value, following, discount, end, ratio = case(seed)
     advantage, goal = vtrace(reward, value, following, discount, end, LAMBDA, ratio)
     later_goal = later_value = 0.0
@@ -95,7 +95,7 @@ def test_7_nothing_leaks_from_one_episode_into_another(estimate):
     assert advantages(*both)[: len(one[0])].tolist() == advantages(*one).tolist()
 
 
-def test_only_termination_forgets_what_would_have_come():
+def test_7_only_termination_forgets_what_would_have_come():
     one = np.ones(1)
     for terminated, expected in ((True, 1.0 - 5.0), (False, 1.0 + GAMMA * 7.0 - 5.0)):
         discount = np.array([0.0 if terminated else GAMMA])
@@ -131,7 +131,7 @@ def test_episodes_side_by_side_are_estimated_as_if_alone():
     assert estimates(fragments) == pytest.approx(alone)
 
 
-def test_only_what_terminated_terminates():
+def test_7_only_what_terminated_terminates():
     ends = {"terminated": True}, {"truncated": True}, {}
     for i, end in enumerate(ends):
         assert lay_out([fragment(4, **end)]).terminated.sum() == (i == 0)

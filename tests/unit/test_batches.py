@@ -98,7 +98,7 @@ def test_10_nor_after_it_was_learnt_from():
     assert (len(waiting), waiting.dropped.stale) == (0, 100)
 
 
-def test_experience_may_be_so_many_iterations_old():
+def test_10_experience_may_be_so_many_iterations_old():
     waiting = batches(max_lag=2)
     waiting.arrived(number(1, version=1))
     waiting.updated()

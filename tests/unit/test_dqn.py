@@ -44,7 +44,7 @@ def test_the_slope_is_the_derivative_of_the_weighted_loss(quantiles):
 
 
 @pytest.mark.parametrize("double", [True, False])
-def test_the_target_by_loops(double):
+def test_5_the_target_by_loops(double):
     algorithm = learner(masked=True, double=double, reward_scale=0.1)
     torch.nn.init.normal_(algorithm.target.values.out.weight)
     rng = np.random.default_rng(0)

@@ -1,0 +1,249 @@
+"""Every equation that is got wrong on purpose makes a conformance test fail.
+
+The tests called ``test_<number>_...`` say what any correct learner does. Here one line of the
+package at a time is changed, in a copy, into a mistake that somebody has made before.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "soulsai"
+OFF_POLICY = "tests/unit/test_conformance.py", "tests/unit/test_dqn.py"
+ON_POLICY = "tests/unit/test_advantages.py", "tests/unit/test_batches.py", "tests/unit/test_ppo.py"
+TWINS = ("tests/contract/test_head_twins.py",)
+
+
+class Mutation(NamedTuple):
+    mistake: str
+    file: str
+    right: str
+    wrong: str
+    tests: tuple[str, ...] = OFF_POLICY
+
+
+MUTATIONS = (
+    Mutation(
+        "tau over the goal's axis, in the loss",
+        "algorithms/quantiles.py",
+        "level = levels(predicted)[:, None]",
+        "level = levels(predicted)[None, :]",
+    ),
+    Mutation(
+        "tau over the goal's axis, in the slope",
+        "algorithms/quantiles.py",
+        "upwards, both = pull.clamp(min=0.0).mean(2), pull.mean(2)\n"
+        "    return weights * (level * upwards + (1.0 - level) * (both - upwards))",
+        "upwards = pull.clamp(min=0.0)\n"
+        "    return weights * (level * upwards + (1.0 - level) * (pull - upwards)).mean(2)",
+    ),
+    Mutation(
+        "levels i / N",
+        "algorithms/quantiles.py",
+        "device=quantiles.device) + 0.5)",
+        "device=quantiles.device))",
+    ),
+    Mutation(
+        "the priority for the importance weight",
+        "replay/prioritized.py",
+        "weights = (held * share) ** -beta",
+        "weights = self._tree.leaves[slots]",
+    ),
+    Mutation(
+        "priorities that nothing is drawn by",
+        "replay/prioritized.py",
+        "slots = self._tree.find((np.arange(size) + place) * (total / size))",
+        "slots = (place * held).astype(np.int64)",
+    ),
+    Mutation(
+        "a stale write-back",
+        "replay/prioritized.py",
+        "held = self.ring.held(ids)",
+        "held = np.ones(len(ids), bool)",
+    ),
+    Mutation(
+        "truncation as termination, n steps ahead",
+        "algorithms/returns.py",
+        "stretches.append(Stretch(pieces, closed, fragment.terminated))",
+        "stretches.append(Stretch(pieces, closed, fragment.ended))",
+    ),
+    Mutation(
+        "truncation as termination, in rollouts",
+        "algorithms/rollouts.py",
+        "terminated[final] = [fragment.terminated for",
+        "terminated[final] = [fragment.ended for",
+        ON_POLICY,
+    ),
+    Mutation(
+        "always gamma ** n",
+        "algorithms/returns.py",
+        "discount = self.gamma**span *",
+        "discount = self.gamma**self.n *",
+    ),
+    Mutation(
+        "rewards that leak from one episode into another",
+        "algorithms/returns.py",
+        "reward[ahead:] * (span[:-ahead] > ahead)",
+        "reward[ahead:]",
+    ),
+    Mutation(
+        "a tail that is dropped where an episode is cut",
+        "algorithms/returns.py",
+        "pieces = (waiting, steps)",
+        "pieces = (steps,)",
+    ),
+    Mutation(
+        "a late fragment that is lost",
+        "algorithms/returns.py",
+        "stretches.append(Stretch((steps,), True, fragment.terminated))",
+        "pass",
+    ),
+    Mutation(
+        "advantages that leak from one episode into another",
+        "algorithms/advantages.py",
+        "advantage = scan(delta, discount * decay * ~end)",
+        "advantage = scan(delta, discount * decay * (np.arange(len(end)) < len(end) - 1))",
+        ON_POLICY,
+    ),
+    Mutation(
+        "v-trace without its ratio in the difference",
+        "algorithms/advantages.py",
+        "delta = rho * (reward",
+        "delta = (reward",
+        ON_POLICY,
+    ),
+    Mutation(
+        "v-trace that goes on with its values instead of their targets",
+        "algorithms/advantages.py",
+        "following = next_value + np.append(excess[1:], 0.0) * ~end",
+        "following = next_value",
+        ON_POLICY,
+    ),
+    Mutation(
+        "observations that are kept as views of somebody's buffer",
+        "algorithms/returns.py",
+        "obs = {name: rows[first:].copy() for",
+        "obs = {name: rows[first:] for",
+    ),
+    Mutation(
+        "invalid actions in the target",
+        "algorithms/q_update.py",
+        "q = q.masked_fill(~mask, -torch.inf)",
+        "pass",
+    ),
+    Mutation(
+        "invalid actions, at random",
+        "heads.py",
+        "return best(rng.random(shape), mask)",
+        "return best(rng.random(shape), None)",
+    ),
+    Mutation(
+        "a gradient through invalid choices",
+        "algorithms/distributions.py",
+        "    if valid is not None:\n        logits = ",
+        "    if valid is None:\n        logits = ",
+        TWINS,
+    ),
+    Mutation(
+        "the better of the clipped and the unclipped",
+        "algorithms/objective.py",
+        "torch.minimum(",
+        "torch.maximum(",
+        ON_POLICY,
+    ),
+    Mutation(
+        "no importance weight",
+        "algorithms/objective.py",
+        "return weight * torch",
+        "return torch",
+        ON_POLICY,
+    ),
+    Mutation(
+        "variances merged as if the means were equal",
+        "algorithms/normalize.py",
+        " + delta**2 * (self.count * BLOCK / total)",
+        "",
+    ),
+    Mutation(
+        "duplicates that are learnt from",
+        "algorithms/batches.py",
+        "if key in self._known:",
+        "if False:",
+        ON_POLICY,
+    ),
+    Mutation(
+        "experience of any age, on policy",
+        "algorithms/batches.py",
+        "old = {order for order in orders if self.ages.lag(order) > self.max_lag}",
+        "old: set[Order] = set()",
+        ON_POLICY,
+    ),
+    Mutation(
+        "a fast client that counts for more",
+        "algorithms/rollouts.py",
+        "np.minimum(1.0, taken.mean() / taken)[which]",
+        "np.ones(len(which))",
+        ON_POLICY,
+    ),
+    Mutation(
+        "chance that no seed governs",
+        "algorithms/dqn.py",
+        "rng = np.random.default_rng(replay_seed)",
+        "rng = np.random.default_rng()",
+    ),
+)
+IDS = [mutation.mistake for mutation in MUTATIONS]
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=IDS)
+def test_what_is_to_be_mutated_is_there_once(mutation):
+    assert (PACKAGE / mutation.file).read_text().count(mutation.right) == 1
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory):
+    """A copy of the package with its conformance tests, which pass there."""
+    copy = tmp_path_factory.mktemp("mutated")
+    for part in ("soulsai", "tests/unit", "tests/contract"):
+        shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("pyproject.toml", "tests/conftest.py"):
+        shutil.copy(ROOT / file, copy / file)
+    failed, said = fails(copy, (*OFF_POLICY, *ON_POLICY, *TWINS))
+    assert not failed, said
+    return copy
+
+
+@pytest.mark.mutation
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=IDS)
+def test_a_conformance_test_notices(mutation, copied):
+    file = copied / "soulsai" / mutation.file
+    right = file.read_text()
+    try:
+        file.write_text(right.replace(mutation.right, mutation.wrong))
+        failed, said = fails(copied, mutation.tests)
+    finally:
+        file.write_text(right)
+    assert failed, said
+
+
+def fails(where, files) -> tuple[bool, str]:
+    """Run the conformance tests of some files there; say whether one fails, as it should."""
+    words = ["-m", "pytest", "-x", "-q", "-m", "conformance", "-p", "no:cacheprovider", *files]
+    environ = {**os.environ, "PYTHONPATH": str(where), "PYTHONDONTWRITEBYTECODE": "1"}
+    ran = subprocess.run(
+        [sys.executable, *words],
+        cwd=where,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = ran.stdout + ran.stderr
+    assert ran.returncode in (0, 1), said  # neither passed nor failed: it did not even run
+    return ran.returncode == 1, said
