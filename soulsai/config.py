@@ -160,11 +160,20 @@ class DQN(Struct, frozen=True, forbid_unknown_fields=True):
 
     hidden: tuple[Count, ...] = (256, 256)  # widths of the network's layers
     layer_norm: bool = True
+    network: Literal["layers", "residual"] = "layers"  # residual: blocks as in SimBa
+    vision: Literal["auto", "small", "minatar", "nature", "impala"] = "auto"  # what sees images
     dueling: bool = True
     double: bool = True
     quantiles: Count = 16  # of the return; 1: its mean only
+    sampled: bool = False  # draw the quantiles' levels anew in every update (IQN)
+    munchausen: Fraction = 0.0  # share of the policy's own logarithm in the reward; 0.9, or 0: off
+    temperature: Positive = 0.03  # with munchausen: of the soft policy, in units of reward
+    noisy: bool = False  # explore by noise in the last layer, drawn anew for every episode
     n_step: Count = 3
     gamma: Annotated[float, Meta(gt=0, le=1)] = 0.99
+    n_step_first: Natural = 0  # n_step at the beginning; 0: the same throughout
+    gamma_first: Fraction = 0.0  # gamma at the beginning; 0: the same throughout
+    anneal_steps: Count = 50_000  # env steps over which these two change
     lr: Positive = 5e-4
     adam_eps: Positive = 1e-5
     batch_size: Count = 64
@@ -184,6 +193,7 @@ class DQN(Struct, frozen=True, forbid_unknown_fields=True):
     eval_fraction: Fraction = 0.05  # of episodes played greedily, to measure by
     normalize_obs: bool = True
     reward_scale: Positive = 1.0
+    rescale_values: bool = False  # learn about the square root of values, where they vary widely
 
 
 class SAC(Struct, frozen=True, forbid_unknown_fields=True):

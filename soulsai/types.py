@@ -160,13 +160,15 @@ class Head(Struct, frozen=True):
     """How a policy's outputs become actions; what each kind computes is in ``soulsai.heads``.
 
     ``epsilon_greedy`` reads ``q`` [A]; ``categorical`` reads ``logits`` [sum of sizes];
-    ``gaussian`` and ``squashed`` read ``mean`` and ``log_std`` [shape].
+    ``gaussian`` and ``squashed`` read ``mean`` and ``log_std`` [shape]. ``noise`` names the leaves
+    of the policy's memory that begin an episode as standard normal noise, if it explores.
     """
 
     kind: Literal["epsilon_greedy", "categorical", "gaussian", "squashed"]
     epsilon_base: float = 0.4
     epsilon_alpha: float = 7.0
     eval_fraction: float = 0.05
+    noise: tuple[str, ...] = ()
 
 
 class Program(Struct, frozen=True):

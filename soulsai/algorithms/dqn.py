@@ -13,10 +13,12 @@ import torch
 
 from soulsai.algorithms.base import Stateful
 from soulsai.algorithms.flat import FlatAdam, Gradient, flatten
+from soulsai.algorithms.horizon import Horizon
 from soulsai.algorithms.off_policy import Experience, tensors
 from soulsai.algorithms.q_network import QPolicy
-from soulsai.algorithms.q_update import Learner, Report, Rules, update
+from soulsai.algorithms.q_update import Learner, Luck, Report, Rules, update
 from soulsai.algorithms.quantiles import quantile_huber_loss
+from soulsai.algorithms.vision import settle
 from soulsai.config import DQN as DQNConfig
 from soulsai.errors import ConfigError
 from soulsai.types import Fragment, Metrics, Spec
@@ -33,7 +35,7 @@ class DQN:
         self, config: DQNConfig, spec: Spec, *, seed: int, steps: int, realtime: bool
     ) -> None:
         check(spec)
-        weights_seed, replay_seed = np.random.SeedSequence(seed).spawn(2)
+        weights_seed, replay_seed, luck_seed = np.random.SeedSequence(seed).spawn(3)
         self.config = config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(weights_seed.generate_state(1)[0]))
@@ -54,12 +56,36 @@ class DQN:
             gradient=Gradient(self.policy, weights),
             optimizer=optimizer,
         )
-        self.rules = Rules(config.double, config.reward_scale, config.grad_clip, config.target_ema)
+        self.rules = Rules(
+            double=config.double,
+            reward_scale=config.reward_scale,
+            grad_clip=config.grad_clip,
+            target_ema=config.target_ema,
+            munchausen=config.munchausen,
+            temperature=config.temperature,
+            rescale=config.rescale_values,
+        )
         rng = np.random.default_rng(replay_seed)
         self.experience = Experience(
-            config, spec, self.policy, rng=rng, steps=steps, realtime=realtime
+            config,
+            spec,
+            self.policy,
+            rng=rng,
+            steps=steps,
+            realtime=realtime,
+            horizon=Horizon(
+                config.n_step,
+                config.gamma,
+                config.n_step_first,
+                config.gamma_first,
+                config.anneal_steps,
+            ),
+            masks=config.munchausen > 0.0,
         )
+        self.luck = torch.Generator(weights.device)
+        self.luck.manual_seed(int(luck_seed.generate_state(1)[0]))
         self.skipped = 0  # updates whose errors or gradient were not finite
+        self._sees = bool(self.policy.observation.images)
         self._metrics: Metrics = {}
         self.parts: dict[str, Stateful] = {
             "policy": self.policy,
@@ -77,18 +103,24 @@ class DQN:
         batch = self.experience.sample()
         device = self.learner.weights.device
         rows, weights = tensors(batch.rows, device), torch.from_numpy(batch.weights).to(device)
-        report = update(self.learner, rows, weights, self.rules)
+        draw = self.policy.draw
+        luck = Luck(*(draw(self.config.batch_size, self.luck) for _ in Luck._fields))
+        report = update(self.learner, rows, weights, self.rules, luck)
         if report.done:
             self.experience.replay.learned(batch.ids, report.error.cpu().numpy())
+            if self._sees:
+                settle(self.policy)
+                settle(self.target)
         else:
             self.skipped += 1
         if not self._metrics or self.experience.pace.updates % METRICS_EVERY == 0:
-            self._metrics = self._measured(report)
+            self._metrics = self._measured(report, luck)
         return self._metrics
 
-    def _measured(self, report: Report) -> Metrics:
+    def _measured(self, report: Report, luck: Luck) -> Metrics:
+        loss = quantile_huber_loss(report.predicted, report.goal, luck.predicted.levels)
         return {
-            "loss": quantile_huber_loss(report.predicted, report.goal).mean().item(),
+            "loss": loss.mean().item(),
             "q_mean": report.predicted.mean().item(),
             "td_error": report.error.abs().mean().item(),
             "grad_norm": report.norm.item(),
@@ -98,13 +130,16 @@ class DQN:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the account of steps and updates."""
-        return {"pace": self.experience.pace.state_dict(), "skipped": self.skipped}
+        """Return the account of steps and updates, and the source of luck."""
+        pace = self.experience.pace.state_dict()
+        return {"pace": pace, "skipped": self.skipped, "luck": self.luck.get_state()}
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
         """Go on from the account of another."""
         self.experience.go_on(state_dict["pace"])
         self.skipped = int(state_dict["skipped"])
+        if "luck" in state_dict:  # older checkpoints left nothing to it
+            self.luck.set_state(state_dict["luck"].cpu())
 
 
 def check(spec: Spec) -> None:

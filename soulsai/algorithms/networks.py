@@ -1,5 +1,6 @@
 """Networks for observations made of named leaves; every forward pass exports to ONNX."""
 
+import math
 from collections.abc import Sequence
 from itertools import zip_longest
 from math import prod
@@ -9,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from soulsai.algorithms import vision
+from soulsai.algorithms.vision import Vision
 from soulsai.types import Array, Leaf
 
 CLIP = 10.0  # standard deviations a normalised observation may lie from the mean
-NATURE = ((32, 8, 4, 0), (64, 4, 2, 0), (64, 3, 1, 0))  # channels, kernel, stride, padding
-SMALL = ((16, 3, 1, 1), (32, 3, 1, 1))  # for images too small for Nature's kernels
 
 
 class Observation(nn.Module):
@@ -65,12 +66,22 @@ class Encoder(nn.Module):
     """Maps the parts of an observation to features: a CNN per image, then layers over all."""
 
     def __init__(
-        self, observation: Observation, hidden: Sequence[int], *, layer_norm: bool
+        self,
+        observation: Observation,
+        hidden: Sequence[int],
+        *,
+        layer_norm: bool,
+        residual: bool = False,
+        eyes: Vision = "auto",
     ) -> None:
         super().__init__()
-        self.eyes = nn.ModuleList([_eye(leaf) for leaf in observation.images.values()])
-        seen = sum(_eye_width(leaf) for leaf in observation.images.values())
-        self.layers = Layers(observation.width + seen, hidden, layer_norm=layer_norm)
+        planes = [_planes(leaf) for leaf in observation.images.values()]
+        self.eyes = nn.ModuleList([vision.eye(eyes, one) for one in planes])
+        seen = sum(vision.width(eye, one) for eye, one in zip(self.eyes, planes, strict=True))
+        inputs = observation.width + seen
+        self.layers: Layers | Blocks = (
+            Blocks(inputs, hidden) if residual else Layers(inputs, hidden, layer_norm=layer_norm)
+        )
         self.width = self.layers.width
 
     def features(self, parts: list[Tensor]) -> Tensor:
@@ -105,25 +116,96 @@ class Layers(nn.Module):
         return x
 
 
+class Blocks(nn.Module):
+    """Residual blocks, each with a LayerNorm and a layer four times as wide (arXiv:2410.09754)."""
+
+    def __init__(self, inputs: int, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.width = widths[0]
+        self.enter = nn.Linear(inputs, self.width)
+        self.norm = nn.ModuleList([nn.LayerNorm(self.width) for _ in widths])
+        self.wide = nn.ModuleList([nn.Linear(self.width, 4 * self.width) for _ in widths])
+        self.narrow = nn.ModuleList([nn.Linear(4 * self.width, self.width) for _ in widths])
+        self.last = nn.LayerNorm(self.width)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return the sum of all blocks, normalised [B, width]."""
+        x = self.enter(x)
+        for norm, wide, narrow in zip(self.norm, self.wide, self.narrow, strict=True):
+            x = x + narrow(wide(norm(x)).relu())
+        normed: Tensor = self.last(x)
+        return normed
+
+
 class QuantileHead(nn.Module):
-    """Values of every action, as quantiles of the return.
+    """Values of every action, as quantiles of the return at levels that are spread evenly.
 
     If dueling, each quantile is a state's value plus the action's advantage over the mean action.
     """
 
-    def __init__(self, features: int, actions: int, quantiles: int, *, dueling: bool) -> None:
+    def __init__(
+        self, features: int, actions: int, quantiles: int, *, dueling: bool, noisy: bool = False
+    ) -> None:
         super().__init__()
         self.shape = (actions + dueling, quantiles)
         self.dueling = dueling
-        self.out = nn.Linear(features, (actions + dueling) * quantiles)
+        self.out = output(features, (actions + dueling) * quantiles, noisy=noisy)
 
-    def quantiles(self, features: Tensor) -> Tensor:
-        """Map features [B, F] to quantiles [B, A, N]."""
-        out = F.linear(features, self.out.weight, self.out.bias).view(-1, *self.shape)
-        if not self.dueling:
-            return out
-        value, advantage = out[:, :1], out[:, 1:]
-        return value + (advantage - advantage.mean(1, keepdim=True))
+    def quantiles(
+        self, features: Tensor, levels: Tensor | None = None, noise: Tensor | None = None
+    ) -> Tensor:
+        """Map features [B, F] to quantiles [B, A, N]; the ``levels`` are our own."""
+        del levels
+        out: Tensor = self.out(features, noise).view(-1, *self.shape)
+        return dueling_values(out) if self.dueling else out
+
+
+class Output(nn.Linear):
+    """A linear layer that is asked as a noisy one is."""
+
+    noises = 0
+
+    def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Map [..., inputs] to [..., outputs]."""
+        del noise
+        mapped: Tensor = F.linear(x, self.weight, self.bias)
+        return mapped
+
+
+class Noisy(nn.Linear):
+    """A linear layer whose weights are noisy by as much as it learns (arXiv:1706.10295).
+
+    The noise is an argument: factors for the inputs, and then for the outputs. None is none.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.noises = inputs + outputs
+        spread = 0.5 / math.sqrt(inputs)
+        self.weight_spread = nn.Parameter(torch.full((outputs, inputs), spread))
+        self.bias_spread = nn.Parameter(torch.full((outputs,), spread))
+
+    def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Map [..., inputs] and noise [..., inputs + outputs] to [..., outputs]."""
+        mean: Tensor = F.linear(x, self.weight, self.bias)
+        if noise is None:
+            return mean
+        factor = noise.sign() * noise.abs().sqrt()
+        before: Tensor = factor[..., : self.in_features]
+        after: Tensor = factor[..., self.in_features :]
+        noisy: Tensor = F.linear(x * before, self.weight_spread, self.bias_spread)
+        return mean + after * noisy
+
+
+def output(inputs: int, outputs: int, *, noisy: bool) -> Output | Noisy:
+    """Return a last layer."""
+    return Noisy(inputs, outputs) if noisy else Output(inputs, outputs)
+
+
+def dueling_values(out: Tensor) -> Tensor:
+    """Turn a state's value and its actions' advantages [B, 1 + A, N] into values [B, A, N]."""
+    value, advantage = out[:, :1], out[:, 1:]
+    return value + (advantage - advantage.mean(1, keepdim=True))
 
 
 def _beside(parts: list[Tensor]) -> Tensor:
@@ -176,24 +258,3 @@ def _picture(leaf: Leaf, raw: Tensor) -> Tensor:
 def _planes(leaf: Leaf) -> tuple[int, int, int]:
     first, second, third = leaf.shape
     return (third, first, second) if _channels_last(leaf) else (first, second, third)
-
-
-def _convolutions(leaf: Leaf) -> tuple[tuple[int, int, int, int], ...]:
-    return NATURE if min(_planes(leaf)[1:]) >= 36 else SMALL
-
-
-def _eye(leaf: Leaf) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    before = _planes(leaf)[0]
-    for channels, kernel, stride, padding in _convolutions(leaf):
-        layers += [nn.Conv2d(before, channels, kernel, stride, padding), nn.ReLU()]
-        before = channels
-    return nn.Sequential(*layers, nn.Flatten())
-
-
-def _eye_width(leaf: Leaf) -> int:
-    channels, height, width = _planes(leaf)
-    for channels, kernel, stride, padding in _convolutions(leaf):  # noqa: B007
-        height = (height + 2 * padding - kernel) // stride + 1
-        width = (width + 2 * padding - kernel) // stride + 1
-    return channels * height * width

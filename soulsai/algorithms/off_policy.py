@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from soulsai.algorithms.base import Stateful, Tensors
+from soulsai.algorithms.horizon import Horizon
 from soulsai.algorithms.networks import Observation
 from soulsai.algorithms.normalize import RunningStatistics
 from soulsai.algorithms.returns import NStepReturns, transition_columns
@@ -44,10 +45,13 @@ class Experience:
         rng: np.random.Generator,
         steps: int,
         realtime: bool,
+        horizon: Horizon | None = None,
+        masks: bool = False,
     ) -> None:
         self.settings, self.planned_steps, self.policy = settings, steps, policy
-        self.returns = NStepReturns(spec, n=settings.n_step, gamma=settings.gamma)
-        columns = transition_columns(spec)
+        self.horizon = horizon or Horizon(settings.n_step, settings.gamma)
+        self.returns = NStepReturns(spec, n=self.horizon.n_at(0), gamma=self.horizon.gamma_at(0))
+        columns = transition_columns(spec, masks=masks, spans=self.horizon.changes_gamma)
         self.replay: PrioritizedReplay | UniformReplay = (
             PrioritizedReplay(settings.capacity, columns, alpha=settings.priority_alpha, rng=rng)
             if settings.prioritized
@@ -83,6 +87,8 @@ class Experience:
 
     def ingest(self, fragments: Sequence[Fragment]) -> None:
         """Take in experience: complete transitions go to replay, raw, and into the statistics."""
+        self.returns.n = self.horizon.n_at(self.pace.steps)
+        self.returns.gamma = self.horizon.gamma_at(self.pace.steps)
         rows = self.returns.assemble(fragments)
         self.replay.append(rows)
         observation = self.policy.observation
@@ -94,7 +100,11 @@ class Experience:
 
     def sample(self) -> Batch:
         """Draw a batch of transitions."""
-        return self.replay.sample(self.settings.batch_size, beta=self.beta)
+        batch = self.replay.sample(self.settings.batch_size, beta=self.beta)
+        if self.horizon.changes_gamma:
+            span = batch.rows["span"]
+            batch.rows["discount"] = self.horizon.discount(span, self.pace.steps)
+        return batch
 
     @property
     def beta(self) -> float:

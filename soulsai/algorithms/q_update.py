@@ -1,6 +1,8 @@
 """One update of Q-learning, as a function of what it is given and of nothing else.
 
-Double (arXiv:1509.06461), n-step and with quantiles of the return (1710.10044).
+Double (arXiv:1509.06461), n-step and with quantiles of the return (1710.10044), which may be
+sampled (1806.06923); on request with Munchausen's bonus (2007.14430), and with values that are
+rescaled (1805.11593).
 """
 
 from collections.abc import Callable
@@ -13,12 +15,15 @@ from torch import Tensor
 from soulsai.algorithms.base import Tensors
 from soulsai.algorithms.flat import FlatAdam, Gradient
 from soulsai.algorithms.off_policy import leaves
-from soulsai.algorithms.q_network import QPolicy
+from soulsai.algorithms.q_network import NONE, Chance, QPolicy
 from soulsai.algorithms.quantiles import expected, quantile_huber_slope
 from soulsai.types import MASK
 
-Judge = Callable[[list[Tensor]], Tensor]  # parts of observations to quantiles [B, A, N]
+Judge = Callable[[list[Tensor], Chance], Tensor]  # parts of observations to quantiles [B, A, N]
 See = Callable[[Tensors], list[Tensor]]  # leaves of observations to their parts
+
+LEAST_BONUS = -1.0  # of Munchausen
+CURVE = 1e-3  # keeps the inverse of the rescaled values Lipschitz continuous
 
 
 class Rules(Struct, frozen=True):
@@ -28,6 +33,9 @@ class Rules(Struct, frozen=True):
     reward_scale: float
     grad_clip: float
     target_ema: float
+    munchausen: float = 0.0
+    temperature: float = 0.03
+    rescale: bool = False
 
 
 class Learner(NamedTuple):
@@ -44,6 +52,17 @@ class Learner(NamedTuple):
     optimizer: FlatAdam
 
 
+class Luck(NamedTuple):
+    """What chance decides of an update."""
+
+    predicted: Chance = NONE
+    judged: Chance = NONE  # of the online network, about what was seen next
+    target: Chance = NONE
+
+
+NO_LUCK = Luck()
+
+
 class Report(NamedTuple):
     """What an update found, before it changed anything."""
 
@@ -54,16 +73,17 @@ class Report(NamedTuple):
     done: bool  # false: something was not finite, so nothing was changed
 
 
-def update(learner: Learner, rows: Tensors, weights: Tensor, rules: Rules) -> Report:
+def update(
+    learner: Learner, rows: Tensors, weights: Tensor, rules: Rules, luck: Luck = NO_LUCK
+) -> Report:
     """Do one gradient step, and move the target network towards the result."""
     online, target = learner.online, learner.target
     see = online.observation.parts
     with torch.inference_mode():
-        goal = td_target(see, online.quantiles, target.quantiles, rows, rules)  # [B, M]
-    predicted = td_predicted(see, online.quantiles, rows)  # [B, N]
-    gradient = learner.gradient.of(
-        predicted, quantile_huber_slope(predicted.detach(), goal, weights)
-    )
+        goal = td_target(see, online.quantiles, target.quantiles, rows, rules, luck)  # [B, M]
+    predicted = td_predicted(see, online.quantiles, rows, luck.predicted)  # [B, N]
+    slope = quantile_huber_slope(predicted.detach(), goal, weights, luck.predicted.levels)
+    gradient = learner.gradient.of(predicted, slope)
     predicted = predicted.detach()
     error = expected(goal) - expected(predicted)
     norm = torch.linalg.vector_norm(gradient)
@@ -76,19 +96,31 @@ def update(learner: Learner, rows: Tensors, weights: Tensor, rules: Rules) -> Re
     return Report(predicted, goal, error, norm, done)
 
 
-def td_target(see: See, online: Judge, target: Judge, rows: Tensors, rules: Rules) -> Tensor:
-    """Return what the taken actions' quantiles should be [B, N]."""
-    parts = see(leaves(rows, "next_obs."))
-    quantiles = target(parts)  # [B, A, N]
-    judged = online(parts) if rules.double else quantiles
-    best = best_action(expected(judged), rows.get(f"next_obs.{MASK}"))  # [B]
-    future = taken(quantiles, best)  # [B, N]
-    return rows["ret"][:, None] * rules.reward_scale + rows["discount"][:, None] * future
+def td_target(
+    see: See, online: Judge, target: Judge, rows: Tensors, rules: Rules, luck: Luck = NO_LUCK
+) -> Tensor:
+    """Return what the taken actions' quantiles should be [B, M]."""
+    parts, mask = see(leaves(rows, "next_obs.")), rows.get(f"next_obs.{MASK}")
+    quantiles = target(parts, luck.target)  # [B, A, M]
+    reward, discount = rows["ret"] * rules.reward_scale, rows["discount"]
+    if rules.munchausen:
+        mind = soft_policy(expected(quantiles), mask, rules.temperature)  # [B, A]
+        future = soft_value(unscaled(quantiles) if rules.rescale else quantiles, mind, rules)
+        now = expected(target(see(leaves(rows, "obs.")), luck.target))
+        bonus = soft_policy(now, rows.get(f"obs.{MASK}"), rules.temperature)
+        logp = bonus.gather(1, rows["action"].long()[:, None])[:, 0]
+        reward = reward + rules.munchausen * (rules.temperature * logp).clamp(LEAST_BONUS, 0.0)
+    else:
+        judged = online(parts, luck.judged) if rules.double else quantiles
+        future = taken(quantiles, best_action(expected(judged), mask))  # [B, M]
+        future = unscaled(future) if rules.rescale else future
+    goal = reward[:, None] + discount[:, None] * future
+    return rescaled(goal) if rules.rescale else goal
 
 
-def td_predicted(see: See, online: Judge, rows: Tensors) -> Tensor:
+def td_predicted(see: See, online: Judge, rows: Tensors, chance: Chance = NONE) -> Tensor:
     """Return the quantiles of the actions that were taken [B, N]."""
-    return taken(online(see(leaves(rows, "obs."))), rows["action"])
+    return taken(online(see(leaves(rows, "obs.")), chance), rows["action"])
 
 
 def best_action(q: Tensor, mask: Tensor | None) -> Tensor:
@@ -102,3 +134,31 @@ def taken(quantiles: Tensor, action: Tensor) -> Tensor:
     """Return the quantiles [B, N] of one action [B] each, from [B, A, N]."""
     index = action.long()[:, None, None].expand(-1, 1, quantiles.shape[2])
     return quantiles.gather(1, index).squeeze(1)
+
+
+def soft_policy(q: Tensor, mask: Tensor | None, temperature: float) -> Tensor:
+    """Return the log-probabilities [B, A] of the actions, were they chosen softly by their values.
+
+    Where no action is valid, the mask is ignored: what comes after counts for nothing there.
+    """
+    if mask is not None:
+        q = q.masked_fill(~mask & mask.any(-1, keepdim=True), -torch.inf)
+    return (q / temperature).log_softmax(-1)
+
+
+def soft_value(quantiles: Tensor, logp: Tensor, rules: Rules) -> Tensor:
+    """Return quantiles [B, M] of [B, A, M] under the soft policy, with the bonus of its entropy."""
+    logp = logp.clamp_min(torch.finfo(logp.dtype).min)  # zero times minus infinity is not zero
+    chosen = logp.exp()[:, :, None]
+    return (chosen * (quantiles - rules.temperature * logp[:, :, None])).sum(1)
+
+
+def rescaled(value: Tensor) -> Tensor:
+    """Return about the square root of values, sign and all."""
+    return value.sign() * ((value.abs() + 1.0).sqrt() - 1.0) + CURVE * value
+
+
+def unscaled(value: Tensor) -> Tensor:
+    """Undo ``rescaled``."""
+    root = (1.0 + 4.0 * CURVE * (value.abs() + 1.0 + CURVE)).sqrt()
+    return value.sign() * (((root - 1.0) / (2.0 * CURVE)).square() - 1.0)

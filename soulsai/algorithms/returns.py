@@ -12,17 +12,23 @@ from soulsai.types import MASK, Array, Fragment, Leaf, Spec
 Key = tuple[str, int, int]  # client, epoch, episode
 
 
-def transition_columns(spec: Spec) -> dict[str, Leaf]:
+def transition_columns(spec: Spec, *, masks: bool = False, spans: bool = False) -> dict[str, Leaf]:
     """Return the columns of one n-step transition, as replay keeps them.
 
     ``ret`` is the discounted sum of the next rewards, and ``discount`` what the value of
-    ``next_obs`` is worth at its end: zero after termination, so no other flag is needed.
+    ``next_obs`` is worth at its end: zero after termination, so no other flag is needed. On
+    request there are also the ``masks`` of ``obs``, and as ``span`` the number of steps between
+    the two observations, zero where the discount is.
     """
     seen = {name: _stored(leaf) for name, leaf in spec.seen.items()}
     columns = {f"obs.{name}": leaf for name, leaf in seen.items()}
     columns |= {f"next_obs.{name}": leaf for name, leaf in seen.items()}
     if MASK in spec.obs:
         columns[f"next_obs.{MASK}"] = spec.obs[MASK]
+        if masks:
+            columns[f"obs.{MASK}"] = spec.obs[MASK]
+    if spans:
+        columns["span"] = Leaf((), "<u2")
     columns["action"] = spec.action.leaf
     columns["ret"] = columns["discount"] = Leaf((), "<f4")
     return columns
@@ -76,7 +82,7 @@ class NStepReturns:
     def __init__(self, spec: Spec, *, n: int, gamma: float, episodes: int = 4096) -> None:
         self.n, self.gamma, self.episodes = n, gamma, episodes
         self._leaves = tuple(spec.seen) + ((MASK,) if MASK in spec.obs else ())
-        self._columns = transition_columns(spec)
+        self._columns = transition_columns(spec, masks=True, spans=True)
         self._waiting: dict[Key, Steps] = {}  # least recently heard of first
 
     def __len__(self) -> int:
@@ -166,10 +172,10 @@ class NStepReturns:
         for name in self._leaves:
             seen = self._observations(stretches, name)
             rows[f"next_obs.{name}"] = seen.take(there, axis=0)
-            if name != MASK:
-                rows[f"obs.{name}"] = seen.take(here, axis=0)
-            else:  # where nothing may be done, nothing more can be earned
+            rows[f"obs.{name}"] = seen.take(here, axis=0)
+            if name == MASK:  # where nothing may be done, nothing more can be earned
                 rows["discount"] = rows["discount"] * rows[f"next_obs.{MASK}"].any(-1)
+        rows["span"] = span[complete] * (rows["discount"] > 0.0)
         return rows
 
     def _observations(self, stretches: Sequence[Stretch], name: str) -> Array:

@@ -221,6 +221,8 @@ class Player:
         pointer = self._orders.pointer
         knobs = pointer.knobs if pointer is not None else {}
         seat.exploration = explore(self._head, knobs, self._rng)
+        for name in () if seat.exploration.greedy else self._head.noise:
+            seat.memory[name][...] = self._rng.standard_normal(seat.memory[name].shape)
         self._greedy[seat.index] = seat.exploration.greedy
         self._epsilon[seat.index] = seat.exploration.epsilon
         seat.episode, self._episodes = self._episodes, self._episodes + 1

@@ -56,6 +56,21 @@ def case(name: str, spec: Spec, **settings) -> Case:
 
 CASES = {
     "dqn": case("dqn", Spec(MASKED, FOUR), dqn=Q),
+    "dqn, every switch": case(
+        "dqn",
+        Spec(MASKED, FOUR),
+        dqn=msgspec.structs.replace(
+            Q,
+            sampled=True,
+            noisy=True,
+            munchausen=0.9,
+            rescale_values=True,
+            network="residual",
+            n_step_first=5,
+            gamma_first=0.9,
+            anneal_steps=300,
+        ),
+    ),
     "dqn, image": case("dqn", Spec(PICTURE, FOUR), dqn=Q),
     "ppo": case("ppo", Spec(MASKED, FOUR), ppo=ON),
     "ppo, several choices": case("ppo", Spec(MASKED, TWO_AND_TWO), ppo=ON),
@@ -82,7 +97,7 @@ def stream(case: Case, steps: int, seed: int = 0) -> list[list[Fragment]]:
     for start in range(0, steps // 2, 30):
         edges = [start, start + int(rng.integers(1, 29)), start + 30]
         for first, last in pairwise(edges):
-            end = rng.random() < 0.3
+            end = last % 120 == 90
             both = [columns.fragment(client, first, last, end, rng) for client in "ab"]
             groups += [both, *[[]] * 15]
     return groups
@@ -108,7 +123,7 @@ class Columns:
             obs={name: _noise(name, leaf, count + 1, rng) for name, leaf in self.spec.obs.items()},
             action=_actions(self.spec.action, count, rng),
             reward=rng.normal(size=count).astype("<f4"),
-            terminated=bool(end and last > 60),
+            terminated=end,
             truncated=False,
             extras={name: _noise(name, leaf, count, rng) - 2 for name, leaf in self.extras.items()},
             memory={name: _noise(name, leaf, 1, rng)[0] for name, leaf in self.memory.items()},

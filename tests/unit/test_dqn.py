@@ -8,7 +8,7 @@ from learning_cases import endless, episode, settings, spec, stream
 
 from soulsai import heads
 from soulsai.algorithms.dqn import DQN
-from soulsai.algorithms.q_update import best_action, td_target
+from soulsai.algorithms.q_update import best_action, rescaled, td_target
 from soulsai.algorithms.quantiles import expected, quantile_huber_loss, quantile_huber_slope
 from soulsai.errors import ConfigError
 from soulsai.types import MASK, ActionSpec, Head, Leaf, Spec
@@ -182,6 +182,11 @@ def test_beta_grows_to_one_over_the_planned_steps():
         {"quantiles": 1},
         {"dueling": False, "double": False, "layer_norm": False},
         {"prioritized": False, "n_step": 1, "normalize_obs": False},
+        {"sampled": True, "quantiles": 8},
+        {"noisy": True},
+        {"munchausen": 0.9},
+        {"network": "residual", "rescale_values": True},
+        {"n_step_first": 6, "gamma_first": 0.5, "anneal_steps": 400},
     ],
 )
 def test_it_learns_which_action_pays(changes):
@@ -199,7 +204,8 @@ def test_it_learns_which_action_pays(changes):
     seen = torch.tensor([[-1.0, -1.0], [0.0, 0.0], [1.0, 1.0]])
     q = algorithm.policy({"obs": seen}, {})[0]["q"]
     assert q.argmax(1).tolist() == [0, 1, 2]
-    assert q.max(1).values.tolist() == pytest.approx([1.0] * 3, abs=0.15)
+    best = float(rescaled(torch.ones(()))) if changes.get("rescale_values") else 1.0
+    assert q.max(1).values.tolist() == pytest.approx([best] * 3, abs=0.15)
 
 
 def test_many_kinds_of_leaves_go_through():

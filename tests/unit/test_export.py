@@ -36,6 +36,8 @@ DICT = Spec(
     DISCRETE,
 )
 IMAGE = Spec({"pixels": Leaf((36, 36, 4), "|u1"), "speed": Leaf((2,), "<f4")}, DISCRETE)
+SCREEN = Spec({"obs": Leaf((10, 10, 4), "|b1")}, DISCRETE)
+FRAMES = Spec({"obs": Leaf((4, 60, 60), "|u1")}, DISCRETE)
 CONTINUOUS = Spec({"obs": Leaf((4,), "<f4")}, BOX)
 
 
@@ -90,6 +92,10 @@ def q(spec, **settings):
 NETWORKS = {
     "dqn": (q(DICT), DICT),
     "dqn, image": (q(IMAGE, layer_norm=False, quantiles=1, normalize_obs=False), IMAGE),
+    "dqn, sampled and noisy": (q(DICT, sampled=True, noisy=True), DICT),
+    "dqn, residual": (q(VECTOR, network="residual"), VECTOR),
+    "dqn, minatar": (q(SCREEN, vision="minatar", normalize_obs=False), SCREEN),
+    "dqn, impala": (q(FRAMES, vision="impala", noisy=True, normalize_obs=False), FRAMES),
     "recurrent": (Recurrent, CONTINUOUS),
     "folded": (Folded, VECTOR),
 }
@@ -173,7 +179,11 @@ def test_program_and_network_agree_after_the_weights_have_changed(exported, batc
     assert list(got) == [*program.outputs, *(f"next_memory_{n}" for n in program.memory)]
     for name, array in expected.items():
         assert got[name].dtype == array.dtype
-        np.testing.assert_allclose(got[name], array, rtol=1e-5, atol=1e-5)
+        close(got[name], array)
+
+
+def close(ours, theirs):
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * max(1.0, np.abs(theirs).max()))
 
 
 def test_the_graph_is_small_and_its_weights_are_those_of_the_twin(exported):
@@ -182,7 +192,7 @@ def test_the_graph_is_small_and_its_weights_are_those_of_the_twin(exported):
     for name, leaf in program.weights.items():
         own = state[name.removeprefix("weights.")]
         assert (tuple(own.shape), str(own.numpy().dtype)) == (leaf.shape, np.dtype(leaf.dtype).name)
-    assert len(program.graph) < 20_000
+    assert len(program.graph) < 64_000
     assert "unused" not in program.weights
     assert str(__file__).encode() not in program.graph
     export.verify(program, policy, spec)
@@ -221,7 +231,7 @@ def test_a_complete_file_needs_nothing_else(exported, tmp_path):
     names = [*card.outputs, *(f"next_memory_{name}" for name in card.memory)]
     got = dict(zip(names, session.run(names, given), strict=True))
     for name, array in by_torch(policy, given).items():
-        np.testing.assert_allclose(got[name], array, rtol=1e-5, atol=1e-5)
+        close(got[name], array)
 
 
 def test_a_weight_frozen_into_the_graph_is_found():

@@ -1,0 +1,67 @@
+"""Networks that look at images: their shapes, their norm, and their pooling."""
+
+import pytest
+import torch
+from torch import nn
+
+from soulsai.algorithms.vision import Impala, Pool, SpectralConv, eye, settle, width
+
+
+@pytest.mark.parametrize(
+    ("kind", "planes", "features"),
+    [
+        ("auto", (4, 84, 84), 64 * 7 * 7),
+        ("auto", (4, 10, 10), 32 * 100),
+        ("minatar", (4, 10, 10), 16 * 8 * 8),
+        ("nature", (4, 84, 84), 64 * 7 * 7),
+        ("impala", (4, 84, 84), 64 * 6 * 6),
+        ("impala", (3, 20, 30), 64 * 3 * 4),
+    ],
+)
+def test_how_many_features_an_image_has(kind, planes, features):
+    look = eye(kind, planes)
+    assert width(look, planes) == features
+    assert look(torch.rand(2, *planes)).shape == (2, features)
+
+
+@pytest.mark.parametrize("shape", [(11, 11), (13, 7), (6, 5), (84, 9), (3, 40)])
+def test_pooling_is_the_adaptive_one(shape):
+    image = torch.randn(2, 3, *shape)
+    size = tuple(min(6, length) for length in shape)
+    expected = nn.AdaptiveMaxPool2d(size)(image)
+    assert torch.equal(Pool(*shape, 6)(image), expected)
+
+
+def test_the_largest_singular_value_is_one_and_stays_so():
+    conv = SpectralConv(8)
+    x = torch.zeros(1, 8, 5, 5)
+    for scale in (1.0, 7.0):
+        with torch.no_grad():
+            conv.conv.weight.mul_(scale)
+            conv.conv.weight.add_(0.01 * torch.randn_like(conv.conv.weight))
+            conv.conv.bias.zero_()
+        for _ in range(200):
+            settle(conv)
+        largest = torch.linalg.matrix_norm(conv.conv.weight.flatten(1), 2)
+        x[0, :, 2, 2] = torch.randn(8)
+        with torch.no_grad():
+            expected = nn.functional.conv2d(x, conv.conv.weight / largest, padding=1)
+            assert torch.allclose(conv(x), expected, atol=1e-5)
+
+
+def test_the_gradient_goes_through_the_norm():
+    conv = SpectralConv(4).double()
+    x = torch.randn(1, 4, 3, 3, dtype=torch.float64)
+
+    def out(weight):
+        return torch.func.functional_call(conv, {"conv.weight": weight}, (x,))
+
+    weight = conv.conv.weight.detach().requires_grad_()
+    assert torch.autograd.gradcheck(out, (weight,))
+
+
+def test_a_forward_pass_changes_nothing():
+    look = Impala((4, 20, 20), wide=1)
+    before = {name: tensor.clone() for name, tensor in look.state_dict().items()}
+    look(torch.rand(2, 4, 20, 20))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in look.state_dict().items())
