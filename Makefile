@@ -8,7 +8,7 @@ READY := .venv/.ready
 # What a client runs, which must work on Windows, too
 WINDOWS := -p soulsai.client -m soulsai.process -m soulsai.wire.redis
 
-.PHONY: run test check format docs bench test-long test-learning test-web test-stack test-chaos stack-images clean
+.PHONY: run test check format docs bench test-conformance test-mutations test-long test-learning test-web test-stack test-chaos stack-images clean
 
 run: $(READY)  ## Train LunarLander on this machine, with a live view. ARGS="--env CartPole-v1"
 	$(BIN)/soulsai train $(ARGS)

@@ -56,15 +56,7 @@ class DQN:
             gradient=Gradient(self.policy, weights),
             optimizer=optimizer,
         )
-        self.rules = Rules(
-            double=config.double,
-            reward_scale=config.reward_scale,
-            grad_clip=config.grad_clip,
-            target_ema=config.target_ema,
-            munchausen=config.munchausen,
-            temperature=config.temperature,
-            rescale=config.rescale_values,
-        )
+        self.rules = _rules(config)
         rng = np.random.default_rng(replay_seed)
         self.experience = Experience(
             config,
@@ -73,13 +65,7 @@ class DQN:
             rng=rng,
             steps=steps,
             realtime=realtime,
-            horizon=Horizon(
-                config.n_step,
-                config.gamma,
-                config.n_step_first,
-                config.gamma_first,
-                config.anneal_steps,
-            ),
+            horizon=_horizon(config),
             masks=config.munchausen > 0.0,
         )
         self.luck = torch.Generator(weights.device)
@@ -149,3 +135,20 @@ def check(spec: Spec) -> None:
             f"algorithm.name: dqn needs discrete actions, not {spec.action.kind!r};"
             f" choose {'sac or ppo' if spec.action.kind == 'box' else 'ppo'}"
         )
+
+
+def _rules(config: DQNConfig) -> Rules:
+    return Rules(
+        double=config.double,
+        reward_scale=config.reward_scale,
+        grad_clip=config.grad_clip,
+        target_ema=config.target_ema,
+        munchausen=config.munchausen,
+        temperature=config.temperature,
+        rescale=config.rescale_values,
+    )
+
+
+def _horizon(config: DQNConfig) -> Horizon:
+    first = config.n_step_first, config.gamma_first
+    return Horizon(config.n_step, config.gamma, *first, config.anneal_steps)
