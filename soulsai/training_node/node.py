@@ -36,7 +36,7 @@ LOOK_SECONDS = 0.1  # between two looks at commands and at whether to stop
 REPORT_SECONDS = 1.0  # between two reports, and between two looks for a newer node
 FORGET_SECONDS = 3600.0  # of silence, after which a client's stream is deleted
 STALE_SECONDS = 1.5  # after a version, what clients said before it is no news any more
-ROOM_SECONDS = 10.0  # between two checkpoints that only make room on the server
+ROOM_SECONDS = 2.0  # between two checkpoints that only make room on the server
 LAST_LOOKS = 15  # at commands after the end: the last episodes may have shown what was best
 EXTRA_UPDATES = 1000  # beyond a doubling: the most that is worked off after the last env step
 
@@ -319,7 +319,8 @@ class TrainingNode:
         """
         if not self._fence():
             return
-        self._line.attempt(lambda: self._wire.trim(self._saver.durable))
+        if self._line.attempt(lambda: self._wire.trim(self._saver.durable)):
+            self._publisher.hurry()
         for client in self._roster.silent(FORGET_SECONDS):
             if self._line.attempt(partial(self._wire.forget, client)):
                 self._receiver.forget(client)

@@ -114,6 +114,11 @@ class Publisher:
         self._granted, self._granted_at = quota, progress.env_steps
         return not self._failed
 
+    def hurry(self) -> None:
+        """Try again now what could not be published: there may be room."""
+        if self._failed:
+            self.tried = -float("inf")
+
     def restart(self) -> None:
         """Go on with weights that were changed from outside; what was granted is forgotten."""
         self.gate.refused, self._failed, self.unpublished = 0, False, True

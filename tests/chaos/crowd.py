@@ -44,6 +44,7 @@ class Crowd:
         self._processes = []
         self.figures = {}
         self.errors = []
+        self.asked_to_leave = 0.0
 
     def __enter__(self):
         settings = self._stage.settings("crowd")
@@ -60,6 +61,7 @@ class Crowd:
         return self
 
     def __exit__(self, *_):
+        self.asked_to_leave = time.monotonic()
         for each in self._processes:
             each.send_signal(signal.SIGTERM)
         told = []

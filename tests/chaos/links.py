@@ -45,6 +45,7 @@ class NetworkLinks:
 
     def narrow(self, bits):
         """Let so many bits per second through, of everybody's together."""
+        run("ip", "link", "set", "lo", "mtu", "1500")  # larger packets would never fit
         run(*f"tc qdisc replace dev lo root tbf rate {bits} burst 64kb latency 400ms".split())
 
     def heal(self, who):

@@ -101,7 +101,7 @@ class Stage:
         self.folder, self.links = folder, links
         self.saves, self.logs, self.ledgers = (folder / n for n in ("saves", "logs", "ledgers"))
         for path in (self.saves, self.logs, self.ledgers):
-            path.mkdir(parents=True)
+            path.mkdir(parents=True, exist_ok=True)  # it may be a disk of its own
         self.broker = Broker(
             folder / "redis",
             links.url(US),

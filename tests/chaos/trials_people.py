@@ -73,7 +73,8 @@ def crowd(folder, links):
             again = t.until("everybody again", lambda: people.all_since(t.watch.seen, began))
             t.wait(5.0)
         t.row.seconds = round(again, 2)
-        left = t.until("everybody lost", lambda: _active(t) <= 1, 30.0, must=False)
+        t.until("everybody lost", lambda: _active(t) <= 1, 30.0, must=False)
+        left = time.monotonic() - people.asked_to_leave
         verdict, progress = t.end()
         status = t.watch.status
         t.row.figures |= people.figures | {

@@ -101,6 +101,18 @@ def test_a_version_that_was_not_stored_is_tried_again_under_the_next_number():
     assert not desk.due(99.0)
 
 
+def test_what_found_no_room_is_tried_again_as_soon_as_there_is_some():
+    desk = Desk()
+    assert desk.publish(0.0)
+    desk.publisher.hurry()
+    assert not desk.due(1.0), "nothing was refused"
+    desk.works = False
+    desk.publish(1.0)
+    assert not desk.due(1.1)
+    desk.publisher.hurry()
+    assert desk.due(1.1)
+
+
 def test_versions_are_kept_within_their_bound_and_one_always_is():
     desk = Desk(kept_mb=3 * 36 / 2**20)
     for now in range(5):
