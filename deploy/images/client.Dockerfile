@@ -25,8 +25,10 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     # Nobody looks (pygame), and Python has its own copy of the runtime (libonnxruntime).
     && /opt/soulsai/bin/pip uninstall --disable-pip-version-check -y pip setuptools pygame-ce \
     && cd /opt/soulsai/lib/python3.*/site-packages \
-    && rm onnxruntime/capi/libonnxruntime.so.* \
-    && find . -type d \( -name tests -o -name examples -o -name docs \) -prune -exec rm -rf {} +
+    && rm -r onnxruntime/capi/libonnxruntime.so.* onnxruntime/transformers \
+        onnxruntime/quantization onnxruntime/tools \
+    && find . -type d \( -name tests -o -name examples -o -name docs \) -prune -exec rm -rf {} + \
+    && find . -name "*.pyi" -delete
 # Compiles exactly what a client loads, so that a container that cannot write starts as fast.
 ENV PYTHONPYCACHEPREFIX=/opt/soulsai/compiled
 RUN /opt/soulsai/bin/soulsai check-env CartPole-v1 >/dev/null \

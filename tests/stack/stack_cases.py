@@ -70,11 +70,16 @@ class Stack:
     """The compose files, copied to where nobody's own settings and secrets are."""
 
     def __init__(self, folder):
-        self.folder = folder
         self.port = free_port()
         self.took = {}
+        self.environ = {"SOULSAI_PORT": str(self.port)}
         if run("docker", "network", "ls", "-q", "-f", "name=^train_server_net$", cwd=ROOT):
             raise RuntimeError("a training server runs on this Docker engine; stop it first")
+        self.fresh(folder)
+
+    def fresh(self, folder):
+        """Be another checkout."""
+        self.folder = folder
         folder.mkdir(parents=True)
         shutil.copy(ROOT / "docker-compose.yaml", folder)
         shutil.copytree(ROOT / "deploy", folder / "deploy", ignore=_own)
@@ -82,7 +87,6 @@ class Stack:
         shutil.copy(ROOT / "config/config_d.yaml", folder / "config")
         (folder / "config/config.yaml").write_text(PLAYS)
         (folder / "test.yaml").write_text(SLOW)
-        self.environ = {"SOULSAI_PORT": str(self.port)}
         folder.chmod(0o755)
 
     def setup(self):
@@ -98,6 +102,9 @@ class Stack:
         self.took[files] = time.monotonic() - begin
 
     def down(self):
+        paused = run("docker", "ps", "-q", "-f", "status=paused", "-f", "name=soulsai-", cwd="/")
+        for container in paused.split():
+            run("docker", "unpause", container, cwd="/")  # frozen, it could not be removed
         for files in (PROXY, MONITORING, CORE):
             if (self.folder / files[1]).exists():
                 self.compose(files, "--profile", "*", "down", "-t", "5", check=False)
@@ -156,6 +163,9 @@ class Stack:
             logs = self.compose(CORE, "logs", "--tail", "15")
             raise TimeoutError(f"{what}\n{last}\n{logs}") from error
 
+    def learning(self):
+        return self.until("learning", lambda now: now.phase == "learning" and now.checkpoint)
+
     def progress(self, what, clients):
         """Wait until more has been learnt, and as many clients play; return that status."""
         before = until("a status", self.status)
@@ -178,6 +188,6 @@ class Stack:
         return progress, {client: mark[1] for client, mark in progress["marks"].items()}
 
 
-def _own(folder, names):
+def _own(folder, _):
     """Leave out what belongs to the deployment of this checkout, if it is one."""
-    return {name for name in names if name in {".env", "certbot", "__pycache__"}}
+    return {".env", "__pycache__"} | ({"www", "conf"} if Path(folder).name == "certbot" else set())
