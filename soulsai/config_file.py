@@ -25,6 +25,7 @@ Where = tuple[str, ...]  # the keys that lead to an entry
 _NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?\Z")
 _INTEGER = re.compile(r"[-+]?\d[\d_]*\Z")
 _LEADING_ZERO = re.compile(r"[-+]?0o?[0-9_]+\Z")
+_TOO_DEEP = re.compile(r"(?:[\[{][^\[\]{}]*){" + str(DEEPEST + 1) + "}")
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_./-]*\Z")
 _WORDS = frozenset(["y", "n", "yes", "no", "on", "off", "true", "false", "null"])
 
@@ -121,6 +122,11 @@ def _compose(text: str, name: str) -> yaml.Node | None:
 
 def _refuse_tricks(text: str, name: str) -> None:
     """Raise for what settings never need and attackers do: aliases, tags, depth, documents."""
+    if opened := _TOO_DEEP.search(text):  # the scanner takes its time for these
+        line = text.count("\n", 0, opened.start()) + 1
+        raise ConfigError(
+            f"{name}, line {line}: more than {DEEPEST} levels of nesting is not allowed in settings"
+        )
     depth = documents = 0
     for event in yaml.parse(text, yaml.SafeLoader):
         problem = ""

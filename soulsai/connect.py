@@ -186,7 +186,7 @@ def _read(file: Path) -> str:
     try:
         with file.open(encoding="utf-8") as opened:
             return opened.read(_LONGEST)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # a zero byte in its name, or what is no text in it
         raise ConfigError(f"{file}: cannot be read as an invite ({type(error).__name__})") from None
 
 

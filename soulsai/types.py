@@ -1,15 +1,23 @@
 """The nouns: every other module talks in these."""
 
 import zlib
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
-from msgspec import Struct
+from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
 Metrics = dict[str, float]
+
+# A run's id becomes a folder: judged wherever it is decoded, for it may come from anybody.
+RunId = Annotated[
+    str,
+    Meta(
+        pattern=r"\A(?!(?i:con|prn|aux|nul|com\d|lpt\d)(\.|\Z))[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}(?<!\.)\Z"
+    ),
+]
 
 MASK = "mask"  # the observation leaf that says which actions are valid
 PROTOCOL = 1  # what this package speaks
@@ -224,7 +232,7 @@ class Weights(Struct, frozen=True, eq=False):
 class Pointer(Struct, frozen=True):
     """The newest version: where it is, how to check it, and what comes with it."""
 
-    run: str
+    run: RunId
     generation: int
     version: int
     bytes: int
@@ -254,7 +262,7 @@ class EnvironmentOffer(Struct, frozen=True):
 class RunSpec(Struct, frozen=True):
     """All that a client must know of a run; published by the training node, never secret."""
 
-    run: str  # unique: the name of the run's folder
+    run: RunId  # unique: the name of the run's folder
     protocol: int
     oldest_protocol: int
     environment: EnvironmentOffer
@@ -357,7 +365,7 @@ class ClientStatus(Struct, frozen=True):
 class Status(Struct, frozen=True):
     """The training node in numbers; the same truth for terminal, page and tests."""
 
-    run: str
+    run: RunId
     generation: int
     phase: Literal["starting", "waiting", "warming up", "learning", "paused", "stopping", "ended"]
     algorithm: str

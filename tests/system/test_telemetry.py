@@ -197,7 +197,7 @@ def test_while_idle_it_notices_another_run_within_a_second(server, training, con
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "/etc"])
 def test_a_run_cannot_be_named_out_of_the_saves_folder(server, config, name: str) -> None:
     server.training().open(run_spec(name), PROGRAM, fresh=True)
-    with node_of(config, server) as node, pytest.raises(WireError, match="cannot be a folder"):
+    with node_of(config, server) as node, pytest.raises(WireError, match="not a RunSpec"):
         node.turn(0.0)
 
 
