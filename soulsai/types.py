@@ -12,12 +12,8 @@ Array = NDArray[Any]
 Metrics = dict[str, float]
 
 # A run's id becomes a folder: judged wherever it is decoded, for it may come from anybody.
-RunId = Annotated[
-    str,
-    Meta(
-        pattern=r"\A(?!(?i:con|prn|aux|nul|com\d|lpt\d)(\.|\Z))[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}(?<!\.)\Z"
-    ),
-]
+_NO_DEVICE = r"(?!(?i:con|prn|aux|nul|com\d|lpt\d)(\.|\Z))"
+RunId = Annotated[str, Meta(pattern=rf"\A{_NO_DEVICE}(?![.-])[A-Za-z0-9_.-]{{1,200}}(?<!\.)\Z")]
 
 MASK = "mask"  # the observation leaf that says which actions are valid
 PROTOCOL = 1  # what this package speaks
