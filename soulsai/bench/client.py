@@ -1,6 +1,7 @@
 """A client measured: what a step costs beyond the environment's step and the policy's inference.
 
-All in CPU time, of both threads of a client: a busy machine does not change it much.
+All in CPU time, of both threads of a client: a busy machine does not change it much. What a step
+costs more in a process of its own is the difference of two medians.
 """
 
 import random
@@ -15,11 +16,12 @@ from soulsai.algorithms import build
 from soulsai.bench import Figure, at_most
 from soulsai.client.actor import Actor
 from soulsai.client.environment import Environment, make
+from soulsai.client.isolated import Isolated, start
 from soulsai.client.orders import Progress
 from soulsai.client.outbox import Outbox
 from soulsai.client.play import Player
 from soulsai.client.uplink import Uplink
-from soulsai.config import Config, Redis
+from soulsai.config import Config, Redis, Watchdog
 from soulsai.training_node.export import program, weights
 from soulsai.types import (
     OLDEST_PROTOCOL,
@@ -40,6 +42,7 @@ from soulsai.wire.secrets import server_for
 ENVIRONMENT = "LunarLander-v3"
 CLIENT = "bench"
 STEP_LIMIT = 60.0  # microseconds
+ISOLATED_LIMIT = 150.0  # microseconds
 
 
 class Timed(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -92,6 +95,12 @@ def measure(steps: int = 100_000) -> Iterator[Figure]:
         "client: a step beyond env.step and inference", 1e6 * spent / steps, "us", STEP_LIMIT
     )
     environment.close()
+    yield at_most(
+        "client: a step in a process of its own beyond the same step here",
+        1e6 * _isolated(),
+        "us",
+        ISOLATED_LIMIT,
+    )
 
 
 def _play(
@@ -136,3 +145,30 @@ def _inference(actor: Actor, spec: Spec, calls: int = 20_000) -> float:
     for _ in range(calls):
         actor(obs, {})
     return (time.thread_time() - began) / calls
+
+
+def _isolated(steps: int = 20_000) -> float:
+    """Return the seconds that a step takes longer in a process of its own; medians of both."""
+    name = "CartPole-v1"
+    here = Environment(make(name, {}), name, mask_key="", masked=False)
+    there = Isolated(
+        name,
+        EnvironmentOffer(name),
+        here.spec,
+        Watchdog(),
+        stopped=lambda: False,
+        rng=random.Random(0),
+    )
+    rows = {leaf: zeros(each) for leaf, each in here.spec.obs.items()}
+    start(there, lambda: False)
+    taken: dict[str, list[float]] = {"here": [], "there": []}
+    for name, one in (("here", here), ("there", there)):
+        one.reset(rows, 0)
+        for number in range(steps):
+            began = time.perf_counter()
+            outcome = one.step(number % 2, rows)
+            taken[name].append(time.perf_counter() - began)
+            if outcome.terminated or outcome.truncated:
+                one.reset(rows)
+        one.close()
+    return float(np.median(taken["there"]) - np.median(taken["here"]))

@@ -77,8 +77,6 @@ def measure(minutes: float, faults_per_hour: float) -> Iterator[Figure]:
 def _settings(folder: Path, redis: Redis, faults_per_hour: float) -> Config:
     kwargs: Kwargs = {
         "game": "stand-in",
-        "pace": 0.1,
-        "reset_seconds": 2.0,
         "faults_per_hour": faults_per_hour,
     }
     return Config(

@@ -13,6 +13,7 @@ GAMES = {  # no other: the name may come from a server
     "soulsgym": "soulsgym:SoulsGymIudex-v0",
     "stand-in": "soulsai.testing:Iudex-v0",
 }
+PACE = {"pace": 0.1, "reset_seconds": 2.0}  # of the stand-in: that of the game
 ARENA_CENTRE = (139.0, 596.0)
 SIGHT = 50.0  # metres: what is farther away looks as far
 SECONDS = 10.0  # longest animation
@@ -23,10 +24,13 @@ Obs = dict[str, Any]
 def iudex(game: str = "soulsgym", **options: Any) -> gymnasium.Env[Array, Any]:
     """Make SoulsGym's fight against Iudex Gundyr, or its stand-in, with flat observations.
 
-    ``options`` are the game's own: ``game_speed``, ``phase``, ``random_player_pose``, ...
+    ``options`` are the game's own: ``game_speed``, ``phase``, ``random_player_pose``, ...; the
+    stand-in keeps to real time unless they say ``pace=0``.
     """
     if game not in GAMES:
         raise ConfigError(f"environment.kwargs.game: {game!r}; choose {' or '.join(GAMES)}")
+    if game == "stand-in":
+        options = PACE | options
     env = gymnasium.make(GAMES[game], disable_env_checker=True, **options)
     return IudexObservation(env)
 

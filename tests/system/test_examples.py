@@ -8,6 +8,8 @@ from train_cases import ROOT, SMALL, soulsai
 EXAMPLES = ROOT / "examples"
 SHORT = ("--max-env-steps", 600, *SMALL, "--json")
 
+HURRY = ("--set=environment.kwargs.pace=0", "--set=environment.kwargs.reset_seconds=0")
+
 
 @pytest.mark.parametrize(
     "words",
@@ -15,10 +17,12 @@ SHORT = ("--max-env-steps", 600, *SMALL, "--json")
         (EXAMPLES / "cartpole.yaml",),
         (EXAMPLES / "lunarlander.yaml",),
         ("--env", f"{EXAMPLES / 'custom_env.py'}:make"),
+        (EXAMPLES / "soulsgym_iudex.yaml", "--clients", 2, *HURRY),
     ],
-    ids=["cartpole.yaml", "lunarlander.yaml", "custom_env.py"],
+    ids=["cartpole.yaml", "lunarlander.yaml", "custom_env.py", "soulsgym_iudex.yaml"],
 )
 def test_example_trains(tmp_path, words):
+    (tmp_path / "examples").symlink_to(EXAMPLES)
     done = soulsai("train", *words, *SHORT, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout.splitlines()[-1])
@@ -36,6 +40,8 @@ def test_every_example_is_tried():
         "cartpole.yaml",
         "lunarlander.yaml",
         "custom_env.py",
+        "soulsgym_iudex.yaml",
+        "soulsgym_iudex.json",
     }
 
 
@@ -51,3 +57,11 @@ def test_a_described_environment_needs_not_be_made_by_the_server(tmp_path):
     assert written.returncode == 0, written.stderr
     spec = json.loads((tmp_path / "spec.json").read_text())
     assert spec["action"]["sizes"] == [2]
+
+
+def test_the_description_of_the_game_is_that_of_its_stand_in(tmp_path):
+    game = ("soulsai.client.wrappers:iudex", "--set=environment.kwargs.game=stand-in", *HURRY)
+    written = soulsai("check-env", *game, "--save", "spec.json", cwd=tmp_path)
+    assert written.returncode == 0, written.stderr
+    described = json.loads((EXAMPLES / "soulsgym_iudex.json").read_text())
+    assert json.loads((tmp_path / "spec.json").read_text()) == described

@@ -68,7 +68,7 @@ def test_what_the_table_does_not_know_is_unknown():
 
 
 def test_the_fight_can_be_won_and_lost_and_stays_within_its_spaces():
-    env, game = iudex("stand-in"), gymnasium.make("Iudex-v0")
+    env, game = iudex("stand-in", pace=0, reset_seconds=0), gymnasium.make("Iudex-v0")
     assert isinstance(game.observation_space, spaces.Dict)
     rng = np.random.default_rng(0)
     ends = []
