@@ -45,6 +45,13 @@ class Mark(NamedTuple):
     holed: bool = False  # entries are missing, and no fragment has told yet how many steps
 
 
+def surplus(marks: Mapping[str, Mark], most: int) -> list[str]:
+    """Return the clients, longest gone first, whose marks are more than so many."""
+    if len(marks) <= most:
+        return []
+    return sorted(marks, key=lambda client: marks[client].position)[: len(marks) - most]
+
+
 class Refusal(NamedTuple):
     """Why a message was not let in: the short word for counting, and a line about it."""
 

@@ -13,7 +13,7 @@ from soulsai.config import Config
 from soulsai.errors import CheckpointError, WireError
 from soulsai.metrics import Exporter, TrainingMetrics
 from soulsai.training_node import beginning, entrance
-from soulsai.training_node.admission import Arrival
+from soulsai.training_node.admission import Arrival, surplus
 from soulsai.training_node.audit import Audit
 from soulsai.training_node.beginning import Run
 from soulsai.training_node.fence import Fence
@@ -35,6 +35,7 @@ __all__ = ["TrainingNode", "run_config", "serve"]
 LOOK_SECONDS = 0.1  # between two looks at commands and at whether to stop
 REPORT_SECONDS = 1.0  # between two reports, and between two looks for a newer node
 FORGET_SECONDS = 3600.0  # of silence, after which a client's stream is deleted
+MOST_MARKS = 4096  # streams whose end is kept in mind: a client may send again what was counted
 STALE_SECONDS = 1.5  # after a version, what clients said before it is no news any more
 ROOM_SECONDS = 2.0  # between two checkpoints that only make room on the server
 LAST_LOOKS = 15  # at commands after the end: the last episodes may have shown what was best
@@ -323,9 +324,10 @@ class TrainingNode:
             self._publisher.hurry()
         for client in self._roster.silent(FORGET_SECONDS):
             if self._line.attempt(partial(self._wire.forget, client)):
-                self._receiver.forget(client)
                 self._roster.forget(client)
-                self._progress.marks.pop(client, None)
+        for client in surplus(self._progress.marks, MOST_MARKS):
+            self._receiver.forget(client)
+            del self._progress.marks[client]
 
     def _make_room(self) -> None:
         """Free what the server holds for us; save early if that is what it takes."""
