@@ -37,6 +37,12 @@ bench: .venv/.ready-bench  ## Measure what we promise.
 test-long: $(READY)  ## Run the long forms of tests whose short forms run always.
 	$(BIN)/python -m pytest -m long $(ARGS)
 
+test-conformance: $(READY)  ## Check the learners' equations, in seconds.
+	$(BIN)/python -m pytest -m conformance tests/unit tests/contract $(ARGS)
+
+test-mutations: $(READY)  ## Get each equation wrong, and see that a conformance test notices.
+	$(BIN)/python -m pytest -m mutation tests/mutation $(ARGS)
+
 test-learning: .venv/.ready-bench  ## Train to the targets; takes long.
 	$(BIN)/python -m pytest -m learning $(ARGS)
 
