@@ -122,7 +122,7 @@ def _categorical(
         chosen.append(action)
         first += size
     actions = chosen[0] if action_spec.kind == "discrete" else np.stack(chosen, axis=-1)
-    return actions.astype(action_spec.leaf.dtype), {"logp": logp.astype(np.float32)}
+    return actions.astype(action_spec.leaf.dtype), {"logp": _single(logp)}
 
 
 def _gaussian(
@@ -155,7 +155,14 @@ def _gaussian(
         drawn = np.where(at_random[:, None], uniform, drawn)
         logp = np.where(at_random, density, logp)
     shaped = drawn.reshape(environments, *action_spec.shape)
-    return shaped.astype(np.float32), {"logp": logp.astype(np.float32)}
+    return _single(shaped), {"logp": _single(logp)}
+
+
+def _single(numbers: Array) -> Array:
+    """Return numbers in single precision, the finite ones finite."""
+    largest = np.finfo(np.float32).max
+    single: Array = numbers.clip(-largest, largest).astype(np.float32)
+    return single
 
 
 def _uniform(low: Array, high: Array, shape: tuple[int, ...], rng: np.random.Generator) -> Array:

@@ -25,6 +25,7 @@ class Policy(nn.Module):
     quota: int | None = None  # env steps the whole fleet may take under one version, then it waits
     eager: bool = False  # publish every update; otherwise the node publishes as it sees fit
     warmup: int = 0  # env steps that are collected before anything is learnt
+    fault: str = ""  # why learning cannot go on: then the node goes back to the last checkpoint
     knobs: dict[str, float]  # numbers for the head, published with every version
 
     def __init__(self, head: Head, spec: Spec, outputs: tuple[str, ...]) -> None:

@@ -32,7 +32,7 @@ class Categorical:
         """Return the log-probability [B] of actions [B], or [B, components]."""
         chosen = action.long().reshape(len(action), -1).split(1, -1)
         parts = [log.gather(-1, one) for log, one in zip(self._log, chosen, strict=True)]
-        return torch.cat(parts, -1).sum(-1)
+        return _finite(torch.cat(parts, -1).sum(-1))
 
     def entropy(self) -> Tensor:
         """Return the entropy [B]."""
@@ -59,7 +59,7 @@ class Gaussian:
     def log_prob(self, action: Tensor) -> Tensor:
         """Return the log-density [B] of actions [B, ...]."""
         noise = (action - self._mean) * (-self._log_std).exp()
-        return -_summed(0.5 * noise**2 + self._log_std + 0.5 * LOG_2PI)
+        return _finite(-_summed(0.5 * noise**2 + self._log_std + 0.5 * LOG_2PI))
 
     def entropy(self) -> Tensor:
         """Return the entropy [B]."""
@@ -82,6 +82,11 @@ def law(
 def _summed(elements: Tensor) -> Tensor:
     """Add up the elements of each action: [B, ...] to [B]."""
     return elements.reshape(len(elements), -1).sum(-1)
+
+
+def _finite(logp: Tensor) -> Tensor:
+    """Return logarithms of probabilities without minus infinity, as they travel."""
+    return logp.clamp_min(torch.finfo(logp.dtype).min)
 
 
 def _log_softmax(logits: Tensor, valid: Tensor | None) -> Tensor:

@@ -18,6 +18,7 @@ from soulsai.algorithms.off_policy import Experience, tensors
 from soulsai.algorithms.q_network import QPolicy
 from soulsai.algorithms.q_update import Learner, Luck, Report, Rules, update
 from soulsai.algorithms.quantiles import quantile_huber_loss
+from soulsai.algorithms.skips import Skips
 from soulsai.algorithms.vision import settle
 from soulsai.config import DQN as DQNConfig
 from soulsai.errors import ConfigError
@@ -70,7 +71,7 @@ class DQN:
         )
         self.luck = torch.Generator(weights.device)
         self.luck.manual_seed(int(luck_seed.generate_state(1)[0]))
-        self.skipped = 0  # updates whose errors or gradient were not finite
+        self.skips = Skips(self.policy)
         self._sees = bool(self.policy.observation.images)
         self._metrics: Metrics = {}
         self.parts: dict[str, Stateful] = {
@@ -97,8 +98,7 @@ class DQN:
             if self._sees:
                 settle(self.policy)
                 settle(self.target)
-        else:
-            self.skipped += 1
+        self.skips.count(skipped=not report.done)
         if not self._metrics or self.experience.pace.updates % METRICS_EVERY == 0:
             self._metrics = self._measured(report, luck)
         return self._metrics
@@ -112,18 +112,18 @@ class DQN:
             "grad_norm": report.norm.item(),
             "replay_size": float(len(self.experience.replay)),
             "beta": self.experience.beta,
-            "skipped": float(self.skipped),
+            "skipped": float(self.skips.total),
         }
 
     def state_dict(self) -> dict[str, Any]:
         """Return the account of steps and updates, and the source of luck."""
         pace = self.experience.pace.state_dict()
-        return {"pace": pace, "skipped": self.skipped, "luck": self.luck.get_state()}
+        return {"pace": pace, "skipped": self.skips.total, "luck": self.luck.get_state()}
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
         """Go on from the account of another."""
         self.experience.go_on(state_dict["pace"])
-        self.skipped = int(state_dict["skipped"])
+        self.skips.begin_again(int(state_dict["skipped"]))
         if "luck" in state_dict:  # older checkpoints left nothing to it
             self.luck.set_state(state_dict["luck"].cpu())
 

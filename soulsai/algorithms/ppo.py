@@ -27,6 +27,7 @@ from soulsai.algorithms.objective import explained, standardized, surrogate
 from soulsai.algorithms.recurrent import Recurrent, RecurrentActor
 from soulsai.algorithms.rewards import RewardScale
 from soulsai.algorithms.rollouts import Rollout, balance, lay_out
+from soulsai.algorithms.skips import Skips
 from soulsai.config import PPO as PPOConfig
 from soulsai.errors import ConfigError
 from soulsai.types import MASK, Array, Fragment, Leaf, Metrics, Spec
@@ -103,7 +104,7 @@ class PPO:
         )
         self._clock = clock
         self._update: Update | None = None
-        self.skipped = 0  # minibatches whose gradient was not finite
+        self.skips = Skips(self.policy)  # of minibatches
         self._grant()
         self.parts: dict[str, Stateful] = {
             "policy": self.policy,
@@ -278,8 +279,9 @@ class PPO:
         ).tolist()
         if c.target_kl and means[3] > 1.5 * c.target_kl:
             return False
-        if not all(map(math.isfinite, means)):
-            self.skipped += 1
+        finite = all(map(math.isfinite, means))
+        self.skips.count(skipped=not finite)
+        if not finite:
             return True
         if means[6] > c.grad_clip:
             slope.mul_(c.grad_clip / means[6])
@@ -296,7 +298,7 @@ class PPO:
         means = {name: s / max(1, update.count) for name, s in zip(MEANS, update.sums, strict=True)}
         epochs = update.count / max(1, update.minibatches)
         metrics = update.metrics | means | self.batches.metrics
-        return metrics | {"epochs": epochs, "skipped": float(self.skipped)}
+        return metrics | {"epochs": epochs, "skipped": float(self.skips.total)}
 
     def _grant(self) -> None:
         """Say how far clients may go: no further, while a version is being made."""
@@ -309,11 +311,12 @@ class PPO:
     def state_dict(self) -> dict[str, Any]:
         """Return the progress, with the update that is under way."""
         update = {} if self._update is None else msgspec.structs.asdict(self._update)
-        return {"seed": self.seed, "skipped": self.skipped, "update": update}
+        return {"seed": self.seed, "skipped": self.skips.total, "update": update}
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
         """Go on from the progress of another, whose batches have been loaded already."""
-        self.seed, self.skipped = int(state_dict["seed"]), int(state_dict["skipped"])
+        self.seed = int(state_dict["seed"])
+        self.skips.begin_again(int(state_dict["skipped"]))
         saved = state_dict["update"]
         self._update = Update(**saved) if saved else None
         if self._update is not None:

@@ -22,6 +22,7 @@ from soulsai.algorithms.dense import Tower, keep_freed_memory
 from soulsai.algorithms.flat import FlatAdam, Gradient, flatten
 from soulsai.algorithms.networks import Encoder, Observation
 from soulsai.algorithms.off_policy import Experience, leaves, tensors
+from soulsai.algorithms.skips import Skips
 from soulsai.config import SAC as SACConfig
 from soulsai.errors import ConfigError
 from soulsai.types import Fragment, Head, Metrics, Spec
@@ -106,7 +107,7 @@ class SAC:
         self.experience = Experience(
             config, spec, self.policy, rng=rng, steps=steps, realtime=realtime
         )
-        self.skipped = 0  # updates whose gradient was not finite
+        self.skips = Skips(self.policy)
         self._metrics: Metrics = {}
         self.parts: dict[str, Stateful] = {
             "policy": self.policy,
@@ -139,8 +140,9 @@ class SAC:
         gradient = self._critic_gradient.of(predicted, slope(predicted.detach(), goal, weights))
         error = (goal.mean(1) - predicted.detach().mean((1, 2))).abs()  # [B]
         norm, errors = torch.linalg.vector_norm(gradient).item(), error.cpu().numpy()
-        if not math.isfinite(norm) or not np.isfinite(errors).all():
-            self.skipped += 1
+        finite = math.isfinite(norm) and bool(np.isfinite(errors).all())
+        self.skips.count(skipped=not finite)
+        if not finite:
             return self._metrics
         self.critic_adam.step(gradient)
         self._target_judges.lerp_(self._judges, c.target_ema)
@@ -155,7 +157,7 @@ class SAC:
                 "grad_norm": norm,
                 "temperature": self.temperature.now.item(),
                 "replay_size": float(len(self.experience.replay)),
-                "skipped": float(self.skipped),
+                "skipped": float(self.skips.total),
             }
         return self._metrics
 
@@ -177,7 +179,7 @@ class SAC:
         self.critics.requires_grad_(True)
         entropy = -logp.detach().mean()
         if not math.isfinite(torch.linalg.vector_norm(gradient).item()):
-            self.skipped += 1
+            self.skips.total += 1
             return
         self.actor_adam.step(gradient)
         self.temperature_adam.step((entropy - self.target_entropy).reshape(1))
@@ -193,13 +195,13 @@ class SAC:
     def state_dict(self) -> dict[str, Any]:
         """Return what belongs to no other part: the account, the source of noise, the skips."""
         pace = self.experience.pace.state_dict()
-        return {"pace": pace, "luck": self._luck.get_state(), "skipped": self.skipped}
+        return {"pace": pace, "luck": self._luck.get_state(), "skipped": self.skips.total}
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
         """Go on where another left off."""
         self.experience.go_on(state_dict["pace"])
         self._luck.set_state(state_dict["luck"].cpu())
-        self.skipped = int(state_dict["skipped"])
+        self.skips.begin_again(int(state_dict["skipped"]))
 
 
 def check(spec: Spec) -> None:

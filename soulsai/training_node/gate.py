@@ -35,7 +35,7 @@ class Gate:
         arrays: dict[str, Array] = {}
         try:
             arrays = export.weights(self._policy, self._program)
-            self.fault = fault(arrays, self._program)
+            self.fault = fault(arrays, self._program) or self._policy.fault
         except SoulsAIError as error:
             self.fault = str(error)
         return Judged(arrays, self.fault)
@@ -46,8 +46,8 @@ class Gate:
 
     @property
     def hopeless(self) -> bool:
-        """Whether the weights have been unsound for so long that they will not mend."""
-        return self.refused >= PATIENCE
+        """Whether weights or updates have been unsound for so long that they will not mend."""
+        return self.refused >= PATIENCE or bool(self._policy.fault)
 
 
 def fault(arrays: dict[str, Array], program: Program) -> str:

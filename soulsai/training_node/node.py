@@ -160,7 +160,7 @@ class TrainingNode:
     def _go_back(self) -> None:
         """Return to the last good version, and to where the streams stood then."""
         self._saver.close()
-        self._rollback.go_back(self._publisher.gate.fault)
+        self._rollback.go_back(self._publisher.gate.judge().fault)
         self._publisher.restart()
         self._waiting.clear()
         self._receiver = entrance.receiver(self._run, self._wire, self._clock, self._now)

@@ -53,6 +53,7 @@ class Rollback:
                 f"{self._run.folder.path}: {reason}, {PATIENCE} times after going back to {where}; "
                 "lower the learning rate, and resume"
             )
+        self._run.algorithm.policy.fault = ""
         progress.go_back(then)
         progress.rollbacks += 1
         log.warning("went back to=%s reason=%r env_steps=%d", where, reason, progress.env_steps)

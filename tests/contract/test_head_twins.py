@@ -121,6 +121,21 @@ def test_where_nothing_is_valid_both_do_the_same():
     assert logp == pytest.approx(twin.log_prob(torch.from_numpy(drawn)).numpy(), rel=1e-6)
 
 
+@pytest.mark.parametrize("sizes", [(3,), (2, 3), (2, 2, 2, 2)])
+def test_what_is_all_but_impossible_has_a_finite_logarithm(sizes):
+    """The first choice is drawn, because none is valid, and by its logits it never would be."""
+    total = sum(sizes)
+    logits = np.full((2, total), HUGE, np.float32)
+    logits[:, np.cumsum([0, *sizes[:-1]])] = -HUGE
+    action, logp, drawn, twin = categorical(
+        sizes, logits, np.zeros((2, total), bool), np.zeros((2, total))
+    )
+    assert not action.any()
+    assert (action == drawn).all()
+    assert logp.dtype == np.float32
+    assert logp.tolist() == twin.log_prob(torch.from_numpy(drawn)).tolist() == [-HUGE] * 2
+
+
 def test_5_invalid_choices_get_no_gradient_and_have_no_entropy():
     logits = torch.randn(20, 7, requires_grad=True)
     mask = torch.from_numpy(random_mask(np.random.default_rng(0), (3, 4), 20))

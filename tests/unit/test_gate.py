@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from node_cases import Counting, Node, Player, config, program, wait_for
 
+from soulsai.algorithms.skips import PATIENCE, Skips
 from soulsai.training_node import checkpoints, publisher
 from soulsai.training_node.gate import fault
 from soulsai.training_node.rollback import Diverged
@@ -93,6 +94,39 @@ def test_it_goes_back_to_the_last_checkpoint_and_what_came_since_is_learnt_once(
     (folder,) = tmp_path.iterdir()
     for path in checkpoints.numbered(folder / "checkpoints"):
         assert checkpoints.damage(path) is None
+
+
+def test_a_learner_that_gives_up_goes_back_at_once(monkeypatch, tmp_path):
+    server, algorithm = MemoryServer(), Counting()
+    skips, left = Skips(algorithm.policy), [PATIENCE]
+
+    def skip():
+        if algorithm.updates == 3:
+            while left[0]:
+                left[0] -= 1
+                skips.count(skipped=True)
+        else:
+            skips.begin_again(0)
+
+    algorithm.before_update = skip
+    with Node(monkeypatch, server, config(tmp_path), algorithm=algorithm) as node:
+        player = Player(server)
+        for _ in range(5):
+            player.play(4)
+        node.told(lambda status: status.rollbacks == 1 and status.updates == 5)
+    assert algorithm.names == list(range(20))
+
+
+def test_only_updates_in_a_row_are_too_many():
+    policy = Counting().policy
+    skips = Skips(policy)
+    for number in range(3 * PATIENCE):
+        skips.count(skipped=number % PATIENCE > 0)
+    assert (policy.fault, skips.total) == ("", 3 * (PATIENCE - 1))
+    skips.count(skipped=True)
+    assert policy.fault == f"{PATIENCE} updates in a row were not finite"
+    skips.begin_again(7)
+    assert (policy.fault, skips.total) == ("", 7)
 
 
 def test_weights_that_are_spoilt_again_and_again_end_the_run_with_a_reason(monkeypatch, tmp_path):

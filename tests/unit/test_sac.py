@@ -329,7 +329,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(monkeypatch):
     monkeypatch.setattr(algorithm.experience, "sample", lambda: rows)
     algorithm._update()
     assert same(before, weights(algorithm))
-    assert algorithm.skipped == 1
+    assert algorithm.skips.total == 1
 
 
 def test_metrics_are_numbers():
