@@ -134,10 +134,11 @@ def telemetry_node(
     with process.Stop(process.parent()) as stop:
         settings = _node_settings(config, {"redis.url": redis, "redis.secrets": secrets}, sets)
         connect.need_server_extra()
+        from soulsai.identity.enroller import enroller
         from soulsai.telemetry_node.node import serve
 
         with connect.telemetry(settings) as wire:
-            serve(settings, wire, stopped=stop)
+            serve(settings, wire, stopped=stop, enroller=enroller(settings))
     raise typer.Exit(stop.exit_code)
 
 

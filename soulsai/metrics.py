@@ -21,7 +21,7 @@ from soulsai import __version__
 from soulsai.types import Status
 
 MOST_REASONS = 32  # of rejection; others are counted together
-STATES = ("active", "waiting", "lost")
+STATES = ("active", "waiting", "quarantine", "lost")
 UPDATE_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 CHECKPOINT_SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 AGES = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)

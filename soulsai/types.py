@@ -310,13 +310,19 @@ class Purge(Struct, frozen=True, tag="purge"):
     client: str
 
 
+class Promote(Struct, frozen=True, tag="promote"):
+    """Make a checkpoint's policy the best model, until a better average comes."""
+
+    model: str  # a checkpoint's number, or ``manual_save``
+
+
 class Pardon(Struct, frozen=True, tag="pardon"):
     """Let a client in again that is kept out."""
 
     client: str
 
 
-Command = Quicksave | SaveBest | Stop | Pause | Resume | Purge | Pardon
+Command = Quicksave | SaveBest | Stop | Pause | Resume | Purge | Pardon | Promote
 
 
 class Answer(Struct, frozen=True):

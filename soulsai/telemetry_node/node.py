@@ -14,6 +14,7 @@ from soulsai.metrics import Family
 from soulsai.telemetry_node import record
 from soulsai.telemetry_node.run import Run
 from soulsai.types import Answer, Event, SaveBest
+from soulsai.web.commands import Enroller
 from soulsai.web.journal import Note
 from soulsai.web.source import Live, NoPage
 from soulsai.web.watching import Watching
@@ -40,15 +41,17 @@ def serve(
     *,
     stopped: Callable[[], bool],
     connect: Callable[[], TelemetryWire] | None = None,
+    enroller: Enroller | None = None,
 ) -> None:
     """Follow the published run, and every later one under its name, until stopped.
 
-    The page has wires of its own, which ``connect`` makes; by default to the configured server.
+    The page has wires of its own, which ``connect`` makes; by default to the configured server. It
+    lets clients in with ``enroller``, if there is one.
     """
     node = TelemetryNode(config, wire)
     pause = Pause(random.Random())
     try:
-        with _page(config, node, connect) as page:
+        with _page(config, node, connect, enroller) as page:
             while not stopped():
                 try:
                     if node.turn(TURN):
@@ -205,7 +208,10 @@ class TelemetryNode:
 
 
 def _page(
-    config: Config, node: TelemetryNode, connect: Callable[[], TelemetryWire] | None
+    config: Config,
+    node: TelemetryNode,
+    connect: Callable[[], TelemetryWire] | None,
+    enroller: Enroller | None,
 ) -> "Page | Watching | NoPage":
     """Return what shows the node to people; nothing, if there is no server to watch."""
     if connect is None and not config.redis.url:
@@ -215,7 +221,7 @@ def _page(
         return Watching(Path(config.run.saves), node, connect, [node])
     from soulsai.web.app import Page  # takes a second, so only whoever serves it pays
 
-    return Page(config, node, connect, node.families, [node])
+    return Page(config, node, connect, node.families, [node], enroller)
 
 
 def _connected(config: Config) -> TelemetryWire:

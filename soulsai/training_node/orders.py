@@ -9,7 +9,18 @@ from soulsai.training_node.audit import Audit
 from soulsai.training_node.guard import Guard
 from soulsai.training_node.line import Line
 from soulsai.training_node.saver import Saver
-from soulsai.types import Answer, Control, Event, Pardon, Pause, Purge, Quicksave, Resume, SaveBest
+from soulsai.types import (
+    Answer,
+    Control,
+    Event,
+    Pardon,
+    Pause,
+    Promote,
+    Purge,
+    Quicksave,
+    Resume,
+    SaveBest,
+)
 from soulsai.wire import Request, TrainingWire
 
 log = logging.getLogger(__name__)
@@ -74,6 +85,8 @@ class Orders:
             return self._pause(True)
         if isinstance(command, Resume):
             return self._pause(False)
+        if isinstance(command, Promote):
+            return self._told(self._saver.promote(command), "best")
         if isinstance(command, Purge):
             return self._guard.purge(command.client)
         if isinstance(command, Pardon):

@@ -44,6 +44,11 @@ class RunFolder(Struct, frozen=True):
         """Where a quicksave goes."""
         return self.path / "manual_save"
 
+    def saved(self, name: str) -> Path | None:
+        """Return the folder of a numbered checkpoint or of ``manual_save``, if it is there."""
+        found = [*checkpoints.numbered(self.checkpoints), self.manual_save]
+        return next((path for path in found if path.name == name and path.is_dir()), None)
+
     def tidy(self) -> None:
         """Clear away what an interrupted write has left."""
         checkpoints.tidy(self.path)

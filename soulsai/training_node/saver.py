@@ -11,11 +11,11 @@ from soulsai.algorithms.base import Stateful
 from soulsai.config import Checkpoint
 from soulsai.errors import CheckpointError
 from soulsai.metrics import Stopwatch
-from soulsai.training_node import snapshot
+from soulsai.training_node import checkpoints, snapshot
 from soulsai.training_node.checkpoints import Buffer
 from soulsai.training_node.run_folder import RunFolder
 from soulsai.training_node.snapshot import Progress
-from soulsai.types import Answer, Quicksave, SaveBest
+from soulsai.types import Answer, Promote, Quicksave, SaveBest
 from soulsai.wire import Position
 
 RETRY_SECONDS = 10.0  # after a checkpoint could not be written
@@ -165,6 +165,20 @@ class Saver:
             message=f"saved version {command.generation}-{command.version}, "
             f"score {command.score:g}, in {target}",
         )
+
+    def promote(self, command: Promote) -> Answer:
+        """Make the policy of a checkpoint the best model, and say so."""
+        source, target = self._folder.saved(command.model), self._folder.best_model
+        fault = "there is none of that name" if source is None else checkpoints.damage(source)
+        if source is None or fault:
+            return Answer(done=False, message=f"checkpoint {command.model[:64]!r}: {fault}")
+        try:
+            policy = checkpoints.read(source, snapshot.POLICY)
+            about = checkpoints.read(source, snapshot.PROGRESS)
+            self._folder.replace(target, {snapshot.POLICY: [policy], "about.json": [about]})
+        except (OSError, CheckpointError) as error:
+            return Answer(done=False, message=f"{target}: not saved: {error}")
+        return Answer(done=True, message=f"{command.model} is the best model now, in {target}")
 
     def _files(self, replay: bool) -> dict[str, list[Buffer]]:
         return snapshot.files(self._progress, self._parts, self._policy(), replay=replay)

@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from soulsai.types import ClientStatus
+
 Row = dict[str, float | str | None]
 
 
@@ -36,22 +38,9 @@ class RunRow(Struct, frozen=True):
     best: float | None  # the best average
 
 
-class ClientRow(Struct, frozen=True):
-    """One client, as the training node sees it; times are in seconds."""
+class ClientRow(ClientStatus, frozen=True, kw_only=True):
+    """One client, as the training node sees it, and its episodes; times are in seconds."""
 
-    client: str
-    state: str
-    steps_per_second: float
-    admitted: int
-    rejected: int
-    lost: int
-    dropped: int
-    queued: int
-    lag: int
-    seen: float
-    restarts: int  # of its environments
-    faults: dict[str, int]  # of its environments, by kind
-    trouble: str  # the last of them
     episodes: int
     reward_mean: float | None  # of all its episodes
     recent_mean: float | None  # of its last 20
@@ -111,6 +100,7 @@ class Outcome(Struct, frozen=True):
     command: str
     state: Literal["done", "refused", "unanswered"]
     message: str
+    invite: str = ""  # of a client that was enrolled: for `soulsai client --invite`; it is secret
 
 
 class Session(Struct, frozen=True):

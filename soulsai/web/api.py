@@ -68,6 +68,7 @@ class Ask(Struct, frozen=True):
 
     command: Word
     run: str = ""  # refuse if another one is being trained by now
+    about: Annotated[str, msgspec.Meta(max_length=64)] = ""  # the client or model, where needed
 
 
 class Login(Struct, frozen=True):
@@ -310,7 +311,9 @@ class Api:
         ask = await body(request, Ask)
         host = request.client.host if request.client else "somewhere"
         who = f"{request.state.role} at {host}"
-        outcome = await self._commands.do(self._commander.give, ask.command, ask.run, who)
+        outcome = await self._commands.do(
+            self._commander.give, ask.command, ask.run, who, ask.about
+        )
         return _json(outcome)
 
     async def health(self) -> Response:

@@ -28,7 +28,7 @@ from soulsai.metrics import TEXT, Family, TelemetryMetrics
 from soulsai.web import openapi, security
 from soulsai.web.answers import Problem
 from soulsai.web.api import Api
-from soulsai.web.commands import Commander, Conflict
+from soulsai.web.commands import Commander, Conflict, Enroller
 from soulsai.web.folders import Folders, UnknownRun
 from soulsai.web.grafana import Grafana
 from soulsai.web.metrics import UnknownMetric
@@ -101,6 +101,7 @@ class Page:
         connect: Callable[[], TelemetryWire],
         more: Callable[[], Iterable[Family]] = tuple,
         listeners: Sequence[Listener] = (),
+        enroller: Enroller | None = None,
     ) -> None:
         """Raise ``ConfigError`` if the settings are not safe; ``more`` is for Prometheus."""
         self._access = security.access(config.web)
@@ -109,7 +110,9 @@ class Page:
         saves = Path(config.run.saves)
         self._watching = Watching(saves, source, connect, listeners, self._bell.ring)
         folders, self._watcher = self._watching.folders, self._watching.watcher
-        commander = Commander(connect, lambda: self._watcher.seen.status, self._watcher.note)
+        commander = Commander(
+            connect, lambda: self._watcher.seen.status, self._watcher.note, enroller
+        )
         self._api = Api(folders, self._watcher, commander, self._access, self._bell)
         self._grafana = Grafana(folders, self._api)
         self._metrics = TelemetryMetrics(partial(_families, folders, self._api, more))

@@ -132,7 +132,9 @@ def test_every_command_is_answered_and_written_down(tmp_path):
         for command in ("pause", "resume", "quicksave", "stop"):
             body = {"command": command, "run": LIVE}
             answer = browser.post("/api/v1/commands", body)
-            assert answer == {"command": command, "state": "done", "message": said[command]}
+            assert answer == {
+                "command": command, "state": "done", "message": said[command], "invite": "",
+            }  # fmt: skip
         notes = [row for row in browser.get("/api/v1/events") if row["kind"] == "command"]
         assert len(notes) == 8
         assert notes[0]["text"] == "stop: done, saved"
@@ -272,3 +274,29 @@ def _opens(url):
 def _notes(saves):
     lines = (saves / LIVE / "events.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("command", "about", "code", "says"),
+    [
+        ("purge", "client-1", 200, "purged client-1"),
+        ("purge", "nobody", 200, "no client nobody"),
+        ("pardon", "client-1", 200, "pardond client-1"),
+        ("promote", "000047", 200, "000047 is the best"),
+        ("purge", "", 409, "needs a name"),
+        ("pause", "client-1", 409, "about nothing"),
+        ("enroll", "somebody", 200, "run this where admin.secret is: soulsai enroll somebody"),
+        ("revoke", "somebody", 200, "soulsai revoke somebody"),
+        ("enroll", "x" * 65, 422, "about"),
+    ],
+)
+def test_commands_about_somebody(tmp_path, command, about, code, says):
+    write_run(tmp_path, LIVE, 20)
+    server = MemoryServer()
+    with training(server), telemetry(settings(tmp_path), server) as url:
+        browser = Browser(url)
+        until(lambda: browser.get("/api/v1/status")["status"])
+        body = {"command": command, "about": about}
+        found, _, data = browser.ask("POST", "/api/v1/commands", body)
+    assert found == code
+    assert says in data.decode()

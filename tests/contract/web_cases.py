@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from soulsai.config import Config, Environment, Run, Telemetry, Web
-from soulsai.errors import Unreachable
+from soulsai.errors import ConfigError, Unreachable
 from soulsai.telemetry_node.node import serve
 from soulsai.types import (
     PROTOCOL,
@@ -27,8 +27,11 @@ from soulsai.types import (
     Episode,
     Head,
     Leaf,
+    Pardon,
     Pause,
     Program,
+    Promote,
+    Purge,
     Resume,
     RunSpec,
     Spec,
@@ -197,6 +200,12 @@ class Trainer:
             phase = {Pause: "paused", Resume: "learning", Stop: "ended"}[type(command)]
             self.status = msgspec.structs.replace(self.status, phase=phase)
             return Answer(True, {Pause: "paused", Resume: "resumed", Stop: "saved"}[type(command)])
+        if isinstance(command, Purge | Pardon):
+            if command.client == "nobody":
+                return Answer(False, "there is no client nobody")
+            return Answer(True, f"{type(command).__name__.lower()}d {command.client}")
+        if isinstance(command, Promote):
+            return Answer(True, f"{command.model} is the best model now")
         return Answer(True, "saved 478000 updates, 480000 env steps in manual_save")
 
 
@@ -212,8 +221,27 @@ def training(server: MemoryServer) -> Iterator[Trainer]:
         thread.join()
 
 
+class Door:
+    """Lets clients in, as ``soulsai enroll`` does."""
+
+    def __init__(self) -> None:
+        self.guests = {"volunteer-9d"}
+
+    def enroll(self, client: str) -> str:
+        if client in self.guests:
+            raise ConfigError(f"{client} is enrolled already")
+        self.guests.add(client)
+        return f"invite-of-{client}"
+
+    def revoke(self, client: str) -> str:
+        if client not in self.guests:
+            raise ConfigError(f"{client} is not enrolled")
+        self.guests.remove(client)
+        return f"{client} is shut out"
+
+
 @contextmanager
-def telemetry(config: Config, server: MemoryServer) -> Iterator[str]:
+def telemetry(config: Config, server: MemoryServer, door: Door | None = None) -> Iterator[str]:
     """Serve a telemetry node with its page; gives the page's address."""
     over, wire = threading.Event(), server.telemetry()
     failed: list[BaseException] = []
@@ -221,7 +249,7 @@ def telemetry(config: Config, server: MemoryServer) -> Iterator[str]:
 
     def run() -> None:
         try:
-            serve(config, wire, stopped=over.is_set, connect=server.telemetry)
+            serve(config, wire, stopped=over.is_set, connect=server.telemetry, enroller=door)
         except BaseException as error:
             failed.append(error)
 

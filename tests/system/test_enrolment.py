@@ -8,13 +8,15 @@ from contextlib import suppress
 import pytest
 from identity_cases import KINDS, TLS_KIND, guarded, until
 
-from soulsai.config import Redis
-from soulsai.errors import AccessDenied, WireError
+from soulsai.config import Config, Redis
+from soulsai.errors import AccessDenied, ConfigError, WireError
+from soulsai.identity import folder as secrets_folder
+from soulsai.identity.enroller import enroller
 from soulsai.identity.users import Enrolment, NotEnrolled
 from soulsai.wire import Position
 from soulsai.wire.invite import Invite, from_line
 from soulsai.wire.redis import RedisAccess, connect_client, connect_training
-from soulsai.wire.secrets import Server
+from soulsai.wire.secrets import Server, write_file
 from soulsai.wire.signing import signer_in
 
 ADDRESS = "redis://127.0.0.1:1"
@@ -272,3 +274,22 @@ def test_a_fresh_invite_is_that_of_the_command(server, capsys):
     assert said["lasting"] is True
     assert not gets_in(server, "lab", invite.password)
     assert gets_in(server, "lab", from_line(said["invite"], "test").password)
+
+
+def test_the_page_of_a_node_that_has_the_secret_lets_in_and_shuts_out(server):
+    settings = Config(redis=Redis(url=server.url, secrets=str(server.secrets)))
+    door = enroller(settings)
+    assert door is not None
+    with pytest.raises(ConfigError, match="say where"):
+        door.enroll("guest")
+    write_file(server.secrets / secrets_folder.ADDRESS, f"{ADDRESS}\n")
+    invited = from_line(door.enroll("guest"))
+    assert gets_in(server, "guest", invited.password)
+    with pytest.raises(NotEnrolled, match="enrolled already"):
+        door.enroll("guest")
+    assert "guest" in door.revoke("guest")
+    assert not gets_in(server, "guest", invited.password)
+    with pytest.raises(NotEnrolled, match="not enrolled"):
+        door.revoke("guest")
+    (server.secrets / "admin.secret").rename(server.secrets / "elsewhere")
+    assert enroller(settings) is None

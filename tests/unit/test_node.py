@@ -7,7 +7,7 @@ import pytest
 from node_cases import Counting, Node, Player, config, wait_for
 
 from soulsai.training_node import checkpoints, conduct
-from soulsai.types import Pause, PolicyCard, Quicksave, Resume, SaveBest, Status, Stop
+from soulsai.types import Pause, PolicyCard, Promote, Quicksave, Resume, SaveBest, Status, Stop
 from soulsai.wire.memory import MemoryServer
 
 
@@ -160,6 +160,27 @@ def test_quicksave(monkeypatch, server, tmp_path):
         assert checkpoints.damage(folder) is None
         assert weights_in(folder / "policy.onnx")[0] == 2
         assert node.operator.command(Quicksave(replay=False), timeout=5.0).done
+
+
+def test_a_checkpoint_can_be_made_the_best_model(monkeypatch, server, tmp_path):
+    with Node(monkeypatch, server, config(tmp_path)) as node:
+        Player(server).play(8)
+        node.told(lambda status: status.updates == 2)
+        assert not node.operator.command(Promote("manual_save"), timeout=5.0).done
+        assert node.operator.command(Quicksave(), timeout=5.0).done
+        answer = node.operator.command(Promote("manual_save"), timeout=5.0)
+        assert answer.done, answer.message
+        best = run_folder(tmp_path) / "best_model"
+        assert checkpoints.damage(best) is None
+        assert weights_in(best / "policy.onnx")[0] == 2
+        for model in ("000999", "../manual_save", "", "config.json"):
+            answer = node.operator.command(Promote(model), timeout=5.0)
+            assert not answer.done
+            assert "there is none" in answer.message
+        (run_folder(tmp_path) / "manual_save" / "policy.onnx").write_bytes(b"torn")
+        answer = node.operator.command(Promote("manual_save"), timeout=5.0)
+        assert "damaged" in answer.message
+        assert weights_in(best / "policy.onnx")[0] == 2
 
 
 def test_the_best_are_exactly_the_weights_of_that_version(monkeypatch, server, tmp_path):

@@ -8,6 +8,8 @@ import pytest
 from web_cases import (
     LIVE,
     Browser,
+    Door,
+    client,
     episode,
     settings,
     telemetry,
@@ -17,6 +19,7 @@ from web_cases import (
 )
 
 from soulsai.config import Web
+from soulsai.types import Pardon, Promote, Purge
 from soulsai.wire.memory import MemoryServer
 
 OLD = "2026-11-20_09-11-02_lunarlander-v3_dqn_11aa"
@@ -121,6 +124,50 @@ def test_every_control_asks_and_shows_the_answer(few, opened):
     ]
     page.get_by_role("link", name="Events").click()
     page.get_by_text("quicksave: done").wait_for()
+
+
+def test_every_command_about_somebody_asks_and_shows_the_answer(tmp_path, opened):
+    write_run(tmp_path, LIVE, 50)
+    server, door = MemoryServer(), Door()
+    with training(server) as trainer, telemetry(settings(tmp_path), server, door) as url:
+        until(lambda: Browser(url).get("/api/v1/status")["status"])
+        page = opened(f"{url}/#/clients", patient=True)
+
+        def confirm(button, asks, says):
+            dialog = page.locator("dialog[open]")
+            dialog.get_by_role("heading", name=asks).wait_for()
+            dialog.get_by_role("button", name=button, exact=True).click()
+            dialog.locator(".answer.done, .answer.refused").wait_for()
+            assert says in dialog.locator(".answer").inner_text()
+            invite = dialog.locator("textarea")
+            shown = invite.input_value() if invite.count() else ""
+            dialog.get_by_role("button", name="Close").click()
+            return shown
+
+        page.get_by_role("button", name="Purge client-1").click()
+        assert not confirm("Purge", "Purge what this client sent?", "purged client-1")
+        page.get_by_label("Let somebody in").fill("new-one")
+        page.get_by_role("button", name="Enroll", exact=True).click()
+        assert confirm("Enroll", "Enroll this client?", "new-one may") == "invite-of-new-one"
+        page.get_by_role("button", name="Revoke volunteer-9d").click()
+        assert not confirm("Revoke", "Shut this client out?", "volunteer-9d is shut out")
+        page.get_by_role("button", name="Revoke client-2").click()
+        assert not confirm("Revoke", "Shut this client out?", "client-2 is not enrolled")
+        assert door.guests == {"new-one"}
+
+        clients = (client("bad-one", "quarantine"), *trainer.status.clients)
+        trainer.status = msgspec.structs.replace(trainer.status, clients=clients)
+        page.get_by_role("button", name="Pardon bad-one").click()
+        assert not confirm("Pardon", "Let this client in again?", "pardond bad-one")
+
+        page.get_by_role("link", name="Models").click()
+        page.get_by_role("button", name="Promote 000047").click()
+        assert not confirm("Promote", "Make this the best model?", "000047 is the best model now")
+        asked = [one for one in trainer.asked if type(one).__name__ != "SaveBest"]
+        assert asked == [Purge("client-1"), Pardon("bad-one"), Promote("000047")]
+        page.get_by_role("link", name="Events").click()
+        page.get_by_text("enroll new-one: done").wait_for()
+        assert page.get_by_text("invite-of").count() == 0  # it is for no record
 
 
 def test_a_cancelled_control_asks_nobody(few, opened):

@@ -21,6 +21,7 @@ const context = {
   get row() { return state.runs.find((row) => row.run === this.run); },
   get runs() { return state.runs; },
   get operator() { return state.session?.role === "operator"; },
+  ask: (command, name, after) => buttons.askAbout(command, context.run, name, after),
   go: (page, query) => { location.hash = hash(page, query); },
 };
 

@@ -9,15 +9,18 @@ const columns = [
   ["Env steps", (row) => count(row.admitted)],
   ["Episodes", (row) => count(row.episodes)],
   ["Mean reward", (row) => number(row.reward_mean)],
+  ["Lately", (row) => number(row.recent_mean)],
   ["Lag", (row) => count(row.lag)],
   ["Queued", (row) => count(row.queued)],
   ["Rejected", (row) => count(row.rejected)],
   ["Dropped", (row) => count(row.dropped)],
   ["Lost", (row) => count(row.lost)],
   ["Restarts", (row) => count(row.restarts)],
-  ["Environment", (row) => trouble(row)],
+  ["Trouble", (row) => row.held || trouble(row)],
   ["Heard", (row) => (row.seen < 2 ? "now" : `${duration(row.seen)} ago`)],
 ];
+
+const verbs = { purge: "Purge", pardon: "Pardon", revoke: "Revoke" };
 
 function trouble(row) {
   const faults = Object.entries(row.faults).map(([kind, n]) => `${n} ${kind}`).join(", ");
@@ -29,9 +32,28 @@ export function clients(context) {
   const reasons = h("ul", { class: "chips" });
   const refused = h("section", { class: "card", "aria-labelledby": "refused-title", hidden: true }, h("h2", { id: "refused-title" }, "Messages not admitted"), reasons);
   const body = h("tbody", {});
-  const table = h("table", { class: "wide" }, h("caption", { class: "hidden" }, "Clients of this run"), h("thead", {}, h("tr", {}, columns.map(([name]) => h("th", { scope: "col" }, name)))), body);
+  const actions = (row) => h("div", { class: "row" }, [row.state === "quarantine" ? "pardon" : "purge", "revoke"].map((command) =>
+    h("button", { type: "button", class: "quiet tiny", "aria-label": `${verbs[command]} ${row.client}`, onclick: () => context.ask(command, row.client, update) }, verbs[command])));
+  const name = h("input", { id: "enroll", type: "text", required: true, maxlength: 64, pattern: "[a-z0-9][a-z0-9_\\-]{0,63}", placeholder: "name", autocomplete: "off", title: "a-z, 0-9, _ and -" });
+  const enroll = h("form", { class: "row enroll", onsubmit: (event) => { event.preventDefault(); context.ask("enroll", name.value.trim(), () => { name.value = ""; }); } },
+    h("label", { for: "enroll" }, "Let somebody in"), name, h("button", { type: "submit" }, "Enroll"));
+  const table = h("table", { class: "wide" }, h("caption", { class: "hidden" }, "Clients of this run"), h("thead", {}, h("tr", {}, columns.map(([name]) => h("th", { scope: "col" }, name)), context.operator ? h("th", { scope: "col" }, h("span", { class: "hidden" }, "Actions")) : null)), body);
   const nobody = unused("No client has been heard of. Start one with: soulsai client --redis redis://this-server:6379");
-  const element = h("div", { class: "stack" }, summary, h("section", { class: "card flush", "aria-label": "Clients" }, h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of clients" }, table), nobody), refused);
+  const element = h("div", { class: "stack" }, h("div", { class: "row spread" }, summary, context.operator ? enroll : null), h("section", { class: "card flush", "aria-label": "Clients" }, h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of clients" }, table), nobody), refused);
+
+  // A line stays the same element while its client plays, so that nobody's focus or click is lost.
+  const lines = new Map();
+  const line = (row, most) => {
+    const known = lines.get(row.client);
+    if (known?.state === row.state && known.live === context.live) {
+      columns.forEach(([, cell], i) => { const fresh = cell(row, most); if (typeof fresh === "string") say(known.cells[i], fresh); else known.cells[i].replaceChildren(fresh); });
+      return known.element;
+    }
+    const cells = columns.map(([name, cell], i) => h(i ? "td" : "th", { "data-name": name, scope: i ? undefined : "row" }, cell(row, most)));
+    const element = h("tr", { class: row.state }, cells, context.operator ? h("td", { class: "actions-cell" }, context.live ? actions(row) : null) : null);
+    lines.set(row.client, { element, cells, state: row.state, live: context.live });
+    return element;
+  };
 
   const update = async () => {
     if (!context.run) return;
@@ -42,8 +64,9 @@ export function clients(context) {
     const rate = alive.reduce((sum, row) => sum + row.steps_per_second, 0);
     say(summary, context.live ? `${count(alive.length)} of ${count(rows.length)} clients are alive and play ${number(rate)} env steps per second.` : `${count(rows.length)} clients when this run was last heard of.`);
     const most = Math.max(...rows.map((row) => row.steps_per_second), 0);
-    body.replaceChildren(...rows.map((row) => h("tr", { class: row.state },
-      columns.map(([name, cell], i) => h(i ? "td" : "th", { "data-name": name, scope: i ? undefined : "row" }, cell(row, most))))));
+    enroll.hidden = !context.live;
+    const wanted = rows.map((row) => line(row, most));
+    if (wanted.length !== body.children.length || wanted.some((element, i) => body.children[i] !== element)) body.replaceChildren(...wanted);
     table.hidden = !rows.length;
     nobody.hidden = rows.length > 0;
     const rejected = Object.entries(context.head?.status?.rejected ?? {});

@@ -19,7 +19,7 @@ export function models(context) {
     const rest = list.filter((model) => model.kind !== "best");
     stage.replaceChildren(...[
       best && prize(context.run, best),
-      rest.length ? table(context.run, rest) : null,
+      rest.length ? table(context, rest, update) : null,
       list.length ? null : unused("Nothing is saved yet. The first checkpoint comes by itself; a quicksave when you like."),
     ].filter(Boolean));
   };
@@ -41,7 +41,9 @@ function prize(run, model) {
     fault(model), digests(model));
 }
 
-function table(run, list) {
+function table(context, list, update) {
+  const { run } = context;
+  const promote = (model) => h("button", { type: "button", class: "quiet", "aria-label": `Promote ${model.model}`, onclick: () => context.ask("promote", model.model, update) }, "Promote");
   const rows = list.map((model) => h("tr", {},
     h("th", { scope: "row", "data-name": "Model" }, `${names[model.kind]}${model.kind === "checkpoint" ? ` ${model.model}` : ""}`, fault(model)),
     h("td", { "data-name": "Saved" }, when(model.time)),
@@ -51,7 +53,8 @@ function table(run, list) {
     h("td", { "data-name": "Size" }, bytes(model.bytes)),
     h("td", { "data-name": "Download" }, h("div", { class: "row" },
       model.files.some((file) => file.name === "policy.onnx") ? h("a", { class: "button", href: link(run, model.model, "policy.onnx"), download: "", "aria-label": `policy.onnx of ${model.model}` }, "policy.onnx") : null,
-      h("a", { class: "button quiet", href: link(run, model.model), download: "", "aria-label": `all files of ${model.model}` }, "All files"))),
+      h("a", { class: "button quiet", href: link(run, model.model), download: "", "aria-label": `all files of ${model.model}` }, "All files"),
+      context.operator && context.head?.status && !model.fault ? promote(model) : null)),
     h("td", { "data-name": "SHA-256" }, digests(model))));
   return h("section", { class: "card flush", "aria-label": "Checkpoints" }, h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of checkpoints" },
     h("table", { class: "wide" }, h("caption", { class: "hidden" }, "Saved states of this run"),

@@ -1,0 +1,51 @@
+"""Letting clients in from the page of a telemetry node, where admin.secret is beside it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from soulsai import connect
+from soulsai.config import Config
+from soulsai.identity import users
+from soulsai.identity.users import Enrolment
+from soulsai.wire.invite import to_line
+from soulsai.wire.redis import RedisAccess
+from soulsai.wire.secrets import server_for
+
+ADMIN = "admin.secret"
+Result = TypeVar("Result")
+
+
+class PageEnroller:
+    """Enrolls and revokes over a connection of its own, which ends with each request."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    def enroll(self, client: str) -> str:
+        """Return the invite of a new client."""
+        place, run = connect.place(self._config), self._config.run.name
+        users.invite(place, run, client, "")  # fails before anything is changed
+        password = self._with(lambda enrolment: enrolment.enroll(client))
+        return to_line(users.invite(place, run, client, password))
+
+    def revoke(self, client: str) -> str:
+        """Shut a client out at once."""
+        self._with(lambda enrolment: enrolment.revoke(client))
+        return f"{client} is shut out"
+
+    def _with(self, act: Callable[[Enrolment], Result]) -> Result:
+        place = connect.place(self._config)
+        link = RedisAccess(server_for("admin", place), "admin").link()
+        try:
+            enrolment = Enrolment(link, Path(place.secrets))
+            done = act(enrolment)
+            enrolment.keep()
+            return done
+        finally:
+            link.close()
+
+
+def enroller(config: Config) -> PageEnroller | None:
+    """Return what lets clients in, if this node has been given the secret that it takes."""
+    return PageEnroller(config) if (Path(config.redis.secrets) / ADMIN).is_file() else None
