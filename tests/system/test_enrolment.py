@@ -283,7 +283,7 @@ def test_the_page_of_a_node_that_has_the_secret_lets_in_and_shuts_out(server):
     with pytest.raises(ConfigError, match="say where"):
         door.enroll("guest")
     write_file(server.secrets / secrets_folder.ADDRESS, f"{ADDRESS}\n")
-    invited = from_line(door.enroll("guest"))
+    invited = from_line(door.enroll("guest"), "the page")
     assert gets_in(server, "guest", invited.password)
     with pytest.raises(NotEnrolled, match="enrolled already"):
         door.enroll("guest")
