@@ -35,7 +35,9 @@ class Critics(nn.Module):
             for _ in range(count)
         )
 
-    def quantiles(self, parts: list[Tensor], action: Tensor, luck: torch.Generator) -> Tensor:
+    def quantiles(
+        self, parts: list[Tensor], action: Tensor, luck: torch.Generator | None
+    ) -> Tensor:
         """Map the parts of an observation and actions [B, A] to quantiles [B, C, N]."""
         x = torch.cat((self.encoder.features(parts), action), 1)
         return torch.stack([tower(x, luck) for tower in self.towers], 1)

@@ -5,13 +5,16 @@ quantiles of the return (1710.10044); each of these is a setting.
 """
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from soulsai.algorithms.base import Stateful
+from soulsai.algorithms import q_compiled
+from soulsai.algorithms.base import Stateful, Tensors
+from soulsai.algorithms.compiled import Form, Package, examples
 from soulsai.algorithms.flat import FlatAdam, Gradient, flatten
 from soulsai.algorithms.horizon import Horizon
 from soulsai.algorithms.off_policy import Experience, tensors
@@ -22,7 +25,7 @@ from soulsai.algorithms.skips import Skips
 from soulsai.algorithms.vision import settle
 from soulsai.config import DQN as DQNConfig
 from soulsai.errors import ConfigError
-from soulsai.types import Fragment, Metrics, Spec
+from soulsai.types import Fragment, Metrics, Spec, zeros
 
 METRICS_EVERY = 16  # updates; reading numbers out of torch costs time
 
@@ -72,6 +75,7 @@ class DQN:
         self.luck = torch.Generator(weights.device)
         self.luck.manual_seed(int(luck_seed.generate_state(1)[0]))
         self.skips = Skips(self.policy)
+        self.step: Callable[[Tensors, Tensor, Luck], Report] = self._step
         self._sees = bool(self.policy.observation.images)
         self._metrics: Metrics = {}
         self.parts: dict[str, Stateful] = {
@@ -92,7 +96,7 @@ class DQN:
         rows, weights = tensors(batch.rows, device), torch.from_numpy(batch.weights).to(device)
         draw = self.policy.draw
         luck = Luck(*(draw(self.config.batch_size, self.luck) for _ in Luck._fields))
-        report = update(self.learner, rows, weights, self.rules, luck)
+        report = self.step(rows, weights, luck)
         if report.done:
             self.experience.replay.learned(batch.ids, report.error.cpu().numpy())
             if self._sees:
@@ -102,6 +106,22 @@ class DQN:
         if not self._metrics or self.experience.pace.updates % METRICS_EVERY == 0:
             self._metrics = self._measured(report, luck)
         return self._metrics
+
+    def _step(self, rows: Tensors, weights: Tensor, luck: Luck) -> Report:
+        return update(self.learner, rows, weights, self.rules, luck)
+
+    def forms(self) -> dict[str, Form]:
+        """Return the update, to be compiled."""
+        batch, device = self.config.batch_size, self.learner.weights.device
+        columns = self.experience.columns.items()
+        rows = examples(tensors({name: zeros(leaf, 0) for name, leaf in columns}, device), batch)
+        chance = torch.Generator(device).manual_seed(0)
+        luck = Luck(*(self.policy.draw(batch, chance) for _ in Luck._fields))
+        return {"update": q_compiled.form(self.learner, self.rules, rows, luck)}
+
+    def adopt(self, packages: Mapping[str, Package]) -> None:
+        """Update by a compiled form of our own from now on."""
+        self.step = q_compiled.updating(self.learner, packages["update"])
 
     def _measured(self, report: Report, luck: Luck) -> Metrics:
         loss = quantile_huber_loss(report.predicted, report.goal, luck.predicted.levels)

@@ -1,6 +1,6 @@
 """All parameters of a network in one vector: clipping, Adam and averaging are one call each."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +10,18 @@ def flatten(module: nn.Module) -> Tensor:
     """Move all parameters into one vector, of which they become views, and return it."""
     parameters = list(module.parameters())
     flat = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
-    for parameter, part in zip(parameters, _views(flat, module), strict=True):
+    for parameter, part in zip(parameters, views(flat, module), strict=True):
         parameter.data = part
     return flat
+
+
+class Moments(NamedTuple):
+    """Weights, and what Adam remembers of their gradients; ``steps`` is a scalar."""
+
+    weights: Tensor
+    mean: Tensor
+    square: Tensor
+    steps: Tensor
 
 
 class Gradient:
@@ -21,7 +30,7 @@ class Gradient:
     def __init__(self, module: nn.Module, flat: Tensor) -> None:
         self._parameters = list(module.parameters())
         self._vector = torch.zeros_like(flat)
-        self._parts = _views(self._vector, module)
+        self._parts = views(self._vector, module)
 
     def of(self, outputs: Tensor, slope: Tensor) -> Tensor:
         """Return the gradient of a loss whose derivative by ``outputs`` is ``slope``.
@@ -33,29 +42,53 @@ class Gradient:
         return self._vector
 
 
+BETAS = 0.9, 0.999  # of Adam
+
+
+def adam(now: Moments, gradient: Tensor, lr: float, eps: float) -> Moments:
+    """Return what ``FlatAdam`` would change everything to: the same equations, without effects."""
+    steps = now.steps + 1
+    mean = torch.lerp(now.mean, gradient, 1.0 - BETAS[0])
+    square = BETAS[1] * now.square + (1.0 - BETAS[1]) * gradient.square()
+    first, second = (1.0 - beta ** steps.double() for beta in BETAS)
+    spread = square.sqrt() / second.sqrt().float() + eps
+    return Moments(now.weights - (lr / first).float() * mean / spread, mean, square, steps)
+
+
+def clipped(gradient: Tensor, norm: Tensor, most: float) -> Tensor:
+    """Return a gradient of that norm, shortened to ``most`` if it is longer."""
+    return gradient * torch.where(norm > most, most / norm, torch.ones_like(norm))
+
+
+def chosen(condition: Tensor, then: Moments, otherwise: Moments) -> Moments:
+    """Return one or the other, as a scalar condition says."""
+    pairs = zip(then, otherwise, strict=True)
+    return Moments(*(torch.where(condition, one, other) for one, other in pairs))
+
+
 class FlatAdam:
     """Adam (arXiv:1412.6980) over one vector."""
 
     def __init__(self, flat: Tensor, *, lr: float, eps: float) -> None:
         self.lr, self.eps = lr, eps
         self._flat = flat
-        self._mean = torch.zeros_like(flat)
-        self._square = torch.zeros_like(flat)
-        self._steps = torch.zeros((), device=flat.device)
+        self.mean = torch.zeros_like(flat)
+        self.square = torch.zeros_like(flat)
+        self.steps = torch.zeros((), device=flat.device)
 
     def step(self, gradient: Tensor) -> None:
         """Move against ``gradient``."""
-        self._steps += 1
+        self.steps += 1
         torch._fused_adam_(  # what torch.optim.Adam(fused=True) ends in, after 30 us of preparation
             [self._flat],
             [gradient],
-            [self._mean],
-            [self._square],
+            [self.mean],
+            [self.square],
             [],
-            [self._steps],
+            [self.steps],
             lr=self.lr,
-            beta1=0.9,
-            beta2=0.999,
+            beta1=BETAS[0],
+            beta2=BETAS[1],
             weight_decay=0.0,
             eps=self.eps,
             amsgrad=False,
@@ -64,16 +97,16 @@ class FlatAdam:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the moments and the number of steps."""
-        return {"mean": self._mean, "square": self._square, "steps": self._steps}
+        return {"mean": self.mean, "square": self.square, "steps": self.steps}
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
         """Take over the moments and the number of steps of another."""
-        self._mean.copy_(torch.as_tensor(state_dict["mean"]))
-        self._square.copy_(torch.as_tensor(state_dict["square"]))
-        self._steps.copy_(torch.as_tensor(state_dict["steps"]))
+        self.mean.copy_(torch.as_tensor(state_dict["mean"]))
+        self.square.copy_(torch.as_tensor(state_dict["square"]))
+        self.steps.copy_(torch.as_tensor(state_dict["steps"]))
 
 
-def _views(flat: Tensor, module: nn.Module) -> list[Tensor]:
+def views(flat: Tensor, module: nn.Module) -> list[Tensor]:
     """Return views of ``flat`` with the shapes of the module's parameters."""
     shapes = [parameter.shape for parameter in module.parameters()]
     parts = flat.split([shape.numel() for shape in shapes])

@@ -51,7 +51,8 @@ class Experience:
         self.settings, self.planned_steps, self.policy = settings, steps, policy
         self.horizon = horizon or Horizon(settings.n_step, settings.gamma)
         self.returns = NStepReturns(spec, n=self.horizon.n_at(0), gamma=self.horizon.gamma_at(0))
-        columns = transition_columns(spec, masks=masks, spans=self.horizon.changes_gamma)
+        spans = self.horizon.changes_gamma
+        self.columns = columns = transition_columns(spec, masks=masks, spans=spans)
         self.replay: PrioritizedReplay | UniformReplay = (
             PrioritizedReplay(settings.capacity, columns, alpha=settings.priority_alpha, rng=rng)
             if settings.prioritized

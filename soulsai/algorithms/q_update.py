@@ -63,6 +63,14 @@ class Luck(NamedTuple):
 NO_LUCK = Luck()
 
 
+class Comparison(NamedTuple):
+    """What was thought of the actions that were taken, and what should have been."""
+
+    predicted: Tensor  # [B, N], differentiable
+    goal: Tensor  # [B, M]
+    slope: Tensor  # [B, N] derivative of the loss by what was predicted
+
+
 class Report(NamedTuple):
     """What an update found, before it changed anything."""
 
@@ -70,7 +78,7 @@ class Report(NamedTuple):
     goal: Tensor  # [B, M]
     error: Tensor  # [B] goal's mean over prediction's
     norm: Tensor  # [] of the gradient, before clipping
-    done: bool  # false: something was not finite, so nothing was changed
+    done: Tensor  # [] false: something was not finite, so nothing was changed
 
 
 def update(
@@ -79,21 +87,40 @@ def update(
     """Do one gradient step, and move the target network towards the result."""
     online, target = learner.online, learner.target
     see = online.observation.parts
-    with torch.inference_mode():
-        goal = td_target(see, online.quantiles, target.quantiles, rows, rules, luck)  # [B, M]
-    predicted = td_predicted(see, online.quantiles, rows, luck.predicted)  # [B, N]
-    slope = quantile_huber_slope(predicted.detach(), goal, weights, luck.predicted.levels)
-    gradient = learner.gradient.of(predicted, slope)
-    predicted = predicted.detach()
-    error = expected(goal) - expected(predicted)
-    norm = torch.linalg.vector_norm(gradient)
-    done = bool(norm.isfinite() & error.isfinite().all())
-    if done:
-        if norm > rules.grad_clip:
-            gradient.mul_(rules.grad_clip / norm.item())
+    seen = compare(see, online.quantiles, target.quantiles, rows, weights, rules, luck)
+    gradient = learner.gradient.of(seen.predicted, seen.slope)
+    report = found(seen, gradient)
+    if report.done:
+        if report.norm > rules.grad_clip:
+            gradient.mul_(rules.grad_clip / report.norm.item())
         learner.optimizer.step(gradient)
         learner.target_weights.lerp_(learner.weights, rules.target_ema)
-    return Report(predicted, goal, error, norm, done)
+    return report
+
+
+def compare(
+    see: See,
+    online: Judge,
+    target: Judge,
+    rows: Tensors,
+    weights: Tensor,
+    rules: Rules,
+    luck: Luck = NO_LUCK,
+) -> Comparison:
+    """Return what was predicted for a batch, and which way it should have been."""
+    with torch.no_grad():
+        goal = td_target(see, online, target, rows, rules, luck)
+    predicted = td_predicted(see, online, rows, luck.predicted)
+    slope = quantile_huber_slope(predicted.detach(), goal, weights, luck.predicted.levels)
+    return Comparison(predicted, goal, slope)
+
+
+def found(seen: Comparison, gradient: Tensor) -> Report:
+    """Return what is to be said of an update by that gradient."""
+    predicted = seen.predicted.detach()
+    error = expected(seen.goal) - expected(predicted)
+    norm = torch.linalg.vector_norm(gradient)
+    return Report(predicted, seen.goal, error, norm, norm.isfinite() & error.isfinite().all())
 
 
 def td_target(

@@ -7,7 +7,8 @@ steps are dear.
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -15,17 +16,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from soulsai.algorithms import squashed
+from soulsai.algorithms import sac_compiled
 from soulsai.algorithms.base import Policy, Stateful, Tensors
-from soulsai.algorithms.critics import Critics, slope, truncated, value
+from soulsai.algorithms.compiled import Form, Package, examples
+from soulsai.algorithms.critics import Critics
 from soulsai.algorithms.dense import Tower, keep_freed_memory
 from soulsai.algorithms.flat import FlatAdam, Gradient, flatten
 from soulsai.algorithms.networks import Encoder, Observation
 from soulsai.algorithms.off_policy import Experience, leaves, tensors
+from soulsai.algorithms.sac_update import (
+    ActorReport,
+    CriticReport,
+    Rules,
+    found,
+    judge,
+    regret,
+    wanting,
+)
 from soulsai.algorithms.skips import Skips
 from soulsai.config import SAC as SACConfig
 from soulsai.errors import ConfigError
-from soulsai.types import Fragment, Head, Metrics, Spec
+from soulsai.types import Fragment, Head, Metrics, Spec, zeros
 
 LOG_STD = -5.0, 2.0  # bounds of what the actor may say
 METRICS_EVERY = 16  # updates; reading numbers out of torch costs time
@@ -79,7 +90,12 @@ class SAC:
         keep_freed_memory()
         weights_seed, replay_seed, noise_seed = np.random.SeedSequence(seed).spawn(3)
         self.config = config
-        self.target_entropy = config.entropy_per_dim * prod(spec.action.shape)
+        self.rules = Rules(
+            drop=config.drop,
+            reward_scale=config.reward_scale,
+            target_ema=config.target_ema,
+            target_entropy=config.entropy_per_dim * prod(spec.action.shape),
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(weights_seed.generate_state(1)[0]))
             self.policy = Actor(config, spec)
@@ -94,14 +110,16 @@ class SAC:
             )
         self.target = copy.deepcopy(self.critics).requires_grad_(False)
         self.temperature = Temperature(config.temperature)
-        actor, judges, warmth = map(flatten, (self.policy, self.critics, self.temperature))
-        self._judges, self._target_judges = judges, flatten(self.target)
-        self._actor_gradient = Gradient(self.policy, actor)
-        self._critic_gradient = Gradient(self.critics, judges)
-        self.actor_adam = FlatAdam(actor, lr=config.lr, eps=config.adam_eps)
-        self.critic_adam = FlatAdam(judges, lr=config.lr, eps=config.adam_eps)
-        self.temperature_adam = FlatAdam(warmth, lr=config.lr, eps=config.adam_eps)
-        self._device = judges.device
+        self.actor, self.judges = flatten(self.policy), flatten(self.critics)
+        self.warmth, self.target_judges = flatten(self.temperature), flatten(self.target)
+        self._actor_gradient = Gradient(self.policy, self.actor)
+        self._critic_gradient = Gradient(self.critics, self.judges)
+        self.actor_adam = FlatAdam(self.actor, lr=config.lr, eps=config.adam_eps)
+        self.critic_adam = FlatAdam(self.judges, lr=config.lr, eps=config.adam_eps)
+        self.temperature_adam = FlatAdam(self.warmth, lr=config.lr, eps=config.adam_eps)
+        self.judge: Callable[[Tensors, Tensor, Tensor], CriticReport] = self._judge
+        self.act: Callable[[Tensors, Tensor], ActorReport] = self._act
+        self._device = self.judges.device
         self._luck = torch.Generator(self._device).manual_seed(int(noise_seed.generate_state(1)[0]))
         rng = np.random.default_rng(replay_seed)
         self.experience = Experience(
@@ -127,70 +145,87 @@ class SAC:
 
     def _update(self) -> Metrics:
         """Do one gradient step of the critics, and now and then one of the actor."""
-        c, updates = self.config, self.experience.pace.updates
+        updates = self.experience.pace.updates
         batch = self.experience.sample()
         rows = tensors(batch.rows, self._device)
         weights = torch.from_numpy(batch.weights).to(self._device)
-        see = self.policy.observation.parts
-        obs, next_obs = see(leaves(rows, "obs.")), see(leaves(rows, "next_obs."))
-        action = rows["action"].flatten(1)
-
-        goal = self._goal(next_obs, rows)  # [B, M]
-        predicted = self.critics.quantiles(obs, action, self._luck)  # [B, C, N]
-        gradient = self._critic_gradient.of(predicted, slope(predicted.detach(), goal, weights))
-        error = (goal.mean(1) - predicted.detach().mean((1, 2))).abs()  # [B]
-        norm, errors = torch.linalg.vector_norm(gradient).item(), error.cpu().numpy()
-        finite = math.isfinite(norm) and bool(np.isfinite(errors).all())
-        self.skips.count(skipped=not finite)
-        if not finite:
+        report = self.judge(rows, weights, self._noise(len(weights)))
+        self.skips.count(skipped=not report.done)
+        if not report.done:
             return self._metrics
-        self.critic_adam.step(gradient)
-        self._target_judges.lerp_(self._judges, c.target_ema)
-        self.experience.replay.learned(batch.ids, errors)
-        if updates % c.policy_delay == 0:
-            self._improve(obs)
+        self.experience.replay.learned(batch.ids, report.error.cpu().numpy())
+        if updates % self.config.policy_delay == 0:
+            self._improve(rows)
         if not self._metrics or updates % METRICS_EVERY == 0:
             self._metrics = {
                 **self._metrics,
-                "q_mean": predicted.mean().item(),
-                "td_error": error.mean().item(),
-                "grad_norm": norm,
+                "q_mean": report.predicted.mean().item(),
+                "td_error": report.error.mean().item(),
+                "grad_norm": report.norm.item(),
                 "temperature": self.temperature.now.item(),
                 "replay_size": float(len(self.experience.replay)),
                 "skipped": float(self.skips.total),
             }
         return self._metrics
 
-    @torch.no_grad()
-    def _goal(self, next_obs: list[Tensor], rows: Tensors) -> Tensor:
-        """Return samples of what the taken actions are worth [B, M]."""
-        action, logp = self._act(next_obs)
-        future = truncated(self.target.quantiles(next_obs, action, self._luck), self.config.drop)
-        soft = future - self.temperature.now * logp[:, None]
-        return rows["ret"][:, None] * self.config.reward_scale + rows["discount"][:, None] * soft
-
-    def _improve(self, obs: list[Tensor]) -> None:
+    def _improve(self, rows: Tensors) -> None:
         """Do one gradient step of the actor, and one of the temperature."""
+        report = self.act(rows, self._noise(len(rows["ret"])))
+        if not report.done:
+            self.skips.total += 1
+        elif self.experience.pace.updates % METRICS_EVERY == 0:
+            self._metrics |= {
+                "actor_loss": report.loss.item(),
+                "entropy": report.entropy.item(),
+            }
+
+    def _judge(self, rows: Tensors, weights: Tensor, noise: Tensor) -> CriticReport:
+        see = self.policy.observation.parts
+        seen = see(leaves(rows, "obs.")), see(leaves(rows, "next_obs."))
+        judges = partial(self.critics.quantiles, luck=self._luck)
+        targets = partial(self.target.quantiles, luck=self._luck)
+        now = self.temperature.now
+        judged = judge(
+            self.policy.law, judges, targets, seen, rows, weights, noise, now, self.rules
+        )
+        gradient = self._critic_gradient.of(judged.predicted, judged.slope)
+        report = found(judged, gradient)
+        if report.done:
+            self.critic_adam.step(gradient)
+            self.target_judges.lerp_(self.judges, self.rules.target_ema)
+        return report
+
+    def _act(self, rows: Tensors, noise: Tensor) -> ActorReport:
+        obs = self.policy.observation.parts(leaves(rows, "obs."))
+        judges = partial(self.critics.quantiles, luck=self._luck)
         self.critics.requires_grad_(False)  # or their gradients would be computed, for nobody
-        action, logp = self._act(obs)
-        worth = value(self.critics.quantiles(obs, action, self._luck))
-        loss = (self.temperature.now * logp - worth).mean()
+        loss, entropy = regret(self.policy.law, judges, obs, noise, self.temperature.now)
         gradient = self._actor_gradient.of(loss, torch.ones_like(loss))
         self.critics.requires_grad_(True)
-        entropy = -logp.detach().mean()
-        if not math.isfinite(torch.linalg.vector_norm(gradient).item()):
-            self.skips.total += 1
-            return
-        self.actor_adam.step(gradient)
-        self.temperature_adam.step((entropy - self.target_entropy).reshape(1))
-        if self.experience.pace.updates % METRICS_EVERY == 0:
-            self._metrics |= {"actor_loss": loss.item(), "entropy": entropy.item()}
+        report = wanting(loss, entropy, gradient)
+        if report.done:
+            self.actor_adam.step(gradient)
+            self.temperature_adam.step((entropy - self.rules.target_entropy).reshape(1))
+        return report
 
-    def _act(self, parts: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Draw actions [B, A] as clients would, with their log-probabilities [B]."""
-        mean, log_std = self.policy.law(parts)
-        noise = torch.randn(mean.shape, generator=self._luck, device=self._device)
-        return squashed.sample(mean, log_std, noise)
+    def _noise(self, batch: int) -> Tensor:
+        shape = batch, prod(self.policy.shape)
+        return torch.randn(shape, generator=self._luck, device=self._device)
+
+    def forms(self) -> dict[str, Form]:
+        """Return both steps of the update, to be compiled."""
+        columns = self.experience.columns.items()
+        empty = tensors({name: zeros(leaf, 0) for name, leaf in columns}, self._device)
+        rows = examples(empty, self.config.batch_size)
+        return {
+            "critics": sac_compiled.critic_form(self, rows, torch.ones_like(rows["ret"])),
+            "actor": sac_compiled.actor_form(self, rows),
+        }
+
+    def adopt(self, packages: Mapping[str, Package]) -> None:
+        """Update by compiled forms of our own from now on."""
+        self.judge = sac_compiled.judging(self, packages["critics"])
+        self.act = sac_compiled.acting(self, packages["actor"])
 
     def state_dict(self) -> dict[str, Any]:
         """Return what belongs to no other part: the account, the source of noise, the skips."""

@@ -24,8 +24,9 @@ class Measures:
         """``warmup`` env steps are collected before learning begins."""
         self._counted = counted or TrainingMetrics()
         self._update_time = Stopwatch()
+        self.update_seconds = 0.0  # spent on all updates
         self.metrics: Metrics = {}
-        self._progress = progress
+        self.progress = progress
         self._warmup = warmup
         self._rewards: deque[float] = deque(maxlen=2 * WINDOW)
         self._greedy: deque[float] = deque(maxlen=WINDOW)
@@ -34,7 +35,7 @@ class Measures:
 
     def arrived(self, arrival: Arrival) -> None:
         """Count what an entry came to, except for its experience."""
-        progress = self._progress
+        progress = self.progress
         progress.bytes_received += arrival.bytes
         progress.duplicates += arrival.duplicate
         progress.lost += arrival.lost
@@ -47,14 +48,14 @@ class Measures:
 
     def admitted(self, fragment: Fragment, version: int) -> None:
         """Count a fragment's steps, given the newest version."""
-        self._progress.env_steps += len(fragment)
+        self.progress.env_steps += len(fragment)
         age = max(0, version - fragment.version)
         self._lags.append(age)
         self._counted.sample_age.observe(age)
 
     def finished(self, episode: Episode) -> None:
         """Count an episode."""
-        self._progress.episodes += 1
+        self.progress.episodes += 1
         self._counted.outcomes.labels("terminated" if episode.terminated else "truncated").inc()
         self._rewards.append(episode.reward)
         if episode.greedy:
@@ -62,10 +63,12 @@ class Measures:
 
     def updated(self, metrics: Metrics) -> None:
         """Count an update."""
-        if self._progress.began is None:
-            self._progress.began = self._progress.env_steps
-        self._progress.updates += 1
-        self._counted.update_seconds.observe(self._update_time.lap())
+        if self.progress.began is None:
+            self.progress.began = self.progress.env_steps
+        self.progress.updates += 1
+        seconds = self._update_time.lap()
+        self.update_seconds += seconds
+        self._counted.update_seconds.observe(seconds)
         self.metrics = metrics
 
     def given(self) -> None:
@@ -80,14 +83,14 @@ class Measures:
 
     def rates(self, now: float) -> tuple[float, float]:
         """Return env steps and updates per second, lately."""
-        progress = self._progress
+        progress = self.progress
         steps = self._steps.per_second(now, progress.env_steps)
         return steps, self._updates.per_second(now, progress.updates)
 
     @property
     def replay_ratio(self) -> float:
         """Updates per env step after the warm-up."""
-        progress = self._progress
+        progress = self.progress
         steps = progress.env_steps - self._warmup
         return progress.updates / steps if steps > 0 else 0.0
 

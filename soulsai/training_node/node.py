@@ -16,6 +16,7 @@ from soulsai.training_node import beginning, entrance
 from soulsai.training_node.admission import Arrival, surplus
 from soulsai.training_node.audit import Audit
 from soulsai.training_node.beginning import Run
+from soulsai.training_node.compiling import Compiling
 from soulsai.training_node.fence import Fence
 from soulsai.training_node.line import Line
 from soulsai.training_node.measures import Measures
@@ -108,6 +109,7 @@ class TrainingNode:
         )  # fmt: skip
         self._now = now
         self._receiver = entrance.receiver(run, wire, clock, now)
+        self._compiling = Compiling(config, run.spec.spec, run.algorithm, self._measures, clock)
         self._rollback = Rollback(run)
         self._fence = Fence(run, wire, self._line, self._publish)
         audit = Audit(run.folder.path, now)
@@ -144,6 +146,7 @@ class TrainingNode:
                 self._go_back()
         finally:
             self._saver.close()
+            self._compiling.close()
 
     def _learn(self) -> None:
         """Drive the algorithm until the run's end, or until its weights are past mending."""
@@ -247,6 +250,7 @@ class TrainingNode:
         self._guard.look()
         self._receiver.held = self._guard.conduct.held
         self._reporter.record()
+        self._compiling.look()
         if self._saver.due:
             self._save()
         if self._saver.collect():
