@@ -90,12 +90,7 @@ class SAC:
         keep_freed_memory()
         weights_seed, replay_seed, noise_seed = np.random.SeedSequence(seed).spawn(3)
         self.config = config
-        self.rules = Rules(
-            drop=config.drop,
-            reward_scale=config.reward_scale,
-            target_ema=config.target_ema,
-            target_entropy=config.entropy_per_dim * prod(spec.action.shape),
-        )
+        self.rules = _rules(config, spec)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(weights_seed.generate_state(1)[0]))
             self.policy = Actor(config, spec)
@@ -237,6 +232,15 @@ class SAC:
         self.experience.go_on(state_dict["pace"])
         self._luck.set_state(state_dict["luck"].cpu())
         self.skips.begin_again(int(state_dict["skipped"]))
+
+
+def _rules(config: SACConfig, spec: Spec) -> Rules:
+    return Rules(
+        drop=config.drop,
+        reward_scale=config.reward_scale,
+        target_ema=config.target_ema,
+        target_entropy=config.entropy_per_dim * prod(spec.action.shape),
+    )
 
 
 def check(spec: Spec) -> None:
