@@ -15,7 +15,7 @@ from .page import page
 from .program import bars, run
 from .proxy import ProxyLinks
 from .stage import Stage
-from .trial import Impossible
+from .trial import Impossible, Row
 from .trials import TRIALS
 
 NOT_TRIED = 77  # the exit code of a trial for which this machine lacks something
@@ -34,6 +34,7 @@ def main():
     parser.add_argument("--all", action="store_true", help="the run under fire, and all trials")
     parser.add_argument("--page", type=Path, help="with --all: write the table of faults there")
     given = parser.parse_args()
+    Row.slow = given.slow
     if given.all:
         return _everything(given)
     why = "--proxy" if given.proxy else namespace.enter()

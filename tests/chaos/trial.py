@@ -3,6 +3,7 @@
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from .program import Result, ready, reckon, settle
 from .stage import Stage
@@ -24,11 +25,17 @@ class Row:
     seconds: float | None = None  # to recover
     figures: dict = field(default_factory=dict)
     broken: list = field(default_factory=list)
+    slow: ClassVar[float] = 1.0  # how many times slower than the reference this machine is
 
     def must(self, what, holds):
         """Note that a promise was broken, unless it holds."""
         if not holds:
             self.broken.append(what)
+
+    def within(self, what, seconds, limit):
+        """Note that a promise was broken, if something took longer than that."""
+        limit *= self.slow
+        self.must(f"{what} after {seconds:.1f} s, not below {limit:.1f}", seconds < limit)
 
 
 class Trial:

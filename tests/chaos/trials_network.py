@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from . import ledger
-from .stamps import TIMES
+from .stamps import SEATS, TIMES
 from .trial import Impossible, trial
 
 PARTITION_SECONDS = 30.0
@@ -27,7 +27,7 @@ def partition(folder, links):
         healed = time.time()
         links.heal("client-1")
         seconds = t.recovered(healed, "client-1")
-        t.row.must(f"resumed after {seconds} s, not below 5", seconds < 5.0)
+        t.row.within("resumed", seconds, 5.0)
         t.wait(5.0)
         dropped = t.watch.status.dropped
         verdict, progress = t.end_whole()
@@ -51,7 +51,7 @@ def half_open(folder, links):
             links.heal(child.name)
         for client in ("client-1", "client-2"):
             seconds = t.recovered(healed, client)
-            t.row.must(f"{client} resumed after {seconds} s, not below 5", seconds < 5.0)
+            t.row.within(f"{client} resumed", seconds, 5.0)
         t.wait(3.0)
         t.end_whole()
     return t.row
@@ -84,8 +84,9 @@ def _judge_link(row, verdict, ledgers, times):
     pushes = ledger.durations(ledgers, "acked")
     fetches = ledger.durations(ledgers, "weights")
     p95 = float(np.percentile(pushes, 95))
-    steps = {int(path.name.split("-")[0]) // 16: np.diff(np.load(path)) for path in times.iterdir()}
-    jitter = {who: float(np.percentile(gaps, 99)) for who, gaps in steps.items()}
+    steps = {int(path.name.split("-")[0]) // SEATS: np.load(path) for path in times.iterdir()}
+    del steps[0]  # the training node has a look at the environment, too
+    jitter = {who: float(np.percentile(np.diff(at), 99)) for who, at in steps.items()}
     beside = jitter.pop(6)
     added = statistics.median(jitter.values()) - beside
     share = 1 - verdict.missing / (verdict.missing + verdict.accepted)
@@ -98,8 +99,9 @@ def _judge_link(row, verdict, ledgers, times):
     }
     row.seconds = round(p95, 2)
     row.must(f"{share:.1%} delivered, not 95 %", share >= 0.95)
-    row.must(f"p95 of a push {p95:.2f} s, not below 3", p95 < 3.0)
-    row.must(f"weights took {max(fetches):.1f} s, not below 5", max(fetches) < 5.0)
+    row.must("packets were not late: nothing was tried", min(pushes) >= ROUND_TRIP)
+    row.within("95 % of pushes were answered", p95, 3.0)
+    row.within("weights were there", max(fetches), 5.0)
     row.must(f"the loop's p99 rose by {1000 * added:.1f} ms", added < 0.001 or added < 0.1 * beside)
 
 

@@ -33,7 +33,7 @@ def wipe(folder, links):
         t.stage.broker.start()
         t.stage.learner.go_on()
         seconds = max(t.recovered(began, client) for client in ("client-1", "client-2"))
-        t.row.must(f"recovered after {seconds} s", seconds < 8.0)
+        t.row.within("recovered", seconds, 8.0)
         t.wait(3.0)
         verdict, progress = t.end()
         t.row.lost = f"{verdict.missing} env steps, those not read yet; {progress['lost']} reported"
@@ -54,7 +54,7 @@ def server_kills(folder, links):
             t.recovered(began)
         slowest = max(t.stage.broker.ready)
         t.row.figures["ready_max_s"] = round(slowest, 2)
-        t.row.must(f"the server was ready after {slowest:.1f} s, not below 2", slowest < 2.0)
+        t.row.within("the server was ready", slowest, 2.0)
         t.end_whole()
     return t.row
 
@@ -72,14 +72,14 @@ def server_full(folder, links):
             t.wait(FLOOD_SECONDS)
         end = time.time()
         seconds = t.recovered(end)
-        t.row.must(f"recovered after {seconds} s", seconds < 8.0)
+        t.row.within("recovered", seconds, 8.0)
         t.row.figures |= {
             "flood_mb": round(flood.sent / 1e6),
             "refused": flood.refused,
             "version_gap_max_s": round(flood.longest, 1),
         }
         t.row.must("the server was never full: the trial has tried nothing", flood.refused)
-        t.row.must(f"no new weights for {flood.longest:.1f} s", flood.longest < 5.0)
+        t.row.within("new weights", flood.longest, 3.0)
         dropped = t.watch.status.dropped
         verdict, progress = t.end()
         t.row.must(f"acked_lost {verdict.acked_lost}, of which {progress['lost']} are counted",
@@ -157,7 +157,7 @@ def server_disk(folder, links):
         freed = time.time()
         ballast.unlink()
         seconds = t.recovered(freed)
-        t.row.must(f"recovered after {seconds} s", seconds < 8.0)
+        t.row.within("recovered", seconds, 8.0)
         t.wait(3.0)
         t.end_whole()
     return t.row
