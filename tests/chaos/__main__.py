@@ -15,7 +15,7 @@ from .page import page
 from .program import bars, run
 from .proxy import ProxyLinks
 from .stage import Stage
-from .trial import Impossible, Row
+from .trial import Impossible
 from .trials import TRIALS
 
 NOT_TRIED = 77  # the exit code of a trial for which this machine lacks something
@@ -29,12 +29,10 @@ def main():
     parser.add_argument("--clients", type=int, default=3)
     parser.add_argument("--keep", type=Path, help="folder for all that was written")
     parser.add_argument("--proxy", action="store_true", help="no namespaces, even if we could")
-    parser.add_argument("--slow", type=float, default=1.0, help="how slow this machine is")
     parser.add_argument("--trial", choices=sorted(TRIALS), help="one fault, done thoroughly")
     parser.add_argument("--all", action="store_true", help="the run under fire, and all trials")
     parser.add_argument("--page", type=Path, help="with --all: write the table of faults there")
     given = parser.parse_args()
-    Row.slow = given.slow
     if given.all:
         return _everything(given)
     why = "--proxy" if given.proxy else namespace.enter()
@@ -51,7 +49,7 @@ def main():
         finally:
             links.close()
     print(json.dumps(asdict(result)))
-    broken = result.broken if given.trial else bars(result, slow=given.slow)
+    broken = result.broken if given.trial else bars(result)
     for line in broken:
         say(f"chaos: {line}")
     return 1 if broken else 0
@@ -59,14 +57,14 @@ def main():
 
 def _everything(given):
     """Run everything, each in a process of its own; sum up, and write the page if all is told."""
-    slow = ["--slow", str(given.slow), *(["--proxy"] if given.proxy else [])]
+    proxy = ["--proxy"] if given.proxy else []
     fire = ["--seed", str(given.seed), "--faults", str(given.faults)]
     fire += ["--minutes", str(given.minutes), "--clients", str(given.clients)]
     runs = {"fire": fire, **{name: ["--trial", name] for name in TRIALS}}
     told, failed, not_tried = {}, [], []
     for name, words in runs.items():
         say(f"-- {name}")
-        command = [sys.executable, "-m", "tests.chaos", *words, *slow]
+        command = [sys.executable, "-m", "tests.chaos", *words, *proxy]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
         if done.returncode == NOT_TRIED:
             not_tried.append(name)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from soulsai.config import Redis
 from soulsai.errors import WireError
-from soulsai.wire.embedded import find_binary, settings
+from soulsai.wire.embedded import _start, find_binary, settings
 from soulsai.wire.names import ROLES, acl
 from soulsai.wire.redis import RedisAccess
 from soulsai.wire.secrets import server_for, write_secret
@@ -43,10 +43,7 @@ class Broker:
     def start(self):
         """Start it, and wait until it answers."""
         began = time.monotonic()
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0
-            )
+        self._process = _start(self._command)  # it ends with us, however we end
         link = self._access.link()
         try:
             while True:

@@ -20,7 +20,9 @@ compared step by step: *lost* is what a client was told is stored and the learne
 comparison can fail (`tests/chaos/test_bugs.py`).
 
 **Seconds** are those until experience was let in again, of the client concerned if it is one:
-after the kill where somebody was killed, and after the end of the fault where it lasts.
+after the kill where somebody was killed, and after the end of the fault where it lasts. The
+machine had other work, too; how many times slower that made it is measured by how long a process
+takes that only imports torch.
 
 ## {faults} faults at random moments in {minutes:.0f} minutes
 
@@ -28,8 +30,8 @@ after the kill where somebody was killed, and after the end of the fault where i
 **{acked_lost} lost, {double_counted} counted twice, {unloadable_checkpoints} of {checkpoints}
 checkpoints not loadable, {windows_without_progress} of {windows} windows of ten seconds without a
 fault in which fewer than 100 steps came in**. After a kill of the training node nothing came in
-for {downtime_median_s:.1f} s (median) and at most {downtime_max_s:.1f} s. Seed {seed}; links:
-{links}.
+for {downtime_median_s:.1f} s (median) and at most {downtime_max_s:.1f} s, on a machine that was
+{slow:.1f} times slower than when it has nothing else to do. Seed {seed}; links: {links}.
 
 | fault | times | what is lost | seconds: median | longest |
 |---|---|---|---|---|
@@ -37,8 +39,8 @@ for {downtime_median_s:.1f} s (median) and at most {downtime_max_s:.1f} s. Seed 
 TRIALS_HEAD = """
 ## One fault at a time
 
-| fault | what is lost | seconds | also measured |
-|---|---|---|---|
+| fault | what is lost | seconds | machine slower by | also measured |
+|---|---|---|---|---|
 """
 TAIL = """
 ## Again
@@ -76,5 +78,5 @@ def page(fire, trials):
     for row in trials:
         seconds = "" if row["seconds"] is None else f"{row['seconds']:.1f}"
         also = ", ".join(f"{name} {value}" for name, value in row["figures"].items())
-        lines.append(f"| {row['fault']} | {row['lost']} | {seconds} | {also} |")
+        lines.append(f"| {row['fault']} | {row['lost']} | {seconds} | {row['slow']:.1f} | {also} |")
     return "\n".join(lines) + "\n" + TAIL

@@ -14,6 +14,6 @@ def test_a_page_has_a_row_for_every_kind_of_fault_and_every_trial():
     text = page(asdict(fire), [asdict(row) for row in rows])
     assert "| kill redis | 2 | nothing | 1.0 | 1.5 |" in text
     assert "| pause client | 1 | nothing | 0.2 | 0.2 |" in text
-    assert "| a partition | nothing | 3.2 | accepted 10 |" in text
-    assert "| SIGTERM | nothing |  |  |" in text
+    assert "| a partition | nothing | 3.2 | 1.0 | accepted 10 |" in text
+    assert "| SIGTERM | nothing |  | 1.0 |  |" in text
     assert "3 faults at random moments in 10 minutes" in text

@@ -3,11 +3,10 @@
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from .program import Result, ready, reckon, settle
 from .stage import Stage
-from .watch import Watch, gap
+from .watch import Watch, gap, slowness
 
 PATIENCE = 90.0
 
@@ -25,7 +24,7 @@ class Row:
     seconds: float | None = None  # to recover
     figures: dict = field(default_factory=dict)
     broken: list = field(default_factory=list)
-    slow: ClassVar[float] = 1.0  # how many times slower than the reference this machine is
+    slow: float = 1.0  # how many times slower than the reference this machine was
 
     def must(self, what, holds):
         """Note that a promise was broken, unless it holds."""
@@ -96,6 +95,6 @@ class Trial:
 @contextmanager
 def trial(folder, links, fault, **stage):
     """Give a trial of a fault on a stage of its own."""
-    row = Row(fault)
+    row = Row(fault, slow=slowness())
     with Stage(folder, links, **stage) as made, Watch(made) as watch:
         yield Trial(made, watch, row)

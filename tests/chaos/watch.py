@@ -1,5 +1,8 @@
 """What can be seen of a run from outside: when experience is let in, and what is on disk."""
 
+import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections import defaultdict
@@ -14,6 +17,7 @@ from .ledger import counted
 LOOK_SECONDS = 0.2
 WINDOW = 10.0  # seconds in which there must be progress
 ENOUGH = 100  # env steps: so much
+QUIET = 1.3  # seconds that it takes to import torch, on the reference machine
 
 
 class Watch:
@@ -85,6 +89,45 @@ class Watch:
             return
         self.doubled = max(self.doubled, len(held) - len(set(held.tolist())))
         self.whole[path.name] = progress["env_steps"]
+
+
+class Yardstick:
+    """Measures, now and then, what takes most of a learner's restart: to import torch."""
+
+    PAUSE = 20.0
+
+    def __init__(self):
+        self._seconds = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._measure, name="yardstick")
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        self._thread.join()
+
+    @property
+    def slow(self):
+        """How many times slower than the reference this machine was, as the median of all."""
+        return statistics.median(self._seconds)
+
+    def _measure(self):
+        while not self._stop.is_set():
+            self._seconds.append(slowness())
+            self._stop.wait(self.PAUSE)
+
+
+def slowness():
+    """Return how much slower than the reference this machine is now; 1 is the least.
+
+    All bars in seconds are for a machine that does nothing else, and follow this.
+    """
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import torch"], check=True)
+    return round(max(1.0, (time.monotonic() - began) / QUIET), 2)
 
 
 def gap(seen, begin, *, client=None):
