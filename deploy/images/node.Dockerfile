@@ -20,6 +20,7 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=from=wheels,target=/wheel
         ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -c constraints.txt -r requirements.txt
 COPY README.md LICENSE ./
 COPY soulsai soulsai
+# hadolint ignore=DL3003
 RUN --mount=type=cache,target=/root/.cache/pip \
     /opt/soulsai/bin/pip install --disable-pip-version-check --no-deps . \
     # Nobody looks (pygame), compiles C++ (torch), or calls the runtime from C (libonnxruntime).

@@ -18,7 +18,8 @@ for name in client node; do
         -f "deploy/images/$name.Dockerfile" -t "soulsai-$name:local" .
 done
 
-# Others' images, as the compose files pin them.
+# Others' images, as the compose files pin them; their names have no spaces.
+# shellcheck disable=SC2013
 for image in $(sed -n 's/^ *image: *\([^" ]*\)$/\1/p' docker-compose.yaml deploy/*/compose.yaml); do
     if docker image inspect "$image" >/dev/null 2>&1; then
         continue

@@ -60,6 +60,11 @@ def until(what, condition, timeout=PATIENCE):
     raise TimeoutError(what)
 
 
+def busy():
+    """Return how many times slower than alone we are, at least, for what others do here."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -84,7 +89,6 @@ class Stack:
         shutil.copy(ROOT / "docker-compose.yaml", folder)
         shutil.copytree(ROOT / "deploy", folder / "deploy", ignore=_own)
         (folder / "config").mkdir()
-        shutil.copy(ROOT / "config/config_d.yaml", folder / "config")
         (folder / "config/config.yaml").write_text(PLAYS)
         (folder / "test.yaml").write_text(SLOW)
         folder.chmod(0o755)

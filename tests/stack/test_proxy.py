@@ -5,10 +5,11 @@ import json
 import socket
 import ssl
 import time
+from contextlib import closing, contextmanager
 
 import pytest
 from authority import DOMAIN, Authority
-from stack_cases import PROXY, free_port, run, until
+from stack_cases import CORE, MONITORING, PROXY, busy, free_port, run, until
 
 pytestmark = pytest.mark.stack
 
@@ -46,17 +47,25 @@ class Proxy:
         with self.connect(port) as link:
             return link.getpeercert()["serialNumber"]
 
+    @contextmanager
     def ask(self, path, **headers):
-        """Ask for a page over HTTPS; return the answer, whose connection stays open."""
-        link = http.client.HTTPConnection(DOMAIN)
-        link.sock = self.connect(self.https)
-        link.request("GET", path, headers={key.replace("_", "-"): headers[key] for key in headers})
-        return link.getresponse()
+        """Ask for a page over HTTPS; give the answer."""
+        with closing(http.client.HTTPConnection(DOMAIN)) as link:
+            link.sock = self.connect(self.https)
+            link.request("GET", path, headers=headers)
+            with closing(link.getresponse()) as answer:
+                yield answer
 
-    def plain(self, path, host=DOMAIN):
-        link = http.client.HTTPConnection("127.0.0.1", self.http, timeout=10)
-        link.request("GET", path, headers={"Host": host})
-        return link.getresponse()
+    def status(self, path):
+        with self.ask(path) as answer:
+            return answer.status
+
+    def moved(self, path):
+        """Ask without TLS; return to where we are sent."""
+        with closing(http.client.HTTPConnection("127.0.0.1", self.http, timeout=10)) as link:
+            link.request("GET", path, headers={"Host": DOMAIN})
+            with closing(link.getresponse()) as answer:
+                return answer.status, answer.headers["Location"]
 
     @property
     def bearer(self):
@@ -67,11 +76,9 @@ class Proxy:
 @pytest.fixture(scope="module")
 def proxy(stack):
     # Grafana and the page are told the domain before the proxy comes.
-    proxy = None
     try:
-        (stack.folder / ".env").open("a").write(f"SOULSAI_DOMAIN={DOMAIN}\n")
-        from stack_cases import CORE, MONITORING
-
+        with (stack.folder / ".env").open("a") as file:
+            file.write(f"SOULSAI_DOMAIN={DOMAIN}\n")
         stack.up(CORE, "--scale", "client=4")
         stack.up(MONITORING)
         proxy = Proxy(stack)
@@ -83,32 +90,32 @@ def proxy(stack):
 def test_one_command_brings_a_certificate(proxy):
     assert until("TLS", lambda: _tries(lambda: proxy.serial(proxy.https)), 30)
     assert proxy.serial(proxy.https) == proxy.serial(proxy.tls)
-    moved = proxy.plain("/somewhere?x=1")
-    assert (moved.status, moved.headers["Location"]) == (301, f"https://{DOMAIN}/somewhere?x=1")
+    assert proxy.moved("/somewhere?x=1") == (301, f"https://{DOMAIN}/somewhere?x=1")
 
 
 def test_the_page_and_its_events_come_over_https(proxy):
-    page = proxy.ask("/")
-    assert page.status == 200
-    assert b"soulsai" in page.read()
-    assert "max-age" in page.headers["Strict-Transport-Security"]
-    assert proxy.ask("/api/v1/runs").status == 401
-    assert proxy.ask("/metrics").status == 404
+    with proxy.ask("/") as page:
+        assert page.status == 200
+        assert b"soulsai" in page.read()
+        assert "max-age" in page.headers["Strict-Transport-Security"]
+    assert proxy.status("/api/v1/runs") == 401
+    assert proxy.status("/metrics") == 404
     begin = time.monotonic()
-    events = proxy.ask("/api/v1/stream", **proxy.bearer)
-    assert events.headers["Content-Type"].startswith("text/event-stream")
-    heard = [events.fp.readline() for _ in range(12)]
-    assert any(line.startswith(b"data:") for line in heard), heard
-    assert time.monotonic() - begin < 10, "buffered on the way"
+    with proxy.ask("/api/v1/stream", **proxy.bearer) as events:
+        assert events.headers["Content-Type"].startswith("text/event-stream")
+        heard = events.fp.readline()
+        assert heard.startswith((b"event:", b"data:", b"id:", b"retry:", b":"))
+    assert time.monotonic() - begin < 15, "buffered on the way"
 
 
 def test_grafana_has_its_websocket(proxy):
-    home = json.loads(proxy.ask("/grafana/api/health").read())
+    with proxy.ask("/grafana/api/health") as answer:
+        home = json.loads(answer.read())
     assert home["path"] == "/grafana/api/health"
     assert (home["host"], home["proto"]) == (DOMAIN, "https")
     assert home["sources"] == ["prometheus", "soulsai-telemetry"]
-    upgraded = proxy.ask("/grafana/api/live/ws", Upgrade="websocket", Connection="Upgrade")
-    assert upgraded.status == 101
+    with proxy.ask("/grafana/api/live/ws", Upgrade="websocket", Connection="Upgrade") as upgraded:
+        assert upgraded.status == 101
 
 
 def test_a_client_plays_over_tls(proxy):
@@ -163,8 +170,8 @@ def test_a_renewed_certificate_is_served_everywhere(proxy):
         held.sendall(b"PING\r\n")
         assert held.recv(100).startswith(b"-NOAUTH"), "a connection was cut"
     took = proxy.seconds + time.monotonic() - begin
-    print(f"issue {proxy.seconds:.1f} s, with renewal {took:.1f} s")
-    assert took <= ALL_SECONDS
+    print(f"issue {proxy.seconds:.1f} s, with renewal {took:.1f} s, {busy():.1f} busy")
+    assert took <= ALL_SECONDS * busy()
 
 
 def test_the_proxy_can_do_nothing_but_its_work(proxy):
