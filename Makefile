@@ -52,6 +52,10 @@ test-web: .venv/.ready-web  ## Test the page in a browser, under 10,000 odd requ
 test-stack: $(READY) stack-images  ## Test the stack on this machine's Docker engine; see docs/operators-guide.md.
 	$(BIN)/python -m pytest -m stack $(ARGS)
 
+check-stack: .venv/.ready-stack  ## Lint the images' recipes and the compose files; needs npx.
+	$(BIN)/hadolint deploy/images/*.Dockerfile tests/stack/stand_ins/Dockerfile
+	npx --yes dclint@3.1.0 docker-compose.yaml deploy
+
 stack-images:  ## Build the images of the stack, and get those of others.
 	tests/stack/images.sh
 
@@ -72,6 +76,10 @@ $(READY): pyproject.toml constraints.txt
 .venv/.ready-bench: $(READY)
 	$(BIN)/python -m pip install -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m pip install -c constraints.txt --no-deps minatar
+	touch $@
+
+.venv/.ready-stack: $(READY)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[stack-tests]'
 	touch $@
 
 .venv/.ready-web: $(READY) tests/web/package.json script/install_web_tests.sh

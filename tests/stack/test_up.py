@@ -22,9 +22,8 @@ def test_it_is_up_and_healthy_soon(stack):
     }  # fmt: skip
     for container in stack.names():
         assert stack.inspect(container)["State"]["Health"]["Status"] == "healthy"
-    print(
-        f"core {stack.took[CORE]:.1f} s, monitoring {stack.took[MONITORING]:.1f} s, {busy():.1f} busy"
-    )
+    took = ", ".join(f"{seconds:.1f} s" for seconds in stack.took.values())
+    print(f"core and monitoring: {took}; {busy():.1f} busy")
 
 
 def test_a_fleet_trains_and_the_host_has_what_came_of_it(stack):
