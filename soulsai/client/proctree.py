@@ -6,8 +6,10 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
-import psutil
+if TYPE_CHECKING:  # imported where it is used: most clients never need it, and are to be small
+    import psutil
 
 if sys.platform == "win32":
     APART = subprocess.CREATE_NEW_PROCESS_GROUP  # so that Ctrl-C does not reach it
@@ -28,6 +30,8 @@ def end(
 
     The process itself may end within ``grace`` seconds, without being killed.
     """
+    import psutil
+
     family = _family(process.pid)
     if grace:
         with suppress(subprocess.TimeoutExpired):
@@ -57,7 +61,9 @@ def describe(code: int | None) -> str:
     return f"ended with exit code {code if abs(code) < 256 else hex(code & 0xFFFFFFFF)}"
 
 
-def _family(pid: int) -> list[psutil.Process]:
+def _family(pid: int) -> "list[psutil.Process]":
+    import psutil
+
     try:
         process = psutil.Process(pid)
         return [process, *process.children(recursive=True)]
@@ -65,14 +71,18 @@ def _family(pid: int) -> list[psutil.Process]:
         return []
 
 
-def _bytes(process: psutil.Process) -> int:
+def _bytes(process: "psutil.Process") -> int:
+    import psutil
+
     try:
         return int(process.memory_info().rss)
     except psutil.Error:
         return 0
 
 
-def _name(process: psutil.Process) -> str:
+def _name(process: "psutil.Process") -> str:
+    import psutil
+
     try:
         return str(process.name())
     except psutil.Error:

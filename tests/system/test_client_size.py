@@ -13,7 +13,17 @@ from soulsai.wire.embedded import EmbeddedServer
 
 ROOT = Path(__file__).parents[2]
 MOST_MB = 110
-HEAVY = ["torch", "onnx", "matplotlib", "rich", "pygame", "scipy", "fastapi", "onnxscript"]
+HEAVY = [
+    "torch",
+    "onnx",
+    "matplotlib",
+    "rich",
+    "pygame",
+    "scipy",
+    "fastapi",
+    "onnxscript",
+    "psutil",
+]
 
 CLIENT = f"""
 import json, sys, time

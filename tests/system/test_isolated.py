@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import psutil
 import pytest
@@ -16,6 +17,7 @@ from soulsai.client import proctree
 from soulsai.client.environment import Environment as Own
 from soulsai.client.environment import probe
 from soulsai.client.isolated import Isolated, start
+from soulsai.client.sheet import STEP
 from soulsai.client.watchdog import Broken
 from soulsai.config import Environment, Watchdog
 from soulsai.errors import EnvironmentFault
@@ -255,6 +257,15 @@ def test_a_client_that_is_killed_leaves_no_environment_behind(tmp_path):
         time.sleep(0.5)
         client.kill()
     until(lambda: not psutil.pid_exists(pid))
+
+
+def test_what_hangs_and_is_ended_by_nobody_ends_itself(caged):
+    one, rows = caged(fault="hang", after=1, limits={"step_seconds": 600}, begin=False)
+    one._plan = msgspec.structs.replace(one._plan, patience=2.0)
+    start(one, lambda: False)
+    one.reset(rows, 0)
+    one._ask(STEP, 0, one._idle)  # and nobody waits for the answer
+    until(lambda: one._process.poll() is not None)
 
 
 def test_a_step_costs_little(caged, record_property):
