@@ -8,13 +8,13 @@ READY := .venv/.ready
 # What a client runs, which must work on Windows, too
 WINDOWS := -p soulsai.client -m soulsai.process -m soulsai.wire.redis
 
-.PHONY: run test check format docs bench test-conformance test-mutations test-long test-learning test-web test-stack test-chaos stack-images clean
+.PHONY: run test check format docs bench test-conformance test-mutations test-long test-learning test-web test-stack test-chaos stack-images test-ray clean
 
 run: $(READY)  ## Train LunarLander on this machine, with a live view. ARGS="--env CartPole-v1"
 	$(BIN)/soulsai train $(ARGS)
 
 test: $(READY)  ## Run all tests but those that train for minutes.
-	$(BIN)/python -m pytest -m "not learning and not web and not stack and not chaos and not long and not mutation" $(ARGS)
+	$(BIN)/python -m pytest -m "not learning and not web and not stack and not chaos and not long and not mutation and not ray" $(ARGS)
 
 check: $(READY)  ## Check format, style, types, the arrows between modules, and dead code.
 	$(BIN)/ruff format --check .
@@ -63,6 +63,9 @@ test-chaos: .venv/.ready-chaos  ## Break whole systems for ten minutes; links in
 	$(BIN)/python -m tests.chaos --all $(ARGS)
 	$(BIN)/python -m pytest -m chaos
 
+test-ray: .venv/.ready-ray  ## Test clients that Ray places; takes a minute.
+	$(BIN)/python -m pytest -m ray $(ARGS)
+
 clean:  ## Remove what can be made again; runs under saves/ stay.
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache
 	rm -rf build dist docs/_build soulsai.egg-info
@@ -89,4 +92,8 @@ $(READY): pyproject.toml constraints.txt
 
 .venv/.ready-chaos: $(READY)
 	$(BIN)/python -m pip install -c constraints.txt -e '.[chaos]' || echo "links cannot be made slow"
+	touch $@
+
+.venv/.ready-ray: $(READY)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[ray]'
 	touch $@

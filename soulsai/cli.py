@@ -189,6 +189,29 @@ def client(
     raise typer.Exit(stop.exit_code)
 
 
+@app.command("ray-clients")
+def ray_clients(
+    config: Settings = None,
+    redis: Url = "",
+    clients: Annotated[int, typer.Option(min=1, help="How many.")] = 4,
+    env: Annotated[str, typer.Option(help="Play this, whatever the server offers.")] = "",
+    address: Annotated[
+        str, typer.Option(help="Of a Ray cluster; empty: one on this machine, for as long.")
+    ] = "",
+    cpus: Annotated[float, typer.Option(min=0, help="That one client needs.")] = 1.0,
+    secrets: Secrets = "",
+    sets: Sets = None,
+) -> None:
+    """Play with clients that Ray places on a cluster, and restarts."""
+    settings = _node_settings(config, {"redis.url": redis, "redis.secrets": secrets}, sets)
+    connect.need("ray", extra="ray")
+    from soulsai.ray_fleet import Fleet, connected
+
+    with process.Stop() as stop, connected(address):
+        Fleet(settings, clients, environment=env, cpus=cpus).run(stop)
+    raise typer.Exit(stop.exit_code)
+
+
 @app.command()
 def status(
     config: Settings = None,

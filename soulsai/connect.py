@@ -35,9 +35,14 @@ class Missing(SoulsAIError):
 
 def need_server_extra() -> None:
     """Raise ``Missing`` unless all is installed that a node needs; imports none of it."""
-    missing = [name for name in SERVER_EXTRA if importlib.util.find_spec(name) is None]
+    need(*SERVER_EXTRA, extra="server")
+
+
+def need(*modules: str, extra: str) -> None:
+    """Raise ``Missing`` unless modules are installed, which come with an extra of ours."""
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
-        raise Missing(f'{", ".join(missing)}: not installed; pip install "soulsai[server]"')
+        raise Missing(f'{", ".join(missing)}: not installed; pip install "soulsai[{extra}]"')
 
 
 def begin_log() -> None:
