@@ -56,6 +56,8 @@ COMMANDS = {
     "enroll": lambda name: ["enroll", name, "--redis", CLOSED, "--address", CLOSED],
     "revoke": lambda name: ["revoke", name, "--redis", CLOSED],
     "quicksave": lambda name: ["quicksave", "--set", f"run.name={name}"],
+    "purge": lambda name: ["purge", name, "--redis", CLOSED],
+    "pardon": lambda name: ["pardon", name, "--redis", CLOSED],
     "stop": lambda name: ["stop", "--set", f"run.name={name}"],
     "status": lambda name: ["status", "--redis", CLOSED, "--set", f"run.name={name}"],
     "evaluate": lambda name: ["evaluate", name],
