@@ -3,28 +3,26 @@ import { get } from "./api.js";
 import { count, duration, h, number, say, unused } from "./dom.js";
 
 const columns = [
-  ["Client", (row) => h("span", { class: "name" }, row.client)],
-  ["State", (row) => h("span", { class: `state ${row.state}` }, row.state)],
+  ["Client", (row) => h("div", { class: "who-cell" }, h("span", { class: "name" }, row.client), h("span", { class: `state ${row.state} small` }, state(row)), row.held || row.trouble ? h("span", { class: "small wrong" }, row.held || trouble(row)) : null)],
   ["Env steps/s", (row, most) => h("span", { class: "bar" }, h("meter", { min: 0, max: most || 1, value: row.steps_per_second, "aria-hidden": "true" }), number(Math.round(row.steps_per_second)))],
   ["Env steps", (row) => count(row.admitted)],
   ["Episodes", (row) => count(row.episodes)],
-  ["Mean reward", (row) => number(row.reward_mean)],
-  ["Lately", (row) => number(row.recent_mean)],
+  ["Reward, lately", (row) => number(row.recent_mean)],
+  ["Of all", (row) => number(row.reward_mean)],
   ["Lag", (row) => count(row.lag)],
   ["Queued", (row) => count(row.queued)],
   ["Rejected", (row) => count(row.rejected)],
-  ["Dropped", (row) => count(row.dropped)],
-  ["Lost", (row) => count(row.lost)],
+  ["Lost", (row) => h("span", { title: `${count(row.lost)} never arrived, ${count(row.dropped)} dropped by the client` }, count(row.lost + row.dropped))],
   ["Restarts", (row) => count(row.restarts)],
-  ["Trouble", (row) => row.held || trouble(row)],
-  ["Heard", (row) => (row.seen < 2 ? "now" : `${duration(row.seen)} ago`)],
 ];
+
+const state = (row) => (row.seen < 2 ? row.state : `${row.state}, heard ${duration(row.seen)} ago`);
 
 const verbs = { purge: "Purge", pardon: "Pardon", revoke: "Revoke" };
 
 function trouble(row) {
   const faults = Object.entries(row.faults).map(([kind, n]) => `${n} ${kind}`).join(", ");
-  return row.trouble ? h("span", { title: row.trouble }, faults ? `${faults}; last: ${row.trouble}` : row.trouble) : "";
+  return faults ? `${faults}; last: ${row.trouble}` : row.trouble;
 }
 
 export function clients(context) {

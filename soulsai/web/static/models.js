@@ -12,7 +12,7 @@ export function models(context) {
   const update = async () => {
     if (!context.run) { stage.replaceChildren(unused("There is no run yet.")); return; }
     const list = await get("models", { run: context.run });
-    const state = JSON.stringify(list.map((model) => [model.model, model.time, model.score, model.fault]));
+    const state = JSON.stringify([Boolean(context.operator && context.head?.status), list.map((model) => [model.model, model.time, model.score, model.fault])]);
     if (state === seen) return;
     seen = state;
     const best = list.find((model) => model.kind === "best");
