@@ -32,7 +32,7 @@ docs: $(READY)  ## Write the pages that are made from the code.
 	$(BIN)/python docs/generate.py
 
 bench: .venv/.ready-bench  ## Measure what we promise.
-	for figure in wire client learner start telemetry; do $(BIN)/soulsai bench $$figure || exit 1; done
+	for figure in wire admission client learner start telemetry; do $(BIN)/soulsai bench $$figure || exit 1; done
 
 test-long: $(READY)  ## Run the long forms of tests whose short forms run always.
 	$(BIN)/python -m pytest -m long $(ARGS)

@@ -38,6 +38,14 @@ def wire(as_json: Json = False) -> None:
 
 
 @app.command()
+def admission(as_json: Json = False) -> None:
+    """Price of checking a batch of experience in full."""
+    from soulsai.bench import admission
+
+    _show(admission.measure(), as_json=as_json)
+
+
+@app.command()
 def client(as_json: Json = False) -> None:
     """Price of a client's step beyond the environment and the policy."""
     from soulsai.bench import client

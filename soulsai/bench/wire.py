@@ -1,8 +1,8 @@
 """The wire measured: bytes per transition, and transitions per second from the server to replay."""
 
+import struct
 import time
 from collections.abc import Iterator, Sequence
-from itertools import cycle, islice
 
 import numpy as np
 from msgspec import Struct
@@ -39,13 +39,23 @@ BYTES_LIMIT = 60.0  # per transition
 INGEST_LIMIT = 200_000.0  # transitions per second of one core
 PER_ENTRY = 4  # fragments in one entry, as when a client plays at full speed
 ROUND = 200  # entries pushed at a time, then read
+LAP = 100_000  # more than there are steps in all messages
+
+_PLACE = struct.Struct("<QdI")  # clock, epsilon and episode, behind a message's first 12 bytes
+_PLACE_AT = 12
 
 
 class Message(Struct, frozen=True):
-    """One encoded fragment."""
+    """One fragment, encoded, and that of the same steps as part of later episodes."""
 
     data: bytes
     steps: int
+
+    def lap(self, number: int) -> bytes:
+        """Return what it is when all messages are sent for the n-th time: no step comes twice."""
+        clock, epsilon, episode = _PLACE.unpack_from(self.data, _PLACE_AT)
+        place = _PLACE.pack(clock + number * LAP, epsilon, episode + number * LAP)
+        return self.data[:_PLACE_AT] + place + self.data[_PLACE_AT + _PLACE.size :]
 
 
 def measure(transitions: int = 300_000) -> Iterator[Figure]:
@@ -127,11 +137,13 @@ def _entries(
     messages: Sequence[Message], after: Position, count: int
 ) -> tuple[list[tuple[Position, bytes]], int]:
     """Return entries that follow a position, and the env steps in them."""
-    endless = cycle(messages)
+    sent = after.seq * PER_ENTRY  # before
     entries, steps = [], 0
     for index in range(count):
-        together = list(islice(endless, PER_ENTRY))
-        data = pack([message.data for message in together])
+        places = range(sent + index * PER_ENTRY, sent + (index + 1) * PER_ENTRY)
+        laps = [divmod(place, len(messages)) for place in places]
+        together = [messages[place] for _, place in laps]
+        data = pack([messages[place].lap(number) for number, place in laps])
         entries.append((Position(after.epoch, after.seq + 1 + index), data))
         steps += sum(message.steps for message in together)
     return entries, steps
@@ -160,7 +172,7 @@ def _play(environment: Environment, spec: RunSpec, steps: int) -> Iterator[Fragm
     """Play at random, and cut as a client cuts; use each fragment before the next."""
     action_spec, leaf = environment.spec.action, environment.spec.action.leaf
     rng = np.random.default_rng(0)
-    exploration = Exploration(greedy=False, epsilon=0.5)
+    exploration = Exploration(greedy=False, epsilon=0.25)
     recorder = Recorder(CLIENT, 1, spec)
     rows = {name: zeros(leaf) for name, leaf in environment.spec.obs.items()}
     taken = episode = 0

@@ -12,6 +12,7 @@ import numpy as np
 from msgspec import Struct
 
 from soulsai.errors import Rejected
+from soulsai.training_node.continuity import Continuity
 from soulsai.types import (
     MASK,
     OLDEST_PROTOCOL,
@@ -100,6 +101,7 @@ class Admission:
         self.newest = newest
         self.marks = dict(marks)
         self._rules = Rules(spec, head)
+        self._continuity = Continuity()
         self._decode = decode
         self._now = now
 
@@ -141,6 +143,7 @@ class Admission:
             self._rules.counts(message)
             reading.advance(message)
             self._rules.fragment(message, self.newest)
+            self._continuity.check(message)
             reading.fragments.append(message)
         elif isinstance(message, Episode):
             self._rules.episode(message, self.newest)
@@ -216,6 +219,8 @@ class Rules:
         self._masked = MASK in leaves
         self._action = spec.spec.action
         self._sizes = np.asarray(spec.spec.action.sizes)
+        # A larger share of random actions than the run asks for would hide what they follow.
+        self._epsilon = head.epsilon_base if head.kind == "epsilon_greedy" else 0.0
         self._bound = 1.0 if head.kind == "squashed" else LARGEST_ACTION
 
     def counts(self, fragment: Fragment) -> None:
@@ -226,6 +231,8 @@ class Rules:
     def fragment(self, fragment: Fragment, newest: tuple[int, int]) -> None:
         """Check all numbers of a fragment."""
         _published(fragment.generation, fragment.version, newest)
+        if fragment.epsilon > (0.0 if fragment.greedy else self._epsilon):
+            raise Rejected("epsilon", f"{fragment.epsilon:g} of {self._epsilon:g} at most")
         obs = fragment.obs
         for name in self._floats:
             _finite(name, obs[name])

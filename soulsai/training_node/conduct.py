@@ -7,7 +7,7 @@ from msgspec import Struct
 BUDGET = 60.0  # messages of one client that may be refused per minute
 FIRST_SECONDS = 600.0  # of a first quarantine; each further one takes twice as long
 LONGEST_SECONDS = 24 * 3600.0
-INNOCENT = frozenset(["run", "protocol"])  # refusals that an old outbox or an old client explains
+INNOCENT = frozenset(["run", "protocol", "overlap"])  # an old outbox explains them; they do no harm
 MOST = 4096  # clients remembered
 
 

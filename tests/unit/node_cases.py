@@ -171,14 +171,15 @@ class Player:
     def __init__(self, server, name="player"):
         self.wire = server.client(name)
         self.name = name
-        self.named = self.episodes = 0
+        self.named, self.episodes = 0, -1
         self.greet()
 
     def greet(self):
         self.spec = wait_for(self._spec, "a run")
         offer = self.spec.environment.id
         self.position = self.wire.hello(Hello(self.spec.run, 1, "test", offer, 1, self.spec.crc))
-        self.clock = 0
+        self.clock = self.start = 0
+        self.episodes += 1
 
     def pointer(self):
         return wait_for(self.wire.pointer, "a version")
@@ -189,7 +190,7 @@ class Player:
             client=self.name,
             epoch=self.position.epoch,
             episode=self.episodes,
-            start=0,
+            start=self.start,
             clock=self.clock,
             generation=pointer.generation,
             version=pointer.version,
@@ -203,8 +204,10 @@ class Player:
         messages = [msgspec.structs.replace(fragment, **changes)]
         self.clock += steps
         self.named += steps
+        self.start += steps
         if ended:
             self.episodes += 1
+            self.start = 0
             episode = Episode(
                 pointer.generation, pointer.version, self.episodes, 1.0 * self.episodes,
                 steps, 0.1, True, greedy, 0.0,

@@ -46,7 +46,7 @@ def admission(spec, *, head="epsilon_greedy", messages=None, marks=None):
     return Admission(spec, Head(head), decode, marks=marks or {}, newest=(2, 5), now=lambda: NOW)
 
 
-def fragment(steps=4, *, action=None, clock=0, generation=2, version=5, **obs):
+def fragment(steps=4, *, action=None, clock=0, generation=2, version=5, start=0, **obs):
     seen = {
         "obs": np.zeros((steps + 1, 8), "f4"),
         "kind": np.zeros(steps + 1, "u1"),
@@ -56,7 +56,7 @@ def fragment(steps=4, *, action=None, clock=0, generation=2, version=5, **obs):
         client="c",
         epoch=EPOCH,
         episode=0,
-        start=0,
+        start=start,
         clock=clock,
         generation=generation,
         version=version,
@@ -131,8 +131,46 @@ def test_what_makes_no_sense_is_refused_alone(name):
     assert arrival.fragments == (good,)
 
 
+def after(whole, *, ended=False, **obs):
+    """Return what follows a fragment in its episode."""
+    first = {name: np.concatenate((rows[-1:], rows[1:])) for name, rows in whole.obs.items()}
+    end = {"clock": whole.clock + len(whole), "start": whole.start + len(whole)}
+    return msgspec.structs.replace(whole, obs={**first, **obs}, terminated=ended, **end)
+
+
+def test_a_fragment_begins_with_what_the_one_before_saw_last():
+    rows = np.random.default_rng(0).normal(size=(5, 8)).astype("f4")
+    first = fragment(obs=rows)
+    second = after(first)
+    assert not admit(run_spec(), first, second, after(second, ended=True)).refusals
+    jumped = after(first, obs=rows + 1)
+    assert reasons(admit(run_spec(), first, jumped)) == ["continuity"]
+    later = msgspec.structs.replace(jumped, start=9, clock=9)  # what was between them is lost
+    assert not admit(run_spec(), first, later).refusals
+
+
+def test_no_step_is_told_twice_under_another_number():
+    first = fragment()
+    again = msgspec.structs.replace(first, clock=4)
+    assert reasons(admit(run_spec(), first, first)) == ["overlap"]
+    assert reasons(admit(run_spec(), first, again)) == ["overlap"]
+    over = msgspec.structs.replace(first, terminated=True)
+    assert reasons(admit(run_spec(), over, after(over))) == ["overlap"]
+    other = msgspec.structs.replace(again, episode=1)
+    assert not admit(run_spec(), first, other).refusals
+
+
+def test_more_chance_than_the_run_asks_for_is_refused():
+    base = Head("epsilon_greedy").epsilon_base
+    assert not admit(run_spec(), changed(epsilon=base)).refusals
+    assert reasons(admit(run_spec(), changed(epsilon=base + 0.01))) == ["epsilon"]
+    assert reasons(admit(run_spec(), changed(epsilon=0.1, greedy=True))) == ["epsilon"]
+
+
 def test_older_weights_are_welcome():
-    arrival = admit(run_spec(), fragment(version=1), fragment(generation=1, version=99, clock=4))
+    arrival = admit(
+        run_spec(), fragment(version=1), fragment(generation=1, version=99, clock=4, start=4)
+    )
     assert len(arrival.fragments) == 2
 
 
@@ -215,6 +253,7 @@ def test_what_was_taken_in_before_is_a_duplicate():
     judge = admission(run_spec(), messages={b"": [fragment()]})
     entries = [Entry("c", Position(EPOCH, seq), b"") for seq in (1, 2, 2, 1)]
     assert [judge.admit(entry).duplicate for entry in entries] == [False, False, True, True]
+    judge = admission(run_spec(), messages={b"": [fragment()]}, marks=judge.marks)
     assert judge.admit(Entry("d", Position(EPOCH, 1), b"")).steps == 4  # streams are independent
 
 

