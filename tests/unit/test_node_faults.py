@@ -33,7 +33,7 @@ def test_the_older_of_two_nodes_stops_and_saves_nothing(monkeypatch, server, tmp
         spec = player.spec
         began = time.monotonic()
         assert other.open(spec, player.wire.program(spec), fresh=False) == 2
-        with pytest.raises(Superseded, match="generation 2"):
+        with pytest.raises(Superseded, match="newer training node has taken over"):
             node.join()
         node.error = None
         assert time.monotonic() - began < 2.0
@@ -68,7 +68,7 @@ def test_what_a_newer_node_needs_is_not_deleted(monkeypatch, server, tmp_path):
     with Node(monkeypatch, server, config(tmp_path, every=1), wire=wire) as node:
         player = Player(server)
         player.play(4)
-        with pytest.raises(Superseded, match="generation 2"):
+        with pytest.raises(Superseded, match="newer training node has taken over"):
             node.join()
         node.error = None
     assert saved(tmp_path) == ["000001"]
