@@ -50,7 +50,7 @@ test-web: .venv/.ready-web  ## Test the page in a browser, under 10,000 odd requ
 	$(BIN)/python -m pytest -m web $(ARGS)
 
 test-stack: $(READY) stack-images  ## Test the stack on this machine's Docker engine; see docs/operators-guide.md.
-	$(BIN)/python -m pytest -m stack $(ARGS)
+	$(BIN)/python -m pytest -m stack --timeout=1200 $(ARGS)
 
 check-stack: .venv/.ready-stack  ## Lint the images' recipes and the compose files; needs npx.
 	$(BIN)/hadolint deploy/images/*.Dockerfile tests/stack/stand_ins/Dockerfile

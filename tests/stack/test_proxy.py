@@ -103,7 +103,7 @@ def test_the_page_and_its_events_come_over_https(proxy):
     begin = time.monotonic()
     with proxy.ask("/api/v1/stream", **proxy.bearer) as events:
         assert events.headers["Content-Type"].startswith("text/event-stream")
-        heard = events.fp.readline()
+        heard = events.readline()
         assert heard.startswith((b"event:", b"data:", b"id:", b"retry:", b":"))
     assert time.monotonic() - begin < 15, "buffered on the way"
 

@@ -29,7 +29,8 @@ def test_it_is_up_and_healthy_soon(stack):
 def test_a_fleet_trains_and_the_host_has_what_came_of_it(stack):
     status = stack.until("learning", lambda now: now.phase == "learning" and now.checkpoint)
     assert status.environment == "CartPole-v1"
-    assert len(status.clients) == len(stack.containers()["client"]) == 4
+    assert sum(client.state != "lost" for client in status.clients) == 4
+    assert len(stack.containers()["client"]) == 4
     until("the best model", lambda: (stack.run_folder() / "best_model/policy.onnx").is_file())
     until("a figure", lambda: (stack.run_folder() / "telemetry.png").is_file())
     assert list((stack.run_folder() / "checkpoints").glob("*/policy.onnx"))
