@@ -182,6 +182,7 @@ class DQN(Struct, frozen=True, forbid_unknown_fields=True):
     pace: Literal["hold", "free", "lockstep"] = "hold"  # hold: simulators wait for the learner
     slack_steps: Count = 2_000  # with hold: env steps the fleet may be ahead of the learner
     capacity: Count = 100_000  # transitions in replay
+    replay_folder: str = ""  # keep replay there, on disk; empty: in memory
     learning_starts: Natural = 2_000  # env steps of uniform random actions before the first update
     target_ema: Annotated[float, Meta(gt=0, le=1)] = 0.005  # of the target network, per update
     act_with: Literal["average", "online"] = "average"  # weights that clients play with
@@ -216,6 +217,7 @@ class SAC(Struct, frozen=True, forbid_unknown_fields=True):
     pace: Literal["hold", "free", "lockstep"] = "hold"  # hold: simulators wait for the learner
     slack_steps: Count = 500  # with hold: env steps the fleet may be ahead of the learner
     capacity: Count = 300_000  # transitions in replay
+    replay_folder: str = ""  # keep replay there, on disk; empty: in memory
     learning_starts: Natural = 1_000  # env steps of uniform random actions before the first update
     target_ema: Annotated[float, Meta(gt=0, le=1)] = 0.005  # of the target critics, per update
     temperature: Positive = 1.0  # what a nat of entropy is worth in reward, at first; then learnt

@@ -15,6 +15,7 @@ from soulsai.config import DQN, SAC
 from soulsai.replay.prioritized import PrioritizedReplay
 from soulsai.replay.ratio import Pace
 from soulsai.replay.ring import Batch
+from soulsai.replay.room import room
 from soulsai.replay.uniform import UniformReplay
 from soulsai.types import Array, Fragment, Metrics, Spec
 
@@ -53,10 +54,12 @@ class Experience:
         self.returns = NStepReturns(spec, n=self.horizon.n_at(0), gamma=self.horizon.gamma_at(0))
         spans = self.horizon.changes_gamma
         self.columns = columns = transition_columns(spec, masks=masks, spans=spans)
+        rows = settings.capacity, columns
+        place = room(settings.replay_folder)
         self.replay: PrioritizedReplay | UniformReplay = (
-            PrioritizedReplay(settings.capacity, columns, alpha=settings.priority_alpha, rng=rng)
+            PrioritizedReplay(*rows, alpha=settings.priority_alpha, rng=rng, room=place)
             if settings.prioritized
-            else UniformReplay(settings.capacity, columns, rng=rng)
+            else UniformReplay(*rows, rng=rng, room=place)
         )
         policy.warmup = settings.learning_starts
         self.normalizer = RunningStatistics(policy.observation.size)

@@ -62,6 +62,14 @@ def learner(as_json: Json = False) -> None:
 
 
 @app.command()
+def replay(as_json: Json = False) -> None:
+    """Memory of stacks of frames in replay, and the time of a batch of them."""
+    from soulsai.bench import replay
+
+    _show(replay.measure(), as_json=as_json)
+
+
+@app.command()
 def start(as_json: Json = False) -> None:
     """Seconds to the first view and the first update, memory of a client, cost of resting."""
     from soulsai.bench import start

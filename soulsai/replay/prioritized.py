@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from soulsai.replay.ring import Batch, Ring, rng_state, set_rng_state
+from soulsai.replay.room import Room, in_memory
 from soulsai.types import Array, Leaf
 
 FAN = 64  # children per node: few levels, and each is one NumPy call for a whole batch
@@ -70,8 +71,9 @@ class PrioritizedReplay:
         *,
         alpha: float,
         rng: np.random.Generator,
+        room: Room = in_memory,
     ) -> None:
-        self.ring = Ring(capacity, columns)
+        self.ring = Ring(capacity, columns, room=room)
         self.alpha = alpha
         self._tree = SumTree(capacity)
         self._largest = 1.0  # priority of rows nobody has learned from yet

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 
-from soulsai.types import Array, Leaf, zeros
+from soulsai.replay.frames import Frames, is_stack
+from soulsai.replay.room import Room, in_memory
+from soulsai.types import Array, Leaf
 
 
 class Batch(Struct, eq=False):
@@ -23,12 +25,24 @@ OWNER = "owner"  # the column, apart from the others, that says whose experience
 
 
 class Ring:
-    """Holds the last ``capacity`` rows; a row's id is the number of rows added before it."""
+    """Holds the last ``capacity`` rows; a row's id is the number of rows added before it.
 
-    def __init__(self, capacity: int, columns: dict[str, Leaf]) -> None:
+    Of columns that are stacks of frames, each frame is kept once: stacks that follow one another
+    share most of theirs, and what was seen next is what a later row saw.
+    """
+
+    def __init__(self, capacity: int, columns: dict[str, Leaf], *, room: Room = in_memory) -> None:
         self.capacity = capacity
         self.added = 0
-        self.columns = {name: zeros(leaf, capacity) for name, leaf in columns.items()}
+        stacks = {name: leaf for name, leaf in columns.items() if is_stack(leaf)}
+        stores = {leaf: Frames(leaf, capacity, room) for leaf in stacks.values()}
+        self.frames = {name: stores[leaf] for name, leaf in stacks.items()}
+        self.columns = {
+            name: np.zeros((capacity, self.frames[name].count), "<i8")
+            if name in stacks
+            else room((capacity, *leaf.shape), leaf.dtype)
+            for name, leaf in columns.items()
+        }
         self.owners = np.zeros(capacity, np.uint64)  # 0: not known
 
     def __len__(self) -> int:
@@ -41,20 +55,25 @@ class Ring:
         kept = min(count, self.capacity)
         start = (self.added + count - kept) % self.capacity
         before_wrap = min(kept, self.capacity - start)
+        slots: Array = (start + np.arange(kept)) % self.capacity
         owners = rows.get(OWNER, np.zeros(count, np.uint64))
-        for column, values in [
-            *((column, rows[name]) for name, column in self.columns.items()),
-            (self.owners, owners),
+        news = {name: rows[name][count - kept :] for name in self.columns}
+        for name, frames in self.frames.items():
+            news[name] = frames.put(news[name])  # before the old ones go: they may share
+            frames.release(self.columns[name][slots[slots < len(self)]])
+        for column, new in [
+            *((column, news[name]) for name, column in self.columns.items()),
+            (self.owners, owners[count - kept :]),
         ]:
-            new = values[count - kept :]
             column[start : start + before_wrap] = new[:before_wrap]
             column[: kept - before_wrap] = new[before_wrap:]
         self.added += count
-        return (start + np.arange(kept)) % self.capacity
+        return slots
 
     def rows(self, slots: Array) -> dict[str, Array]:
         """Return copies of the rows in ``slots``."""
-        return {name: column.take(slots, axis=0) for name, column in self.columns.items()}
+        found = {name: column.take(slots, axis=0) for name, column in self.columns.items()}
+        return found | {name: frames.get(found[name]) for name, frames in self.frames.items()}
 
     def ids(self, slots: Array) -> Array:
         """Return the ids of the rows now in ``slots``."""
@@ -75,6 +94,8 @@ class Ring:
         held = len(self)
         slots = (self.added + np.arange(held)) % max(1, held)
         stay: Array = slots[self.owners[slots] != owner(client)]
+        for name, frames in self.frames.items():
+            frames.release(self.columns[name][slots[self.owners[slots] == owner(client)]])
         for column in (*self.columns.values(), self.owners):
             column[: len(stay)] = column[stay]
         self.added = len(stay)
@@ -83,7 +104,9 @@ class Ring:
     def state_dict(self) -> dict[str, Any]:
         """Return the rows that are held."""
         held = {name: column[: len(self)] for name, column in self.columns.items()}
-        return {"added": self.added, "columns": held, "owners": self.owners[: len(self)]}
+        owners = self.owners[: len(self)]
+        frames = {names[0]: self.frames[names[0]].state() for names in self._stores()}
+        return {"added": self.added, "columns": held, "owners": owners, "frames": frames}
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
         """Take over the rows of a ring of the same capacity."""
@@ -91,6 +114,16 @@ class Ring:
         for name, column in self.columns.items():
             column[: len(self)] = state_dict["columns"][name]
         self.owners[: len(self)] = state_dict.get("owners", 0)  # older checkpoints do not know them
+        for names in self._stores():
+            stacks = [self.columns[name][: len(self)] for name in names]
+            self.frames[names[0]].restore(np.asarray(state_dict["frames"][names[0]]), stacks)
+
+    def _stores(self) -> list[list[str]]:
+        """Return the columns that share a store of frames, for each store."""
+        stores: dict[int, list[str]] = {}
+        for name, frames in self.frames.items():
+            stores.setdefault(id(frames), []).append(name)
+        return list(stores.values())
 
 
 @lru_cache(maxsize=4096)

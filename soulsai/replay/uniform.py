@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from soulsai.replay.ring import Batch, Ring, rng_state, set_rng_state
+from soulsai.replay.room import Room, in_memory
 from soulsai.types import Array, Leaf
 
 
@@ -12,9 +13,14 @@ class UniformReplay:
     """Samples with replacement from the last ``capacity`` rows; all weights are one."""
 
     def __init__(
-        self, capacity: int, columns: dict[str, Leaf], *, rng: np.random.Generator
+        self,
+        capacity: int,
+        columns: dict[str, Leaf],
+        *,
+        rng: np.random.Generator,
+        room: Room = in_memory,
     ) -> None:
-        self.ring = Ring(capacity, columns)
+        self.ring = Ring(capacity, columns, room=room)
         self._rng = rng
 
     def __len__(self) -> int:

@@ -1,0 +1,110 @@
+"""Stacks of frames, of which each frame is kept once, however many stacks it is in."""
+
+import zlib
+
+import numpy as np
+
+from soulsai.replay.room import Room
+from soulsai.types import Array, Leaf
+
+LEAST_BYTES = 1024  # of a frame: of smaller ones, looking for equal ones would not pay
+SPARE = 1024  # frames beyond one per row, to begin with
+
+
+def is_stack(leaf: Leaf) -> bool:
+    """Say whether a leaf is an image of several large frames: bytes, frames first or last."""
+    if len(leaf.shape) != 3 or np.dtype(leaf.dtype).itemsize != 1 or leaf.categories:
+        return False
+    frames, height, width = planes(leaf)
+    return frames > 1 and height * width >= LEAST_BYTES
+
+
+def planes(leaf: Leaf) -> tuple[int, int, int]:
+    """Return the number of frames in an image, and their height and width."""
+    first, second, third = leaf.shape
+    return (third, first, second) if third < first else (first, second, third)
+
+
+class Frames:
+    """Finds frames by what is in them; those that no stack needs any more make room."""
+
+    def __init__(self, leaf: Leaf, rows: int, room: Room) -> None:
+        count, height, width = planes(leaf)
+        self.count = count  # frames in a stack
+        self.top = 0  # places that were ever used
+        self._last = leaf.shape[2] < leaf.shape[0]  # frames are the last axis of an image
+        self._room = room
+        self._pixels = room((rows + SPARE, height, width), leaf.dtype)
+        self._needed = np.zeros(rows + SPARE, np.int64)  # by so many stacks
+        self._where: dict[int, int] = {}  # by checksum
+        self._free: list[int] = []
+
+    def __len__(self) -> int:
+        """Return the number of different frames."""
+        return self.top - len(self._free)
+
+    def put(self, images: Array) -> Array:
+        """Return the places [N, frames] of the frames of images [N, ...]."""
+        stacks = np.ascontiguousarray(images.transpose(0, 3, 1, 2) if self._last else images)
+        flat = stacks.reshape(-1, *stacks.shape[2:])
+        places = np.fromiter((self._place(frame) for frame in flat), np.int64, len(flat))
+        np.add.at(self._needed, places, 1)
+        return places.reshape(len(images), self.count)
+
+    def get(self, places: Array) -> Array:
+        """Return the images [B, ...] whose frames are at ``places`` [B, frames]."""
+        stacks = self._pixels.take(places.reshape(-1), axis=0)
+        stacks = stacks.reshape(*places.shape, *self._pixels.shape[1:])
+        return stacks.transpose(0, 2, 3, 1) if self._last else stacks
+
+    def release(self, places: Array) -> None:
+        """Forget stacks: their frames go when no other stack needs them."""
+        np.subtract.at(self._needed, places.reshape(-1), 1)
+        for place in np.unique(places[self._needed[places] == 0]).tolist():
+            key = zlib.crc32(self._pixels[place].data)
+            if self._where.get(key) == place:
+                del self._where[key]
+            self._free.append(place)
+
+    def _place(self, frame: Array) -> int:
+        key = zlib.crc32(frame.data)
+        place = self._where.get(key)
+        if place is not None and np.array_equal(self._pixels[place], frame):
+            return place
+        if self._free:
+            new = self._free.pop()
+        else:
+            new = self.top
+            self.top += 1
+            if self.top > len(self._needed):
+                self._grow()
+        self._pixels[new] = frame
+        self._where[key] = new
+        return new
+
+    def _grow(self) -> None:
+        """Make room for half as many frames again."""
+        old, needed = self._pixels, self._needed
+        size = len(old) + len(old) // 2
+        self._pixels = self._room((size, *old.shape[1:]), old.dtype.str)
+        self._pixels[: len(old)] = old
+        self._needed = np.zeros(size, np.int64)
+        self._needed[: len(old)] = needed
+
+    def state(self) -> Array:
+        """Return all frames."""
+        return self._pixels[: self.top]
+
+    def restore(self, pixels: Array, places: list[Array]) -> None:
+        """Take over the frames of another, and the stacks that need them."""
+        self.top = len(pixels)
+        while len(self._needed) < self.top:
+            self._grow()
+        self._pixels[: self.top] = pixels
+        self._needed[:] = 0
+        for stacks in places:
+            np.add.at(self._needed, stacks.reshape(-1), 1)
+        used = self._needed[: self.top] > 0
+        self._free = np.flatnonzero(~used).tolist()
+        places_used = np.flatnonzero(used).tolist()
+        self._where = {zlib.crc32(self._pixels[place].data): place for place in places_used}
