@@ -10,6 +10,7 @@ import typer
 
 from soulsai import __version__, connect, ordering, process
 from soulsai.bench import command as bench
+from soulsai.compare import command as comparing
 from soulsai.config import Config, defaults_yaml, dump, load
 from soulsai.identity import commands as identity
 from soulsai.ordering import Json, Secrets, Sets, Settings, SettingsOption, Url, as_line, overrides
@@ -22,6 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(bench.app, name="bench")
+app.command("compare")(comparing.compare)
 app.add_typer(identity.app, name="secrets")
 app.command("enroll")(identity.enroll)
 app.command("revoke")(identity.revoke)

@@ -22,12 +22,11 @@ class Group(Struct, frozen=True, eq=False):
     curves: list[Curve]
 
 
-def draw(groups: Sequence[Group], *, title: str, x: Axis, middle: Middle, y: str) -> Figure:
+def draw(groups: Sequence[Group], *, x: Axis, middle: Middle, y: str) -> Figure:
     """Return a figure of all groups."""
     figure = Figure(figsize=(9, 5.5), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    figure.suptitle(title, fontsize=11)
     draw_groups(axes, groups, x=x, middle=middle)
     axes.set_ylabel(y)
     return figure
