@@ -4,6 +4,7 @@ import ctypes
 import os
 import shutil
 import subprocess
+from contextlib import contextmanager
 
 _NEW_MOUNTS, _NEW_NETWORK = 0x00020000, 0x40000000
 _RECURSIVE_PRIVATE = 0x4000 | 0x40000
@@ -29,10 +30,15 @@ def enter():
     return ""
 
 
+@contextmanager
 def small_disk(folder, megabytes):
     """Make a folder a disk of so many megabytes, for this process and its children."""
     folder.mkdir(parents=True, exist_ok=True)
     run("mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder))
+    try:
+        yield
+    finally:
+        run("umount", "--lazy", str(folder))
 
 
 def run(*words):

@@ -15,6 +15,7 @@ DRAIN_SECONDS = 60.0
 STILL_SECONDS = 3.0  # without anything let in: all has been read
 CALM_SECONDS = 11.0  # after the last fault: one window at least
 TICK = 0.02
+MEDIAN, LONGEST = 4.0, 8.0  # seconds for which a learner may be gone
 
 
 @dataclass
@@ -44,7 +45,7 @@ class Result:
     notes: list = field(default_factory=list)
 
 
-def bars(result, *, median=4.0, longest=8.0):
+def bars(result):
     """Return which promises were broken; those in seconds follow the machine."""
     zero = {
         "acked_lost": result.acked_lost,
@@ -55,8 +56,8 @@ def bars(result, *, median=4.0, longest=8.0):
         "windows_without_progress": result.windows_without_progress,
     }
     short = {
-        "downtime_median_s": (result.downtime_median_s, result.slow * median),
-        "downtime_max_s": (result.downtime_max_s, result.slow * longest),
+        "downtime_median_s": (result.downtime_median_s, result.slow * MEDIAN),
+        "downtime_max_s": (result.downtime_max_s, result.slow * LONGEST),
     }
     broken = [f"{name} = {value}, not 0" for name, value in zero.items() if value]
     broken += [
@@ -78,6 +79,7 @@ def run(stage, planned, seconds, *, seed=0, calm=CALM_SECONDS, say=lambda line: 
         with Yardstick() as yardstick:
             suffer(stage, planned, seconds, say)
         result.slow = yardstick.slow
+        _await_learner(stage, watch, planned)
         wait(stage, calm)
         end = time.time()
         settle(stage, watch, result)
@@ -126,6 +128,14 @@ def wait(stage, seconds):
     while time.monotonic() < until and not stage.over:
         stage.tend()
         time.sleep(TICK)
+
+
+def _await_learner(stage, watch, planned):
+    """Wait until something has come in after the last kill of the learner, if it ever does."""
+    killed = max((f.began for f in planned if f.kind in LEARNER_KILLS), default=0.0)
+    deadline = time.monotonic() + READY_SECONDS
+    while gap(watch.seen, killed) is None and time.monotonic() < deadline and not stage.over:
+        wait(stage, TICK)
 
 
 def settle(stage, watch, result):
@@ -189,6 +199,8 @@ def _measure(watch, done, span, result):
         result.recovery.setdefault(fault.kind, []).append(round(silence, 2))
         if killed:
             downs.append(silence)
+            # Its absence has a bar of its own; nothing comes in before it is back.
+            fault.ended = max(fault.ended, fault.began + min(silence, LONGEST * result.slow))
     if downs:
         result.downtime_median_s = round(statistics.median(downs), 2)
         result.downtime_max_s = round(max(downs), 2)

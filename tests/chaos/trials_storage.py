@@ -149,8 +149,8 @@ class Flood:
 
 def server_disk(folder, links):
     """The disk of the server's append-only file is full for ten seconds."""
-    _small_disk(links, folder / "redis" / "data")
-    with trial(folder, links, "the server's disk is full for 10 s", clients=2) as t:
+    fault = "the server's disk is full for 10 s"
+    with _small_disk(links, folder / "redis" / "data"), trial(folder, links, fault, clients=2) as t:
         t.begin()
         ballast = _fill(folder / "redis" / "data")
         t.wait(10.0)
@@ -165,8 +165,8 @@ def server_disk(folder, links):
 
 def learner_disk(folder, links):
     """The disk of the checkpoints is full for ten seconds."""
-    _small_disk(links, folder / "saves")
-    with trial(folder, links, "the checkpoints' disk is full for 10 s", clients=2) as t:
+    fault = "the checkpoints' disk is full for 10 s"
+    with _small_disk(links, folder / "saves"), trial(folder, links, fault, clients=2) as t:
         t.begin()
         ballast = _fill(folder / "saves")
         t.until("a notice", lambda: t.watch.status.notice)
@@ -186,7 +186,7 @@ def learner_disk(folder, links):
 def _small_disk(links, folder):
     if links.kind != "netns":
         raise Impossible("a small disk can be mounted in a namespace only")
-    namespace.small_disk(folder, SMALL_MB)
+    return namespace.small_disk(folder, SMALL_MB)
 
 
 def _fill(folder):
