@@ -58,7 +58,7 @@ COSTS = {
     "kill learner": "nothing: updates since the last checkpoint are made again",
     "kill learner while saving": "nothing: the checkpoint before is whole",
     "kill redis": "nothing",
-    "kill client": "what the client had played and not yet sent, under a second",
+    "kill client": "what the client had played and not yet sent",
     "kill telemetry": "nothing: the record goes on where it ended",
     "second learner": "nothing: the older one stops",
     "kill redis while cut": "nothing",
