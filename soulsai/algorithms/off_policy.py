@@ -5,6 +5,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from soulsai.algorithms.base import Stateful, Tensors
 from soulsai.algorithms.horizon import Horizon
@@ -138,3 +139,8 @@ def leaves(rows: dict[str, Column], prefix: str) -> dict[str, Column]:
 def tensors(rows: dict[str, Array], device: torch.device) -> Tensors:
     """Return columns as tensors on ``device``."""
     return {name: torch.from_numpy(column).to(device) for name, column in rows.items()}
+
+
+def packed(rows: Tensors) -> list[Tensor]:
+    """Return columns as compiled code takes them; images may come as views of another order."""
+    return [column.contiguous() for column in rows.values()]

@@ -8,6 +8,7 @@ from torch import Tensor
 from soulsai.algorithms.base import Tensors
 from soulsai.algorithms.compiled import Form, Functional, NotCompilable, Package, examples
 from soulsai.algorithms.flat import Moments, adam, chosen, clipped
+from soulsai.algorithms.off_policy import packed
 from soulsai.algorithms.q_network import Chance, QPolicy
 from soulsai.algorithms.q_update import Learner, Luck, Report, Rules, compare, found
 
@@ -84,5 +85,5 @@ def updating(learner: Learner, package: Package) -> Callable[[Tensors, Tensor, L
     """Return the update of a learner by a package of its ``form``."""
     held = state(learner)
     return lambda rows, weights, luck: Report(
-        *package(*held, *chance_of(luck), weights, *rows.values())
+        *package(*held, *chance_of(luck), weights, *packed(rows))
     )

@@ -10,6 +10,7 @@ from torch import Tensor
 from soulsai.algorithms.base import Tensors
 from soulsai.algorithms.compiled import Form, Functional, NotCompilable, Package
 from soulsai.algorithms.flat import FlatAdam, Moments, adam, chosen
+from soulsai.algorithms.off_policy import packed
 from soulsai.algorithms.sac_update import (
     ActorReport,
     CriticReport,
@@ -126,17 +127,13 @@ def actor_form(sac: "SAC", rows: Tensors) -> Form:
 def judging(sac: "SAC", package: Package) -> Callable[[Tensors, Tensor, Tensor], CriticReport]:
     """Return the critics' step by a package of ``critic_form``."""
     held = critic_state(sac)
-    return lambda rows, weights, noise: CriticReport(
-        *package(*held, weights, noise, *rows.values())
-    )
+    return lambda rows, weights, noise: CriticReport(*package(*held, weights, noise, *packed(rows)))
 
 
 def acting(sac: "SAC", package: Package) -> Callable[[Tensors, Tensor], ActorReport]:
     """Return the actor's step by a package of ``actor_form``."""
     held = actor_state(sac)
-    return lambda rows, noise: ActorReport(
-        *package(*held, noise, *seen_columns(sac, rows).values())
-    )
+    return lambda rows, noise: ActorReport(*package(*held, noise, *packed(seen_columns(sac, rows))))
 
 
 def check(sac: "SAC") -> None:

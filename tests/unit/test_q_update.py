@@ -12,6 +12,7 @@ from learning_cases import settings, spec
 from soulsai.algorithms.dqn import DQN
 from soulsai.algorithms.horizon import Horizon
 from soulsai.algorithms.networks import Noisy
+from soulsai.algorithms.off_policy import packed
 from soulsai.algorithms.q_update import NO_LUCK, Luck, rescaled, td_target, unscaled, update
 from soulsai.algorithms.quantiles import quantile_huber_loss, quantile_huber_slope
 from soulsai.algorithms.sampled import SampledHead
@@ -162,3 +163,11 @@ def test_n_and_gamma_change_at_the_beginning_and_arrive():
 def test_residual_blocks_are_equally_wide():
     with pytest.raises(ConfigError, match=r"dqn\.hidden"):
         learner(network="residual", hidden=(16, 8))
+
+
+def test_compiled_code_gets_columns_in_their_own_order():
+    """It reads memory as it was shown it, and replay's images may be views of another order."""
+    image = torch.arange(24).reshape(2, 3, 4).transpose(1, 2)
+    (column,) = packed({"eye": image})
+    assert column.is_contiguous()
+    assert torch.equal(column, image)
