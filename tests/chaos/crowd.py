@@ -154,14 +154,18 @@ class Member:
         stamps[:, 2] = self._episode * (STEPS + 1) + np.arange(STEPS + 1)
         fragment = Fragment(
             self.name, self._position.epoch, self._episode, 0, self._steps, generation, version,
-            dict.fromkeys(self._spec.spec.obs, stamps), np.zeros(STEPS, np.uint8),
-            np.zeros(STEPS, np.float32), terminated=True, truncated=False,
+            dict.fromkeys(self._spec.spec.obs, stamps), self._actions(),
+            np.zeros(STEPS, np.float32), terminated=True, truncated=False, epsilon=1.0,
         )  # fmt: skip
-        episode = Episode(generation, version, self._episode, 0.0, STEPS, 1.0, True, False, 0.0)
+        episode = Episode(generation, version, self._episode, 0.0, STEPS, 1.0, True, False, 1.0)
         self._episode += 1
         self._steps += STEPS
         heartbeat = Heartbeat(self._steps, self._episode, 0, 0, version)
         return pack([encode_message(m, self._spec) for m in (fragment, episode, heartbeat)])
+
+    def _actions(self):
+        """Return random actions, as we say they are: who claims a policy must follow it."""
+        return np.array([self._rng.randrange(2) for _ in range(STEPS)], np.uint8)
 
 
 def play(config, members, stopped):
