@@ -57,7 +57,7 @@ def test_every_step_becomes_the_defined_transition_once(n, steps, cuts, end, mas
     rows = merged([returns.assemble(group) for group in groups])
     check(rows, by_definition(whole, n, 0.9))
     assert len(returns) == 0
-    assert set(rows) - {"owner"} == set(transition_columns(spec(masked=masked)))
+    assert set(rows) - {"owner", "span"} == set(transition_columns(spec(masked=masked)))
 
 
 def test_an_unfinished_episode_keeps_its_last_steps_waiting_and_flush_lets_them_go():
