@@ -1,6 +1,7 @@
 """Who we are to the server: its address, our user and our password, and where those are kept."""
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,7 +90,7 @@ def write_file(
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
             os.fsync(file.fileno())
-        if owner is not None and owner != (os.geteuid(), os.getegid()):
+        if sys.platform != "win32" and owner not in (None, (os.geteuid(), os.getegid())):
             os.chown(new, *owner)
         os.chmod(new, mode)
         new.replace(path)
