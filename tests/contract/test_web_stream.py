@@ -169,7 +169,7 @@ def test_a_command_for_another_run_or_nobody_is_not_given(tmp_path):
 def test_silence_is_no_answer(tmp_path, monkeypatch):
     from soulsai.web import commands
 
-    monkeypatch.setitem(commands.COMMANDS, "pause", (Pause(), 0.3))
+    monkeypatch.setitem(commands.COMMANDS, "pause", (lambda _: Pause(), 0.3))
     server = MemoryServer()
     with training(server) as trainer, telemetry(settings(tmp_path), server) as url:
         browser = Browser(url)
