@@ -52,7 +52,7 @@ class Tower(nn.Module):
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return ``F.linear``: the same numbers within float32's error, sooner."""
-    if not _pays(x, weight):
+    if torch.onnx.is_in_onnx_export() or not _pays(x, weight):
         return F.linear(x, weight, bias)
     result: Tensor = _Linear.apply(x, weight, bias)
     return result
