@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 
+import hypothesis
 import psutil
 import pytest
 
@@ -20,6 +21,12 @@ for name in [name for name in os.environ if name.startswith("SOULSAI_")]:
 # What clients with a name cannot send waits there; nobody's own folder is to be touched.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="soulsai-cache-")
 atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
+
+# How long an example takes says more of the machine than of the code.
+hypothesis.settings.register_profile(
+    "soulsai", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("soulsai")
 
 LEAVING_SECONDS = 5.0
 

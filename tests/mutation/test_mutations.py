@@ -70,8 +70,8 @@ MUTATIONS = (
     Mutation(
         "truncation as termination, n steps ahead",
         "algorithms/returns.py",
-        "stretches.append(Stretch(pieces, closed, fragment.terminated))",
-        "stretches.append(Stretch(pieces, closed, fragment.ended))",
+        "stretches.append(Stretch(pieces, closed, fragment.terminated, fragment.client))",
+        "stretches.append(Stretch(pieces, closed, fragment.ended, fragment.client))",
     ),
     Mutation(
         "truncation as termination, in rollouts",
@@ -101,7 +101,7 @@ MUTATIONS = (
     Mutation(
         "a late fragment that is lost",
         "algorithms/returns.py",
-        "stretches.append(Stretch((steps,), True, fragment.terminated))",
+        "stretches.append(Stretch((steps,), True, fragment.terminated, fragment.client))",
         "pass",
     ),
     Mutation(

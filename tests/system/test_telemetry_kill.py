@@ -79,7 +79,7 @@ def test_killed_and_started_again_it_has_every_episode_once(config: Config, tmp_
         finally:
             node.kill()
             node.wait()
-        training.close()
+    training.close()
     lines = list(record.read(results))
     assert [line.episode for line in lines] == list(range(count))
     assert not any(line.gap for line in lines)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from learning_cases import cut, episode, part, spec
 
 from soulsai.algorithms.returns import NStepReturns, transition_columns
+from soulsai.replay.ring import OWNER
 from soulsai.types import MASK, ActionSpec, Leaf, Spec
 
 
@@ -57,7 +58,8 @@ def test_every_step_becomes_the_defined_transition_once(n, steps, cuts, end, mas
     rows = merged([returns.assemble(group) for group in groups])
     check(rows, by_definition(whole, n, 0.9))
     assert len(returns) == 0
-    assert set(rows) - {"owner", "span"} == set(transition_columns(spec(masked=masked)))
+    columns = transition_columns(spec(masked=masked), masks=True, spans=True)
+    assert set(rows) == {OWNER, *columns}
 
 
 def test_an_unfinished_episode_keeps_its_last_steps_waiting_and_flush_lets_them_go():
