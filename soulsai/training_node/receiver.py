@@ -164,8 +164,8 @@ class Receiver:
         """Empty the streams of those who are kept out, unread."""
         arrivals = []
         for client in clients:
-            if discarded := self._wire.discard(client):
-                mark = self._admission.mark(client)
+            mark = self._admission.mark(client)
+            if discarded := self._wire.discard(client, mark.position):
                 arrivals.append(Arrival(client, mark, 0, discarded=discarded))
         if arrivals:
             self.inbox.put(arrivals)

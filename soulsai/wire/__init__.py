@@ -136,8 +136,8 @@ class TrainingWire(Protocol):
         """Delete a client's stream."""
         ...
 
-    def discard(self, client: str) -> int:
-        """Delete all entries of a client's stream, but not the stream; return how many."""
+    def discard(self, client: str, after: Position) -> int:
+        """Delete all entries of a client's stream; return how many were later than a position."""
         ...
 
     def bound(self, clients: Sequence[str], entries: int) -> None:

@@ -161,9 +161,10 @@ class TrainingRole:
         """Delete a client's stream."""
         self._link.ask("UNLINK", self._keys.experience(client))
 
-    def discard(self, client: str) -> int:
-        """Delete all entries of a client's stream, but not the stream; return how many."""
+    def discard(self, client: str, after: Position) -> int:
+        """Delete all entries of a client's stream, but not the stream; return how many were new."""
         key = self._keys.experience(client)
+        self._reading.ask("XTRIM", key, "MINID", _after(after))
         return int(self._reading.ask("XTRIM", key, "MAXLEN", 0))
 
     def bound(self, clients: Sequence[str], entries: int) -> None:

@@ -46,10 +46,9 @@ class Wire:
         for client in clients:
             self.streams[client] = self.streams[client][-entries:]
 
-    def discard(self, client):
-        count = len(self.streams[client])
-        self.streams[client] = []
-        return count
+    def discard(self, client, after):
+        entries, self.streams[client] = self.streams[client], []
+        return sum(entry.position > after for entry in entries)
 
 
 def entry(client, seq, epoch=1):
