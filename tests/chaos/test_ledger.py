@@ -16,7 +16,7 @@ from soulsai.wire.codec import encode_message, pack
 from . import stamps
 from .faults import KINDS, plan
 from .ledger import NONE, Claims, RecordingWire, compare, read
-from .watch import gap, windows
+from .watch import gap, rate, windows
 
 
 def claims(sent, acked):
@@ -179,3 +179,8 @@ def test_windows_lie_between_faults_and_count_what_comes_in():
 def test_a_learner_that_goes_back_makes_progress_again():
     seen = [(0.0, 0, "a"), (1.0, 500, "a"), (2.0, 300, "a"), (3.0, 350, "a")]
     assert windows(seen, [], 0.0, 10.0) == [550]
+
+
+def test_a_rate_is_that_between_episodes():
+    seen = [(0.0, 0, "a"), (10.0, 100, "a"), (14.0, 180, "b"), (12.0, 150, "a"), (20.0, 900, "a")]
+    assert rate(seen, 9.0, 15.0) == 20.0

@@ -5,13 +5,17 @@ import time
 from pathlib import Path
 
 from .crowd import Crowd
+from .garbage import PER_SECOND, Garbage
 from .trial import Impossible, trial
+from .watch import rate
 
 SKEWS = ("-10y", "-2h", "+2h", "+10y")
 FAKETIME = "/usr/lib/*/faketime/libfaketime.so.1"
 ROUNDS = 20
 CROWD = 200
 CROWD_SECONDS = 30.0
+HONEST = 10
+MEASURED_SECONDS = 20.0
 
 
 def clocks(folder, links):
@@ -97,8 +101,44 @@ def crowd(folder, links):
     return t.row
 
 
+def garbage(folder, links):
+    """R2: garbage by the thousand, among ten honest clients: what those lose by it."""
+    fault = f"two send {PER_SECOND} malformed messages a second each, beside ten honest clients"
+    with trial(folder, links, fault, clients=HONEST, step_delay=0.02) as t:
+        t.begin()
+        before = _throughput(t)
+        with Garbage(t.stage) as sent:
+            during = _throughput(t)
+        alone = (before + _throughput(t)) / 2
+        t.until("all is counted", lambda: _refused(t) >= sent.sent, 10.0, must=False)
+        refused = _refused(t)
+        t.end_whole()
+        t.row.figures |= {
+            "alone_steps_per_second": round(alone),
+            "honest_share": round(during / alone, 3),
+            "sent_per_second": round(sent.per_second),
+            "sent": sent.sent,
+            "refused": refused,
+        }
+        t.row.must(f"{during / alone:.1%} of solo, not 95 %", during >= 0.95 * alone)
+        t.row.must("it was not sent as fast as meant", sent.per_second > 0.9 * PER_SECOND)
+        t.row.must(f"{refused} of {sent.sent} were counted", refused == sent.sent)
+    return t.row
+
+
+def _throughput(t):
+    t.wait(2.0)
+    began = time.time()
+    t.wait(MEASURED_SECONDS)
+    return rate(t.watch.seen, began, time.time())
+
+
+def _refused(t):
+    return sum(t.watch.status.rejected.values())
+
+
 def _active(t):
     return sum(client.state != "lost" for client in t.watch.status.clients)
 
 
-TRIALS = {"clocks": clocks, "goodbyes": goodbyes, "crowd": crowd}
+TRIALS = {"clocks": clocks, "goodbyes": goodbyes, "crowd": crowd, "garbage": garbage}

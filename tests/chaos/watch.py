@@ -136,6 +136,13 @@ def gap(seen, begin, *, client=None):
     return min(later) - begin if later else None
 
 
+def rate(seen, begin, end):
+    """Return the env steps let in per second between the first and the last episode in between."""
+    inside = sorted((at, steps) for at, steps, _ in seen if begin <= at <= end)
+    (first, before), (last, after) = inside[0], inside[-1]
+    return (after - before) / (last - first)
+
+
 def windows(seen, live, begin, end, width=WINDOW):
     """Return the env steps let in within each window without a fault, of those that touch.
 
