@@ -62,6 +62,7 @@ class Client:
             obs={"obs": self.rng.standard_normal((STEPS + 1, 4)).astype("f4")},
             action=self.rng.integers(0, 2, STEPS).astype("u1"),
             reward=np.ones(STEPS, "f4"),
+            epsilon=1.0,
             terminated=True,
             truncated=False,
         )
@@ -93,7 +94,14 @@ def test_killed_in_the_middle_then_resumed_then_stopped(server, tmp_path):
         redis=Redis(url=server.url, secrets=str(server.secrets)),
         environment=Environment(id="CartPole-v1"),
         checkpoint=Checkpoint(every=40),
-        dqn=DQN(hidden=(16,), learning_starts=64, batch_size=16, pace="free", slack_steps=10**6),
+        dqn=DQN(
+            hidden=(16,),
+            learning_starts=64,
+            batch_size=16,
+            pace="free",
+            slack_steps=10**6,
+            epsilon_base=1.0,  # its actions are random
+        ),
     )
     settings.write_bytes(msgspec.json.encode(config))
     operator = connect_operator(server_for("operator", config.redis), "soulsai")
