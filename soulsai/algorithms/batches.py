@@ -11,6 +11,8 @@ from soulsai.types import Fragment, Metrics
 ENOUGH = 0.6  # of a batch: after the deadline we go on with so much (DD-PPO, arXiv:1911.00357)
 AHEAD = 2  # batches that clients may take under one version, if they are held
 FORGOTTEN = 2**31  # iterations: what is said to be the age of whatever is too old to remember
+DOUBTFUL = 0.5  # of a batch's steps count, if its importance weights differ too much
+DOUBTS = 5  # doubtful batches in a row after which experience must be younger
 QUIET = 3  # deadlines after which those who take nothing more are thought to wait for us
 
 Key = tuple[str, int, int, int]  # client, epoch, episode, start
@@ -82,6 +84,9 @@ class Batches:
     - ``hold``: a little more than one batch ahead, so that nothing is dropped.
     - ``synchronous``: one batch; then they wait for the new weights.
 
+    Where the importance weights of several batches in a row leave less than half of the steps to
+    count, experience is too old for this task: ``max_lag`` is halved, down to 1.
+
     Clients that wait are never left to wait: when they have taken all that they may, or when
     nothing more has come for several deadlines, we go on with what there is.
     """
@@ -107,6 +112,8 @@ class Batches:
         self._latest: float | None = None  # when anything came last, in this iteration
         self._spent = 0  # steps taken of the quota
         self._heard: set[str] = set()  # clients, in this iteration
+        self._doubts = 0  # doubtful batches in a row
+        self._halved = 0  # how often
         self._granted = self.quota
 
     def __len__(self) -> int:
@@ -177,6 +184,17 @@ class Batches:
         self._first = self._first if self._waiting else None
         return before - self._size
 
+    def judge(self, effective: float) -> bool:
+        """Halve ``max_lag`` if batch after batch was too old; say whether that was done now.
+
+        ``effective`` is which fraction of a batch counts: its effective sample size over its size.
+        """
+        self._doubts = self._doubts + 1 if effective < DOUBTFUL else 0
+        if self._doubts < DOUBTS or self.max_lag <= 1:
+            return False
+        self._doubts, self._halved, self.max_lag = 0, self._halved + 1, self.max_lag // 2
+        return True
+
     def updated(self) -> None:
         """Begin the next iteration: there is a new version, and clients may go on."""
         self.ages.iteration += 1
@@ -190,10 +208,10 @@ class Batches:
 
     @property
     def metrics(self) -> Metrics:
-        """Return the counters."""
-        return {
-            f"dropped_{name}": float(n) for name, n in msgspec.structs.asdict(self.dropped).items()
-        }
+        """Return the counters, and how old experience may be."""
+        dropped = msgspec.structs.asdict(self.dropped)
+        counters = {f"dropped_{name}": float(n) for name, n in dropped.items()}
+        return counters | {"max_lag": float(self.max_lag)}
 
     def _wait(self, fragment: Fragment) -> None:
         self._waiting.append(fragment)
@@ -224,6 +242,8 @@ class Batches:
             "ages": self.ages.state_dict(),
             "dropped": msgspec.structs.asdict(self.dropped),
             "arrived_steps": self.arrived_steps,
+            "doubts": self._doubts,
+            "halved": self._halved,
             "waiting": [msgspec.structs.asdict(fragment) for fragment in self._waiting],
             "known": [[*key, *order] for key, order in self._known.items()],
             "spent": self._spent,
@@ -236,6 +256,8 @@ class Batches:
         self.ages.load_state_dict(state_dict["ages"])
         self.dropped = Dropped(**state_dict["dropped"])
         self.arrived_steps = int(state_dict["arrived_steps"])
+        self._doubts, self._halved = int(state_dict["doubts"]), int(state_dict["halved"])
+        self.max_lag = max(min(1, self.max_lag), self.max_lag >> self._halved)
         self._waiting = [Fragment(**fragment) for fragment in state_dict["waiting"]]
         self._size = sum(map(len, self._waiting))
         self._known = {(c, e, i, s): (g, v) for c, e, i, s, g, v in state_dict["known"]}

@@ -5,6 +5,7 @@ importance weights correct for the first, clipping keeps to the second. With fre
 are the same, and this is plain PPO.
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,6 +32,8 @@ from soulsai.algorithms.skips import Skips
 from soulsai.config import PPO as PPOConfig
 from soulsai.errors import ConfigError
 from soulsai.types import MASK, Array, Fragment, Leaf, Metrics, Spec
+
+log = logging.getLogger(__name__)
 
 TURN = 0.8  # seconds of work after which we ask for arrivals, so that commands are served
 CHUNK = 4096  # rows looked at in one piece
@@ -156,6 +159,9 @@ class PPO:
             share = balance(clients, steps)
         numbers, health = self._estimate(rollout, prox, value, share[rollout.fragment])
         rows["numbers"] = self._tensor(numbers.astype(np.float32))
+        if self.batches.judge(health["ess"]):
+            lag = self.batches.max_lag
+            log.warning("experience is too old to learn much from: ppo.max_lag is %d now", lag)
         taken = [len(fragment) for fragment in fragments]
         metrics |= health | {
             "batch_steps": float(len(rollout)),

@@ -234,6 +234,26 @@ def test_a_fleet_that_fell_silent_is_released(greedy):
     assert not waiting.ready  # once is enough
 
 
+def test_experience_must_be_younger_if_batch_after_batch_hardly_counts():
+    waiting = batches(max_lag=8)
+    said = [waiting.judge(0.4) for _ in range(4)]
+    assert not waiting.judge(0.6)  # then the count begins again
+    said += [waiting.judge(0.4) for _ in range(4)]
+    assert not any(said)
+    assert waiting.judge(0.4)
+    assert (waiting.max_lag, waiting.metrics["max_lag"]) == (4, 4.0)
+    resumed = batches(max_lag=16)  # asked for since
+    resumed.load_state_dict(waiting.state_dict())
+    assert resumed.max_lag == 8
+    assert [resumed.judge(0.1) for _ in range(20)].count(True) == 3
+    assert resumed.max_lag == 1
+
+
+def test_who_waits_for_each_version_is_never_too_old():
+    waiting = batches(pace="synchronous", max_lag=0)
+    assert not any(waiting.judge(0.0) for _ in range(20))
+
+
 @pytest.mark.parametrize("pace", ["free", "hold", "synchronous"])
 def test_everything_survives(pace):
     one = batches(pace=pace, max_lag=0 if pace == "synchronous" else 2)

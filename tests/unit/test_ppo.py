@@ -150,6 +150,19 @@ def test_10_what_comes_twice_late_or_from_evaluation_changes_no_weight():
     assert (dropped.duplicates, dropped.stale, dropped.greedy) == (12, 64, 128)
 
 
+def test_experience_that_hardly_counts_must_be_younger_and_that_is_said(caplog):
+    algorithm = ppo(spec(), max_lag=4)
+    for i in range(5):
+        assert not caplog.messages
+        arrivals = batch(first=10 * i, version=i)
+        for j, each in enumerate(arrivals):  # one of four acted as we never would, and counts
+            each.extras["logp"] += np.float32(9.0 if j % 4 else -9.0)
+        (metrics,) = learn(algorithm, arrivals)
+        assert metrics["ess"] < 0.5
+    assert metrics["max_lag"] == 2
+    assert "ppo.max_lag is 2" in caplog.text
+
+
 def test_the_order_of_arrival_does_not_matter():
     fragments = [*cut(fragment(32), [9, 20]), *batch(2, client="b")]
     results = [ppo(spec()) for _ in range(2)]
