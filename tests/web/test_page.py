@@ -232,6 +232,15 @@ def test_a_model_can_be_downloaded(few, opened):
     assert found.value.path().read_bytes() == b"best"
 
 
+def test_each_version_shows_what_it_earned(few, opened):
+    url, _ = few
+    page = opened(f"{url}/#/models")
+    chart = page.get_by_role("img", name="Mean reward by version")
+    chart.locator("canvas").wait_for()
+    chart.hover()
+    page.locator(".readout", has_text="version").wait_for(state="attached")
+
+
 def test_an_old_run_can_be_looked_at(few, opened):
     url, _ = few
     page = opened(url)

@@ -1,12 +1,15 @@
 // What the run has saved, how good it was, and where to get it.
 import { address, get } from "./api.js";
+import { Chart, place } from "./charts.js";
 import { bytes, count, h, number, say, unused, when } from "./dom.js";
 
+const curves = [{ name: "exploring", colour: "exploring" }, { name: "greedy", colour: "greedy", kind: "points" }];
 const names = { best: "Best model", manual: "Quicksave", checkpoint: "Checkpoint" };
 
 export function models(context) {
   const stage = h("div", { class: "stack" });
-  const element = h("div", { class: "stack" }, stage);
+  const played = versions(context);
+  const element = h("div", { class: "stack" }, played.element, stage);
   let seen = "";
 
   const update = async () => {
@@ -23,9 +26,41 @@ export function models(context) {
       list.length ? null : unused("Nothing is saved yet. The first checkpoint comes by itself; a quicksave when you like."),
     ].filter(Boolean));
   };
+  const both = () => Promise.all([update(), played.update()]);
   let due = 0;
-  update();
-  return { element, update: () => (Date.now() > due ? ((due = Date.now() + 2000), update()) : undefined) };
+  both();
+  return { element, update: () => (Date.now() > due ? ((due = Date.now() + 2000), both()) : undefined), recolour: played.recolour, close: played.close };
+}
+
+// What each version of the weights earned: the mean of the episodes that were played with it.
+function versions(context) {
+  const stage = h("div", { class: "stage" });
+  const readout = h("p", { class: "readout", "aria-hidden": "true" });
+  const legend = h("ul", { class: "legend" }, curves.map((curve) => h("li", {}, h("span", { class: "key" }, h("i", { class: `swatch ${curve.colour}` }), curve.name))));
+  const element = h("section", { class: "card", "aria-labelledby": "versions-title", hidden: true },
+    h("div", { class: "row spread" }, h("h2", { id: "versions-title" }, "Mean reward by version"), readout), stage, legend);
+  let rows = [];
+  let chart = null;
+  const read = (index) => {
+    const row = rows[index];
+    say(readout, row ? [place("env_steps", row.env_steps), `version ${count(row.version)}`, `exploring ${number(row.reward_mean)}`, `greedy ${number(row.greedy_mean)}`].join(" · ") : "");
+  };
+  const draw = () => {
+    chart ??= new Chart(stage, { x: "env_steps", label: "Mean reward by version", curves, onmove: read });
+    chart.show(["env_steps", "reward_mean", "greedy_mean"].map((name) => rows.map((row) => row[name])));
+  };
+  return {
+    element,
+    update: async () => {
+      if (!context.run) return;
+      const found = await get("versions", { run: context.run });
+      rows = found.sort((one, other) => one.env_steps - other.env_steps);
+      element.hidden = rows.length < 2;
+      if (!element.hidden) draw();
+    },
+    recolour: () => chart?.draw(),
+    close: () => chart?.close(),
+  };
 }
 
 function link(run, model, name) {
