@@ -9,7 +9,7 @@ const names = { best: "Best model", manual: "Quicksave", checkpoint: "Checkpoint
 export function models(context) {
   const stage = h("div", { class: "stack" });
   const played = versions(context);
-  const element = h("div", { class: "stack" }, played.element, stage);
+  const element = h("div", { class: "stack" }, stage, played.element);
   let seen = "";
 
   const update = async () => {
