@@ -208,15 +208,6 @@ class Protocol(RuleBasedStateMachine):
     def second_learner(self):
         self.zombie, self.learner = self.learner, self.Learner(self)
 
-    @precondition(lambda self: self.zombie is None)
-    @rule()
-    def second_learner_between_look_and_trim(self):
-        older = self.learner
-        older.checkpoint(crash=True)
-        older.fence()
-        self.zombie, self.learner = older, self.Learner(self)
-        older.wire.trim(older.saver.durable)
-
     @precondition(lambda self: self.zombie is not None)
     @rule()
     def older_learner_goes_on(self):
@@ -262,3 +253,16 @@ class Protocol(RuleBasedStateMachine):
             if mark.position == client.position:  # all of this life has come, or is counted
                 assert mark.clock == client.clock, "counted other than played"
         assert self.learner.progress.env_steps == len(names), "counted other than learnt"
+
+
+class Overtaking(Protocol):
+    """The same, and a learner may also be superseded at the worst moment."""
+
+    @precondition(lambda self: self.zombie is None)
+    @rule()
+    def second_learner_between_look_and_trim(self):
+        older = self.learner
+        older.checkpoint(crash=True)
+        older.fence()
+        self.zombie, self.learner = older, self.Learner(self)
+        older.wire.trim(older.saver.durable)

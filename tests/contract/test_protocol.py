@@ -5,7 +5,7 @@ import os
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
-from protocol_cases import Client, Learner, Protocol
+from protocol_cases import Client, Learner, Overtaking, Protocol
 from wire_cases import start
 
 from soulsai.wire import Position
@@ -37,13 +37,13 @@ def drive(machine, examples, steps):
 
 
 def test_nothing_is_lost_and_nothing_is_learnt_twice():
-    drive(Protocol, 40, 30)
+    drive(Overtaking, 40, 30)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(7200)
 def test_nothing_is_lost_and_nothing_is_learnt_twice_at_length():
-    drive(Protocol, 5000, 50)
+    drive(Overtaking, 5000, 50)
 
 
 class TrimsEarly(Learner):
