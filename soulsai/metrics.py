@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 from soulsai import __version__
 from soulsai.types import Status
 
-MOST_REASONS = 32  # of rejection; others are counted together
+MOST_WORDS = 32  # of others: reasons of rejection, kinds of faults; the rest is counted together
 STATES = ("active", "waiting", "quarantine", "lost")
 UPDATE_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 CHECKPOINT_SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
@@ -132,13 +132,15 @@ def training_families(status: Status) -> Iterator[Family]:
         "model_updates": ("Updates of the weights.", status.updates),
         "env_steps_lost": ("Env steps that never arrived.", status.lost),
         "env_steps_dropped": ("Env steps that clients threw away.", status.dropped),
+        "environment_restarts": ("Restarts of clients' environments.", status.restarts),
         "samples_duplicate": ("Messages that came twice.", status.duplicates),
         "received_bytes": ("Bytes of experience that came.", status.bytes_received),
     }
     for name, (text, value) in counters.items():
         yield Family(name, "counter", text, value)
-    reasons = _reasons(status.rejected)
+    reasons, faults = _few(status.rejected), _few(status.faults)
     yield Family("samples_rejected", "counter", "Messages not admitted.", reasons, "reason")
+    yield Family("environment_faults", "counter", "Of clients' environments.", faults, "kind")
     queued = sum(client.queued for client in clients)
     gauges = {
         "model_version": ("Newest version of the weights.", float(status.version)),
@@ -158,11 +160,11 @@ def training_families(status: Status) -> Iterator[Family]:
     yield Family("clients", "gauge", "Clients by state.", counts, "state")
 
 
-def _reasons(rejected: Mapping[str, int]) -> dict[str, float]:
-    known = sorted(rejected)[:MOST_REASONS]
-    counts = {reason: float(rejected[reason]) for reason in known}
-    rest = sum(rejected.values()) - sum(counts.values())
-    return counts | ({"other": rest} if rest else {})
+def _few(counted: Mapping[str, int]) -> dict[str, float]:
+    known = sorted(counted)[:MOST_WORDS]
+    counts = {word: float(counted[word]) for word in known}
+    rest = sum(counted.values()) - sum(counts.values())
+    return counts | ({"other": counts.get("other", 0.0) + rest} if rest else {})
 
 
 class TelemetryMetrics:

@@ -353,6 +353,8 @@ class Status(Struct, frozen=True):
     notice: str = ""
     withheld: int = 0  # versions that were not published, because of their weights
     rollbacks: int = 0  # to the last good version
+    restarts: int = 0  # of all clients' environments
+    faults: dict[str, int] = {}  # of all clients' environments, by kind
 
 
 def zeros(leaf: Leaf, *batch: int) -> Array:

@@ -130,6 +130,8 @@ class Reporter:
             notice=self._notice,
             withheld=progress.withheld,
             rollbacks=progress.rollbacks,
+            restarts=self._roster.restarts,
+            faults=dict(self._roster.faults),
         )
 
     @property

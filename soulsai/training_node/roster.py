@@ -9,6 +9,7 @@ from soulsai.types import ClientStatus, Heartbeat
 
 PATIENCE = 10.0  # seconds of silence after which a client counts as lost
 MOST_CLIENTS = 1024
+MOST_KINDS = 32  # of environments' faults that are told apart once their client is forgotten
 
 
 class Rate:
@@ -74,6 +75,8 @@ class Roster:
         self._patience = patience
         self._limit = limit
         self._forgotten_dropped = 0
+        self._forgotten_restarts = 0
+        self._forgotten_faults: Counter[str] = Counter()
         self._now = now
 
     def __repr__(self) -> str:
@@ -131,15 +134,32 @@ class Roster:
         known = sum(player.all_dropped for player in self._players.values())
         return known + self._forgotten_dropped
 
+    @property
+    def restarts(self) -> int:
+        """Restarts of environments, as clients tell them."""
+        known = sum(player.all_restarts for player in self._players.values())
+        return known + self._forgotten_restarts
+
+    @property
+    def faults(self) -> Counter[str]:
+        """Faults of environments by kind, as clients tell them."""
+        told = [player.all_faults for player in self._players.values()]
+        return sum(told, self._forgotten_faults)
+
     def silent(self, seconds: float) -> list[str]:
         """Return the clients not heard of for so long."""
         return [name for name, p in self._players.items() if self._now - p.seen > seconds]
 
     def forget(self, client: str) -> None:
-        """Forget a client; its drops stay counted."""
+        """Forget a client; its drops and faults stay counted."""
         player = self._players.pop(client, None)
-        if player is not None:
-            self._forgotten_dropped += player.all_dropped
+        if player is None:
+            return
+        self._forgotten_dropped += player.all_dropped
+        self._forgotten_restarts += player.all_restarts
+        known = self._forgotten_faults
+        for kind, count in player.all_faults.items():
+            known[kind if kind in known or len(known) < MOST_KINDS else "other"] += count
 
     def statuses(
         self, version: int, held: Callable[[str], str] = lambda _: ""

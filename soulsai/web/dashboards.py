@@ -102,6 +102,14 @@ NODES: tuple[tuple[str, str, Queries], ...] = (
     ("Weights published", "Bps", ((rate("weights_publish_bytes_total"), "bytes"),)),
     ("Mean reward", "none", (("soulsai_episode_reward_mean", "mean"),)),
     ("Episodes per second", "none", ((rate("episodes_total", "outcome"), "{{outcome}}"),)),
+    (
+        "Faults of environments per hour",
+        "none",
+        (
+            ("3600 * " + rate("environment_restarts_total"), "restarts"),
+            ("3600 * " + rate("environment_faults_total", "kind"), "{{kind}}"),
+        ),
+    ),
 )
 
 

@@ -21,7 +21,8 @@ NAMES = {
     "soulsai_samples_rejected_total", "soulsai_model_updates_total", "soulsai_clients",
     "soulsai_model_update_duration_seconds_bucket", "soulsai_sample_age_versions_bucket",
     "soulsai_stream_backlog_messages", "soulsai_weights_publish_bytes_total",
-    "soulsai_episode_reward_mean",
+    "soulsai_episode_reward_mean", "soulsai_environment_restarts_total",
+    "soulsai_environment_faults_total",
 }  # fmt: skip
 
 # What the plugin sends, and more than we look at.

@@ -9,7 +9,7 @@ from stack_cases import MONITORING, ROOT, until
 pytestmark = pytest.mark.stack
 
 BOARDS = sorted((ROOT / "deploy/monitoring/grafana/dashboards").glob("*.json"))
-QUIET = ("rejected", "lost")  # series that are there only after something went wrong
+QUIET = ("rejected", "lost", "faults")  # series that are there only after something went wrong
 
 
 def ask(stack, path):

@@ -101,7 +101,10 @@ def test_prometheus_scrapes_both_nodes_and_tells_of_a_dead_one(tmp_path):
             log.close()
 
 
-RARE = {"soulsai_samples_rejected_total"}  # nothing was rejected
+RARE = {
+    "soulsai_samples_rejected_total",  # nothing was rejected,
+    "soulsai_environment_faults_total",  # and nothing broke
+}
 
 
 def shown():

@@ -10,7 +10,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from soulsai.metrics import (
-    MOST_REASONS,
+    MOST_WORDS,
     Exporter,
     Family,
     Stopwatch,
@@ -27,6 +27,7 @@ def client(name: str, state: str, queued: int = 0) -> ClientStatus:
 STATUS = Status(
     run="a", generation=1, phase="learning", algorithm="dqn", environment="Toy-v0",
     env_steps=300, updates=280, version=9, reward_mean=12.5, rejected={"stale": 3, "spec": 1},
+    restarts=6, faults={"hang": 4, "crash": 2},
     checkpoint_age=4.0, metrics={"replay_size": 300.0, "loss": 1.0},
     clients=(client("<a>", "active", 2), client("b", "active", 3), client("c", "lost")),
 )  # fmt: skip
@@ -58,6 +59,8 @@ def test_a_status_becomes_numbers() -> None:
     assert numbers["soulsai_env_steps_total"] == 300
     assert numbers["soulsai_model_updates_total"] == 280
     assert numbers["soulsai_samples_rejected_total reason=stale"] == 3
+    assert numbers["soulsai_environment_restarts_total"] == 6
+    assert numbers["soulsai_environment_faults_total kind=hang"] == 4
     assert numbers["soulsai_clients state=active"] == 2
     assert numbers["soulsai_clients state=waiting"] == 0
     assert numbers["soulsai_clients_lost_total"] == 1
@@ -94,12 +97,13 @@ def test_names_of_others_make_no_series() -> None:
     reasons = {f"reason-{n:03d}": 1 for n in range(500)}
     metrics = TrainingMetrics()
     few = len(told(full()))
-    metrics.report(
-        msgspec.structs.replace(STATUS, clients=clients, rejected=reasons), 1e9, backlog=0
-    )
+    faults = {"other": 3, **{f"kind-{n:03d}": 1 for n in range(500)}}
+    status = msgspec.structs.replace(STATUS, clients=clients, rejected=reasons, faults=faults)
+    metrics.report(status, 1e9, backlog=0)
     numbers = told(metrics)
-    assert len(numbers) <= few + MOST_REASONS + 1
-    assert numbers["soulsai_samples_rejected_total reason=other"] == 500 - MOST_REASONS
+    assert len(numbers) <= few + 2 * (MOST_WORDS + 1)
+    assert numbers["soulsai_environment_faults_total kind=other"] == 503 - MOST_WORDS
+    assert numbers["soulsai_samples_rejected_total reason=other"] == 500 - MOST_WORDS
     assert not [name for name in numbers if "volunteer" in name]
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from soulsai.training_node.admission import Arrival, Mark, Refusal
-from soulsai.training_node.roster import Rate, Roster
+from soulsai.training_node.roster import MOST_KINDS, Rate, Roster
 from soulsai.types import Heartbeat
 from soulsai.wire import Position
 
@@ -65,6 +65,18 @@ def test_faults_of_environments_add_up_over_epochs():
     (client,) = roster.statuses(1)
     assert (client.restarts, client.faults) == (3, {"hang": 2, "crash": 1})
     assert client.trouble == "x"
+    assert (roster.restarts, roster.faults) == (3, {"hang": 2, "crash": 1})
+
+
+def test_faults_of_forgotten_clients_stay_counted_and_their_kinds_are_not_endless():
+    roster = Roster(0.0, limit=1)
+    for number in range(200):
+        faults = {"hang": 1, "k" + chr(97 + number // 26) + chr(97 + number % 26): 2}
+        hear(roster, arrival(f"c{number}", heartbeat=beat(restarts=3, faults=faults)), number)
+    assert roster.restarts == 600
+    assert roster.faults["hang"] == 200
+    assert roster.faults.total() == 600
+    assert len(roster.faults) <= MOST_KINDS + 2
 
 
 def test_lag_counts_versions_of_the_last_fragment():
