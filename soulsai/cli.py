@@ -227,8 +227,7 @@ def status(
     """Say how a running training node is doing."""
     from soulsai import look
 
-    named = {"redis.url": redis, "redis.secrets": secrets}
-    settings = load(config, os.environ, overrides(named, sets))
+    settings = ordering.settings_of(config, redis, secrets, sets)
     if not watch:
         look.once(settings, as_json=as_json)
         return

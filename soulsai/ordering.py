@@ -40,8 +40,7 @@ def quicksave(
     as_json: Json = False,
 ) -> None:
     """Save a running training node now, under manual_save."""
-    named = {"redis.url": redis, "redis.secrets": secrets}
-    _command(load(config, os.environ, overrides(named, sets)), Quicksave(replay), as_json)
+    _command(settings_of(config, redis, secrets, sets), Quicksave(replay), as_json)
 
 
 def stop(
@@ -52,8 +51,7 @@ def stop(
     as_json: Json = False,
 ) -> None:
     """End a run: the training node saves, tells the clients, and stops."""
-    named = {"redis.url": redis, "redis.secrets": secrets}
-    _command(load(config, os.environ, overrides(named, sets)), StopRun(), as_json)
+    _command(settings_of(config, redis, secrets, sets), StopRun(), as_json)
 
 
 def purge(
@@ -65,8 +63,7 @@ def purge(
     as_json: Json = False,
 ) -> None:
     """Remove one client's experience from a running learner's memory, and keep it out."""
-    named = {"redis.url": redis, "redis.secrets": secrets}
-    _command(load(config, os.environ, overrides(named, sets)), Purge(client), as_json)
+    _command(settings_of(config, redis, secrets, sets), Purge(client), as_json)
 
 
 def pardon(
@@ -78,8 +75,7 @@ def pardon(
     as_json: Json = False,
 ) -> None:
     """Let a client in again that is kept out."""
-    named = {"redis.url": redis, "redis.secrets": secrets}
-    _command(load(config, os.environ, overrides(named, sets)), Pardon(client), as_json)
+    _command(settings_of(config, redis, secrets, sets), Pardon(client), as_json)
 
 
 def _command(settings: Config, command: Command, as_json: bool) -> None:
@@ -94,6 +90,14 @@ def _command(settings: Config, command: Command, as_json: bool) -> None:
         typer.echo(answer.message)
     if not answer.done:
         raise connect.Refused(answer.message)
+
+
+def settings_of(
+    config: Path | None, redis: str, secrets: str, sets: Sequence[str] | None
+) -> Config:
+    """Return the settings of a command that only needs to find the server."""
+    named = {"redis.url": redis, "redis.secrets": secrets}
+    return load(config, os.environ, overrides(named, sets))
 
 
 def overrides(named: Mapping[str, object], sets: Sequence[str] | None) -> list[str]:

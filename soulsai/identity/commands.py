@@ -1,6 +1,5 @@
 """The commands for secrets, and for who may take part."""
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,11 +7,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
 
 from soulsai import connect
-from soulsai.config import Config, load
+from soulsai.config import Config
+from soulsai.ordering import Json, Sets, SettingsOption, Url, as_line, settings_of
 from soulsai.wire.invite import to_line
 from soulsai.wire.names import parse_version
 from soulsai.wire.secrets import server_for, write_file
@@ -25,16 +24,7 @@ app = typer.Typer(
 )  # fmt: skip
 
 Name = Annotated[str, typer.Argument(help="Of the client: a-z, 0-9, _ and -.")]
-Settings = Annotated[
-    Path | None, typer.Option("--config", help="File or folder of settings. Default: config.")
-]
-Url = Annotated[str, typer.Option("--redis", metavar="URL", help="As redis://localhost:6379.")]
 Secrets = Annotated[str, typer.Option("--secrets", metavar="DIR", help="Holds admin.secret.")]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; repeatable."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Answer with JSON on the last line.")]
 
 
 @app.callback()
@@ -75,7 +65,7 @@ def init(
         enrolled_only=enrolled_only,
     )
     if as_json:
-        _json(made)
+        as_line(made)
         return
     typer.echo(f"{made.folder}: made {', '.join(made.made) or 'nothing'}")
     if made.kept:
@@ -97,7 +87,7 @@ def enroll(
     renew: Annotated[
         bool, typer.Option("--renew", help="Give a new password to one who is enrolled.")
     ] = False,
-    config: Settings = None,
+    config: SettingsOption = None,
     redis: Url = "",
     secrets: Secrets = "",
     sets: Sets = None,
@@ -106,7 +96,7 @@ def enroll(
     """Let a client in: make its user on the running server, and print its invite, one line."""
     from soulsai.identity import users
 
-    settings = _settings(config, redis, secrets, sets)
+    settings = settings_of(config, redis, secrets, sets)
     place = connect.place(settings)
     users.invite(place, settings.run.name, name, "", address)  # fails before anything is changed
     with _enrolment(settings) as enrolment:
@@ -116,7 +106,7 @@ def enroll(
     if out is not None:
         write_file(out, f"{line}\n")
     if as_json:
-        _json({"client": name, "invite": str(out) if out else line, "lasting": lasting})
+        as_line({"client": name, "invite": str(out) if out else line, "lasting": lasting})
     else:
         typer.echo(f"{out}: written; give it to {name}" if out else line)
     _say_lasting(lasting)
@@ -127,7 +117,7 @@ def revoke(
     shared: Annotated[
         bool, typer.Option("--shared", help="Shut out all who have only the common secret.")
     ] = False,
-    config: Settings = None,
+    config: SettingsOption = None,
     redis: Url = "",
     secrets: Secrets = "",
     sets: Sets = None,
@@ -136,29 +126,29 @@ def revoke(
     """Shut a client out at once: its user is removed, its connections end."""
     if bool(name) == shared:
         raise typer.BadParameter("name one client, or say --shared")
-    settings = _settings(config, redis, secrets, sets)
+    settings = settings_of(config, redis, secrets, sets)
     with _enrolment(settings) as enrolment:
         enrolment.revoke(name)
         lasting = enrolment.keep()
     if as_json:
-        _json({"client": name, "revoked": True, "lasting": lasting})
+        as_line({"client": name, "revoked": True, "lasting": lasting})
     else:
         typer.echo(f"{name or 'the common secret'}: revoked")
     _say_lasting(lasting)
 
 
 def clients(
-    config: Settings = None,
+    config: SettingsOption = None,
     redis: Url = "",
     secrets: Secrets = "",
     sets: Sets = None,
     as_json: Json = False,
 ) -> None:
     """List who may take part, and who is connected."""
-    with _enrolment(_settings(config, redis, secrets, sets)) as enrolment:
+    with _enrolment(settings_of(config, redis, secrets, sets)) as enrolment:
         listed = enrolment.clients()
     if as_json:
-        _json(listed)
+        as_line(listed)
         return
     for one in listed:
         state = (
@@ -184,19 +174,9 @@ def _enrolment(settings: Config) -> Iterator["Enrolment"]:
         link.close()
 
 
-def _settings(config: Path | None, redis: str, secrets: str, sets: list[str] | None) -> Config:
-    named = {"redis.url": redis, "redis.secrets": secrets}
-    given = [f"{path}={value}" for path, value in named.items() if value]
-    return load(config, os.environ, [*given, *(sets or [])])
-
-
 def _say_lasting(lasting: bool) -> None:
     if not lasting:
         sys.stderr.write(
             "soulsai: this is forgotten when the server restarts: it has no file of users "
             "(aclfile); see docs/security.md\n"
         )
-
-
-def _json(value: object) -> None:
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
