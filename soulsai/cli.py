@@ -111,7 +111,13 @@ def training_node(
 ) -> None:
     """Learn: turn the clients' experience into weights, and publish them."""
     named = {"redis.url": redis, "redis.secrets": secrets, "run.saves": saves}
-    with process.Stop(process.parent()) as stop:
+    with process.Stop(process.parent()) as stop, connect.ranks() as group:
+        if group is not None and group.rank:
+            from soulsai.training_node.ranks import follow
+
+            connect.begin_log()
+            follow(group)
+            raise typer.Exit(stop.exit_code)
         settings = _node_settings(config, named, sets)
         connect.need_server_extra()
         from soulsai import runs
@@ -124,7 +130,7 @@ def training_node(
             spec = connect.read_spec(Path(file)) if file else probe(environment)
             if resume == AUTO:
                 resume = runs.unfinished(settings)
-            serve(settings, spec, wire, resume=resume, stopped=stop)
+            serve(settings, spec, wire, resume=resume, stopped=stop, group=group)
     raise typer.Exit(stop.exit_code)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from getpass import getpass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -18,6 +19,9 @@ from soulsai.types import Spec
 from soulsai.wire import ClientWire, OperatorWire, TelemetryWire, TrainingWire
 from soulsai.wire.invite import PREFIX, Invite, from_line
 from soulsai.wire.secrets import PASSWORD_FILE, Server, server_for
+
+if TYPE_CHECKING:
+    from soulsai.algorithms.group import Group
 
 INVITE = "SOULSAI_INVITE"  # variables: the invite itself, or the file that holds it
 INVITE_FILE = "SOULSAI_INVITE_FILE"
@@ -52,6 +56,20 @@ def begin_log() -> None:
         level=logging.INFO,
         format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
     )
+
+
+@contextmanager
+def ranks() -> Iterator["Group | None"]:
+    """Join the other processes that ``torchrun`` has started, if there are any."""
+    size = os.environ.get("WORLD_SIZE", "")
+    if not size.isdecimal() or int(size) < 2:
+        yield None
+        return
+    need_server_extra()
+    from soulsai.algorithms.group import joined
+
+    with joined() as group:
+        yield group
 
 
 def with_name(config: Config) -> Config:

@@ -8,8 +8,8 @@ are the same, and this is plain PPO.
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -17,6 +17,7 @@ import torch
 from msgspec import Struct
 from torch import Tensor, nn
 
+from soulsai.algorithms import ppo_shared
 from soulsai.algorithms.actor_critic import ActorCritic, Feedforward, Network
 from soulsai.algorithms.advantages import gae, vtrace
 from soulsai.algorithms.base import Stateful, Tensors
@@ -28,6 +29,7 @@ from soulsai.algorithms.objective import explained, standardized, surrogate
 from soulsai.algorithms.recurrent import Recurrent, RecurrentActor
 from soulsai.algorithms.rewards import RewardScale
 from soulsai.algorithms.rollouts import Rollout, balance, lay_out
+from soulsai.algorithms.sharing import ALONE, Ranks, Step
 from soulsai.algorithms.skips import Skips
 from soulsai.config import PPO as PPOConfig
 from soulsai.errors import ConfigError
@@ -65,6 +67,16 @@ class Update(Struct):
     count: int = 0  # minibatches done
 
 
+class Found(NamedTuple):
+    """What a rank makes of its part of a minibatch; the rest is made of all parts."""
+
+    slope: Tensor  # [P]
+    losses: Tensor  # [3] of policy, value and entropy
+    weight: Tensor | float  # of these two, among all ranks
+    moves: Tensor  # [3] kl, clip fraction and ratio
+    steps: int  # that these are means of
+
+
 class PPO:
     """Learns to act from experience that is a few iterations old at most."""
 
@@ -89,8 +101,10 @@ class PPO:
         self.policy.eager = True
         self.policy.extras = {"logp": Leaf((), "<f4")}
         both = nn.ModuleList([self.policy, self.critic])
-        weights = flatten(both)
+        self.weights = weights = flatten(both)
         self._gradient, self._device = Gradient(both, weights), weights.device
+        self.ranks: Ranks = ALONE
+        self.descend: Callable[[Update, Tensor], bool] = self.descend_pieces
         self.optimizer = FlatAdam(weights, lr=self.choices.lr, eps=config.adam_eps)
 
         observation = self.network.observation
@@ -243,7 +257,7 @@ class PPO:
         while update.epoch < self.choices.epochs:
             order = self._shuffled(update)
             while update.minibatch < update.minibatches:
-                if not self._descend(update, order[update.minibatch]):
+                if not self.descend(update, order[update.minibatch]):
                     return True
                 update.minibatch += 1
                 if self._clock() >= until:
@@ -258,31 +272,15 @@ class PPO:
         order = torch.from_numpy(rng.permutation(len(pieces))).to(self._device)
         return pieces[order].tensor_split(update.minibatches)
 
-    def _descend(self, update: Update, pieces: Tensor) -> bool:
+    def descend_pieces(self, update: Update, pieces: Tensor) -> bool:
         """Do one gradient step, unless the policy has moved far enough already."""
-        c, rollout = self.config, update.rollout
-        view = self.network.view(rollout, pieces)
-        steps = rollout["step"][view.rows]
-        rows, value = view.rows[steps], view.value[steps]
-        outputs = {name: output[steps] for name, output in view.outputs.items()}
-        law = self._law(rollout, rows, outputs)
-        prox, advantage, goal, weight, share = rollout["numbers"][rows].unbind(1)
-        share = share / share.sum()
-        log_ratio = (law.log_prob(rollout["action"][rows]) - prox).clamp(-LARGEST, LARGEST)
-        ratio, clip = log_ratio.exp(), update.metrics["clip"]
-
-        policy_loss = -(share * surrogate(ratio, advantage, weight, clip)).sum()
-        value_loss = 0.5 * (share * (value - goal).square()).sum()
-        entropy = (share * law.entropy()).sum()
-        loss = policy_loss + c.value * value_loss - self.choices.entropy * entropy
-        slope = self._gradient.of(loss, torch.ones_like(loss))
+        c = self.config
+        found = self._judge(update, pieces) if len(pieces) else self._nothing()
+        slope = found.slope
+        self.ranks.average(slope, found.losses, weight=found.weight)
+        self.ranks.average(found.moves, weight=found.steps)
         norm = torch.linalg.vector_norm(slope)
-
-        kl = (ratio - 1.0 - log_ratio).mean()
-        clipped = ((ratio - 1.0).abs() > clip).float().mean()
-        means = torch.stack(
-            [policy_loss, value_loss, entropy, kl, clipped, ratio.mean(), norm]
-        ).tolist()
+        means = torch.cat([found.losses, found.moves, norm[None]]).tolist()
         if c.target_kl and means[3] > 1.5 * c.target_kl:
             return False
         finite = all(map(math.isfinite, means))
@@ -296,6 +294,36 @@ class PPO:
         update.sums = [total + mean for total, mean in zip(update.sums, means, strict=True)]
         update.count += 1
         return True
+
+    def _judge(self, update: Update, pieces: Tensor) -> Found:
+        """Return the gradient by some pieces, and what else there is to say of them."""
+        c, rollout = self.config, update.rollout
+        view = self.network.view(rollout, pieces)
+        steps = rollout["step"][view.rows]
+        rows, value = view.rows[steps], view.value[steps]
+        outputs = {name: output[steps] for name, output in view.outputs.items()}
+        law = self._law(rollout, rows, outputs)
+        prox, advantage, goal, weight, share = rollout["numbers"][rows].unbind(1)
+        total = share.sum()
+        share = share / total
+        log_ratio = (law.log_prob(rollout["action"][rows]) - prox).clamp(-LARGEST, LARGEST)
+        ratio, clip = log_ratio.exp(), update.metrics["clip"]
+
+        policy_loss = -(share * surrogate(ratio, advantage, weight, clip)).sum()
+        value_loss = 0.5 * (share * (value - goal).square()).sum()
+        entropy = (share * law.entropy()).sum()
+        loss = policy_loss + c.value * value_loss - self.choices.entropy * entropy
+        slope = self._gradient.of(loss, torch.ones_like(loss))
+        kl = (ratio - 1.0 - log_ratio).mean()
+        clipped = ((ratio - 1.0).abs() > clip).float().mean()
+        losses = torch.stack([policy_loss, value_loss, entropy]).detach()
+        moves = torch.stack([kl, clipped, ratio.mean()]).detach()
+        return Found(slope, losses, total, moves, len(rows))
+
+    def _nothing(self) -> Found:
+        """Return what is found in no pieces at all: the other ranks have them."""
+        slope, three = torch.zeros_like(self.weights), torch.zeros(3, device=self._device)
+        return Found(slope, three, 0.0, three.clone(), 0)
 
     def _finish(self, update: Update) -> Metrics:
         self._update = None
@@ -313,6 +341,17 @@ class PPO:
 
     def _tensor(self, array: Array) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
+
+    def share(self, ranks: Ranks) -> Mapping[str, Step]:
+        """Descend together with others from now on; see ``Shareable``."""
+        self.ranks = ranks
+        shared = ppo_shared.SharedDescent(self, Update, ranks)
+        self.descend = shared
+        return shared.parts
+
+    def held(self) -> Tensors:
+        """Return what all ranks must hold alike."""
+        return ppo_shared.held(self)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the progress, with the update that is under way."""

@@ -17,6 +17,7 @@ from soulsai.algorithms.flat import FlatAdam, Gradient
 from soulsai.algorithms.off_policy import leaves
 from soulsai.algorithms.q_network import NONE, Chance, QPolicy
 from soulsai.algorithms.quantiles import expected, quantile_huber_slope
+from soulsai.algorithms.sharing import ALONE, Ranks
 from soulsai.types import MASK
 
 Judge = Callable[[list[Tensor], Chance], Tensor]  # parts of observations to quantiles [B, A, N]
@@ -50,6 +51,7 @@ class Learner(NamedTuple):
     target_weights: Tensor  # [P]
     gradient: Gradient
     optimizer: FlatAdam
+    ranks: Ranks = ALONE
 
 
 class Luck(NamedTuple):
@@ -69,6 +71,7 @@ class Comparison(NamedTuple):
     predicted: Tensor  # [B, N], differentiable
     goal: Tensor  # [B, M]
     slope: Tensor  # [B, N] derivative of the loss by what was predicted
+    error: Tensor  # [B] goal's mean over prediction's
 
 
 class Report(NamedTuple):
@@ -89,6 +92,7 @@ def update(
     see = online.observation.parts
     seen = compare(see, online.quantiles, target.quantiles, rows, weights, rules, luck)
     gradient = learner.gradient.of(seen.predicted, seen.slope)
+    learner.ranks.average(gradient, finite=seen.error)
     report = found(seen, gradient)
     if report.done:
         if report.norm > rules.grad_clip:
@@ -111,16 +115,16 @@ def compare(
     with torch.no_grad():
         goal = td_target(see, online, target, rows, rules, luck)
     predicted = td_predicted(see, online, rows, luck.predicted)
-    slope = quantile_huber_slope(predicted.detach(), goal, weights, luck.predicted.levels)
-    return Comparison(predicted, goal, slope)
+    told = predicted.detach()
+    slope = quantile_huber_slope(told, goal, weights, luck.predicted.levels)
+    return Comparison(predicted, goal, slope, expected(goal) - expected(told))
 
 
 def found(seen: Comparison, gradient: Tensor) -> Report:
     """Return what is to be said of an update by that gradient."""
-    predicted = seen.predicted.detach()
-    error = expected(seen.goal) - expected(predicted)
     norm = torch.linalg.vector_norm(gradient)
-    return Report(predicted, seen.goal, error, norm, norm.isfinite() & error.isfinite().all())
+    done = norm.isfinite() & seen.error.isfinite().all()
+    return Report(seen.predicted.detach(), seen.goal, seen.error, norm, done)
 
 
 def td_target(

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from soulsai.algorithms import sac_compiled
+from soulsai.algorithms import sac_compiled, sac_shared
 from soulsai.algorithms.base import Policy, Stateful, Tensors
 from soulsai.algorithms.compiled import Form, Package, examples
 from soulsai.algorithms.critics import Critics
@@ -33,6 +33,7 @@ from soulsai.algorithms.sac_update import (
     regret,
     wanting,
 )
+from soulsai.algorithms.sharing import ALONE, Ranks, Step
 from soulsai.algorithms.skips import Skips
 from soulsai.config import SAC as SACConfig
 from soulsai.errors import ConfigError
@@ -112,8 +113,9 @@ class SAC:
         self.actor_adam = FlatAdam(self.actor, lr=config.lr, eps=config.adam_eps)
         self.critic_adam = FlatAdam(self.judges, lr=config.lr, eps=config.adam_eps)
         self.temperature_adam = FlatAdam(self.warmth, lr=config.lr, eps=config.adam_eps)
-        self.judge: Callable[[Tensors, Tensor, Tensor], CriticReport] = self._judge
-        self.act: Callable[[Tensors, Tensor], ActorReport] = self._act
+        self.judge: Callable[[Tensors, Tensor, Tensor], CriticReport] = self.judge_rows
+        self.act: Callable[[Tensors, Tensor], ActorReport] = self.act_rows
+        self.ranks: Ranks = ALONE
         self._device = self.judges.device
         self._luck = torch.Generator(self._device).manual_seed(int(noise_seed.generate_state(1)[0]))
         rng = np.random.default_rng(replay_seed)
@@ -174,7 +176,8 @@ class SAC:
                 "entropy": report.entropy.item(),
             }
 
-    def _judge(self, rows: Tensors, weights: Tensor, noise: Tensor) -> CriticReport:
+    def judge_rows(self, rows: Tensors, weights: Tensor, noise: Tensor) -> CriticReport:
+        """Do one gradient step of the critics."""
         see = self.policy.observation.parts
         seen = see(leaves(rows, "obs.")), see(leaves(rows, "next_obs."))
         judges = partial(self.critics.quantiles, luck=self._luck)
@@ -184,19 +187,23 @@ class SAC:
             self.policy.law, judges, targets, seen, rows, weights, noise, now, self.rules
         )
         gradient = self._critic_gradient.of(judged.predicted, judged.slope)
+        self.ranks.average(gradient, finite=judged.error)
         report = found(judged, gradient)
         if report.done:
             self.critic_adam.step(gradient)
             self.target_judges.lerp_(self.judges, self.rules.target_ema)
         return report
 
-    def _act(self, rows: Tensors, noise: Tensor) -> ActorReport:
+    def act_rows(self, rows: Tensors, noise: Tensor) -> ActorReport:
+        """Do one gradient step of the actor and the temperature."""
         obs = self.policy.observation.parts(leaves(rows, "obs."))
         judges = partial(self.critics.quantiles, luck=self._luck)
         self.critics.requires_grad_(False)  # or their gradients would be computed, for nobody
         loss, entropy = regret(self.policy.law, judges, obs, noise, self.temperature.now)
         gradient = self._actor_gradient.of(loss, torch.ones_like(loss))
         self.critics.requires_grad_(True)
+        loss = loss.detach()
+        self.ranks.average(gradient, loss, entropy)
         report = wanting(loss, entropy, gradient)
         if report.done:
             self.actor_adam.step(gradient)
@@ -221,6 +228,17 @@ class SAC:
         """Update by compiled forms of our own from now on."""
         self.judge = sac_compiled.judging(self, packages["critics"])
         self.act = sac_compiled.acting(self, packages["actor"])
+
+    def share(self, ranks: Ranks) -> Mapping[str, Step]:
+        """Update together with others from now on; see ``Shareable``."""
+        self.ranks = ranks
+        shared = sac_shared.SharedSteps(self)
+        self.judge, self.act = shared.judge, shared.act
+        return shared.parts
+
+    def held(self) -> Tensors:
+        """Return what all ranks must hold alike."""
+        return sac_shared.held(self)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what belongs to no other part: the account, the source of noise, the skips."""

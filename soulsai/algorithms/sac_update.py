@@ -33,6 +33,7 @@ class Judgement(NamedTuple):
     predicted: Tensor  # [B, C, N], differentiable
     goal: Tensor  # [B, M]
     slope: Tensor  # [B, C, N] derivative of the loss by what was predicted
+    error: Tensor  # [B] how far off it was
 
 
 class CriticReport(NamedTuple):
@@ -75,15 +76,16 @@ def judge(
         soft = future - temperature * logp[:, None]
         goal = rows["ret"][:, None] * rules.reward_scale + rows["discount"][:, None] * soft
     predicted = critics(obs, rows["action"].flatten(1))
-    return Judgement(predicted, goal, slope(predicted.detach(), goal, weights))
+    told = predicted.detach()
+    error = (goal.mean(1) - told.mean((1, 2))).abs()
+    return Judgement(predicted, goal, slope(told, goal, weights), error)
 
 
 def found(judgement: Judgement, gradient: Tensor) -> CriticReport:
     """Return what is to be said of a step of the critics by that gradient."""
-    predicted = judgement.predicted.detach()
-    error = (judgement.goal.mean(1) - predicted.mean((1, 2))).abs()
     norm = torch.linalg.vector_norm(gradient)
-    return CriticReport(predicted, error, norm, norm.isfinite() & error.isfinite().all())
+    done = norm.isfinite() & judgement.error.isfinite().all()
+    return CriticReport(judgement.predicted.detach(), judgement.error, norm, done)
 
 
 def regret(

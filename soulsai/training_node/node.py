@@ -9,10 +9,11 @@ from functools import partial
 
 import torch
 
+from soulsai.algorithms.group import Group
 from soulsai.config import Config
 from soulsai.errors import CheckpointError, WireError
 from soulsai.metrics import Exporter, TrainingMetrics
-from soulsai.training_node import beginning, entrance
+from soulsai.training_node import beginning, entrance, ranks
 from soulsai.training_node.admission import Arrival, surplus
 from soulsai.training_node.audit import Audit
 from soulsai.training_node.beginning import Run
@@ -52,6 +53,7 @@ def serve(
     *,
     resume: str = "",
     stopped: Callable[[], bool],
+    group: Group | None = None,
 ) -> Status:
     """Train until the run's end, a stop command, or ``stopped``; return the last status.
 
@@ -61,6 +63,7 @@ def serve(
         wire: The server; it stays open.
         resume: A run's id or ``latest``, to go on from its newest undamaged checkpoint.
         stopped: Whether to take a last checkpoint and return.
+        group: The other ranks that share the updates, which this process leads.
 
     Raises:
         Superseded: Another training node has taken over; nothing was saved.
@@ -68,10 +71,15 @@ def serve(
         WireError: There is no server at the start, or it refuses us.
     """
     torch.set_num_threads(config.training.threads)
+    if group is not None:
+        ranks.check(config, group.size)
+        stopped = ranks.beating(group, stopped)
     if resume:
         run = beginning.go_on(config, spec, wire, resume)
     else:
         run = beginning.begin(config, spec, wire, datetime.now().astimezone())
+    if group is not None:
+        run = ranks.lead(run, group)
     node = TrainingNode(run, wire, stopped=stopped)
     with Exporter(node.metrics.registry, config.metrics.bind, config.metrics.port):
         return node.run()
