@@ -111,7 +111,7 @@ def training_node(
 ) -> None:
     """Learn: turn the clients' experience into weights, and publish them."""
     named = {"redis.url": redis, "redis.secrets": secrets, "run.saves": saves}
-    with process.Stop(process.parent()) as stop, connect.ranks() as group:
+    with process.Stop(process.parent()) as stop, connect.ranks(stop) as group:
         if group is not None and group.rank:
             from soulsai.training_node.ranks import follow
 

@@ -4,7 +4,7 @@ import importlib.util
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from getpass import getpass
 from pathlib import Path
@@ -59,7 +59,7 @@ def begin_log() -> None:
 
 
 @contextmanager
-def ranks() -> Iterator["Group | None"]:
+def ranks(stopped: Callable[[], bool]) -> Iterator["Group | None"]:
     """Join the other processes that ``torchrun`` has started, if there are any."""
     size = os.environ.get("WORLD_SIZE", "")
     if not size.isdecimal() or int(size) < 2:
@@ -68,7 +68,7 @@ def ranks() -> Iterator["Group | None"]:
     need_server_extra()
     from soulsai.algorithms.group import joined
 
-    with joined() as group:
+    with joined(stopped) as group:
         yield group
 
 

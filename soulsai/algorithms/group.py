@@ -18,7 +18,10 @@ import torch
 import torch.distributed as dist
 from msgspec import Struct
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
+from soulsai.algorithms import meeting
 from soulsai.algorithms.base import Tensors
 from soulsai.errors import SoulsAIError
 
@@ -59,13 +62,28 @@ class Heard(NamedTuple):
 class Group:
     """The ranks, as one of them sees the others; see ``sharing.Ranks``."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, stopped: Callable[[], bool], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Wait until all ranks are there, which the variables of ``torchrun`` tell of."""
         self._clock = clock
         self._told = clock()
-        nccl = torch.cuda.is_available() and dist.is_nccl_available()
+        deadline = clock() + PATIENCE.total_seconds()
         with self._together():
-            dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", timeout=PATIENCE)
-        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+            store, self.rank, self.size = next(rendezvous("env://", timeout=PATIENCE))
+            word = meeting.agree(
+                store, self.rank, self.size, over=lambda: stopped() or clock() > deadline
+            )
+            if not word:
+                raise RankLost(f"not all of {self.size} ranks came; start the group again")
+            nccl = torch.cuda.is_available() and dist.is_nccl_available()
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if nccl else "gloo",
+                store=PrefixStore(word, store),
+                rank=self.rank,
+                world_size=self.size,
+                timeout=PATIENCE,
+            )
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(Message)
         self._first = torch.empty(FIRST_BYTES, dtype=torch.uint8)
@@ -174,9 +192,9 @@ class Group:
 
 
 @contextmanager
-def joined() -> Iterator[Group]:
+def joined(stopped: Callable[[], bool]) -> Iterator[Group]:
     """Join the other ranks; at the end, let them go."""
-    group = Group()
+    group = Group(stopped)
     try:
         yield group
     finally:

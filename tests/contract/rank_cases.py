@@ -1,9 +1,14 @@
-"""What one of several ranks does in ``test_ranks``: every case is learnt alone, and together.
+"""What one of several ranks does in ``test_ranks``: every case is learnt alone, and together; then
+the first rank is killed.
 
 ``python rank_cases.py FOLDER``, with the variables that ``torchrun`` sets.
 """
 
+import os
+import signal
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -14,10 +19,10 @@ from algorithm_cases import CASES, Case, make, stream
 from soulsai import algorithms
 from soulsai.algorithms import ppo
 from soulsai.algorithms.compile import Job
-from soulsai.algorithms.group import END, Group, joined
+from soulsai.algorithms.group import END, Group, RankLost, joined
 from soulsai.training_node.ranks import Leading, follow
 
-STEPS, SEED = 600, 1
+STEPS, SEED = 400, 1
 SPOILT = "dqn, a reward that is not finite"
 
 
@@ -60,7 +65,7 @@ def main(folder: Path) -> None:
     ppo.TURN = 1e6  # however slow this machine is
     built = []
     build = algorithms.build
-    with joined() as group:
+    with joined(lambda: False) as group:
         for number, name in enumerate(SHARED):
             if group.rank:
                 algorithms.build = lambda *a, **k: built.append(build(*a, **k)) or built[-1]
@@ -69,6 +74,13 @@ def main(folder: Path) -> None:
                 continue
             np.savez(folder / f"{number}-alone.npz", **results(name, None))
             np.savez(folder / f"{number}-together.npz", **results(name, group))
+        if group.rank == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        began = time.monotonic()
+        with suppress(RankLost):
+            follow(group)
+            raise AssertionError("nobody missed the first rank")
+        (folder / "noticed").write_text(str(time.monotonic() - began))
 
 
 if __name__ == "__main__":

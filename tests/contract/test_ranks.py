@@ -1,6 +1,7 @@
 """Two ranks, each with half of every batch, learn what one learns with all of it."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -32,16 +33,14 @@ def learnt(tmp_path_factory):
         "WORLD_SIZE": str(RANKS),
     }
     command = [sys.executable, str(HERE / "rank_cases.py"), str(folder)]
-    ranks = [
-        subprocess.Popen(command, env={**environ, "RANK": str(rank)}) for rank in range(RANKS)
-    ]
+    ranks = [subprocess.Popen(command, env={**environ, "RANK": str(rank)}) for rank in range(RANKS)]
     try:
-        assert [rank.wait(240) for rank in ranks] == [0] * RANKS
+        assert [rank.wait(240) for rank in ranks] == [-signal.SIGKILL, 0]
     finally:
         for rank in ranks:
             rank.kill()
             rank.wait()
-    found = {}
+    found = {"noticed": float((folder / "noticed").read_text())}
     for number, name in enumerate(SHARED):
         found[name] = {
             kind: np.load(folder / f"{number}-{kind}.npz")
@@ -73,3 +72,7 @@ def test_what_is_not_finite_on_one_rank_is_skipped_on_all(learnt):
     found = learnt[SPOILT]["together"]
     assert 0 < found["metric.skipped"][-1] < len(found["metric.skipped"])
     assert np.isfinite(found["held.weights"]).all()
+
+
+def test_a_first_rank_that_is_killed_is_missed_at_once(learnt):
+    assert learnt["noticed"] < 20.0

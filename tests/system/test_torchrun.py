@@ -1,0 +1,131 @@
+"""A training node of two ranks: one is killed, and the group is started again and goes on."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import msgspec
+import psutil
+import pytest
+from player_cases import Client, wait_for
+
+from soulsai.config import DQN, Checkpoint, Config, Environment, Redis, Run
+from soulsai.training_node import checkpoints
+from soulsai.types import Status
+from soulsai.wire.embedded import EmbeddedServer
+from soulsai.wire.redis import connect_client, connect_operator
+from soulsai.wire.secrets import server_for
+
+LOOPBACK = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
+
+
+@pytest.fixture(scope="module")
+def server():
+    with EmbeddedServer() as server:
+        yield server
+
+
+def settings_of(server, folder, **learner):
+    config = Config(
+        run=Run(saves=str(folder / "saves"), max_env_steps=0, seed=3),
+        redis=Redis(url=server.url, secrets=str(server.secrets)),
+        environment=Environment(id="CartPole-v1"),
+        checkpoint=Checkpoint(every=40),
+        dqn=DQN(
+            **{"batch_size": 16, **learner},
+            hidden=(16,),
+            learning_starts=64,
+            pace="free",
+            slack_steps=10**6,
+            epsilon_base=1.0,  # its actions are random
+        ),
+    )
+    settings = folder / "config.json"
+    settings.write_bytes(msgspec.json.encode(config))
+    return config, settings
+
+
+def by_hand(settings):
+    """Both ranks, as whatever starts processes may start them."""
+    with socket.create_server(("127.0.0.1", 0)) as place:
+        port = place.getsockname()[1]
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "soulsai", "training-node", str(settings)],
+            env={**LOOPBACK, **where, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+
+
+def complaints(process):
+    """What a process that ends soon says was wrong."""
+    said = process.communicate(timeout=60)[1]
+    assert "Traceback" not in said, said
+    return [line for line in said.splitlines() if line.startswith("soulsai: ")]
+
+
+def rank_of(process):
+    """Which rank a process is, if it is one."""
+    try:
+        is_ours = "training-node" in process.cmdline()
+        return int(process.environ().get("RANK", -1)) if is_ours else -1
+    except psutil.Error:
+        return -1
+
+
+def test_batches_that_cannot_be_divided_are_refused_in_one_line(server, tmp_path):
+    _, settings = settings_of(server, tmp_path, batch_size=15)
+    lead, follower = by_hand(settings)
+    assert complaints(lead) == ["soulsai: dqn.batch_size: 15 cannot be divided among 2 ranks"]
+    assert complaints(follower) == []
+    assert (lead.returncode, follower.returncode) == (2, 0)
+    assert not (tmp_path / "saves").exists()
+
+
+def test_a_killed_follower_ends_the_group_which_is_started_again_and_resumes(server, tmp_path):
+    config, settings = settings_of(server, tmp_path)
+    operator = connect_operator(server_for("operator", config.redis), "soulsai")
+    wire = connect_client(server_for("client", config.redis), "soulsai", "player")
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    ours = ["-m", "soulsai", "training-node", str(settings), "--resume", "auto"]
+    group = psutil.Popen([sys.executable, *torchrun, "--max-restarts", "1", *ours], env=LOOPBACK)
+
+    def told(condition):
+        def look():
+            status = operator.status()
+            return status if status is not None and condition(status) else None
+
+        return wait_for(look)
+
+    try:
+        told(lambda status: status.generation == 1)
+        client = Client(wire)
+        for _ in range(6):
+            client.play()
+        before = told(lambda now: now.env_steps == client.clock and now.checkpoint)
+        ranks = {rank_of(child): child for child in group.children()}
+        ranks[1].kill()
+        assert not psutil.wait_procs([ranks[0]], timeout=30)[1]
+        client.play()  # nobody is there
+        status = told(lambda now: now.generation == 2 and now.updates > before.updates)
+        assert (status.run, status.lost, status.rejected) == (client.spec.run, 0, {})
+        told(lambda status: status.env_steps == client.clock)
+        group.send_signal(signal.SIGTERM)
+        group.wait(60)
+        (folder,) = (tmp_path / "saves").iterdir()
+        last = msgspec.json.decode((folder / "status.json").read_bytes(), type=Status)
+        newest = checkpoints.numbered(folder / "checkpoints")[-1]
+        assert (last.phase, last.env_steps) == ("stopping", client.clock)
+        assert (newest.name, checkpoints.damage(newest)) == (last.checkpoint, None)
+    finally:
+        for process in [*group.children(recursive=True), group] if group.is_running() else []:
+            process.kill()
+        group.wait()
+        operator.close()
+        wire.close()
