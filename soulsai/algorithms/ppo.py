@@ -21,11 +21,12 @@ from soulsai.algorithms import ppo_shared
 from soulsai.algorithms.actor_critic import ActorCritic, Feedforward, Network
 from soulsai.algorithms.advantages import gae, vtrace
 from soulsai.algorithms.base import Stateful, Tensors
-from soulsai.algorithms.batches import Batches, Pace
+from soulsai.algorithms.batches import Batches
 from soulsai.algorithms.distributions import law
 from soulsai.algorithms.flat import FlatAdam, Gradient, flatten
 from soulsai.algorithms.normalize import RunningStatistics
 from soulsai.algorithms.objective import explained, standardized, surrogate
+from soulsai.algorithms.ppo_choices import choose
 from soulsai.algorithms.recurrent import Recurrent, RecurrentActor
 from soulsai.algorithms.rewards import RewardScale
 from soulsai.algorithms.rollouts import Rollout, balance, lay_out
@@ -41,18 +42,6 @@ TURN = 0.8  # seconds of work after which we ask for arrivals, so that commands 
 CHUNK = 4096  # rows looked at in one piece
 LARGEST = 20.0  # logarithm of a ratio
 MEANS = ("policy_loss", "value_loss", "entropy", "kl", "clip_fraction", "ratio", "grad_norm")
-
-
-class Choices(Struct, frozen=True):
-    """The settings that depend on the environment, too."""
-
-    batch_steps: int
-    epochs: int
-    lr: float
-    entropy: float
-    max_lag: int
-    normalize_obs: bool
-    pace: Pace
 
 
 class Update(Struct):
@@ -81,6 +70,7 @@ class PPO:
     """Learns to act from experience that is a few iterations old at most."""
 
     Config = PPOConfig
+    ranks: Ranks = ALONE
 
     def __init__(
         self,
@@ -103,7 +93,6 @@ class PPO:
         both = nn.ModuleList([self.policy, self.critic])
         self.weights = weights = flatten(both)
         self._gradient, self._device = Gradient(both, weights), weights.device
-        self.ranks: Ranks = ALONE
         self.descend: Callable[[Update, Tensor], bool] = self.descend_pieces
         self.optimizer = FlatAdam(weights, lr=self.choices.lr, eps=config.adam_eps)
 
@@ -368,29 +357,6 @@ class PPO:
             columns = self._update.rollout.items()
             self._update.rollout = {name: column.to(self._device) for name, column in columns}
         self._grant()
-
-
-def choose(config: PPOConfig, *, is_box: bool, realtime: bool) -> Choices:
-    """Return the settings that are left open, as suits the actions."""
-
-    def given(value: Any, discrete: Any, box: Any) -> Any:
-        return value if value is not None else box if is_box else discrete
-
-    max_lag: int = given(config.max_lag, 8, 4)
-    pace: Pace = config.pace if max_lag else "synchronous"
-    if realtime and pace == "synchronous":
-        raise ConfigError(
-            "ppo.max_lag: 0 makes clients wait, but environment.realtime forbids it; choose 1"
-        )
-    return Choices(
-        batch_steps=given(config.batch_steps, 2048, 4096),
-        epochs=given(config.epochs, 4, 10),
-        lr=given(config.lr, 1e-3, 3e-4),
-        entropy=given(config.entropy, 0.01, 0.0),
-        max_lag=max_lag,
-        normalize_obs=given(config.normalize_obs, False, True),
-        pace="free" if realtime else pace,
-    )
 
 
 def build(config: PPOConfig, spec: Spec, *, normalize: bool) -> Network:

@@ -83,6 +83,7 @@ class SAC:
     """Learns continuous actions from experience of any age."""
 
     Config = SACConfig
+    ranks: Ranks = ALONE
 
     def __init__(
         self, config: SACConfig, spec: Spec, *, seed: int, steps: int, realtime: bool
@@ -115,7 +116,6 @@ class SAC:
         self.temperature_adam = FlatAdam(self.warmth, lr=config.lr, eps=config.adam_eps)
         self.judge: Callable[[Tensors, Tensor, Tensor], CriticReport] = self.judge_rows
         self.act: Callable[[Tensors, Tensor], ActorReport] = self.act_rows
-        self.ranks: Ranks = ALONE
         self._device = self.judges.device
         self._luck = torch.Generator(self._device).manual_seed(int(noise_seed.generate_state(1)[0]))
         rng = np.random.default_rng(replay_seed)
