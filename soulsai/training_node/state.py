@@ -95,8 +95,10 @@ class _Writer:
         name = str(value.dtype)
         if name not in DTYPES:
             raise CheckpointError(f"a tensor of {name} cannot be saved in a checkpoint")
-        flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        return [name, list(value.shape), self._set_aside(flat.numpy())]
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        if not len(flat):  # whose stride may be anything, even none that can be viewed
+            flat = flat.new_empty(0)
+        return [name, list(value.shape), self._set_aside(flat.view(torch.uint8).numpy())]
 
     def _array(self, value: Array) -> list[Any]:
         if value.dtype.hasobject or value.dtype.names is not None:

@@ -75,6 +75,8 @@ def test_every_dtype_of_torch(dtype):
     tensor = torch.arange(6).reshape(2, 3).to(dtype)
     assert same(there_and_back(tensor), tensor)
     assert same(there_and_back(tensor[:, 1]), tensor[:, 1])  # not contiguous
+    empty = torch.empty_strided((0,), (0,), dtype=dtype)
+    assert same(there_and_back(empty), empty)
     assert same(there_and_back(tensor[0, 0]), tensor[0, 0])
 
 
