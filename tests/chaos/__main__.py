@@ -16,7 +16,7 @@ from .program import bars, run
 from .proxy import ProxyLinks
 from .stage import Stage
 from .trial import Impossible
-from .trials import TRIALS
+from .trials import IN_ROUNDS, TRIALS
 
 NOT_TRIED = 77  # the exit code of a trial for which this machine lacks something
 
@@ -32,7 +32,10 @@ def main():
     parser.add_argument("--trial", choices=sorted(TRIALS), help="one fault, done thoroughly")
     parser.add_argument("--all", action="store_true", help="the run under fire, and all trials")
     parser.add_argument("--page", type=Path, help="with --all: write the table of faults there")
+    parser.add_argument("--rounds", type=int, help=f"with --trial {' or '.join(IN_ROUNDS)}")
     given = parser.parse_args()
+    if given.rounds is not None and (given.trial not in IN_ROUNDS or given.rounds < 1):
+        parser.error(f"--rounds N goes with --trial {' or '.join(IN_ROUNDS)}")
     if given.all:
         return _everything(given)
     why = "--proxy" if given.proxy else namespace.enter()
@@ -87,7 +90,8 @@ def _fire(given, folder, links):
 
 
 def _trial(given, folder, links):
-    return TRIALS[given.trial](folder, links)
+    rounds = {} if given.rounds is None else {"rounds": given.rounds}
+    return TRIALS[given.trial](folder, links, **rounds)
 
 
 def say(line):

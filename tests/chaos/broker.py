@@ -73,15 +73,17 @@ class Broker:
         os.kill(self._process.pid, number)
 
     def stop(self):
-        """End it, if it runs."""
+        """Ask it to end, if it runs; return the seconds it took and its exit code."""
+        began = time.monotonic()
         if self._process is None or self._process.poll() is not None:
-            return
+            return 0.0, None
         self.signal(signal.SIGCONT)
         self._process.terminate()
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:
             self.kill()
+        return self.since(began), self._process.returncode
 
     def link(self):
         """Return a connection with the training node's rights."""

@@ -49,6 +49,7 @@ TAIL = """
 make test-chaos                                   # ten minutes of faults, then every trial
 python -m tests.chaos --seed 7 --faults 50 --minutes 10
 python -m tests.chaos --trial partition
+python -m tests.chaos --trial goodbyes --rounds 20
 ```
 
 The same seed gives the same faults at the same moments. In a network namespace (root, `iptables`,

@@ -2,4 +2,5 @@
 
 from . import trials_network, trials_people, trials_storage
 
+IN_ROUNDS = ("goodbyes", "server-kills")  # how many may be said
 TRIALS = {**trials_network.TRIALS, **trials_storage.TRIALS, **trials_people.TRIALS}

@@ -1,7 +1,9 @@
 """Trials of those who take part: many who come and go, wrong clocks, and polite requests to end."""
 
 import random
+import statistics
 import time
+from collections import defaultdict
 from pathlib import Path
 
 from .crowd import Crowd
@@ -10,6 +12,7 @@ from .trial import Impossible, trial
 from .watch import rate
 
 SKEWS = ("-10y", "-2h", "+2h", "+10y")
+RESULTS = "results.jsonl"  # of the telemetry node
 FAKETIME = "/usr/lib/*/faketime/libfaketime.so.1"
 ROUNDS = 20
 CROWD = 200
@@ -40,30 +43,48 @@ def clocks(folder, links):
     return t.row
 
 
-def goodbyes(folder, links):
-    """R14: SIGTERM to both nodes and a client, at twenty random moments."""
+def goodbyes(folder, links, rounds=ROUNDS):
+    """R14: SIGTERM to both nodes and a client, then to the server, at so many random moments."""
     rng = random.Random(14)
-    with trial(folder, links, "SIGTERM to everybody, twenty times", clients=1) as t:
+    with trial(folder, links, f"SIGTERM to everybody, {rounds} times", clients=1) as t:
         t.begin()
-        took = []
-        for _ in range(ROUNDS):
+        took, back = [], defaultdict(list)
+        for _ in range(rounds):
             t.wait(rng.uniform(0.0, 1.5))
             took += t.stage.end(t.stage.everybody).items()
-            began = time.time()
-            for child in t.stage.everybody:
-                child.start(time.monotonic())
-            t.recovered(began)
-        slowest = {name: 0.0 for name, _ in took}
+            took.append(("redis", t.stage.broker.stop()))
+            for name, seconds in _start_again(t).items():
+                back[name].append(round(seconds, 2))
+        slowest = defaultdict(float)
         for name, (seconds, _) in took:
             slowest[name] = max(slowest[name], round(seconds, 2))
         codes = {(name, code) for name, (_, code) in took if code}
         t.row.figures |= {"ends": len(took)}
         t.row.figures |= {f"slowest_{name}_s": seconds for name, seconds in slowest.items()}
+        for name, seconds in back.items():
+            t.row.figures[f"{name}_back_median_s"] = statistics.median(seconds)
+            t.row.figures[f"{name}_back_max_s"] = max(seconds)
         t.row.must(f"exit codes {codes}", not codes)
-        t.row.must(f"{len(took)} of {3 * ROUNDS} ended", len(took) == 3 * ROUNDS)
+        t.row.must(f"{len(took)} of {4 * rounds} ended", len(took) == 4 * rounds)
         t.row.within("all had ended", max(slowest.values()), 5.0)
         t.end_whole()
     return t.row
+
+
+def _start_again(t):
+    """Start everybody; return after how many seconds each was at work, by name."""
+    generation = t.watch.status.generation
+    record = t.stage.run_folder / RESULTS
+    size, began = record.stat().st_size, time.time()
+    t.stage.broker.start()
+    for child in t.stage.everybody:
+        child.start(time.monotonic())
+    back = {"redis": t.stage.broker.ready[-1]}
+    t.until("the learner", lambda: t.watch.status.generation > generation)
+    back["learner"] = time.time() - began
+    t.recovered(began)
+    t.until("the record", lambda: record.stat().st_size > size)
+    return back | {"telemetry": time.time() - began}
 
 
 def crowd(folder, links):
