@@ -25,9 +25,12 @@ def same(ours, theirs):
         return False
     if isinstance(ours, torch.Tensor):
         alike = ours.dtype == theirs.dtype and ours.shape == theirs.shape
-        return alike and torch.equal(
-            ours.contiguous().reshape(-1).view(torch.uint8),
-            theirs.contiguous().reshape(-1).view(torch.uint8),
+        return alike and (
+            not ours.numel()
+            or torch.equal(
+                ours.contiguous().reshape(-1).view(torch.uint8),
+                theirs.contiguous().reshape(-1).view(torch.uint8),
+            )
         )
     if isinstance(ours, np.ndarray | np.generic):
         alike = ours.dtype == theirs.dtype and ours.shape == theirs.shape
