@@ -106,6 +106,7 @@ class Training(Struct, frozen=True, forbid_unknown_fields=True):
     threads: Count = 1  # of torch; one is fastest for small networks
     compile: Literal["auto", "never", "always"] = "auto"  # updates to machine code, if that pays
     kept_weights_mb: Positive = 64.0  # recent versions kept so that the best can still be saved
+    most_times: Annotated[float, Meta(ge=0)] = 10.0  # as fast as all others one may be; 0: any
 
 
 class Checkpoint(Struct, frozen=True, forbid_unknown_fields=True):

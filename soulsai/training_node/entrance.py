@@ -6,6 +6,7 @@ from random import Random
 from soulsai.training_node.admission import Admission
 from soulsai.training_node.audit import Audit
 from soulsai.training_node.beginning import Run
+from soulsai.training_node.fair_share import FairShare
 from soulsai.training_node.guard import Guard
 from soulsai.training_node.publisher import Publisher
 from soulsai.training_node.receiver import Receiver
@@ -42,4 +43,5 @@ def guard(run: Run, publisher: Publisher, audit: Audit, clock: Clock, now: Clock
     algorithm = run.algorithm
     check = SpotCheck(algorithm.policy, run.program, run.spec, publisher.kept)
     watch = Watch(check, run.spec.spec.obs, rng=Random(), clock=clock)
-    return Guard(run.progress, algorithm.parts, watch, audit, now)
+    share = FairShare(run.config.training.most_times, clock)
+    return Guard(run.progress, algorithm.parts, watch, share, audit, now)

@@ -10,11 +10,13 @@ from soulsai.algorithms.base import Forgetful, Stateful
 from soulsai.training_node.admission import Arrival, Refusal
 from soulsai.training_node.audit import Audit
 from soulsai.training_node.conduct import Conduct, Quarantine
+from soulsai.training_node.fair_share import FairShare
 from soulsai.training_node.snapshot import Progress
 from soulsai.training_node.watch import Watch
 from soulsai.types import Answer
 
 QUARANTINE = "quarantine"  # the reason under which is counted what is not even looked at
+SHARE = "share"  # the reason, if it is more than one client may have
 OPERATOR = "the operator has purged it"
 
 log = logging.getLogger(__name__)
@@ -40,12 +42,14 @@ class Guard:
         progress: Progress,
         parts: dict[str, Stateful],
         watch: Watch,
+        share: FairShare,
         audit: Audit,
         now: Callable[[], float],
     ) -> None:
         self.conduct = Conduct(progress.quarantined, now)
         self._parts = parts
         self._watch = watch
+        self._share = share
         self._audit = audit
         self._learnt: dict[str, Learnt] = {}
 
@@ -63,11 +67,11 @@ class Guard:
                 held = self.conduct.hold(client, caught)
             if held is not None:
                 self._note(client, held)
-        if client not in self.conduct.held:
-            return arrival
-        dropped = len(arrival.fragments) + len(arrival.episodes)
-        refusals = arrival.refusals + dropped * (Refusal(QUARANTINE, ""),)
-        return msgspec.structs.replace(arrival, fragments=(), episodes=(), refusals=refusals)
+        if client in self.conduct.held:
+            return _without(arrival, QUARANTINE)
+        if arrival.steps and not self._share.takes(client, arrival.steps):
+            return _without(arrival, SHARE)
+        return arrival
 
     def learnt(self, arrival: Arrival, env_steps: int) -> None:
         """Note what was given to the learner of an arrival, for the audit trail."""
@@ -114,3 +118,10 @@ class Guard:
     def _note(self, client: str, held: Quarantine) -> None:
         log.warning("quarantine client=%s reason=%r until=%s", client, held.reason, held.until)
         self._audit.note("quarantine", client=client, **msgspec.to_builtins(held))
+
+
+def _without(arrival: Arrival, reason: str) -> Arrival:
+    """Return an arrival of which nothing is let in."""
+    dropped = len(arrival.fragments) + len(arrival.episodes)
+    refusals = arrival.refusals + dropped * (Refusal(reason, ""),)
+    return msgspec.structs.replace(arrival, fragments=(), episodes=(), refusals=refusals)
