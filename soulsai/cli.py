@@ -111,12 +111,12 @@ def training_node(
 ) -> None:
     """Learn: turn the clients' experience into weights, and publish them."""
     named = {"redis.url": redis, "redis.secrets": secrets, "run.saves": saves}
-    with process.Stop(process.parent()) as stop, connect.ranks(stop) as group:
-        if group is not None and group.rank:
+    with process.Stop(process.parent()) as stop, connect.ranks(stop) as ranks:
+        if ranks is not None and ranks.rank:
             from soulsai.training_node.ranks import follow
 
             connect.begin_log()
-            follow(group)
+            follow(ranks)
             raise typer.Exit(stop.exit_code)
         settings = _node_settings(config, named, sets)
         connect.need_server_extra()
@@ -124,7 +124,7 @@ def training_node(
         from soulsai.client.environment import probe
         from soulsai.training_node.node import serve
 
-        with connect.training(settings) as wire:
+        with connect.led(ranks, settings, stop) as group, connect.training(settings) as wire:
             environment = settings.environment
             file = environment.spec_file
             spec = connect.read_spec(Path(file)) if file else probe(environment)

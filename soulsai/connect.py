@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from getpass import getpass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -60,15 +60,37 @@ def begin_log() -> None:
 
 @contextmanager
 def ranks(stopped: Callable[[], bool]) -> Iterator["Group | None"]:
-    """Join the other processes that ``torchrun`` has started, if there are any."""
+    """Join the other processes that ``torchrun``, or the first of them, has started, if any."""
     size = os.environ.get("WORLD_SIZE", "")
     if not size.isdecimal() or int(size) < 2:
         yield None
         return
     need_server_extra()
-    from soulsai.algorithms.group import joined
+    from soulsai.algorithms.group import PLACE, joined
 
-    with joined(stopped) as group:
+    place = os.environ.pop(PLACE, "")
+    where: dict[str, Any] = (
+        {"url": f"file://{place}", "rank": int(os.environ["RANK"]), "size": int(size)}
+        if place
+        else {}
+    )
+    with joined(stopped, **where) as group:
+        yield group
+
+
+@contextmanager
+def led(
+    group: "Group | None", config: Config, stopped: Callable[[], bool]
+) -> Iterator["Group | None"]:
+    """Give the training node those whom it leads: the ranks there are, or those it wants."""
+    if group is not None or config.training.ranks == 1:
+        yield group
+        return
+    from soulsai.training_node.followers import followed
+    from soulsai.training_node.ranks import check
+
+    check(config, config.training.ranks)
+    with followed(config.training.ranks, stopped) as group:
         yield group
 
 

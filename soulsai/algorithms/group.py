@@ -26,9 +26,10 @@ from soulsai.algorithms.base import Tensors
 from soulsai.errors import SoulsAIError
 
 PATIENCE = timedelta(seconds=180)  # a checkpoint may keep the first rank as long
-BEAT_SECONDS = 5.0  # of silence, after which the first rank says that it is there
+BEAT_SECONDS = 1.0  # of silence, after which the first rank says that it is there
 FIRST_BYTES = 8192  # of a message, that are sent at once
 END = "end"
+PLACE = "SOULSAI_RANKS"  # the variable that names the file by which the first rank is found
 
 log = logging.getLogger(__name__)
 
@@ -63,14 +64,19 @@ class Group:
     """The ranks, as one of them sees the others; see ``sharing.Ranks``."""
 
     def __init__(
-        self, stopped: Callable[[], bool], clock: Callable[[], float] = time.monotonic
+        self,
+        stopped: Callable[[], bool],
+        url: str,
+        rank: int,
+        size: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Wait until all ranks are there, which the variables of ``torchrun`` tell of."""
+        """Wait until all ranks are there; see ``joined``."""
         self._clock = clock
         self._told = clock()
         deadline = clock() + PATIENCE.total_seconds()
         with self._together():
-            store, self.rank, self.size = next(rendezvous("env://", timeout=PATIENCE))
+            store, self.rank, self.size = next(rendezvous(url, rank, size, timeout=PATIENCE))
             word = meeting.agree(
                 store, self.rank, self.size, over=lambda: stopped() or clock() > deadline
             )
@@ -192,9 +198,11 @@ class Group:
 
 
 @contextmanager
-def joined(stopped: Callable[[], bool]) -> Iterator[Group]:
-    """Join the other ranks; at the end, let them go."""
-    group = Group(stopped)
+def joined(
+    stopped: Callable[[], bool], url: str = "env://", *, rank: int = -1, size: int = -1
+) -> Iterator[Group]:
+    """Join the other ranks, as the variables of ``torchrun`` or a URL say; at the end, let go."""
+    group = Group(stopped, url, rank, size)
     try:
         yield group
     finally:

@@ -22,7 +22,7 @@ from soulsai.algorithms.compile import Job
 from soulsai.algorithms.group import END, Group, RankLost, joined
 from soulsai.training_node.ranks import Leading, follow
 
-STEPS, SEED = 400, 1
+STEPS, SEED = 600, 1
 SPOILT = "dqn, a reward that is not finite"
 
 
@@ -66,6 +66,10 @@ def main(folder: Path) -> None:
     built = []
     build = algorithms.build
     with joined(lambda: False) as group:
+        if group.rank:
+            follow(group)  # of a first rank that could not begin
+        else:
+            group.tell(END, {}, {})
         for number, name in enumerate(SHARED):
             if group.rank:
                 algorithms.build = lambda *a, **k: built.append(build(*a, **k)) or built[-1]

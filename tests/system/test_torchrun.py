@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 
@@ -47,29 +46,6 @@ def settings_of(server, folder, **learner):
     return config, settings
 
 
-def by_hand(settings):
-    """Both ranks, as whatever starts processes may start them."""
-    with socket.create_server(("127.0.0.1", 0)) as place:
-        port = place.getsockname()[1]
-    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", "soulsai", "training-node", str(settings)],
-            env={**LOOPBACK, **where, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-
-
-def complaints(process):
-    """What a process that ends soon says was wrong."""
-    said = process.communicate(timeout=60)[1]
-    assert "Traceback" not in said, said
-    return [line for line in said.splitlines() if line.startswith("soulsai: ")]
-
-
 def rank_of(process):
     """Which rank a process is, if it is one."""
     try:
@@ -79,18 +55,31 @@ def rank_of(process):
         return -1
 
 
-def test_batches_that_cannot_be_divided_are_refused_in_one_line(server, tmp_path):
-    _, settings = settings_of(server, tmp_path, batch_size=15)
-    lead, follower = by_hand(settings)
-    assert complaints(lead) == ["soulsai: dqn.batch_size: 15 cannot be divided among 2 ranks"]
-    assert complaints(follower) == []
-    assert (lead.returncode, follower.returncode) == (2, 0)
-    assert not (tmp_path / "saves").exists()
+def test_a_node_that_starts_its_other_ranks_itself_ends_with_them(server, tmp_path):
+    config, settings = settings_of(server, tmp_path)
+    operator = connect_operator(server_for("operator", config.redis), "soulsai")
+    ours = ["-m", "soulsai", "training-node", str(settings), "--set", "training.ranks=2"]
+    node = subprocess.Popen([sys.executable, *ours], stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for(operator.status)
+        (follower,) = (
+            child for child in psutil.Process(node.pid).children() if rank_of(child) == 1
+        )
+        follower.kill()
+        said = node.communicate(timeout=60)[1]
+    finally:
+        operator.close()
+        node.kill()
+        node.wait()
+    assert node.returncode == 1
+    assert "Traceback" not in said
+    assert said.splitlines()[-1].startswith("soulsai: another rank is gone or hangs; start")
 
 
 def test_a_killed_follower_ends_the_group_which_is_started_again_and_resumes(server, tmp_path):
     config, settings = settings_of(server, tmp_path)
     operator = connect_operator(server_for("operator", config.redis), "soulsai")
+    before = status.generation if (status := operator.status()) else 0
     wire = connect_client(server_for("client", config.redis), "soulsai", "player")
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     ours = ["-m", "soulsai", "training-node", str(settings), "--resume", "auto"]
@@ -104,16 +93,16 @@ def test_a_killed_follower_ends_the_group_which_is_started_again_and_resumes(ser
         return wait_for(look)
 
     try:
-        told(lambda status: status.generation == 1)
+        told(lambda now: now.generation == before + 1)
         client = Client(wire)
         for _ in range(6):
             client.play()
-        before = told(lambda now: now.env_steps == client.clock and now.checkpoint)
+        then = told(lambda now: now.env_steps == client.clock and now.checkpoint)
         ranks = {rank_of(child): child for child in group.children()}
         ranks[1].kill()
         assert not psutil.wait_procs([ranks[0]], timeout=30)[1]
         client.play()  # nobody is there
-        status = told(lambda now: now.generation == 2 and now.updates > before.updates)
+        status = told(lambda now: now.generation == before + 2 and now.updates > then.updates)
         assert (status.run, status.lost, status.rejected) == (client.spec.run, 0, {})
         told(lambda status: status.env_steps == client.clock)
         group.send_signal(signal.SIGTERM)
