@@ -8,7 +8,7 @@ READY := .venv/.ready
 # What a client runs, which must work on Windows, too
 WINDOWS := -p soulsai.client -m soulsai.process -m soulsai.wire.redis
 
-.PHONY: run test check format docs bench test-conformance test-mutations test-long test-learning test-web test-stack test-chaos stack-images test-ray clean
+.PHONY: run test check format docs bench sbom test-conformance test-mutations test-long test-learning test-web test-stack test-chaos stack-images test-ray clean
 
 run: $(READY)  ## Train LunarLander on this machine, with a live view. ARGS="--env CartPole-v1"
 	$(BIN)/soulsai train $(ARGS)
@@ -33,6 +33,9 @@ docs: $(READY)  ## Write the pages that are made from the code.
 
 bench: .venv/.ready-bench  ## Measure what we promise.
 	for figure in wire admission client learner start telemetry; do $(BIN)/soulsai bench $$figure || exit 1; done
+
+sbom: $(READY)  ## List what a server is made of, with licences, as CycloneDX in build/.
+	$(BIN)/python script/sbom.py build/soulsai.cdx.json
 
 test-long: $(READY)  ## Run the long forms of tests whose short forms run always.
 	$(BIN)/python -m pytest -m long $(ARGS)
