@@ -116,7 +116,9 @@ def test_nothing_is_lost_while_it_is_away(tmp_path, opened):
     lines = [json.loads(line) for line in results.read_text().splitlines()]
     assert [line["episode"] for line in lines] == list(range(count[0]))
     assert not any(line.get("gap") for line in lines)
-    assert json.loads(best.read_text())["score"] >= before
+    after = json.loads(best.read_text())
+    # An average of greedy episodes counts for more than any other.
+    assert (after["greedy"], after["score"]) >= (before["greedy"], before["score"])
     print(f"away for {AWAY:g} s, missed {missed} of {count[0]} episodes, lost 0")
 
 
