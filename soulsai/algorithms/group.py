@@ -23,6 +23,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from soulsai.algorithms import meeting
 from soulsai.algorithms.base import Tensors
+from soulsai.algorithms.sharing import Weights
 from soulsai.errors import SoulsAIError
 
 PATIENCE = timedelta(seconds=180)  # a checkpoint may keep the first rank as long
@@ -98,19 +99,21 @@ class Group:
         return f"<Group [rank {self.rank} of {self.size}]>"
 
     def average(
-        self, *tensors: Tensor, weight: Tensor | float = 1.0, finite: Tensor | None = None
+        self, *tensors: Tensor, weights: Weights = (), finite: Tensor | None = None
     ) -> None:
         """Replace each tensor by its weighted mean over all ranks, in one message."""
-        flat = torch.cat([*(tensor.reshape(-1) for tensor in tensors), tensors[0].new_ones(1)])
-        flat *= weight
+        parts = [tensor.reshape(-1) for tensor in tensors]
+        own = torch.stack([parts[0].new_tensor(1.0).mul(w) for w in weights or [1.0] * len(parts)])
+        if weights:
+            parts = [part * weight for part, weight in zip(parts, own, strict=True)]
+        flat = torch.cat([*parts, own])
         if finite is not None and not finite.isfinite().all():
             flat.fill_(torch.nan)
         with self._together():
             dist.all_reduce(flat)
-        flat /= flat[-1].clone()
-        sizes = [tensor.numel() for tensor in tensors]
-        for tensor, mean in zip(tensors, flat[:-1].split(sizes), strict=True):
-            tensor.copy_(mean.view_as(tensor))
+        *sums, totals = flat.split([*map(len, parts), len(own)])
+        for tensor, summed, total in zip(tensors, sums, totals, strict=True):
+            tensor.copy_((summed / total).view_as(tensor))
 
     def gather(self, *columns: Tensor) -> list[Tensor]:
         """Return columns [b, ...] of all ranks on the first one, in one message."""

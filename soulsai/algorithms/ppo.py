@@ -266,8 +266,8 @@ class PPO:
         c = self.config
         found = self._judge(update, pieces) if len(pieces) else self._nothing()
         slope = found.slope
-        self.ranks.average(slope, found.losses, weight=found.weight)
-        self.ranks.average(found.moves, weight=found.steps)
+        weights = found.weight, found.weight, found.steps
+        self.ranks.average(slope, found.losses, found.moves, weights=weights)
         norm = torch.linalg.vector_norm(slope)
         means = torch.cat([found.losses, found.moves, norm[None]]).tolist()
         if c.target_kl and means[3] > 1.5 * c.target_kl:

@@ -5,7 +5,7 @@ each computes the gradient of its part of the batch, the mean of these is everyb
 all take the same step.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -16,15 +16,16 @@ from soulsai.algorithms.base import Tensors
 HELD = "held."  # what the names of tensors begin with that all ranks hold alike
 
 Step = Callable[[Tensors], object]
+Weights = Sequence[Tensor | float]  # of what a rank has found, among all ranks
 
 
 class Ranks(Protocol):
     """The processes that update together, as one of them sees the others."""
 
     def average(
-        self, *tensors: Tensor, weight: Tensor | float = 1.0, finite: Tensor | None = None
+        self, *tensors: Tensor, weights: Weights = (), finite: Tensor | None = None
     ) -> None:
-        """Replace each tensor by its mean over all ranks, weighted.
+        """Replace each tensor by its mean over all ranks, by its weight if there are ``weights``.
 
         If anything of ``finite`` is not, on any rank, then nothing is finite on all of them: so
         they leave out an update together.
@@ -47,7 +48,7 @@ class Alone:
     """One process, which has nobody to share with."""
 
     def average(
-        self, *tensors: Tensor, weight: Tensor | float = 1.0, finite: Tensor | None = None
+        self, *tensors: Tensor, weights: Weights = (), finite: Tensor | None = None
     ) -> None:
         """Do nothing."""
 
