@@ -16,7 +16,7 @@ from .program import bars, run
 from .proxy import ProxyLinks
 from .stage import Stage
 from .trial import Impossible
-from .trials import IN_ROUNDS, TRIALS
+from .trials import IN_ROUNDS, LONG, TRIALS
 
 NOT_TRIED = 77  # the exit code of a trial for which this machine lacks something
 
@@ -25,17 +25,18 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--faults", type=int, default=50)
-    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--minutes", type=float, help="default 10; of a soak 60")
     parser.add_argument("--clients", type=int, default=3)
     parser.add_argument("--keep", type=Path, help="folder for all that was written")
     parser.add_argument("--proxy", action="store_true", help="no namespaces, even if we could")
-    parser.add_argument("--trial", choices=sorted(TRIALS), help="one fault, done thoroughly")
+    parser.add_argument("--trial", choices=sorted(TRIALS | LONG), help="one fault, done thoroughly")
     parser.add_argument("--all", action="store_true", help="the run under fire, and all trials")
     parser.add_argument("--page", type=Path, help="with --all: write the table of faults there")
     parser.add_argument("--rounds", type=int, help=f"with --trial {' or '.join(IN_ROUNDS)}")
     given = parser.parse_args()
     if given.rounds is not None and (given.trial not in IN_ROUNDS or given.rounds < 1):
         parser.error(f"--rounds N goes with --trial {' or '.join(IN_ROUNDS)}")
+    given.minutes = given.minutes or (None if given.trial else 10.0)
     if given.all:
         return _everything(given)
     why = "--proxy" if given.proxy else namespace.enter()
@@ -90,8 +91,9 @@ def _fire(given, folder, links):
 
 
 def _trial(given, folder, links):
-    rounds = {} if given.rounds is None else {"rounds": given.rounds}
-    return TRIALS[given.trial](folder, links, **rounds)
+    said = {"rounds": given.rounds, "minutes": given.minutes if given.trial in LONG else None}
+    said = {name: value for name, value in said.items() if value is not None}
+    return (TRIALS | LONG)[given.trial](folder, links, **said)
 
 
 def say(line):

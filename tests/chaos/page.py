@@ -50,6 +50,7 @@ make test-chaos                                   # ten minutes of faults, then 
 python -m tests.chaos --seed 7 --faults 50 --minutes 10
 python -m tests.chaos --trial partition
 python -m tests.chaos --trial goodbyes --rounds 20
+python -m tests.chaos --trial soak --minutes 60     # not one of --all
 ```
 
 The same seed gives the same faults at the same moments. In a network namespace (root, `iptables`,

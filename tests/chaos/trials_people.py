@@ -62,7 +62,7 @@ def goodbyes(folder, links, rounds=ROUNDS):
         t.row.figures |= {"ends": len(took)}
         t.row.figures |= {f"slowest_{name}_s": seconds for name, seconds in slowest.items()}
         for name, seconds in back.items():
-            t.row.figures[f"{name}_back_median_s"] = statistics.median(seconds)
+            t.row.figures[f"{name}_back_median_s"] = round(statistics.median(seconds), 2)
             t.row.figures[f"{name}_back_max_s"] = max(seconds)
         t.row.must(f"exit codes {codes}", not codes)
         t.row.must(f"{len(took)} of {4 * rounds} ended", len(took) == 4 * rounds)
