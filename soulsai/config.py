@@ -107,7 +107,7 @@ class Training(Struct, frozen=True, forbid_unknown_fields=True):
     ranks: Count = 1  # processes on this machine that share the updates; with cuda, a GPU for each
     compile: Literal["auto", "never", "always"] = "auto"  # updates to machine code, if that pays
     kept_weights_mb: Positive = 64.0  # recent versions kept so that the best can still be saved
-    most_times: Annotated[float, Meta(ge=0)] = 10.0  # as fast as all others one may be; 0: any
+    most_times: Annotated[float, Meta(ge=0)] = 50.0  # as fast as all others one may be; 0: any
 
 
 class Checkpoint(Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,8 +1,9 @@
 """How much of what is learnt may come from one client. Pure, given the time.
 
 Who floods would fill the replay, and with it the quotas that the others wait for. How fast the
-honest are cannot be known beforehand: but hardly one is ten times as fast as all others. The
-slowest say nothing, since anybody could send little under many names.
+honest are cannot be known beforehand: but hardly one, however many environments it plays, is
+fifty times as fast as all others. The slowest say nothing, since anybody could send little under
+many names.
 """
 
 import math
