@@ -15,9 +15,8 @@ from soulsai.process import PARENT
 
 LOOP_CRASHES = 3  # so many crashes
 LOOP_SECONDS = 30.0  # within so many seconds are a loop
-HEALTHY_SECONDS = 60.0  # after so long the next crash counts as the first
-FIRST_DELAY = 0.25  # seconds before the first restart; doubled with each further one
-LONGEST_DELAY = 15.0
+FORGIVEN_SECONDS = 60.0  # after so long a crash does not count any more
+FIRST_DELAY = 0.25  # seconds before the first restart; doubled with each further one that counts
 FINAL = (2, 3, 4)  # exit codes of settings, protocol and being superseded: trying again is wrong
 TAIL_BYTES = 4096
 
@@ -32,10 +31,10 @@ class Verdict(Struct, frozen=True):
 
 
 def judge(code: int, ends: Sequence[float], *, worked: bool) -> Verdict:
-    """Decide what follows an exit; ``ends`` are this child's crashes since it was last healthy.
+    """Decide what follows an exit; ``ends`` are this child's crashes, this one the last of them.
 
-    The last of them is this one. ``worked`` says whether the child has ever been seen at its work:
-    what fails from the start, in words of its own, fails again.
+    ``worked`` says whether the child has ever been seen at its work: what fails from the start, in
+    words of its own, fails again.
     """
     if code == 0:
         return Verdict("done")
@@ -46,8 +45,8 @@ def judge(code: int, ends: Sequence[float], *, worked: bool) -> Verdict:
     if len(recent) >= LOOP_CRASHES:
         how = f"{how}, {len(recent)} times within {LOOP_SECONDS:.0f} s"
         return Verdict("give up", code, how)
-    delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** (len(ends) - 1))
-    return Verdict("restart", code, how, delay)
+    counted = sum(ends[-1] - end < FORGIVEN_SECONDS for end in ends)
+    return Verdict("restart", code, how, FIRST_DELAY * 2 ** (counted - 1))
 
 
 def describe(code: int) -> str:
@@ -79,7 +78,6 @@ class Child:
         self.words = words
         self.environ = {**environ, PARENT: str(os.getpid())}
         self._process: subprocess.Popen[bytes] | None = None
-        self._born = 0.0
         self._ends: list[float] = []
 
     def __repr__(self) -> str:
@@ -90,7 +88,7 @@ class Child:
         """The process id, while there is a process."""
         return self._process.pid if self._process is not None else None
 
-    def start(self, now: float) -> None:
+    def start(self) -> None:
         """Begin a new life, in a session of its own: Ctrl-C reaches it through us only."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own command line
@@ -103,7 +101,6 @@ class Child:
             )
         self.state = "running"
         self.lives += 1
-        self._born = now
 
     def command_line(self) -> list[str]:
         """Return the command of the next life."""
@@ -118,9 +115,7 @@ class Child:
             return None
         self._sweep(self._process)
         self._process = None
-        if now - self._born >= HEALTHY_SECONDS:
-            self._ends.clear()
-        self._ends.append(now)
+        self._ends = [*(end for end in self._ends if now - end < FORGIVEN_SECONDS), now]
         verdict = judge(code, self._ends, worked=self.worked)
         self.state = "restarting" if verdict.then == "restart" else "done"
         self.due = now + verdict.delay

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from soulsai import runs
-from soulsai.children import Child, Verdict, judge
+from soulsai.children import LOOP_CRASHES, Child, Verdict, judge
 from soulsai.config import Config
 from soulsai.crew import STARTING, Crew
 from soulsai.errors import ConfigError, WireError
@@ -102,7 +102,7 @@ class Supervisor:
         """Keep everything going until there is a reason not to."""
         look = 0.0
         for child in crew:
-            child.start(self._clock())
+            child.start()
         while True:
             now = self._clock()
             if self._stop.signal is not None:
@@ -116,7 +116,7 @@ class Supervisor:
                 if verdict is not None and verdict.then == "restart":
                     self._note(child.name, verdict)
                 if child.state == "restarting" and now >= child.due:
-                    child.start(now)
+                    child.start()
             fallen = server.tend(now)
             if fallen is not None and fallen.then == "give up":
                 return Outcome(1, f"the private server {fallen.reason}", server.tail())
@@ -279,7 +279,7 @@ class _Server:
         """Start a private server again that has died, and return what happened to it."""
         if self._embedded is None or self._embedded.alive:
             return None
-        self._ends.append(now)
+        self._ends = [*self._ends[-LOOP_CRASHES:], now]
         verdict = judge(-signal.SIGKILL, self._ends, worked=True)
         if verdict.then == "restart":
             self._embedded.restart()

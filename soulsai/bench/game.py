@@ -109,7 +109,7 @@ class _Crew:
         """Start everybody; return how many env steps each has sent when all of them play."""
         deadline = time.monotonic() + STARTING_SECONDS
         for child in self._children:
-            child.start(time.monotonic())
+            child.start()
         while True:
             steps = _steps(_status(wire))
             if all(steps.get(name) for name in self._names):

@@ -82,7 +82,7 @@ class Nemesis:
             self._cut_all()
             self._restart_broker()
         elif fault.kind == "second learner":
-            self._stage.learner.double(time.monotonic())
+            self._stage.learner.double()
         elif victim == "redis":
             self._broker(what)
         else:

@@ -59,10 +59,10 @@ class Actor(Child):
         """End the process as a crash would, whatever state it is in."""
         self.send(signal.SIGKILL)
 
-    def double(self, now):
+    def double(self):
         """Start the same once more, beside the first: which must notice, and end."""
         self._older = self._process
-        self.start(now)
+        self.start()
 
     def replaced(self):
         """Return the exit code of the first, once it has ended."""
@@ -168,7 +168,7 @@ class Stage:
         """Start the server, and everybody else."""
         self.broker.start()
         for child in self.everybody:
-            child.start(time.monotonic())
+            child.start()
 
     def tend(self):
         """Restart who has died and is due; return the names of those who have begun a new life."""
@@ -180,7 +180,7 @@ class Stage:
                 self.over.append(f"{child.name} {verdict.reason}: {child.tail(3)}")
             if child.state == "restarting" and now >= child.due and child.lives:
                 child.worked = True
-                child.start(now)
+                child.start()
                 begun.append(child.name)
         return begun
 

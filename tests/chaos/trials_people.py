@@ -78,7 +78,7 @@ def _start_again(t):
     size, began = record.stat().st_size, time.time()
     t.stage.broker.start()
     for child in t.stage.everybody:
-        child.start(time.monotonic())
+        child.start()
     back = {"redis": t.stage.broker.ready[-1]}
     t.until("the learner", lambda: t.watch.status.generation > generation)
     back["learner"] = time.time() - began
