@@ -66,7 +66,9 @@ class System:
         stack.callback(process.wait)
         stack.callback(process.kill)
         self.processes[name] = process
-        self.seen[f"arguments of {name}"] = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        arguments = Path(f"/proc/{process.pid}/cmdline")  # empty for a moment, while it begins
+        until(arguments.read_bytes, PATIENCE)
+        self.seen[f"arguments of {name}"] = arguments.read_bytes()
         return process
 
     def status(self):
