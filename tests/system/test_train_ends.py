@@ -52,7 +52,7 @@ def test_nothing_outlives_a_supervisor_that_is_killed(tmp_path):
     with Training(tmp_path, *LEARNING) as training:
         training.until("learning", lambda status: status.updates > 10)
         processes = training.children()
-        assert len(processes) == 5
+        assert len(processes) >= 5  # what makes compiled updates may be there, too
         training.process.kill()
         training.process.wait()
         deadline = time.monotonic() + 30  # ten seconds are theirs; disks are slow
