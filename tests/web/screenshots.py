@@ -13,7 +13,7 @@ PICTURES = {
     "run-phone": ("run", 390, 844, "light"),
     "clients": ("clients", 1280, 620, "light"),
     "clients-phone": ("clients", 390, 844, "dark"),
-    "models": ("models", 1280, 620, "light"),
+    "models": ("models", 1280, 720, "light"),
     "compare": ("compare", 1280, 900, "light"),
     "events": ("events", 1280, 620, "light"),
 }
