@@ -52,19 +52,21 @@ class FairShare:
         if len(self._paces) > MOST:
             del self._paces[next(iter(self._paces))]
         pace.advance(now)
-        if self._times and pace.steps + steps > self._most(client, pace, now):
+        if self._times and not self._allows(client, pace, steps, now):
             return False
         pace.steps += steps
         return True
 
-    def _most(self, client: str, pace: Pace, now: float) -> float:
-        others = [
-            other.steps / other.seconds
-            for name, other in self._paces.items()
-            if name != client
-            and now - other.seen <= ABSENT_SECONDS
-            and other.seconds >= KNOWN_SECONDS
-        ]
-        if len(others) < ENOUGH_OTHERS:
-            return math.inf
-        return self._times * max(others) * max(pace.seconds, ADVANCE_SECONDS)
+    def _allows(self, client: str, pace: Pace, steps: int, now: float) -> bool:
+        """Look for another that is fast enough; mostly the one heard of last is."""
+        span = max(pace.seconds, ADVANCE_SECONDS)
+        others = 0
+        for name, other in reversed(self._paces.items()):
+            if now - other.seen > ABSENT_SECONDS:
+                break  # whoever is left was heard of even earlier
+            if name == client or other.seconds < KNOWN_SECONDS:
+                continue
+            if self._times * (other.steps / other.seconds) * span >= pace.steps + steps:
+                return True
+            others += 1
+        return others < ENOUGH_OTHERS
