@@ -49,6 +49,11 @@ def judge(code: int, ends: Sequence[float], *, worked: bool) -> Verdict:
     return Verdict("restart", code, how, FIRST_DELAY * 2 ** (counted - 1))
 
 
+def with_crash(ends: Sequence[float], now: float) -> list[float]:
+    """Return the crashes that still count, and one that is now."""
+    return [*(end for end in ends if now - end < FORGIVEN_SECONDS), now]
+
+
 def describe(code: int) -> str:
     """Return an exit code in words."""
     if code >= 0:
@@ -115,7 +120,7 @@ class Child:
             return None
         self._sweep(self._process)
         self._process = None
-        self._ends = [*(end for end in self._ends if now - end < FORGIVEN_SECONDS), now]
+        self._ends = with_crash(self._ends, now)
         verdict = judge(code, self._ends, worked=self.worked)
         self.state = "restarting" if verdict.then == "restart" else "done"
         self.due = now + verdict.delay

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from soulsai import runs
-from soulsai.children import LOOP_CRASHES, Child, Verdict, judge
+from soulsai.children import Child, Verdict, judge, with_crash
 from soulsai.config import Config
 from soulsai.crew import STARTING, Crew
 from soulsai.errors import ConfigError, WireError
@@ -279,7 +279,7 @@ class _Server:
         """Start a private server again that has died, and return what happened to it."""
         if self._embedded is None or self._embedded.alive:
             return None
-        self._ends = [*self._ends[-LOOP_CRASHES:], now]
+        self._ends = with_crash(self._ends, now)
         verdict = judge(-signal.SIGKILL, self._ends, worked=True)
         if verdict.then == "restart":
             self._embedded.restart()
