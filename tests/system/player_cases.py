@@ -2,8 +2,10 @@
 
 import time
 
+import msgspec
 import numpy as np
 
+from soulsai.config import DQN, Checkpoint, Config, Environment, Redis, Run
 from soulsai.errors import NoRun
 from soulsai.types import Fragment, Hello
 from soulsai.wire import Position
@@ -19,6 +21,37 @@ def wait_for(condition, seconds=START_SECONDS):
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.01)
     return found
+
+
+def settings_of(server, folder):
+    """Return the settings of a training node that learns as it likes, and a file of them."""
+    config = Config(
+        run=Run(saves=str(folder / "saves"), max_env_steps=0, seed=3),
+        redis=Redis(url=server.url, secrets=str(server.secrets)),
+        environment=Environment(id="CartPole-v1"),
+        checkpoint=Checkpoint(every=40),
+        dqn=DQN(
+            hidden=(16,),
+            learning_starts=64,
+            batch_size=16,
+            pace="free",
+            slack_steps=10**6,
+            epsilon_base=1.0,  # its actions are random
+        ),
+    )
+    settings = folder / "config.json"
+    settings.write_bytes(msgspec.json.encode(config))
+    return config, settings
+
+
+def told(operator, condition):
+    """Wait for a status that satisfies a condition, and return it."""
+
+    def look():
+        status = operator.status()
+        return status if status is not None and condition(status) else None
+
+    return wait_for(look)
 
 
 class Client:

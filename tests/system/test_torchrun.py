@@ -8,9 +8,8 @@ import sys
 import msgspec
 import psutil
 import pytest
-from player_cases import Client, wait_for
+from player_cases import Client, settings_of, told, wait_for
 
-from soulsai.config import DQN, Checkpoint, Config, Environment, Redis, Run
 from soulsai.training_node import checkpoints
 from soulsai.types import Status
 from soulsai.wire.embedded import EmbeddedServer
@@ -24,26 +23,6 @@ LOOPBACK = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
 def server():
     with EmbeddedServer() as server:
         yield server
-
-
-def settings_of(server, folder, **learner):
-    config = Config(
-        run=Run(saves=str(folder / "saves"), max_env_steps=0, seed=3),
-        redis=Redis(url=server.url, secrets=str(server.secrets)),
-        environment=Environment(id="CartPole-v1"),
-        checkpoint=Checkpoint(every=40),
-        dqn=DQN(
-            **{"batch_size": 16, **learner},
-            hidden=(16,),
-            learning_starts=64,
-            pace="free",
-            slack_steps=10**6,
-            epsilon_base=1.0,  # its actions are random
-        ),
-    )
-    settings = folder / "config.json"
-    settings.write_bytes(msgspec.json.encode(config))
-    return config, settings
 
 
 def rank_of(process):
@@ -85,26 +64,21 @@ def test_a_killed_follower_ends_the_group_which_is_started_again_and_resumes(ser
     ours = ["-m", "soulsai", "training-node", str(settings), "--resume", "auto"]
     group = psutil.Popen([sys.executable, *torchrun, "--max-restarts", "1", *ours], env=LOOPBACK)
 
-    def told(condition):
-        def look():
-            status = operator.status()
-            return status if status is not None and condition(status) else None
-
-        return wait_for(look)
-
     try:
-        told(lambda now: now.generation == before + 1)
+        told(operator, lambda now: now.generation == before + 1)
         client = Client(wire)
         for _ in range(6):
             client.play()
-        then = told(lambda now: now.env_steps == client.clock and now.checkpoint)
+        then = told(operator, lambda now: now.env_steps == client.clock and now.checkpoint)
         ranks = {rank_of(child): child for child in group.children()}
         ranks[1].kill()
         assert not psutil.wait_procs([ranks[0]], timeout=30)[1]
         client.play()  # nobody is there
-        status = told(lambda now: now.generation == before + 2 and now.updates > then.updates)
+        status = told(
+            operator, lambda now: now.generation == before + 2 and now.updates > then.updates
+        )
         assert (status.run, status.lost, status.rejected) == (client.spec.run, 0, {})
-        told(lambda status: status.env_steps == client.clock)
+        told(operator, lambda status: status.env_steps == client.clock)
         group.send_signal(signal.SIGTERM)
         group.wait(60)
         (folder,) = (tmp_path / "saves").iterdir()

@@ -8,9 +8,8 @@ import time
 
 import msgspec
 import pytest
-from player_cases import Client, wait_for
+from player_cases import Client, settings_of, told
 
-from soulsai.config import DQN, Checkpoint, Config, Environment, Redis, Run
 from soulsai.training_node import checkpoints
 from soulsai.types import Status
 from soulsai.wire.embedded import EmbeddedServer
@@ -35,31 +34,9 @@ def start(settings, *more):
 
 
 def test_killed_in_the_middle_then_resumed_then_stopped(server, tmp_path):
-    settings = tmp_path / "config.json"
-    config = Config(
-        run=Run(saves=str(tmp_path / "saves"), max_env_steps=0, seed=3),
-        redis=Redis(url=server.url, secrets=str(server.secrets)),
-        environment=Environment(id="CartPole-v1"),
-        checkpoint=Checkpoint(every=40),
-        dqn=DQN(
-            hidden=(16,),
-            learning_starts=64,
-            batch_size=16,
-            pace="free",
-            slack_steps=10**6,
-            epsilon_base=1.0,  # its actions are random
-        ),
-    )
-    settings.write_bytes(msgspec.json.encode(config))
+    config, settings = settings_of(server, tmp_path)
     operator = connect_operator(server_for("operator", config.redis), "soulsai")
     wire = connect_client(server_for("client", config.redis), "soulsai", "player")
-
-    def told(condition):
-        def look():
-            status = operator.status()
-            return status if status is not None and condition(status) else None
-
-        return wait_for(look)
 
     try:
         with start(settings) as first:
@@ -67,18 +44,20 @@ def test_killed_in_the_middle_then_resumed_then_stopped(server, tmp_path):
             for number in range(1, 4):  # one is written at a time: it may be late for the next
                 for _ in range(5):
                     client.play()
-                status = told(lambda status, least=f"{number:06}": status.checkpoint >= least)
+                status = told(
+                    operator, lambda status, least=f"{number:06}": status.checkpoint >= least
+                )
             client.play()
-            told(lambda status: status.env_steps == client.clock)
+            told(operator, lambda status: status.env_steps == client.clock)
             first.kill()
         assert status.generation == 1
         client.play()  # nobody is there
         with start(settings, "--resume", "latest") as second:
-            status = told(lambda s: s.generation == 2 and s.env_steps == client.clock)
+            status = told(operator, lambda s: s.generation == 2 and s.env_steps == client.clock)
             assert status.run == client.spec.run
             assert (status.lost, status.rejected, status.duplicates) == (0, {}, 0)
             client.play()
-            told(lambda s: s.env_steps == client.clock)
+            told(operator, lambda s: s.env_steps == client.clock)
             began = time.monotonic()
             second.send_signal(signal.SIGTERM)
             assert second.wait(10.0) == 0
