@@ -1,7 +1,6 @@
 """Two who send nothing but garbage, at a steady rate: one is soon kept out, the other never is."""
 
 import random
-import threading
 import time
 
 import numpy as np
@@ -14,22 +13,23 @@ from soulsai.wire.names import Keys
 from soulsai.wire.redis import RedisAccess, connect_client
 from soulsai.wire.secrets import server_for
 
+from .beside import Beside
+
 PER_SECOND = 2000  # messages, of each
 TICK = 0.02
 STEPS = 20
 VARIETY = 50  # of each kind; they are made before, so that to send them costs next to nothing
 
 
-class Garbage:
+class Garbage(Beside):
     """A thread that sends it, between two points in time."""
 
     def __init__(self, stage):
+        super().__init__(self._send)
         redis = Redis(url=stage.links.url("us"), secrets=str(stage.broker.secrets))
         self._server, self._run = server_for("client", redis), stage.config().run.name
         self.sent = 0
         self.seconds = 0.0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._send, name="garbage")
 
     def __enter__(self):
         wire = connect_client(self._server, self._run, "garbage")
@@ -39,12 +39,7 @@ class Garbage:
         foreign = [_flipped(pack([_valid(spec)]), 8 + bit // 8, bit % 8) for bit in range(32)]
         # Whoever still plays an older run means no harm: of him each message is read.
         self._piles = {"garbage": garbage(spec, rng), "stranger": foreign}
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        self._thread.join()
+        return super().__enter__()
 
     @property
     def per_second(self):
@@ -56,7 +51,7 @@ class Garbage:
         keys = {name: Keys(self._run).experience(name) for name in self._piles}
         rng, began = random.Random(3), time.monotonic()
         due = 0
-        while not self._stop.wait(TICK):
+        while not self.stop.wait(TICK):
             self.seconds = time.monotonic() - began
             count, due = int(PER_SECOND * self.seconds) - due, int(PER_SECOND * self.seconds)
             words = [

@@ -1,11 +1,11 @@
 """R17: whether what a run needs grows while it lasts."""
 
-import threading
 import time
 
 import numpy as np
 import psutil
 
+from .beside import Beside
 from .faults import KINDS, plan
 from .program import ready, suffer
 from .stage import Stage
@@ -27,22 +27,13 @@ SETTINGS = (
 )
 
 
-class Needs:
+class Needs(Beside):
     """A thread that notes the memory and the open files of some processes."""
 
     def __init__(self, children):
+        super().__init__(self._look)
         self.seen = {child.name: [] for child in children}  # name: (hours, MB, open files)
         self._children = children
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="needs")
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        self._thread.join()
 
     def growth(self, name):
         """Return MB per hour, and by how many open files the end differs from the beginning."""
@@ -56,7 +47,7 @@ class Needs:
     def _look(self):
         began = time.monotonic()
         processes = {child.name: psutil.Process(child.pid) for child in self._children}
-        while not self._stop.wait(SAMPLE_SECONDS):
+        while not self.stop.wait(SAMPLE_SECONDS):
             hours = (time.monotonic() - began) / 3600
             for name, process in processes.items():
                 with process.oneshot():

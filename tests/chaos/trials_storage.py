@@ -1,7 +1,6 @@
 """Trials of what holds experience: the server's memory and disk, and the learner's."""
 
 import secrets
-import threading
 import time
 
 from soulsai import connect
@@ -13,6 +12,7 @@ from soulsai.wire.redis import RedisAccess
 from soulsai.wire.secrets import server_for
 
 from . import namespace
+from .beside import Beside
 from .trial import Impossible, trial
 
 FLOOD_SECONDS = 30.0
@@ -96,10 +96,11 @@ def _judge_flood(t, verdict, dropped, usual):
     t.row.must(f"{share:.1%} of honest experience came in, not 95 %", share >= 0.95)
 
 
-class Flood:
+class Flood(Beside):
     """A thread that appends rubbish to a stream of its own, and looks for new weights meanwhile."""
 
     def __init__(self, stage):
+        super().__init__(self._pour, self._look)
         redis = Redis(url=stage.links.url("us"), secrets=str(stage.broker.secrets))
         server = server_for("client", redis)
         self.sent = self.refused = 0
@@ -107,38 +108,29 @@ class Flood:
         self._key = Keys(stage.config().run.name).experience("flood")
         self._link = RedisAccess(server, "flood").link()
         self._config = stage.config("flood")
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=f) for f in (self._pour, self._look)]
 
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
+    def __exit__(self, *reason):
+        super().__exit__(*reason)
         self._link.close()
 
     def _pour(self):
-        while not self._stop.is_set():
+        while not self.stop.is_set():
             rubbish = secrets.token_bytes(RUBBISH_BYTES)
             words = [("XADD", self._key, "*", "d", rubbish)] * 16
             try:
                 replies = self._link.ask_all(words)
             except WireError:
-                self._stop.wait(0.1)
+                self.stop.wait(0.1)
                 continue
             refused = sum(isinstance(reply, WireError) for reply in replies)
             self.refused += refused
             self.sent += (len(words) - refused) * RUBBISH_BYTES
-            self._stop.wait(0.1 if refused else 0.0)
+            self.stop.wait(0.1 if refused else 0.0)
 
     def _look(self):
         newest, since = None, time.monotonic()
         with connect.client(self._config, None) as wire:
-            while not self._stop.wait(0.1):
+            while not self.stop.wait(0.1):
                 pointer = wire.pointer()
                 if pointer is None:
                     raise RuntimeError("the weights are gone")

@@ -3,7 +3,6 @@
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections import defaultdict
 from itertools import pairwise
@@ -12,6 +11,7 @@ from soulsai import connect
 from soulsai.errors import WireError
 from soulsai.training_node import checkpoints
 
+from .beside import Beside
 from .ledger import counted
 
 LOOK_SECONDS = 0.2
@@ -20,7 +20,7 @@ ENOUGH = 100  # env steps: so much
 QUIET = 1.3  # seconds that it takes to import torch, on the reference machine
 
 
-class Watch:
+class Watch(Beside):
     """A thread that listens as the telemetry node does, and reads every checkpoint once.
 
     The training node stamps each episode with the time at which it let it in, and with the env
@@ -28,6 +28,7 @@ class Watch:
     """
 
     def __init__(self, stage, *, read_checkpoints=True):
+        super().__init__(self._listen, self._inspect)
         self.seen = []  # (seconds since the epoch, env steps, client) of each episode let in
         self.statuses = []  # (seconds since the epoch, Status), as they change
         self.whole = {}  # checkpoints that could be loaded: name -> env steps
@@ -35,21 +36,6 @@ class Watch:
         self.doubled = 0  # steps that are in a checkpoint more than once
         self._stage = stage
         self._read_checkpoints = read_checkpoints
-        self._stop = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._listen, name="watch"),
-            threading.Thread(target=self._inspect, name="inspector"),
-        ]
-
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
 
     @property
     def status(self):
@@ -59,20 +45,20 @@ class Watch:
     def _listen(self):
         with connect.telemetry(self._stage.config()) as wire:
             after = "0-0"
-            while not self._stop.is_set():
+            while not self.stop.is_set():
                 try:
                     for id, episode in wire.episodes(after, LOOK_SECONDS):
                         after = id
                         self.seen.append((episode.time, episode.env_steps, episode.client))
                     status = wire.status()
                 except WireError:
-                    self._stop.wait(LOOK_SECONDS)
+                    self.stop.wait(LOOK_SECONDS)
                     continue
                 if status is not None and status != self.status:
                     self.statuses.append((time.time(), status))
 
     def _inspect(self):
-        while not self._stop.wait(LOOK_SECONDS):
+        while not self.stop.wait(LOOK_SECONDS):
             folder = self._stage.run_folder
             if folder is not None and self._read_checkpoints:
                 for path in checkpoints.numbered(folder / "checkpoints"):
@@ -91,23 +77,14 @@ class Watch:
         self.whole[path.name] = progress["env_steps"]
 
 
-class Yardstick:
+class Yardstick(Beside):
     """Measures, now and then, what takes most of a learner's restart: to import torch."""
 
     PAUSE = 20.0
 
     def __init__(self):
+        super().__init__(self._measure)
         self._seconds = []
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._measure, name="yardstick")
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        self._thread.join()
 
     @property
     def slow(self):
@@ -115,9 +92,9 @@ class Yardstick:
         return statistics.median(self._seconds)
 
     def _measure(self):
-        while not self._stop.is_set():
+        while not self.stop.is_set():
             self._seconds.append(slowness())
-            self._stop.wait(self.PAUSE)
+            self.stop.wait(self.PAUSE)
 
 
 def slowness():
