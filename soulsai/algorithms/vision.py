@@ -20,12 +20,18 @@ POOLED = 6  # height and width after IMPALA's last stage (Beyond the Rainbow, ar
 
 def eye(kind: Vision, planes: Planes, *, wide: int = 2) -> nn.Module:
     """Return a network for images of that shape; ``auto`` chooses by their size."""
-    least = min(planes[1:])
     if kind == "auto":
-        kind = "nature" if least >= 36 else "small"
+        kind = _fitting(min(planes[1:]))
     if kind == "impala":
         return Impala(planes, wide=wide)
     return convolutions(planes, {"nature": NATURE, "minatar": MINATAR, "small": SMALL}[kind])
+
+
+def _fitting(least: int) -> Literal["small", "minatar", "nature"]:
+    """Choose by an image's shorter side: too much is lost of a small one between strides."""
+    if least >= 36:
+        return "nature"
+    return "minatar" if 5 <= least <= 16 else "small"  # cells of a board, not pixels
 
 
 def width(look: nn.Module, planes: Planes) -> int:

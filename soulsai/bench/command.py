@@ -63,7 +63,7 @@ def learner(as_json: Json = False) -> None:
 
 @app.command()
 def replay(as_json: Json = False) -> None:
-    """Memory of stacks of frames in replay, and the time of a batch of them."""
+    """Bytes of stacks of frames on the wire and in replay, and the time of a batch."""
     from soulsai.bench import replay
 
     _show(replay.measure(), as_json=as_json)

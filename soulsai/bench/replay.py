@@ -1,4 +1,4 @@
-"""Replay of Atari's size, measured: bytes per transition, and the time of a batch."""
+"""Experience of Atari's size, measured: bytes per transition, and the time of a batch."""
 
 import time
 from collections.abc import Iterator
@@ -9,9 +9,22 @@ import numpy as np
 from soulsai.algorithms.returns import NStepReturns, transition_columns
 from soulsai.bench import Figure, at_most, beside
 from soulsai.replay.prioritized import PrioritizedReplay
-from soulsai.types import ActionSpec, Array, Fragment, Leaf, Spec
+from soulsai.stacks import Stack
+from soulsai.types import (
+    PROTOCOL,
+    ActionSpec,
+    Array,
+    EnvironmentOffer,
+    Fragment,
+    Leaf,
+    RunSpec,
+    Spec,
+)
+from soulsai.wire.codec import encode_message, pack
 
+STACK = Stack(4, 84, 84, last=True)
 SPEC = Spec({"obs": Leaf((84, 84, 4), "|u1")}, ActionSpec("discrete", sizes=(6,)))
+RUN = RunSpec("bench", PROTOCOL, PROTOCOL, EnvironmentOffer("Atari"), SPEC, "dqn", "")
 CAPACITY, STEPS, EPISODE = 20_000, 30_000, 960  # more steps than rows: it is full, and goes round
 FRAGMENT, BATCH = 64, 64
 ROUNDS = 300
@@ -19,7 +32,14 @@ BYTES, SECONDS = 8192.0, 0.5e-3
 
 
 def measure() -> Iterator[Figure]:
-    """Yield what a transition takes, what a batch takes, and how long taking one in takes."""
+    """Yield what a transition takes on its way and in replay, and the times of both."""
+    fragment = next(_fragments())
+    began = time.perf_counter()
+    for _ in range(ROUNDS):
+        entry = pack([encode_message(fragment, RUN)])
+    packing = (time.perf_counter() - began) / ROUNDS / FRAGMENT
+    yield at_most("wire: 84x84x4, noise, per transition", len(entry) / FRAGMENT, "B", BYTES)
+    yield beside("wire: 84x84x4, packing a step", packing * 1e6, "us", 1e3)
     replay = PrioritizedReplay(
         CAPACITY, transition_columns(SPEC), alpha=0.6, rng=np.random.default_rng(0)
     )
@@ -59,7 +79,7 @@ def _fragments() -> Iterator[Fragment]:
             clock=first,
             generation=1,
             version=1,
-            obs={"obs": np.stack([frames[k : k + FRAGMENT + 1] for k in range(4)], -1)},
+            obs={"obs": STACK.rolled(frames)},
             action=rng.integers(6, size=FRAGMENT).astype(np.uint8),
             reward=np.zeros(FRAGMENT, np.float32),
             terminated=start + FRAGMENT == EPISODE,

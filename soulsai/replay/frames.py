@@ -5,36 +5,20 @@ import zlib
 import numpy as np
 
 from soulsai.replay.room import Room
-from soulsai.types import Array, Leaf
+from soulsai.stacks import Stack
+from soulsai.types import Array
 
-LEAST_BYTES = 1024  # of a frame: of smaller ones, looking for equal ones would not pay
 SPARE = 1024  # frames beyond one per row, to begin with
-
-
-def is_stack(leaf: Leaf) -> bool:
-    """Say whether a leaf is an image of several large frames: bytes, frames first or last."""
-    if len(leaf.shape) != 3 or np.dtype(leaf.dtype).itemsize != 1 or leaf.categories:
-        return False
-    frames, height, width = planes(leaf)
-    return frames > 1 and height * width >= LEAST_BYTES
-
-
-def planes(leaf: Leaf) -> tuple[int, int, int]:
-    """Return the number of frames in an image, and their height and width."""
-    first, second, third = leaf.shape
-    return (third, first, second) if third < first else (first, second, third)
 
 
 class Frames:
     """Finds frames by what is in them; those that no stack needs any more make room."""
 
-    def __init__(self, leaf: Leaf, rows: int, room: Room) -> None:
-        count, height, width = planes(leaf)
-        self.count = count  # frames in a stack
+    def __init__(self, stack: Stack, dtype: str, rows: int, room: Room) -> None:
+        self.stack = stack
         self.top = 0  # places that were ever used
-        self._last = leaf.shape[2] < leaf.shape[0]  # frames are the last axis of an image
         self._room = room
-        self._pixels = room((rows + SPARE, height, width), leaf.dtype)
+        self._pixels = room((rows + SPARE, stack.height, stack.width), dtype)
         self._needed = np.zeros(rows + SPARE, np.int64)  # by so many stacks
         self._where: dict[int, int] = {}  # by checksum
         self._free: list[int] = []
@@ -45,17 +29,22 @@ class Frames:
 
     def put(self, images: Array) -> Array:
         """Return the places [N, frames] of the frames of images [N, ...]."""
-        stacks = np.ascontiguousarray(images.transpose(0, 3, 1, 2) if self._last else images)
-        flat = stacks.reshape(-1, *stacks.shape[2:])
-        places = np.fromiter((self._place(frame) for frame in flat), np.int64, len(flat))
+        stacks = np.ascontiguousarray(self.stack.frames(images))
+        places = np.empty(stacks.shape[:2], np.int64)
+        for row, stack in enumerate(stacks):
+            # most are the one before it and one more frame: cheaper to see than to look all up
+            if row and np.array_equal(stack[:-1], stacks[row - 1, 1:]):
+                places[row, :-1] = places[row - 1, 1:]
+                places[row, -1] = self._place(stack[-1])
+            else:
+                places[row] = [self._place(frame) for frame in stack]
         np.add.at(self._needed, places, 1)
-        return places.reshape(len(images), self.count)
+        return places
 
     def get(self, places: Array) -> Array:
         """Return the images [B, ...] whose frames are at ``places`` [B, frames]."""
         stacks = self._pixels.take(places.reshape(-1), axis=0)
-        stacks = stacks.reshape(*places.shape, *self._pixels.shape[1:])
-        return stacks.transpose(0, 2, 3, 1) if self._last else stacks
+        return self.stack.images(stacks.reshape(*places.shape, *self._pixels.shape[1:]))
 
     def release(self, places: Array) -> None:
         """Forget stacks: their frames go when no other stack needs them."""

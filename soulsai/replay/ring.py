@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 
-from soulsai.replay.frames import Frames, is_stack
+from soulsai.replay.frames import Frames
 from soulsai.replay.room import Room, in_memory
+from soulsai.stacks import stack_of
 from soulsai.types import Array, Leaf
 
 
@@ -34,12 +35,12 @@ class Ring:
     def __init__(self, capacity: int, columns: dict[str, Leaf], *, room: Room = in_memory) -> None:
         self.capacity = capacity
         self.added = 0
-        stacks = {name: leaf for name, leaf in columns.items() if is_stack(leaf)}
-        stores = {leaf: Frames(leaf, capacity, room) for leaf in stacks.values()}
-        self.frames = {name: stores[leaf] for name, leaf in stacks.items()}
+        forms = {leaf: stack for leaf in columns.values() if (stack := stack_of(leaf))}
+        stores = {leaf: Frames(stack, leaf.dtype, capacity, room) for leaf, stack in forms.items()}
+        self.frames = {name: stores[leaf] for name, leaf in columns.items() if leaf in stores}
         self.columns = {
-            name: np.zeros((capacity, self.frames[name].count), "<i8")
-            if name in stacks
+            name: np.zeros((capacity, self.frames[name].stack.depth), "<i8")
+            if name in self.frames
             else room((capacity, *leaf.shape), leaf.dtype)
             for name, leaf in columns.items()
         }

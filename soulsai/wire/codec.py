@@ -3,7 +3,8 @@
 An entry of a client's stream is framed as ``version u8, flags u8, messages u16, size u32`` and
 ``size`` bytes of messages (one lz4 block if flag 1 is set). A message is
 ``crc u32, size u32, header u16, kind u8, 0``, its header, and for a fragment the columns of
-``layout.py``; everything is padded to 8 bytes, so that arrays are views into what arrived.
+``layout.py``; everything is padded to 8 bytes, so that arrays are views into what arrived. Of
+stacks of frames that follow one another, each frame travels once.
 """
 
 import struct
@@ -49,7 +50,7 @@ _ENTRY = struct.Struct("<BBHI")
 _MESSAGE = struct.Struct("<IIHBx")
 _FRAGMENT = struct.Struct("<QdIIIIHBx")
 _BODY = padded(_MESSAGE.size + _FRAGMENT.size)
-_TERMINATED, _TRUNCATED, _GREEDY = 1, 2, 4
+_TERMINATED, _TRUNCATED, _GREEDY, _ROLLS = 1, 2, 4, 8
 _KIND_FRAGMENT, _KIND_EPISODE, _KIND_HEARTBEAT, _KIND_HELLO = 1, 2, 3, 4
 
 _Count = Annotated[int, Meta(ge=0, lt=2**53)]
@@ -123,7 +124,7 @@ def check_spec(spec: RunSpec) -> None:
 
     ``fragment_steps`` need not fit: clients cut fragments shorter where steps are large.
     """
-    size = plan(spec, 1).size + _BODY + _ENTRY.size
+    size = plan(spec, 1, {}).size + _BODY + _ENTRY.size
     if size > ENTRY_BYTES:
         raise ConfigError(
             f"environment: one step takes {size} bytes, where a message has room for "
@@ -228,9 +229,10 @@ def _decode_fragment(
     clock, epsilon, episode, start, generation, version, steps, flags = _FRAGMENT.unpack_from(
         data, at + _MESSAGE.size
     )
-    if flags > _TERMINATED | _TRUNCATED | _GREEDY or not 0.0 <= epsilon <= 1.0:
+    known = _TERMINATED | _TRUNCATED | _GREEDY | (_ROLLS if layout.stacks else 0)
+    if flags & ~known or not 0.0 <= epsilon <= 1.0:
         raise Rejected("header", f"flags {flags}, epsilon {epsilon}")
-    planned = layout.plan(steps)
+    planned = layout.plan(steps, rolls=bool(flags & _ROLLS))
     if size != _BODY + planned.size:
         raise Rejected("length", f"{size} bytes for {steps} steps of {_BODY + planned.size} bytes")
     body = at + _BODY
@@ -258,11 +260,13 @@ def _encode_fragment(fragment: Fragment, layout: Layout) -> bytes:
     steps = len(fragment)
     if not 1 <= steps <= layout.max_steps:
         raise WireError(f"{steps} steps in a fragment of 1 to {layout.max_steps}")
-    planned = layout.plan(steps)
+    rolls = layout.rolls(fragment)
+    planned = layout.plan(steps, rolls=rolls)
     flags = (
         _TERMINATED * fragment.terminated
         + _TRUNCATED * fragment.truncated
         + _GREEDY * fragment.greedy
+        + _ROLLS * rolls
     )
     try:
         header = _FRAGMENT.pack(

@@ -1,11 +1,13 @@
 """Where every column of a fragment lies in its message: computed once per run and length."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from soulsai.errors import Rejected, WireError
-from soulsai.types import Array, Leaf, RunSpec
+from soulsai.stacks import Stack, stack_of
+from soulsai.types import Array, Fragment, Leaf, RunSpec
 
 # What may cross the wire. Object and string dtypes must never: an array over foreign bytes.
 DTYPES = frozenset(
@@ -16,25 +18,33 @@ REWARD = Leaf((), "<f4")
 
 
 class Column(NamedTuple):
-    """One array in a message; ``bits`` marks booleans, eight to a byte."""
+    """One array in a message; ``bits`` marks booleans, eight to a byte.
+
+    With ``rolls``, images are the same stack one frame later each, and travel as their frames.
+    """
 
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # as it travels
     dtype: np.dtype[np.generic]
     bits: bool
     length: int  # in bytes, without padding
     offset: int  # from the beginning of the body; a multiple of 8
+    rolls: Stack | None = None
 
     def read(self, data: bytes, body: int) -> Array:
         """Return the column as a read-only view into ``data`` (booleans are copied)."""
-        if not self.bits:
-            return np.ndarray(self.shape, self.dtype, data, body + self.offset)
-        packed = np.ndarray(self.length, np.uint8, data, body + self.offset)
-        count = int(np.prod(self.shape))
-        return np.unpackbits(packed, count=count).view(np.bool_).reshape(self.shape)
+        if self.bits:
+            packed = np.ndarray(self.length, np.uint8, data, body + self.offset)
+            bits = np.unpackbits(packed, count=int(np.prod(self.shape)))
+            array: Array = bits.view(np.bool_).reshape(self.shape)
+        else:
+            array = np.ndarray(self.shape, self.dtype, data, body + self.offset)
+        return self.rolls.rolled(array) if self.rolls else array
 
     def write(self, value: Array) -> bytes:
         """Return the bytes of a column; raise ``WireError`` if its shape or dtype is another."""
+        if self.rolls:
+            value = self.rolls.unrolled(value)
         if value.shape != self.shape or value.dtype != self.dtype:
             raise WireError(
                 f"column {self.name!r} is {value.dtype} {value.shape}, "
@@ -60,36 +70,54 @@ class Layout:
     def __init__(self, spec: RunSpec) -> None:
         self.crc = spec.crc
         self.max_steps = spec.fragment_steps
+        self.stacks = {
+            name: stack for name, leaf in spec.spec.obs.items() if (stack := stack_of(leaf))
+        }
         self._spec = spec
-        self._plans: dict[int, Plan] = {}
+        self._plans: dict[tuple[int, bool], Plan] = {}
 
-    def plan(self, steps: int) -> Plan:
-        """Return the columns of a fragment of ``steps`` steps; raise ``Rejected`` if too many."""
-        found = self._plans.get(steps)
+    def plan(self, steps: int, *, rolls: bool) -> Plan:
+        """Return the columns of a fragment of ``steps`` steps; raise ``Rejected`` if too many.
+
+        With ``rolls``, stacks of frames travel as their frames.
+        """
+        found = self._plans.get((steps, rolls))
         if found is None:
             if not 1 <= steps <= self.max_steps:
                 raise Rejected("steps", f"{steps} steps in a fragment of 1 to {self.max_steps}")
-            found = self._plans[steps] = plan(self._spec, steps)
+            stacks = self.stacks if rolls else {}
+            found = self._plans[steps, rolls] = plan(self._spec, steps, stacks)
         return found
 
+    def rolls(self, fragment: Fragment) -> bool:
+        """Say whether a fragment's stacks of frames can travel as their frames."""
+        seen = [(fragment.obs[name], stack) for name, stack in self.stacks.items()]
+        return bool(seen) and all(
+            obs.shape[1:] == stack.shape and stack.rolls(obs) for obs, stack in seen
+        )
 
-def plan(spec: RunSpec, steps: int) -> Plan:
-    """Return the columns of a fragment of ``steps`` steps, one after another."""
+
+def plan(spec: RunSpec, steps: int, stacks: Mapping[str, Stack]) -> Plan:
+    """Return the columns of a fragment, one after another; ``stacks`` travel as their frames."""
     end = 0
 
-    def column(name: str, leaf: Leaf, *rows: int) -> Column:
+    def column(name: str, leaf: Leaf, *rows: int, rolls: Stack | None = None) -> Column:
         nonlocal end
         dtype = dtype_of(name, leaf)
         shape = (*rows, *leaf.shape)
+        if rolls:
+            shape = (rows[0] + rolls.depth - 1, rolls.height, rolls.width)
         count = int(np.prod(shape, dtype=object))
         bits = dtype == np.bool_
-        placed = Column(
-            name, shape, dtype, bits, -(-count // 8) if bits else count * dtype.itemsize, end
-        )
+        length = -(-count // 8) if bits else count * dtype.itemsize
+        placed = Column(name, shape, dtype, bits, length, end, rolls)
         end += padded(placed.length)
         return placed
 
-    obs = tuple(column(name, leaf, steps + 1) for name, leaf in spec.spec.obs.items())
+    obs = tuple(
+        column(name, leaf, steps + 1, rolls=stacks.get(name))
+        for name, leaf in spec.spec.obs.items()
+    )
     action = column("action", spec.spec.action.leaf, steps)
     reward = column("reward", REWARD, steps)
     extras = tuple(column(name, leaf, steps) for name, leaf in spec.extras.items())

@@ -54,6 +54,13 @@ RICH = msgspec.structs.replace(
     memory={"h": Leaf((3,), "<f4"), "done": Leaf((), "|b1")},
 )
 
+FRAMES_LAST = msgspec.structs.replace(
+    SPEC, spec=Spec({"eye": Leaf((32, 40, 3), "|u1"), "x": Leaf((2,), "<f4")}, DISCRETE)
+)
+FRAMES_FIRST = msgspec.structs.replace(
+    SPEC, spec=Spec({"eye": Leaf((4, 32, 40), "|u1"), "map": Leaf((2, 32, 32), "|b1")}, DISCRETE)
+)
+
 
 def random_fragment(spec: RunSpec, steps: int, seed: int = 0, **changes) -> Fragment:
     rng = np.random.default_rng(seed)
@@ -81,6 +88,20 @@ def random_fragment(spec: RunSpec, steps: int, seed: int = 0, **changes) -> Frag
         "memory": {name: column(leaf) for name, leaf in spec.memory.items()},
     }
     return Fragment(**(values | changes))
+
+
+def rolling_fragment(spec: RunSpec, steps: int) -> Fragment:
+    """Every image is the one before it, without its oldest frame and with a new one."""
+    plain = random_fragment(spec, steps)
+    obs = dict(plain.obs)
+    for name, images in obs.items():
+        if images.ndim == 4:
+            axis = 3 if spec is FRAMES_LAST else 1
+            frames = np.moveaxis(images, axis, 1).copy()
+            for row in range(1, len(frames)):
+                frames[row, :-1] = frames[row - 1, 1:]
+            obs[name] = np.moveaxis(frames, 1, axis)
+    return msgspec.structs.replace(plain, obs=obs)
 
 
 def entry(data: bytes | None) -> Entry:
@@ -189,6 +210,38 @@ def test_booleans_travel_as_bits():
     )
     with_mask = len(encode_message(random_fragment(masks, 63), masks))
     assert with_mask < 64 * 800 / 8 + 600
+
+
+@pytest.mark.parametrize("spec", [FRAMES_LAST, FRAMES_FIRST], ids=["last", "first"])
+@pytest.mark.parametrize("steps", [1, 2, 64])
+def test_each_frame_of_stacks_that_roll_travels_once(spec, steps):
+    sent = rolling_fragment(spec, steps)
+    data = encode_message(sent, spec)
+    frames = {name: steps + min(leaf.shape) for name, leaf in spec.spec.obs.items() if name != "x"}
+    assert len(data) < 32 * 40 * (frames["eye"] + frames.get("map", 0) / 8) + 30 * steps + 200
+    (got,) = there_and_back(spec, sent)
+    same(sent, got)
+    assert not got.obs["eye"].flags.writeable
+
+
+@pytest.mark.parametrize("spec", [FRAMES_LAST, FRAMES_FIRST], ids=["last", "first"])
+@pytest.mark.parametrize("row", [0, 3, 7])
+def test_stacks_that_do_not_roll_travel_whole(spec, row):
+    sent = rolling_fragment(spec, 7)
+    torn = sent.obs["eye"].copy()
+    torn[row] ^= 1
+    sent = msgspec.structs.replace(sent, obs=sent.obs | {"eye": torn})
+    assert len(encode_message(sent, spec)) > 8 * 32 * 40 * min(spec.spec.obs["eye"].shape)
+    (got,) = there_and_back(spec, sent)
+    same(sent, got)
+
+
+@pytest.mark.parametrize("shape", [(8, 32, 40, 2), (8, 3, 32, 40), (8, 32, 40), (7, 32, 40, 3)])
+def test_images_of_another_shape_are_not_encoded(shape):
+    sent = rolling_fragment(FRAMES_LAST, 7)
+    wrong = msgspec.structs.replace(sent, obs=sent.obs | {"eye": np.zeros(shape, np.uint8)})
+    with pytest.raises(WireError, match="'eye'"):
+        encode_message(wrong, FRAMES_LAST)
 
 
 @pytest.mark.parametrize(("size", "flag"), [(1, 0), (64, 1)])

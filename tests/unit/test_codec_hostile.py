@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from test_codec import RICH, SPEC, entry, random_fragment
+from test_codec import FRAMES_LAST, RICH, SPEC, entry, random_fragment, rolling_fragment
 
 from soulsai.errors import Rejected, WireError
 from soulsai.types import Episode, Head, Heartbeat, Hello, Leaf, Pointer, Program, RunSpec, Weights
@@ -133,6 +133,30 @@ def test_any_header_of_any_kind_is_rejected_or_well_formed(header, kind):
 )
 def test_what_is_wrong_is_said_in_a_word(data, reason):
     assert rejected(data) == reason
+
+
+FLAGS_AT = 12 + struct.calcsize("<QdIIIIH")  # in a message: behind its head
+
+
+def flagged(message: bytes, flags: int) -> bytes:
+    assert message[FLAGS_AT] < 16
+    return framed(message[:FLAGS_AT] + bytes([flags]) + message[FLAGS_AT + 1 :])
+
+
+@pytest.mark.parametrize(
+    ("spec", "rolls", "flags", "reason"),
+    [
+        (RICH, False, 8, "header"),  # it has no stacks of frames
+        (FRAMES_LAST, False, 8, "length"),
+        (FRAMES_LAST, True, 0, "length"),
+        (FRAMES_LAST, True, 16, "header"),
+    ],
+)
+def test_flags_that_do_not_fit_the_columns_are_rejected(spec, rolls, flags, reason):
+    make = rolling_fragment if rolls else random_fragment
+    with pytest.raises(Rejected) as caught:
+        decode_entry(entry(flagged(encode_message(make(spec, 9), spec), flags)), spec)
+    assert caught.value.reason == reason
 
 
 @pytest.mark.parametrize("steps", [0, 65, 65_535])

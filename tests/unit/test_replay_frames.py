@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from soulsai.errors import ConfigError
 from soulsai.replay import frames as frames_module
-from soulsai.replay.frames import Frames, is_stack
+from soulsai.replay.frames import Frames
 from soulsai.replay.ring import OWNER, Ring, owner
 from soulsai.replay.room import in_memory, room
+from soulsai.stacks import Stack, stack_of
 from soulsai.types import Leaf
 
 SIDE = 32
@@ -37,11 +38,27 @@ def same(ring, slots, first):
 
 
 def test_what_is_a_stack():
-    assert is_stack(STACK)
-    assert is_stack(Leaf((4, 84, 84), "|u1"))
-    assert not is_stack(Leaf((10, 10, 4), "|b1"))  # too small
-    assert not is_stack(Leaf((84, 84, 4), "<f4"))
-    assert not is_stack(Leaf((84, 84, 1), "|u1"))
+    assert stack_of(STACK) == Stack(4, SIDE, SIDE, last=True)
+    assert stack_of(Leaf((4, 84, 90), "|u1")) == Stack(4, 84, 90, last=False)
+    assert stack_of(Leaf((10, 10, 4), "|b1")) is None  # too small
+    assert stack_of(Leaf((84, 84, 4), "<f4")) is None
+    assert stack_of(Leaf((84, 84, 1), "|u1")) is None
+    assert stack_of(Leaf((84, 84, 4), "|u1", categories=9)) is None
+
+
+@pytest.mark.parametrize("last", [False, True])
+@given(depth=st.integers(2, 5), count=st.integers(1, 9), seed=st.integers(0, 9))
+def test_images_that_roll_are_their_frames_and_back(last, depth, count, seed):
+    stack = Stack(depth, 3, 4, last)
+    frames = np.random.default_rng(seed).integers(9, size=(count + depth - 1, 3, 4))
+    windows = np.stack([frames[row : row + depth] for row in range(count)])
+    images = np.moveaxis(windows, 1, 3) if last else windows
+    assert stack.rolls(images)
+    assert np.array_equal(stack.unrolled(images), frames)
+    assert np.array_equal(stack.rolled(frames), images)
+    assert np.array_equal(stack.images(stack.frames(images)), images)
+    images[count // 2, 0, 0, 0] += 1  # a pixel of the oldest frame
+    assert stack.rolls(images) == (count == 1)
 
 
 @pytest.mark.parametrize("leaf", [STACK, Leaf((4, SIDE, SIDE), "|u1")])
@@ -88,7 +105,7 @@ def test_equal_checksums_are_not_taken_for_equal_frames(monkeypatch):
 
 def test_a_store_grows_when_nothing_is_shared(monkeypatch):
     monkeypatch.setattr(frames_module, "SPARE", 2)
-    store = Frames(STACK, 2, in_memory)
+    store = Frames(Stack(4, SIDE, SIDE, last=True), "|u1", 2, in_memory)
     images = np.stack([np.stack([frame(4 * i + k) for k in range(4)], 2) for i in range(5)])
     places = store.put(images)
     assert np.array_equal(store.get(places), images)

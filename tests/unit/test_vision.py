@@ -11,7 +11,9 @@ from soulsai.algorithms.vision import Impala, Pool, SpectralConv, eye, settle, w
     ("kind", "planes", "features"),
     [
         ("auto", (4, 84, 84), 64 * 7 * 7),
-        ("auto", (4, 10, 10), 32 * 100),
+        ("auto", (4, 10, 10), 16 * 8 * 8),
+        ("auto", (4, 20, 20), 32 * 400),
+        ("auto", (4, 10, 2), 32 * 20),
         ("minatar", (4, 10, 10), 16 * 8 * 8),
         ("nature", (4, 84, 84), 64 * 7 * 7),
         ("impala", (4, 84, 84), 64 * 6 * 6),
