@@ -45,14 +45,32 @@ class Gradient:
 BETAS = 0.9, 0.999  # of Adam
 
 
-def adam(now: Moments, gradient: Tensor, lr: float, eps: float) -> Moments:
-    """Return what ``FlatAdam`` would change everything to: the same equations, without effects."""
-    steps = now.steps + 1
+class Correction(NamedTuple):
+    """What makes up for moments that began at zero: two scalars, the same for all weights.
+
+    A compiled form returns them although nobody asks: the compiler computes once what is returned,
+    and everything else anew for every few weights, two powers in double precision each time.
+    """
+
+    rate: Tensor  # by which a mean moves the weights
+    root: Tensor  # by which the root of a mean square is divided
+
+
+def correction(steps: Tensor, lr: float) -> Correction:
+    """Return what Adam corrects its moments by after so many steps, this one included."""
+    first, second = (1.0 - beta ** steps.double() for beta in BETAS)
+    return Correction((lr / first).float(), second.sqrt().float())
+
+
+def adam(now: Moments, gradient: Tensor, by: Correction, eps: float) -> Moments:
+    """Return what ``FlatAdam`` would change everything to: the same equations, without effects.
+
+    ``by`` is the ``correction`` of one step more than ``now`` has.
+    """
     mean = torch.lerp(now.mean, gradient, 1.0 - BETAS[0])
     square = BETAS[1] * now.square + (1.0 - BETAS[1]) * gradient.square()
-    first, second = (1.0 - beta ** steps.double() for beta in BETAS)
-    spread = square.sqrt() / second.sqrt().float() + eps
-    return Moments(now.weights - (lr / first).float() * mean / spread, mean, square, steps)
+    spread = square.sqrt() / by.root + eps
+    return Moments(now.weights - by.rate * mean / spread, mean, square, now.steps + 1)
 
 
 def clipped(gradient: Tensor, norm: Tensor, most: float) -> Tensor:

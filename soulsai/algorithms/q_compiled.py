@@ -7,7 +7,7 @@ from torch import Tensor
 
 from soulsai.algorithms.base import Tensors
 from soulsai.algorithms.compiled import Form, Functional, NotCompilable, Package, examples
-from soulsai.algorithms.flat import Moments, adam, chosen, clipped
+from soulsai.algorithms.flat import Moments, adam, chosen, clipped, correction
 from soulsai.algorithms.off_policy import packed
 from soulsai.algorithms.q_network import Chance, QPolicy
 from soulsai.algorithms.q_update import Learner, Luck, Report, Rules, compare, found
@@ -40,14 +40,14 @@ def form(learner: Learner, rules: Rules, rows: Tensors, luck: Luck) -> Form:
         (gradient,) = torch.autograd.grad(seen.predicted, free, seen.slope)
         report = found(seen, gradient)
         now = Moments(weights, mean, square, steps)
-        adamant = learner.optimizer
-        then = adam(now, clipped(gradient, report.norm, rules.grad_clip), adamant.lr, adamant.eps)
-        then = chosen(report.done, then, now)
+        by = correction(steps + 1, learner.optimizer.lr)
+        short = clipped(gradient, report.norm, rules.grad_clip)
+        then = chosen(report.done, adam(now, short, by, learner.optimizer.eps), now)
         average = torch.lerp(target_weights, then.weights, rules.target_ema)
         target_weights.copy_(torch.where(report.done, average, target_weights))
         for before, after in zip(now, then, strict=True):
             before.copy_(after)
-        return list(report)
+        return [*report, *by]
 
     batch = len(next(iter(rows.values())))
     importance = examples({"weights": rows["ret"]}, batch)["weights"]
@@ -84,6 +84,9 @@ def state(learner: Learner) -> tuple[Tensor, ...]:
 def updating(learner: Learner, package: Package) -> Callable[[Tensors, Tensor, Luck], Report]:
     """Return the update of a learner by a package of its ``form``."""
     held = state(learner)
-    return lambda rows, weights, luck: Report(
-        *package(*held, *chance_of(luck), weights, *packed(rows))
-    )
+
+    def update(rows: Tensors, weights: Tensor, luck: Luck) -> Report:
+        answers = package(*held, *chance_of(luck), weights, *packed(rows))
+        return Report(*answers[: len(Report._fields)])
+
+    return update

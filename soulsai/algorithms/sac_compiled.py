@@ -9,7 +9,7 @@ from torch import Tensor
 
 from soulsai.algorithms.base import Tensors
 from soulsai.algorithms.compiled import Form, Functional, NotCompilable, Package
-from soulsai.algorithms.flat import FlatAdam, Moments, adam, chosen
+from soulsai.algorithms.flat import FlatAdam, Moments, adam, chosen, correction
 from soulsai.algorithms.off_policy import packed
 from soulsai.algorithms.sac_update import (
     ActorReport,
@@ -84,11 +84,12 @@ def critic_form(sac: "SAC", rows: Tensors, weights: Tensor) -> Form:
         judged = judge(law, *judges, seen, batch, importance, noise, temperature, rules)
         (gradient,) = torch.autograd.grad(judged.predicted, free, judged.slope)
         report = found(judged, gradient)
-        then = chosen(report.done, adam(now, gradient, optimizer.lr, optimizer.eps), now)
+        by = correction(now.steps + 1, optimizer.lr)
+        then = chosen(report.done, adam(now, gradient, by, optimizer.eps), now)
         average = torch.lerp(target, then.weights, rules.target_ema)
         target.copy_(torch.where(report.done, average, target))
         _become(now, then)
-        return list(report)
+        return [*report, *by]
 
     return Form(function, (*held, weights, noise_like(sac, rows), *rows.values()))
 
@@ -114,12 +115,13 @@ def actor_form(sac: "SAC", rows: Tensors) -> Form:
         )
         (gradient,) = torch.autograd.grad(loss, free)
         report = wanting(loss, entropy, gradient)
-        then = adam(now, gradient, optimizer.lr, optimizer.eps)
+        by = correction(now.steps + 1, optimizer.lr)
+        then = adam(now, gradient, by, optimizer.eps)
         excess = (entropy - rules.target_entropy).reshape(1)
-        warmer = adam(warmth, excess, optimizer.lr, optimizer.eps)
+        warmer = adam(warmth, excess, correction(warmth.steps + 1, optimizer.lr), optimizer.eps)
         _become(now, chosen(report.done, then, now))
         _become(warmth, chosen(report.done, warmer, warmth))
-        return list(report)
+        return [*report, *by]
 
     return Form(function, (*held, noise_like(sac, rows), *seen.values()))
 
@@ -127,13 +129,23 @@ def actor_form(sac: "SAC", rows: Tensors) -> Form:
 def judging(sac: "SAC", package: Package) -> Callable[[Tensors, Tensor, Tensor], CriticReport]:
     """Return the critics' step by a package of ``critic_form``."""
     held = critic_state(sac)
-    return lambda rows, weights, noise: CriticReport(*package(*held, weights, noise, *packed(rows)))
+
+    def judged(rows: Tensors, weights: Tensor, noise: Tensor) -> CriticReport:
+        answers = package(*held, weights, noise, *packed(rows))
+        return CriticReport(*answers[: len(CriticReport._fields)])
+
+    return judged
 
 
 def acting(sac: "SAC", package: Package) -> Callable[[Tensors, Tensor], ActorReport]:
     """Return the actor's step by a package of ``actor_form``."""
     held = actor_state(sac)
-    return lambda rows, noise: ActorReport(*package(*held, noise, *packed(seen_columns(sac, rows))))
+
+    def acted(rows: Tensors, noise: Tensor) -> ActorReport:
+        answers = package(*held, noise, *packed(seen_columns(sac, rows)))
+        return ActorReport(*answers[: len(ActorReport._fields)])
+
+    return acted
 
 
 def check(sac: "SAC") -> None:

@@ -8,7 +8,7 @@ from learning_cases import endless, episode, settings, spec
 
 from soulsai.algorithms.compiled import Compilable, Form, NotCompilable, compare
 from soulsai.algorithms.dqn import DQN
-from soulsai.algorithms.flat import FlatAdam, Moments, adam
+from soulsai.algorithms.flat import FlatAdam, Moments, adam, correction
 from soulsai.algorithms.sac import SAC
 from soulsai.config import SAC as SACConfig
 from soulsai.types import ActionSpec, Leaf, Spec
@@ -95,7 +95,7 @@ def test_adam_as_a_function_is_adam():
     for _ in range(200):
         gradient = torch.randn(50)
         optimizer.step(gradient)
-        now = adam(now, gradient, 1e-2, 1e-5)
+        now = adam(now, gradient, correction(now.steps + 1, 1e-2), 1e-5)
         assert torch.allclose(now.weights, weights, rtol=1e-5, atol=1e-6)
 
 
