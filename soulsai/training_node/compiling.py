@@ -173,6 +173,7 @@ class Compiling:
                         **os.environ,
                         PARENT: str(os.getpid()),
                         "TORCHINDUCTOR_CACHE_DIR": str(folder / "cache"),
+                        "TMPDIR": str(folder),  # whatever else it leaves goes with the folder
                     },
                     start_new_session=True,
                 )
@@ -194,7 +195,8 @@ class Compiling:
         try:
             packages = {path.stem: load(path) for path in folder.glob(f"*{SUFFIX}")}
             self._algorithm.adopt(packages)
-        except (RuntimeError, KeyError, OSError) as error:
+        except (RuntimeError, TypeError, AttributeError, KeyError, OSError) as error:
+            # another version of torch may load packages in another way
             self._give_up(f"what was compiled cannot be used: {error}")
             return
         self._over = True

@@ -2,11 +2,14 @@
 
 import logging
 import sys
+import tempfile
 
+import msgspec
 import pytest
-from learning_cases import spec
+from learning_cases import settings, spec
 from test_compiled import dqn, learnt, sac
 
+from soulsai.algorithms import build
 from soulsai.algorithms.ppo import PPO
 from soulsai.config import PPO as PPOConfig
 from soulsai.config import AlgorithmChoice, Config, Run, Training
@@ -103,6 +106,26 @@ def test_packages_are_adopted_when_they_are_made(somewhere, monkeypatch):
         "learning=compiled",
     ]
     assert learnt(algorithm)["skipped"] == 0
+
+
+def test_a_compiler_is_run_and_leaves_nothing_behind(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    caplog.set_level(logging.INFO, LOG)
+    wanted, seen = msgspec.structs.replace(config("always"), dqn=settings()), spec(masked=True)
+    algorithm = build(wanted, seen, seed=0)
+    eager = algorithm.step
+    measures = Measures(Progress(run="r"), warmup=0)
+    one = Compiling(wanted, seen, algorithm, measures, Clock())
+    for _ in range(2):
+        worked(measures, updates=1, seconds=0.001)
+        one.look()
+    one._process.wait(timeout=280)
+    one.look()
+    assert one.done, caplog.messages
+    assert algorithm.step is not eager, caplog.messages
+    assert learnt(algorithm)["skipped"] == 0
+    assert not [path for path in tmp_path.iterdir() if not path.name.startswith("aotinductor_")]
 
 
 def test_what_fails_is_said_and_learning_stays_eager(somewhere, monkeypatch):
