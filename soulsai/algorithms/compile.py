@@ -38,8 +38,6 @@ def run(folder: Path) -> None:
     if not isinstance(algorithm, Compilable):
         raise NotCompilable(f"{job.config.algorithm.name} has no compiled form")
     trace_products()
-    # A header of 150 MB takes longer to prepare than it saves, and stays in the system's folder.
-    torch._inductor.config.aot_inductor.precompile_headers = False
     for name, form in algorithm.forms().items():
         compile_form(form, folder / f"{name}{SUFFIX}")
 

@@ -16,6 +16,8 @@ from soulsai.algorithms.base import Tensors
 from soulsai.algorithms.flat import views
 from soulsai.errors import SoulsAIError
 
+# A header of 150 MB takes longer to prepare than it saves, and stays in the system's folder.
+OPTIONS = {"aot_inductor.precompile_headers": False}
 RELATIVE, ABSOLUTE = 1e-3, 1e-4  # error of float32 after one update
 
 Function = Callable[..., Sequence[Tensor]]
@@ -50,7 +52,9 @@ def compile_form(form: Form, path: Path) -> None:
     """Write a package to ``path``; raise ``NotCompilable`` if it computes something else."""
     graph = make_fx(form.function)(*_copies(form.examples))
     program = torch.export.export(graph, _copies(form.examples))
-    torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+    torch._inductor.aoti_compile_and_package(
+        program, package_path=str(path), inductor_configs=OPTIONS
+    )
     compare(form, load(path))
 
 
