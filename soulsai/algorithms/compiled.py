@@ -16,8 +16,12 @@ from soulsai.algorithms.base import Tensors
 from soulsai.algorithms.flat import views
 from soulsai.errors import SoulsAIError
 
-# A header of 150 MB takes longer to prepare than it saves, and stays in the system's folder.
-OPTIONS = {"aot_inductor.precompile_headers": False}
+OPTIONS = {
+    # a header of 150 MB takes longer to prepare than it saves, and stays in the system's folder
+    "aot_inductor.precompile_headers": False,
+    # the processor says which vectors it has; to try each takes a third of the whole time
+    "cpp.vec_isa_ok": True,
+}
 RELATIVE, ABSOLUTE = 1e-3, 1e-4  # error of float32 after one update
 
 Function = Callable[..., Sequence[Tensor]]
