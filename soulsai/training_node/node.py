@@ -256,6 +256,7 @@ class TrainingNode:
         self._stop_asked = self._stop_asked or self._stopped()
         self._orders.serve()
         self._guard.look()
+        self._publisher.count(self._roster.active)
         self._receiver.held = self._guard.conduct.held
         self._reporter.record()
         self._compiling.look()

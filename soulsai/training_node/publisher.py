@@ -59,6 +59,8 @@ class Publisher:
         self._kept: OrderedDict[tuple[int, int], Kept] = OrderedDict()
         self._granted: int | None = None  # to each client, with the newest version
         self._granted_at = 0  # env steps admitted then
+        self._counted = 0  # clients it was divided among
+        self._is_crowded = False  # more have come since
 
     def __repr__(self) -> str:
         progress = self._progress
@@ -75,6 +77,8 @@ class Publisher:
         since = now - self.tried
         if self._failed:
             return since >= RETRY_SECONDS
+        if self._is_crowded:
+            return True
         if not self.unpublished:
             return stuck and bool(self._policy.quota) and since >= self._seconds
         if self._policy.quota == 0:  # it would only take back what was granted
@@ -82,6 +86,10 @@ class Publisher:
         if self._policy.eager or since >= self._seconds:
             return True
         return starving and self._policy.quota is not None and self._is_scarce
+
+    def count(self, clients: int) -> None:
+        """Take back some of what each was granted if there are more clients than were counted."""
+        self._is_crowded = bool(self._granted) and clients > self._counted
 
     def publish(self, now: float, taken: Sequence[int]) -> bool:
         """Publish the policy as it is now, if it is sound; return whether that worked.
@@ -112,6 +120,7 @@ class Publisher:
         self._failed = not self._send(weights)
         self.unpublished = self._failed
         self._granted, self._granted_at = quota, progress.env_steps
+        self._counted, self._is_crowded = len(taken), False
         return not self._failed
 
     def hurry(self) -> None:

@@ -71,6 +71,33 @@ def test_a_starving_learner_publishes_when_a_grant_may_soon_be_spent():
     assert not desk.due(0.1, starving=False)
 
 
+def test_a_grant_is_divided_again_when_more_clients_come_than_were_counted():
+    desk = Desk(quota=100)
+    desk.publish(0.0, clients=2)
+    desk.publisher.count(2)
+    assert not desk.due(0.1)
+    desk.publisher.count(10)
+    desk.policy.quota = 40
+    assert desk.due(0.1)
+    desk.publish(0.1, clients=10)
+    assert desk.sent[-1].quota == 4
+    desk.publisher.count(10)
+    assert not desk.due(0.2)
+    desk.policy.quota = 0  # they are far ahead: what is left of the grant is taken back
+    desk.publisher.count(11)
+    assert desk.due(0.2)
+    desk.publish(0.2, clients=11)
+    desk.publisher.count(12)
+    assert not desk.due(0.3), "there is nothing to divide"
+
+
+def test_where_nobody_waits_it_does_not_matter_how_many_there_are():
+    desk = Desk(quota=None)
+    desk.publish(0.0, clients=1)
+    desk.publisher.count(100)
+    assert not desk.due(0.1)
+
+
 def test_what_grants_nothing_is_not_published():
     desk = Desk(quota=0)
     assert not desk.due(1000.0, starving=True, stuck=True)
