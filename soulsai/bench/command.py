@@ -146,7 +146,7 @@ def learning(
 @app.command()
 def tax(
     of: Annotated[
-        str, typer.Argument(help="faults, staleness or scaling; several by commas.")
+        str, typer.Argument(help="faults, staleness, games or scaling; several by commas.")
     ] = "faults,staleness,scaling",
     seeds: Seeds = 5,
     first_seed: FirstSeed = 10,

@@ -15,6 +15,7 @@ from soulsai.bench.targets import TARGETS, Target
 from soulsai.errors import ConfigError
 
 STALE = Faults(weights_seconds=2.0)
+FRAME = 1 / 60  # seconds that a game takes for a step
 
 
 class Tax(Struct, frozen=True):
@@ -26,12 +27,26 @@ class Tax(Struct, frozen=True):
     limit: float
 
 
+def _as_game(target: Target, *, stale: bool) -> Target:
+    """Return a target whose clients play no faster than a game, so that 2 s are not many steps."""
+    faults = Faults(
+        slow_clients=target.clients,
+        slow_seconds=FRAME,
+        weights_seconds=STALE.weights_seconds if stale else 0.0,
+    )
+    return replace(target, name=f"{target.name}-game{'-stale' * stale}", faults=faults)
+
+
 _T1, _CALM = TARGETS["T1"], TARGETS["T2-calm"]
 TAXES = {
     "faults": (Tax("clients killed, slow, late and repeating", _CALM, TARGETS["T2"], 1.25),),
     "staleness": (
         Tax("weights 2 s old", _T1, replace(_T1, name="T1-stale", faults=STALE), 1.15),
         Tax("weights 2 s old", _CALM, replace(_CALM, name="T2-stale", faults=STALE), 1.15),
+    ),
+    "games": tuple(
+        Tax("weights 2 s old", _as_game(one, stale=False), _as_game(one, stale=True), 1.15)
+        for one in (_T1, _CALM)
     ),
     "scaling": (
         Tax(

@@ -79,7 +79,7 @@ def test_env_steps_to_the_bar_are_infinite_if_too_many_seeds_never_reach_it():
 
 
 def test_taxes_compare_the_same_target_twice():
-    for tax in taxes("faults,staleness,scaling"):
+    for tax in taxes("faults,staleness,games,scaling"):
         without, burdened = tax.without, tax.burdened
         assert (without.environment, without.steps, without.overrides) == (
             burdened.environment,
