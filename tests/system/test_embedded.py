@@ -187,13 +187,19 @@ def test_a_frozen_server_is_unreachable_and_waking_does_not_wait_for_it(monkeypa
         client.close()
 
 
+def fill(client, positions, size):
+    """Send one entry after the other: what is on its way takes room of its own."""
+    for position in positions:
+        client.push([(position, os.urandom(size))])
+
+
 def test_a_full_server_refuses_weights_until_the_streams_are_trimmed():
     with EmbeddedServer(memory_mb=8) as server:
         client = connect_client(access(server, "client"), "full", "c1")
         positions = [Position(1, number) for number in range(1, 4000)]
         for size, some in ((100_000, positions[:200]), (500, positions[200:])):
             with pytest.raises(ServerFull):
-                client.push([(position, os.urandom(size)) for position in some])
+                fill(client, some, size)
         node = connect_training(access(server, "training_node"), "full")
         with pytest.raises(ServerFull):
             node.report(STATUS)

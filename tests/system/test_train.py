@@ -82,8 +82,11 @@ def test_evaluate_plays_the_newest_checkpoint(trained):
     policy = sorted(folder.glob("saves/*/checkpoints/*/policy.onnx"))[-1]
     again = soulsai("evaluate", policy, *words, cwd=folder)
     assert again.stdout == latest.stdout
-    other = soulsai("evaluate", policy.parent, *words, "--seed", 5, cwd=folder)
-    assert other.stdout != latest.stdout
+    others = (
+        soulsai("evaluate", policy.parent, *words, "--seed", seed, cwd=folder)
+        for seed in (5, 50, 500)
+    )
+    assert any(other.stdout != latest.stdout for other in others), "a few may be alike by chance"
 
 
 def test_runs_are_listed(trained):
