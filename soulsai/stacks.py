@@ -51,12 +51,17 @@ class Stack(NamedTuple):
         return self.images(windows.transpose(0, 3, 1, 2))
 
 
+def form_of(image: Leaf) -> Stack:
+    """Return the form of an image, whose frames or channels are the first axis or the last."""
+    first, second, third = image.shape
+    last = third < first
+    return Stack(third, first, second, last) if last else Stack(first, second, third, last)
+
+
 def stack_of(leaf: Leaf) -> Stack | None:
-    """Return the form of a leaf that is a stack of large frames: bytes, frames first or last."""
+    """Return the form of a leaf that is a stack of large frames of bytes, else nothing."""
     if len(leaf.shape) != 3 or np.dtype(leaf.dtype).itemsize != 1 or leaf.categories:
         return None
-    last = leaf.shape[2] < leaf.shape[0]
-    depth, height, width = (leaf.shape[2], *leaf.shape[:2]) if last else leaf.shape
-    if depth < 2 or height * width < LEAST_BYTES:
-        return None
-    return Stack(depth, height, width, last)
+    form = form_of(leaf)
+    worthwhile = form.depth > 1 and form.height * form.width >= LEAST_BYTES
+    return form if worthwhile else None

@@ -56,6 +56,9 @@ class Correction(NamedTuple):
     root: Tensor  # by which the root of a mean square is divided
 
 
+BESIDE = len(Correction._fields)  # results of a compiled form that nobody asks for, at its end
+
+
 def correction(steps: Tensor, lr: float) -> Correction:
     """Return what Adam corrects its moments by after so many steps, this one included."""
     first, second = (1.0 - beta ** steps.double() for beta in BETAS)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from soulsai.algorithms import vision
 from soulsai.algorithms.vision import Vision
+from soulsai.stacks import form_of
 from soulsai.types import Array, Leaf
 
 CLIP = 10.0  # standard deviations a normalised observation may lie from the mean
@@ -75,7 +76,8 @@ class Encoder(nn.Module):
         eyes: Vision = "auto",
     ) -> None:
         super().__init__()
-        planes = [_planes(leaf) for leaf in observation.images.values()]
+        forms = [form_of(leaf) for leaf in observation.images.values()]
+        planes = [(form.depth, form.height, form.width) for form in forms]
         self.eyes = nn.ModuleList([vision.eye(eyes, one) for one in planes])
         seen = sum(vision.width(eye, one) for eye, one in zip(self.eyes, planes, strict=True))
         inputs = observation.width + seen
@@ -221,10 +223,6 @@ def _is_image(leaf: Leaf) -> bool:
     return len(leaf.shape) == 3 and np.dtype(leaf.dtype).itemsize == 1 and not leaf.categories
 
 
-def _channels_last(leaf: Leaf) -> bool:
-    return leaf.shape[2] < leaf.shape[0]
-
-
 def _flat_width(leaf: Leaf) -> int:
     return prod(leaf.shape) * max(1, leaf.categories)
 
@@ -251,10 +249,5 @@ def _largest(leaf: Leaf) -> float:
 
 def _picture(leaf: Leaf, raw: Tensor) -> Tensor:
     """Return an image leaf as floats in 0..1 [B, C, H, W]."""
-    picture = raw.permute(0, 3, 1, 2) if _channels_last(leaf) else raw
+    picture = raw.permute(0, 3, 1, 2) if form_of(leaf).last else raw
     return picture.float() if _kind(leaf) == "b" else picture.float() * (1.0 / 255.0)
-
-
-def _planes(leaf: Leaf) -> tuple[int, int, int]:
-    first, second, third = leaf.shape
-    return (third, first, second) if _channels_last(leaf) else (first, second, third)

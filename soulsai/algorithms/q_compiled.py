@@ -7,7 +7,7 @@ from torch import Tensor
 
 from soulsai.algorithms.base import Tensors
 from soulsai.algorithms.compiled import Form, Functional, NotCompilable, Package, examples
-from soulsai.algorithms.flat import Moments, adam, chosen, clipped, correction
+from soulsai.algorithms.flat import BESIDE, Moments, adam, chosen, clipped, correction
 from soulsai.algorithms.off_policy import packed
 from soulsai.algorithms.q_network import Chance, QPolicy
 from soulsai.algorithms.q_update import Learner, Luck, Report, Rules, compare, found
@@ -84,9 +84,6 @@ def state(learner: Learner) -> tuple[Tensor, ...]:
 def updating(learner: Learner, package: Package) -> Callable[[Tensors, Tensor, Luck], Report]:
     """Return the update of a learner by a package of its ``form``."""
     held = state(learner)
-
-    def update(rows: Tensors, weights: Tensor, luck: Luck) -> Report:
-        answers = package(*held, *chance_of(luck), weights, *packed(rows))
-        return Report(*answers[: len(Report._fields)])
-
-    return update
+    return lambda rows, weights, luck: Report(
+        *package(*held, *chance_of(luck), weights, *packed(rows))[:-BESIDE]
+    )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from soulsai.algorithms.base import Tensors
 from soulsai.algorithms.compiled import Form, Functional, NotCompilable, Package
-from soulsai.algorithms.flat import FlatAdam, Moments, adam, chosen, correction
+from soulsai.algorithms.flat import BESIDE, FlatAdam, Moments, adam, chosen, correction
 from soulsai.algorithms.off_policy import packed
 from soulsai.algorithms.sac_update import (
     ActorReport,
@@ -129,23 +129,17 @@ def actor_form(sac: "SAC", rows: Tensors) -> Form:
 def judging(sac: "SAC", package: Package) -> Callable[[Tensors, Tensor, Tensor], CriticReport]:
     """Return the critics' step by a package of ``critic_form``."""
     held = critic_state(sac)
-
-    def judged(rows: Tensors, weights: Tensor, noise: Tensor) -> CriticReport:
-        answers = package(*held, weights, noise, *packed(rows))
-        return CriticReport(*answers[: len(CriticReport._fields)])
-
-    return judged
+    return lambda rows, weights, noise: CriticReport(
+        *package(*held, weights, noise, *packed(rows))[:-BESIDE]
+    )
 
 
 def acting(sac: "SAC", package: Package) -> Callable[[Tensors, Tensor], ActorReport]:
     """Return the actor's step by a package of ``actor_form``."""
     held = actor_state(sac)
-
-    def acted(rows: Tensors, noise: Tensor) -> ActorReport:
-        answers = package(*held, noise, *packed(seen_columns(sac, rows)))
-        return ActorReport(*answers[: len(ActorReport._fields)])
-
-    return acted
+    return lambda rows, noise: ActorReport(
+        *package(*held, noise, *packed(seen_columns(sac, rows)))[:-BESIDE]
+    )
 
 
 def check(sac: "SAC") -> None:

@@ -23,7 +23,7 @@ from soulsai.types import (
 from soulsai.wire.codec import encode_message, pack
 
 STACK = Stack(4, 84, 84, last=True)
-SPEC = Spec({"obs": Leaf((84, 84, 4), "|u1")}, ActionSpec("discrete", sizes=(6,)))
+SPEC = Spec({"obs": Leaf(STACK.shape, "|u1")}, ActionSpec("discrete", sizes=(6,)))
 RUN = RunSpec("bench", PROTOCOL, PROTOCOL, EnvironmentOffer("Atari"), SPEC, "dqn", "")
 CAPACITY, STEPS, EPISODE = 20_000, 30_000, 960  # more steps than rows: it is full, and goes round
 FRAGMENT, BATCH = 64, 64

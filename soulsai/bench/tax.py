@@ -14,7 +14,7 @@ from soulsai.bench.statistics import iqm
 from soulsai.bench.targets import TARGETS, Target
 from soulsai.errors import ConfigError
 
-STALE = Faults(weights_seconds=2.0)
+OLD = 2.0  # seconds
 FRAME = 1 / 60  # seconds that a game takes for a step
 
 
@@ -27,27 +27,22 @@ class Tax(Struct, frozen=True):
     limit: float
 
 
-def _as_game(target: Target, *, stale: bool) -> Target:
+def _as_game(target: Target) -> Target:
     """Return a target whose clients play no faster than a game, so that 2 s are not many steps."""
-    faults = Faults(
-        slow_clients=target.clients,
-        slow_seconds=FRAME,
-        weights_seconds=STALE.weights_seconds if stale else 0.0,
-    )
-    return replace(target, name=f"{target.name}-game{'-stale' * stale}", faults=faults)
+    faults = Faults(slow_clients=target.clients, slow_seconds=FRAME)
+    return replace(target, name=f"{target.name}-game", faults=faults)
+
+
+def _staleness(target: Target, name: str) -> Tax:
+    stale = replace(target, name=name, faults=replace(target.faults, weights_seconds=OLD))
+    return Tax("weights 2 s old", target, stale, 1.15)
 
 
 _T1, _CALM = TARGETS["T1"], TARGETS["T2-calm"]
 TAXES = {
     "faults": (Tax("clients killed, slow, late and repeating", _CALM, TARGETS["T2"], 1.25),),
-    "staleness": (
-        Tax("weights 2 s old", _T1, replace(_T1, name="T1-stale", faults=STALE), 1.15),
-        Tax("weights 2 s old", _CALM, replace(_CALM, name="T2-stale", faults=STALE), 1.15),
-    ),
-    "games": tuple(
-        Tax("weights 2 s old", _as_game(one, stale=False), _as_game(one, stale=True), 1.15)
-        for one in (_T1, _CALM)
-    ),
+    "staleness": (_staleness(_T1, "T1-stale"), _staleness(_CALM, "T2-stale")),
+    "games": tuple(_staleness(game, f"{game.name}-stale") for game in map(_as_game, (_T1, _CALM))),
     "scaling": (
         Tax(
             "8 clients for 1",

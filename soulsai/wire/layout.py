@@ -111,7 +111,7 @@ def plan(spec: RunSpec, steps: int, stacks: Mapping[str, Stack]) -> Plan:
         bits = dtype == np.bool_
         length = -(-count // 8) if bits else count * dtype.itemsize
         placed = Column(name, shape, dtype, bits, length, end, rolls)
-        end += padded(placed.length)
+        end += padded(length)
         return placed
 
     obs = tuple(

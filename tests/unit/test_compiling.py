@@ -62,9 +62,9 @@ class Clock:
         return self.now
 
 
-def compiler(algorithm, settings):
+def compiler(algorithm, wanted):
     measures = Measures(Progress(run="r"), warmup=0)
-    return Compiling(settings, spec(), algorithm, measures, Clock()), measures
+    return Compiling(wanted, spec(masked=True), algorithm, measures, Clock()), measures
 
 
 def worked(measures, *, updates, seconds):
@@ -112,11 +112,10 @@ def test_a_compiler_is_run_and_leaves_nothing_behind(tmp_path, monkeypatch, capl
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     caplog.set_level(logging.INFO, LOG)
-    wanted, seen = msgspec.structs.replace(config("always"), dqn=settings()), spec(masked=True)
-    algorithm = build(wanted, seen, seed=0)
+    wanted = msgspec.structs.replace(config("always"), dqn=settings())
+    algorithm = build(wanted, spec(masked=True), seed=0)
     eager = algorithm.step
-    measures = Measures(Progress(run="r"), warmup=0)
-    one = Compiling(wanted, seen, algorithm, measures, Clock())
+    one, measures = compiler(algorithm, wanted)
     for _ in range(2):
         worked(measures, updates=1, seconds=0.001)
         one.look()
