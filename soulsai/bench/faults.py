@@ -23,7 +23,7 @@ class Faults(Struct, frozen=True, omit_defaults=True):
     late_share: float = 0.0  # of the entries, which overtake nobody any more
     late_seconds: float = 0.0  # so late
     twice_share: float = 0.0  # of the entries, which are sent again, as themselves and as new ones
-    weights_seconds: float = 0.0  # all weights are at least so old when they are acted with
+    weights_seconds: float = 0.0  # until any version is heard of and fetched
 
 
 class FaultyWire:
@@ -47,7 +47,9 @@ class FaultyWire:
         self._position = Position(0, 0)
         self._late: list[tuple[float, int, bytes]] = []  # when it is due, its number, the entry
         self._doubt: list[Entry] = []  # pushed, and never heard of
-        self._fetched: deque[tuple[float, Weights]] = deque()  # when, and what
+        self._program: Program | None = None
+        self._coming: deque[tuple[float, Pointer, Weights]] = deque()  # when it is due, and what
+        self._come: tuple[Pointer, Weights] | None = None
 
     def spec(self) -> RunSpec:
         """Return the published run."""
@@ -55,13 +57,15 @@ class FaultyWire:
 
     def program(self, spec: RunSpec) -> Program:
         """Return the run's program."""
-        return self._wire.program(spec)
+        self._program = self._wire.program(spec)
+        return self._program
 
     def hello(self, hello: Hello) -> Position:
         """Begin a new epoch; what was late in the old one never comes."""
         self._position = self._wire.hello(hello)
-        for what in (self._late, self._doubt, self._fetched):
+        for what in (self._late, self._doubt, self._coming):
             what.clear()
+        self._come = None
         return self._position
 
     def push(self, entries: Sequence[Entry], retry: bool = False) -> None:
@@ -83,20 +87,30 @@ class FaultyWire:
         self._send(leaving)
 
     def pointer(self) -> Pointer | None:
-        """Return what is newest, in time."""
-        return self._wire.pointer()
+        """Return the newest version that has come over our slow link, if any has."""
+        newest = self._wire.pointer()
+        if newest is None or self._program is None or not self._faults.weights_seconds:
+            return newest
+        now = self._clock()
+        come = self._come[0] if self._come else None
+        sent = self._coming[-1][1] if self._coming else come
+        if sent is None or newest.order > sent.order:
+            weights = self._wire.weights(newest, self._program)
+            self._coming.append((now + self._faults.weights_seconds, newest, weights))
+        while self._coming and self._coming[0][0] <= now:
+            _, come, weights = self._coming.popleft()
+            self._come = come, weights
+        return come
 
     def weights(self, pointer: Pointer, program: Program) -> Weights:
-        """Return the newest weights that are old enough, or the oldest that we have seen."""
-        now = self._clock()
-        self._fetched.append((now, self._wire.weights(pointer, program)))
-        until = now - self._faults.weights_seconds
-        while len(self._fetched) > 1 and self._fetched[1][0] <= until:
-            self._fetched.popleft()
-        return self._fetched[0][1]
+        """Return the weights that came with the pointer."""
+        come = self._come
+        return come[1] if come and come[0] == pointer else self._wire.weights(pointer, program)
 
     def wait(self, timeout: float) -> list[Control]:
-        """Sleep as the wire does."""
+        """Sleep as the wire does, or until a version comes."""
+        if self._coming:
+            timeout = min(timeout, max(0.0, self._coming[0][0] - self._clock()))
         return self._wire.wait(timeout)
 
     def wake(self) -> None:

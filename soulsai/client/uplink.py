@@ -292,14 +292,10 @@ class Uplink:
         self._give(self._orders._replace(over="run"))
 
     def _fetch(self, pointer: Pointer, now: float) -> None:
-        """Hand over a newer version: its quota and knobs at once, its weights when they act.
+        """Hand over a newer version when its weights can act: its quota is for them, not for older.
 
-        A player who waits gets both together, so that he does not go on with older weights.
+        Weights that cannot act would hold the player up for ever: their quota is for any.
         """
-        known = self._orders.pointer
-        newer = known is None or pointer.order > known.order
-        if newer and not self._progress.waiting:
-            self._give(self._orders._replace(pointer=pointer))
         self._tried, self._damaged_until = pointer.order, 0.0
         try:
             weights = self._wire.weights(pointer, self._program)

@@ -1,6 +1,7 @@
 """A wire with faults: late and repeated entries arrive once and in some order; old weights stay."""
 
 import random
+import time
 
 import pytest
 from uplink_cases import ARRAYS, PROGRAM, RUN, Faulty, fragment
@@ -30,7 +31,7 @@ class Play:
         self.generation = self.node.open(RUN, PROGRAM, fresh=True)
         self.inner = Faulty(self.server.client("c"))
         self.wire = FaultyWire(self.inner, Faults(**faults), random.Random(3), self.clock)
-        self.wire.spec()
+        self.wire.program(self.wire.spec())
         self.first = self.wire.hello(Hello(RUN.run, 1, "", "", 1, RUN.crc))
         self.sent = 0
 
@@ -51,8 +52,16 @@ class Play:
         return [message.clock for message in messages if isinstance(message, Fragment)]
 
     def publish(self, version):
-        self.node.publish(Weights(RUN.run, self.generation, version, ARRAYS))
-        return self.wire.weights(self.wire.pointer(), PROGRAM).version
+        self.node.publish(Weights(RUN.run, self.generation, version, ARRAYS, quota=version))
+
+    def fetched(self):
+        """Ask for the newest version, as a client does."""
+        pointer = self.wire.pointer()
+        if pointer is None:
+            return None
+        weights = self.wire.weights(pointer, PROGRAM)
+        assert (weights.version, weights.quota) == (pointer.version, pointer.quota)
+        return weights.version
 
 
 def test_without_faults_nothing_changes():
@@ -118,21 +127,40 @@ def test_the_server_admits_what_comes_over_a_faulty_wire():
     assert {part.clock for arrival in arrivals for part in arrival.fragments} == set(range(1, 61))
 
 
-def test_weights_are_acted_with_when_they_are_old_enough():
+def test_versions_are_heard_of_when_they_have_come_over_a_slow_link():
     play = Play(weights_seconds=2.0)
     seen = []
     for second in range(6):
         play.clock.now = float(second)
-        seen.append(play.publish(second + 1))
-    assert seen == [1, 1, 1, 2, 3, 4]
+        play.publish(second + 1)
+        seen.append(play.fetched())
+    assert seen == [None, None, 1, 2, 3, 4]
+
+
+def test_who_sleeps_is_woken_when_a_version_comes():
+    play = Play(weights_seconds=0.05)
+    play.wire.wait(0.0)  # the hint of the version is none of its coming
+    play.publish(1)
+    assert play.fetched() is None
+    began = time.monotonic()
+    while time.monotonic() - began < 10.0 and not play.wire.wait(10.0):
+        play.clock.now = time.monotonic() - began
+        if play.fetched():
+            break
+    assert play.fetched() == 1
+    assert 0.05 <= time.monotonic() - began < 5.0
 
 
 def test_another_run_begins_without_what_was_held_back():
     play = Play(weights_seconds=100.0, late_share=1.0, late_seconds=1.0)
     play.publish(1)
+    assert play.fetched() is None
     play.push()
     play.wire.hello(Hello(RUN.run, 1, "", "", 1, RUN.crc))
-    play.clock.now = 50.0
-    assert play.publish(2) == 2
+    play.clock.now = 100.0
+    play.publish(2)
+    assert play.fetched() is None
+    play.clock.now = 200.0
+    assert play.fetched() == 2
     play.wire.push([])
     assert play.clocks() == []

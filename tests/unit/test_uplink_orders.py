@@ -58,7 +58,7 @@ def test_waiting_for_orders_ends_when_they_come_or_after_a_while(house):
 
 
 @pytest.mark.parametrize("waiting", [True, False])
-def test_a_player_who_waits_gets_pointer_and_weights_together(house, waiting):
+def test_a_player_gets_a_quota_with_the_weights_it_is_for(house, waiting):
     given = []
     with house.uplink as uplink:
         until(lambda: uplink.orders.actor)
@@ -67,8 +67,7 @@ def test_a_player_who_waits_gets_pointer_and_weights_together(house, waiting):
         uplink._give = lambda orders: (given.append(orders), give(orders))
         house.publish(2)
         until(lambda: uplink.orders.actor.version == 2)
-    expected = [(2, 2)] if waiting else [(2, 1), (2, 2)]
-    assert [(one.pointer.version, one.actor.version) for one in given] == expected
+    assert [(one.pointer.version, one.actor.version) for one in given] == [(2, 2)]
 
 
 def test_weights_that_cannot_act_are_left_and_tried_again_later(house, monkeypatch, caplog):
