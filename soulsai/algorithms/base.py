@@ -26,6 +26,7 @@ class Policy(nn.Module):
     eager: bool = False  # publish every update; otherwise the node publishes as it sees fit
     warmup: int = 0  # env steps that are collected before anything is learnt
     fault: str = ""  # why learning cannot go on: then the node goes back to the last checkpoint
+    newest: tuple[int, int] = (0, 0)  # generation and version that went out last, says the node
     knobs: dict[str, float]  # numbers for the head, published with every version
 
     def __init__(self, head: Head, spec: Spec, outputs: tuple[str, ...]) -> None:

@@ -9,7 +9,7 @@ from msgspec import Struct
 from soulsai.types import Fragment, Metrics
 
 ENOUGH = 0.6  # of a batch: after the deadline we go on with so much (DD-PPO, arXiv:1911.00357)
-AHEAD = 2  # batches that clients may take under one version, if they are held
+AHEAD = 2  # batches that clients may have taken and we not yet learnt from, if they are held
 FORGOTTEN = 2**31  # iterations: what is said to be the age of whatever is too old to remember
 DOUBTFUL = 0.5  # of a batch's steps count, if its importance weights differ too much
 DOUBTS = 5  # doubtful batches in a row after which experience must be younger
@@ -21,10 +21,11 @@ Pace = Literal["free", "hold", "synchronous"]
 
 
 class Ages:
-    """How many iterations old a version is, at least, as far as the fragments themselves tell.
+    """How many iterations old each version is: as many as have been done since it came out.
 
-    The number of versions per iteration is not known: a version may be published twice. But no
-    version is younger than the first fragment that came of it or of any newer one.
+    The number of versions per iteration is not known: a version may be published twice. Of those
+    that came out before we were there, fragments tell how old they are at least: no version is
+    younger than the first fragment that came of it or of any newer one.
     """
 
     def __init__(self) -> None:
@@ -33,7 +34,7 @@ class Ages:
         self._old: Order = (-1, -1)  # the newest version that is forgotten for its age
 
     def see(self, order: Order) -> None:
-        """Take note that somebody has played with a version."""
+        """Take note that a version came out, or that somebody has played with it."""
         self._seen.setdefault(order, self.iteration)
 
     def lag(self, order: Order) -> int:
@@ -78,11 +79,12 @@ class Batches:
     seconds after its first fragment, has passed and most of it is there. Fragments of versions
     older than ``max_lag`` iterations are dropped, and so is whatever comes twice.
 
-    ``pace`` says how far clients may go under one version, all together:
+    ``pace`` says how far clients may go, all together:
 
     - ``free``: as far as they like. What waits longer than it may be old is dropped, oldest first.
-    - ``hold``: a little more than one batch ahead, so that nothing is dropped.
-    - ``synchronous``: one batch; then they wait for the new weights.
+    - ``hold``: one batch ahead, so that nothing is older than an iteration. What was granted with
+      versions that are still on their way to clients counts, as it will be played before the next.
+    - ``synchronous``: one batch under each version; then they wait for the new weights.
 
     Where the importance weights of several batches in a row leave less than half of the steps to
     count, experience is too old for this task: ``max_lag`` is halved, down to 1.
@@ -110,11 +112,12 @@ class Batches:
         self._known: dict[Key, Order] = {}  # what came once and is not too old to come again
         self._first: float | None = None  # when the first that waits came
         self._latest: float | None = None  # when anything came last, in this iteration
-        self._spent = 0  # steps taken of the quota
+        self._newest: Order = (0, 0)
+        self._open: dict[Order, int] = {}  # steps that may still come of what each version granted
+        self._current: Order | None = None  # the version that came out in this iteration
         self._heard: set[str] = set()  # clients, in this iteration
         self._doubts = 0  # doubtful batches in a row
         self._halved = 0  # how often
-        self._granted = self.quota
 
     def __len__(self) -> int:
         """Return the number of env steps that wait."""
@@ -122,10 +125,29 @@ class Batches:
 
     @property
     def quota(self) -> int | None:
-        """Env steps the fleet may take before the next version; ``None``: as many as it likes."""
+        """Env steps the fleet may take before the next version; ``None``: as many as it likes.
+
+        Another version in the same iteration takes the place of the one before it.
+        """
         if self.pace == "free":
             return None
-        return max(0, (AHEAD if self.pace == "hold" else 1) * self.steps - self._size)
+        if self.pace == "synchronous":
+            return max(0, self.steps - self._size)
+        coming = sum(steps for order, steps in self._open.items() if order != self._current)
+        return max(0, AHEAD * self.steps - self._size - coming)
+
+    def published(self, newest: Order, granted: int | None) -> None:
+        """Take note of the newest version, if it is another, and of what it granted the fleet."""
+        if newest == self._newest:
+            return
+        self._newest = newest
+        self.ages.see(newest)
+        if granted is None:
+            return
+        if self._current is not None:
+            self._open.pop(self._current, None)
+        self._current = newest
+        self._open[newest] = granted
 
     @property
     def ready(self) -> bool:
@@ -136,10 +158,10 @@ class Batches:
         due = self._first is not None and now - self._first >= self.deadline
         if due and self._size >= ENOUGH * self.steps:
             return True
-        if self._granted is None or self._latest is None:
+        if self.pace == "free" or self._latest is None:
             return False
         rest = max(0, len(self._heard) - 1)  # what is lost when the quota is divided among them
-        spent = self._spent + rest >= self._granted
+        spent = self._current is not None and sum(self._open.values()) <= rest
         return spent or now - self._latest >= QUIET * self.deadline
 
     def arrived(self, fragments: Sequence[Fragment]) -> None:
@@ -155,8 +177,7 @@ class Batches:
             self.arrived_steps += len(fragment)
             self._known[key] = order
             self._heard.add(fragment.client)
-            if self.ages.lag(order) == 0 or fragment.greedy:
-                self._spent += len(fragment)
+            self._spend(order, fragment)
             if fragment.greedy:
                 self.dropped.greedy += len(fragment)
             else:
@@ -166,6 +187,8 @@ class Batches:
 
     def take(self) -> tuple[list[Fragment], list[int]]:
         """Return the next batch, possibly empty, and how old the version of each fragment is."""
+        if self._size < ENOUGH * self.steps:  # nothing more was to come
+            self._open.clear()
         taken, size = 0, 0
         while taken < len(self._waiting) and (size < self.steps or self.pace == "synchronous"):
             size += len(self._waiting[taken])
@@ -201,10 +224,10 @@ class Batches:
         self._drop()
         self._known = {k: o for k, o in self._known.items() if self.ages.lag(o) <= self.max_lag}
         self.ages.forget(self.max_lag)
-        self._latest = None
-        self._spent = 0
         self._heard.clear()
-        self._granted = self.quota
+        self._current = None
+        # If nothing can be granted, what was granted must come, or be given up some time
+        self._latest = self._clock() if self.quota == 0 else None
 
     @property
     def metrics(self) -> Metrics:
@@ -218,6 +241,19 @@ class Batches:
         self._size += len(fragment)
         if self._first is None:
             self._first = self._clock()
+
+    def _spend(self, order: Order, fragment: Fragment) -> None:
+        """Take a fragment's steps off what was granted with its version.
+
+        A newer version takes the place of older ones. Greedy episodes go on with the version that
+        they began with, whatever their client has been granted since.
+        """
+        if not fragment.greedy:
+            self._open = {other: left for other, left in self._open.items() if other >= order}
+        elif self._open:
+            order = min(self._open)
+        if order in self._open:
+            self._open[order] = max(0, self._open[order] - len(fragment))
 
     def _drop(self) -> None:
         """Drop what is too old, and what would be before its turn comes."""
@@ -246,13 +282,11 @@ class Batches:
             "halved": self._halved,
             "waiting": [msgspec.structs.asdict(fragment) for fragment in self._waiting],
             "known": [[*key, *order] for key, order in self._known.items()],
-            "spent": self._spent,
             "heard": sorted(self._heard),
-            "granted": -1 if self._granted is None else self._granted,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Take over what waits; the deadline counts from now."""
+        """Take over what waits; the deadline counts from now, and nothing is granted any more."""
         self.ages.load_state_dict(state_dict["ages"])
         self.dropped = Dropped(**state_dict["dropped"])
         self.arrived_steps = int(state_dict["arrived_steps"])
@@ -261,7 +295,7 @@ class Batches:
         self._waiting = [Fragment(**fragment) for fragment in state_dict["waiting"]]
         self._size = sum(map(len, self._waiting))
         self._known = {(c, e, i, s): (g, v) for c, e, i, s, g, v in state_dict["known"]}
-        self._spent, self._heard = int(state_dict["spent"]), set(state_dict["heard"])
-        self._granted = None if self.pace == "free" else max(0, int(state_dict["granted"]))
+        self._heard = set(state_dict["heard"])
+        self._open, self._current = {}, None
         self._first = self._clock() if self._waiting else None
-        self._latest = self._clock() if self._spent else None
+        self._latest = self._clock() if self._heard else None

@@ -125,6 +125,7 @@ class PPO:
     def learn(self, arrivals: Iterable[Sequence[Fragment]]) -> Iterator[Metrics]:
         """Update whenever a batch is ready; see ``Algorithm.learn``."""
         for fragments in arrivals:
+            self.batches.published(self.policy.newest, self.policy.quota)
             self.batches.arrived(fragments)
             if self._update is None:
                 if not self.batches.ready:

@@ -201,14 +201,14 @@ class TrainingNode:
             if self._is_over or self._publisher.gate.hopeless:
                 return
             starving = self._starving
-            stuck = starving and self._roster.all_wait(self._publisher.tried + STALE_SECONDS)
+            since = self._publisher.tried + STALE_SECONDS
+            stuck = starving and self._roster.all_wait(self._progress.version, since)
             if self._publisher.due(now, starving=starving, stuck=stuck):
                 self._publish()
             self._listen()
             if self._orders.paused:
                 continue
-            given = self._take_in()
-            if given:
+            if given := self._take_in():
                 self._asked = 0
             self._measures.given()
             yield given

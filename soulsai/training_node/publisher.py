@@ -119,6 +119,8 @@ class Publisher:
         )
         self._failed = not self._send(weights)
         self.unpublished = self._failed
+        if not self._failed:
+            self._policy.newest = progress.generation, progress.version
         self._granted, self._granted_at = quota, progress.env_steps
         self._counted, self._is_crowded = len(taken), False
         return not self._failed

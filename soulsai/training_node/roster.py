@@ -120,13 +120,14 @@ class Roster:
             player.taken = 0
         return taken
 
-    def all_wait(self, since: float) -> bool:
-        """Return whether there are active clients, and all have said since then that they wait."""
+    def all_wait(self, version: int, since: float) -> bool:
+        """Return whether there are active clients, and all wait, though they have that version.
+
+        They must have said so since then. Those who have not got it wait for it; but a greedy
+        episode keeps an older one, so some time later it does not matter any more.
+        """
         active = [player for player in self._players.values() if not self._is_lost(player)]
-        return bool(active) and all(
-            player.last is not None and player.last.waiting and player.told >= since
-            for player in active
-        )
+        return bool(active) and all(_waits(player, version, since) for player in active)
 
     @property
     def dropped(self) -> int:
@@ -203,3 +204,10 @@ class Roster:
         if self._is_lost(player):
             return "lost"
         return "waiting" if player.last is not None and player.last.waiting else "active"
+
+
+def _waits(player: _Player, version: int, since: float) -> bool:
+    last = player.last
+    if last is None or not last.waiting:
+        return False
+    return player.told >= since + (0.0 if last.version >= version else PATIENCE)

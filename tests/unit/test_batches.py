@@ -190,6 +190,96 @@ def test_a_held_fleet_gets_at_most_a_batch_ahead():
     assert waiting.quota == 150
 
 
+def test_what_a_version_on_its_way_granted_is_still_to_be_played():
+    waiting = batches(pace="hold")
+    waiting.published((1, 1), 200)
+    assert waiting.quota == 200  # another one now would take its place
+    waiting.arrived(number(15))
+    iterate(waiting)
+    assert (len(waiting), waiting.quota) == (50, 100)  # with the 50 that version 1 still grants
+    waiting.published((1, 2), 100)
+    waiting.arrived(number(5, first=15))
+    iterate(waiting)
+    assert (len(waiting), waiting.quota) == (0, 100)  # version 2 has not been heard of yet
+    waiting.arrived(number(1, first=20, version=2))
+    assert (len(waiting), waiting.quota) == (10, 100)
+    waiting.published((1, 3), 100)
+    waiting.arrived(number(9, first=21, version=3))
+    iterate(waiting)
+    assert waiting.quota == 200 - 10  # who has version 3 plays no more under version 2
+
+
+def test_a_version_in_the_same_iteration_takes_the_place_of_the_one_before():
+    waiting = batches(pace="hold")
+    waiting.published((1, 1), 200)
+    waiting.published((1, 2), 120)
+    waiting.arrived(number(10))
+    iterate(waiting)
+    assert waiting.quota == 80
+
+
+def test_the_same_version_is_noted_once():
+    waiting = batches(pace="hold")
+    for _ in range(3):
+        waiting.published((1, 1), 200)
+    waiting.arrived(number(10, version=0))
+    iterate(waiting)
+    waiting.published((1, 1), 200)
+    assert (waiting.ages.lag((1, 1)), waiting.quota) == (1, 0)
+
+
+def test_grants_that_never_arrive_are_given_up():
+    clock = Clock()
+    waiting = batches(pace="hold", clock=clock)
+    waiting.published((1, 1), 200)
+    waiting.arrived(number(10, version=0))
+    iterate(waiting)
+    assert waiting.quota == 0
+    clock.now += QUIET * DEADLINE - 1
+    assert not waiting.ready
+    clock.now += 1
+    assert waiting.ready
+    iterate(waiting)
+    assert waiting.quota == 200
+
+
+def test_a_version_is_as_old_as_the_iterations_since_it_came_out():
+    """Whoever gets it late plays with old weights, though nobody has played with them before."""
+    waiting = batches(pace="hold")
+    waiting.published((1, 1), 200)
+    waiting.arrived(number(20))
+    iterate(waiting, 2)
+    waiting.arrived(number(10, first=20))
+    assert waiting.take()[1] == [2] * 10
+
+
+@given(st.data())
+def test_no_step_of_a_held_fleet_is_older_than_an_iteration_however_late_versions_come(data):
+    waiting = batches(pace="hold", max_lag=9)
+    coming, version, quota, played, ages = [(1, 200)], 0, 0, 0, []
+    waiting.published((1, 1), waiting.quota)
+    newest, iterations = 1, 0
+    for _ in range(data.draw(st.integers(10, 60))):
+        late = data.draw(st.integers(0, 3))
+        if coming and not late:
+            version, quota = coming.pop(0)
+        if quota and version:
+            steps = min(quota, data.draw(st.sampled_from((0, 10, 50, 200))))
+            if steps:
+                waiting.arrived(number(1, steps=steps, first=played, version=version))
+                played, quota = played + 1, quota - steps
+        if waiting.ready:
+            ages += waiting.take()[1]
+            waiting.updated()
+            iterations += 1
+            if waiting.quota:
+                newest += 1
+                waiting.published((1, newest), waiting.quota)
+                coming.append((newest, waiting.quota))
+        assert quota or coming or waiting.ready, "nobody waits for ever"
+    assert all(age <= 1 for age in ages)
+
+
 def test_clients_that_wait_for_the_weights_get_one_batch():
     waiting = batches(pace="synchronous", max_lag=0)
     assert waiting.quota == 100
@@ -203,6 +293,7 @@ def test_clients_that_wait_for_the_weights_get_one_batch():
 
 def test_what_evaluation_takes_of_the_quota_is_not_waited_for():
     waiting = batches(pace="synchronous", max_lag=0)
+    waiting.published((1, 1), waiting.quota)
     waiting.arrived(number(3, greedy=True))
     waiting.arrived(number(6, first=3))
     assert not waiting.ready
@@ -213,6 +304,7 @@ def test_what_evaluation_takes_of_the_quota_is_not_waited_for():
 
 def test_nor_what_is_lost_when_a_quota_is_divided():
     waiting = batches(pace="synchronous", max_lag=0)
+    waiting.published((1, 1), waiting.quota)
     for client in "abc":
         waiting.arrived(number(1, steps=33, client=client))
     assert waiting.ready

@@ -282,7 +282,7 @@ def test_when_all_clients_wait_the_grant_is_renewed(monkeypatch, server, tmp_pat
         player.play(3)
 
         def renewed():
-            player.beat(waiting=True)
+            player.beat(waiting=True, version=first)
             return player.pointer().version > first
 
         wait_for(renewed)

@@ -88,16 +88,24 @@ def test_lag_counts_versions_of_the_last_fragment():
 
 def test_waiting_is_what_the_last_heartbeat_says():
     roster = Roster(0.0)
-    assert not roster.all_wait(0.0)
+    assert not roster.all_wait(1, 0.0)
     hear(roster, arrival("a", heartbeat=beat(waiting=True)), 1.0)
     hear(roster, arrival("b", heartbeat=beat()), 1.0)
     assert [c.state for c in roster.statuses(1)] == ["waiting", "active"]
-    assert not roster.all_wait(0.0)
+    assert not roster.all_wait(1, 0.0)
     hear(roster, arrival("b", heartbeat=beat(waiting=True)), 2.0)
-    assert roster.all_wait(1.0)
-    assert not roster.all_wait(1.5)  # what a said is older
+    assert roster.all_wait(1, 1.0)
+    assert not roster.all_wait(1, 1.5)  # what a said is older
     roster.tick(11.5)  # a is lost, and does not count
-    assert roster.all_wait(1.5)
+    assert roster.all_wait(1, 1.5)
+
+
+def test_who_waits_for_a_version_on_its_way_does_not_wait_for_another_for_a_while():
+    roster = Roster(0.0)
+    for now in (1.0, 2.0, 12.0):
+        hear(roster, arrival("a", heartbeat=beat(version=3, waiting=True)), now)
+        assert roster.all_wait(3, 1.0)
+        assert roster.all_wait(4, 1.0) == (now == 12.0)
 
 
 def test_only_so_many_clients_are_remembered_but_drops_stay_counted():
