@@ -24,7 +24,7 @@ from soulsai.algorithms.q_update import Learner, Luck, Report, Rules, update
 from soulsai.algorithms.quantiles import quantile_huber_loss
 from soulsai.algorithms.sharing import Ranks, Step, hold
 from soulsai.algorithms.skips import Skips
-from soulsai.algorithms.vision import settle
+from soulsai.algorithms.vision import spectral
 from soulsai.config import DQN as DQNConfig
 from soulsai.errors import ConfigError
 from soulsai.types import Fragment, Metrics, Spec, zeros
@@ -78,7 +78,7 @@ class DQN:
         self.luck.manual_seed(int(luck_seed.generate_state(1)[0]))
         self.skips = Skips(self.policy)
         self.step: Callable[[Tensors, Tensor, Luck], Report] = self._step
-        self._sees = bool(self.policy.observation.images)
+        self._spectral = spectral(self.policy, self.target)
         self._metrics: Metrics = {}
         self.parts: dict[str, Stateful] = {
             "policy": self.policy,
@@ -101,9 +101,8 @@ class DQN:
         report = self.step(rows, weights, luck)
         if report.done:
             self.experience.replay.learned(batch.ids, report.error.cpu().numpy())
-            if self._sees:
-                settle(self.policy)
-                settle(self.target)
+            for part in self._spectral:
+                part.settle()
         self.skips.count(skipped=not report.done)
         if not self._metrics or self.experience.pace.updates % METRICS_EVERY == 0:
             self._metrics = self._measured(report, luck)

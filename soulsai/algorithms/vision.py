@@ -141,8 +141,7 @@ def windows(length: int, size: int) -> list[tuple[int, int]]:
     return [(i * length // size, -(-(i + 1) * length // size)) for i in range(size)]
 
 
-def settle(module: nn.Module) -> None:
-    """Let all spectral norms of a network follow its weights."""
-    for part in module.modules():
-        if isinstance(part, SpectralConv):
-            part.settle()
+def spectral(*networks: nn.Module) -> list[SpectralConv]:
+    """Return all parts of networks that must settle after each update of their weights."""
+    parts = (part for network in networks for part in network.modules())
+    return [part for part in parts if isinstance(part, SpectralConv)]

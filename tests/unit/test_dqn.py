@@ -4,12 +4,13 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from learning_cases import endless, episode, settings, spec, stream
+from learning_cases import ACTIONS, endless, episode, settings, spec, stream
 
 from soulsai import heads
 from soulsai.algorithms.dqn import DQN
 from soulsai.algorithms.q_update import best_action, rescaled, td_target
 from soulsai.algorithms.quantiles import expected, quantile_huber_loss, quantile_huber_slope
+from soulsai.algorithms.vision import spectral
 from soulsai.errors import ConfigError
 from soulsai.types import MASK, ActionSpec, Head, Leaf, Spec
 
@@ -259,3 +260,23 @@ def test_clients_act_with_the_weights_that_are_asked_for(who):
     expected = target if who == "average" else online
     assert shown.keys() == online.keys()
     assert all(torch.equal(shown[name], expected[name]) for name in shown)
+
+
+def test_spectral_norms_follow_the_weights_after_every_update():
+    rng = np.random.default_rng(0)
+    image = Spec({"obs": Leaf((16, 16, 1), "|u1")}, ActionSpec("discrete", (), (ACTIONS,)))
+    seen = [
+        msgspec.structs.replace(
+            one, obs={"obs": rng.integers(256, size=(len(one) + 1, 16, 16, 1), dtype=np.uint8)}
+        )
+        for one in stream(12)
+    ]
+    config = settings(vision="impala", normalize_obs=False)
+    algorithm = DQN(config, image, seed=0, steps=0, realtime=False)
+    parts = spectral(algorithm.policy, algorithm.target)
+    assert len(parts) > 2
+    before = [part.u.clone() for part in parts]
+    updates = algorithm.learn(endless([]))
+    algorithm.experience.ingest(seen)
+    next(updates)
+    assert not any(torch.equal(part.u, was) for part, was in zip(parts, before, strict=True))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from soulsai.algorithms.vision import Impala, Pool, SpectralConv, eye, settle, width
+from soulsai.algorithms.vision import Impala, Pool, SpectralConv, eye, width
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_the_largest_singular_value_is_one_and_stays_so():
             conv.conv.weight.add_(0.01 * torch.randn_like(conv.conv.weight))
             conv.conv.bias.zero_()
         for _ in range(200):
-            settle(conv)
+            conv.settle()
         largest = torch.linalg.matrix_norm(conv.conv.weight.flatten(1), 2)
         x[0, :, 2, 2] = torch.randn(8)
         with torch.no_grad():
