@@ -35,7 +35,7 @@ def _as_game(target: Target) -> Target:
 
 def _staleness(target: Target, name: str) -> Tax:
     stale = replace(target, name=name, faults=replace(target.faults, weights_seconds=OLD))
-    return Tax("weights 2 s old", target, stale, 1.15)
+    return Tax("weights 2 s late", target, stale, 1.15)
 
 
 _T1, _CALM = TARGETS["T1"], TARGETS["T2-calm"]

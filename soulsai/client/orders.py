@@ -11,7 +11,7 @@ from soulsai.types import Episode, Fragment, Pointer
 class Orders(NamedTuple):
     """What the server wants now; replaced as a whole, never changed."""
 
-    pointer: Pointer | None = None  # the newest version seen, with its quota and knobs
+    pointer: Pointer | None = None  # of the newest version that has come, with its quota and knobs
     actor: Actor | None = None  # the newest version that is ready to act
     paused: bool = False
     over: Literal["", "stop", "run", "error"] = ""  # why to play no longer
