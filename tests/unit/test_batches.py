@@ -258,7 +258,7 @@ def test_no_step_of_a_held_fleet_is_older_than_an_iteration_however_late_version
     waiting = batches(pace="hold", max_lag=9)
     coming, version, quota, played, ages = [(1, 200)], 0, 0, 0, []
     waiting.published((1, 1), waiting.quota)
-    newest, iterations = 1, 0
+    newest = 1
     for _ in range(data.draw(st.integers(10, 60))):
         late = data.draw(st.integers(0, 3))
         if coming and not late:
@@ -271,7 +271,6 @@ def test_no_step_of_a_held_fleet_is_older_than_an_iteration_however_late_version
         if waiting.ready:
             ages += waiting.take()[1]
             waiting.updated()
-            iterations += 1
             if waiting.quota:
                 newest += 1
                 waiting.published((1, newest), waiting.quota)
