@@ -82,8 +82,9 @@ class Batches:
     ``pace`` says how far clients may go, all together:
 
     - ``free``: as far as they like. What waits longer than it may be old is dropped, oldest first.
-    - ``hold``: one batch ahead, so that nothing is older than an iteration. What was granted with
-      versions that are still on their way to clients counts, as it will be played before the next.
+    - ``hold``: one batch ahead, so that little is older than an iteration. What was granted with
+      versions that are still on their way to clients counts, as it will be played before the next;
+      once one client has a version, the others are thought to have it, too.
     - ``synchronous``: one batch under each version; then they wait for the new weights.
 
     Where the importance weights of several batches in a row leave less than half of the steps to

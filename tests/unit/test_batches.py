@@ -254,7 +254,7 @@ def test_a_version_is_as_old_as_the_iterations_since_it_came_out():
 
 
 @given(st.data())
-def test_no_step_of_a_held_fleet_is_older_than_an_iteration_however_late_versions_come(data):
+def test_no_step_is_older_than_an_iteration_however_late_versions_come_to_all_at_once(data):
     waiting = batches(pace="hold", max_lag=9)
     coming, version, quota, played, ages = [(1, 200)], 0, 0, 0, []
     waiting.published((1, 1), waiting.quota)
