@@ -6,6 +6,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
+from soulsai.algorithms.grants import Grants, Order
 from soulsai.types import Fragment, Metrics
 
 ENOUGH = 0.6  # of a batch: after the deadline we go on with so much (DD-PPO, arXiv:1911.00357)
@@ -16,7 +17,6 @@ DOUBTS = 5  # doubtful batches in a row after which experience must be younger
 QUIET = 3  # deadlines after which those who take nothing more are thought to wait for us
 
 Key = tuple[str, int, int, int]  # client, epoch, episode, start
-Order = tuple[int, int]  # generation, version
 Pace = Literal["free", "hold", "synchronous"]
 
 
@@ -113,9 +113,7 @@ class Batches:
         self._known: dict[Key, Order] = {}  # what came once and is not too old to come again
         self._first: float | None = None  # when the first that waits came
         self._latest: float | None = None  # when anything came last, in this iteration
-        self._newest: Order = (0, 0)
-        self._open: dict[Order, int] = {}  # steps that may still come of what each version granted
-        self._current: Order | None = None  # the version that came out in this iteration
+        self._grants = Grants()
         self._heard: set[str] = set()  # clients, in this iteration
         self._doubts = 0  # doubtful batches in a row
         self._halved = 0  # how often
@@ -134,21 +132,12 @@ class Batches:
             return None
         if self.pace == "synchronous":
             return max(0, self.steps - self._size)
-        coming = sum(steps for order, steps in self._open.items() if order != self._current)
-        return max(0, AHEAD * self.steps - self._size - coming)
+        return max(0, AHEAD * self.steps - self._size - self._grants.coming)
 
     def published(self, newest: Order, granted: int | None) -> None:
         """Take note of the newest version, if it is another, and of what it granted the fleet."""
-        if newest == self._newest:
-            return
-        self._newest = newest
-        self.ages.see(newest)
-        if granted is None:
-            return
-        if self._current is not None:
-            self._open.pop(self._current, None)
-        self._current = newest
-        self._open[newest] = granted
+        if self._grants.published(newest, granted):
+            self.ages.see(newest)
 
     @property
     def ready(self) -> bool:
@@ -162,8 +151,7 @@ class Batches:
         if self.pace == "free" or self._latest is None:
             return False
         rest = max(0, len(self._heard) - 1)  # what is lost when the quota is divided among them
-        spent = self._current is not None and sum(self._open.values()) <= rest
-        return spent or now - self._latest >= QUIET * self.deadline
+        return self._grants.all_but(rest) or now - self._latest >= QUIET * self.deadline
 
     def arrived(self, fragments: Sequence[Fragment]) -> None:
         """Take in what came."""
@@ -178,7 +166,7 @@ class Batches:
             self.arrived_steps += len(fragment)
             self._known[key] = order
             self._heard.add(fragment.client)
-            self._spend(order, fragment)
+            self._grants.came(fragment)
             if fragment.greedy:
                 self.dropped.greedy += len(fragment)
             else:
@@ -189,7 +177,7 @@ class Batches:
     def take(self) -> tuple[list[Fragment], list[int]]:
         """Return the next batch, possibly empty, and how old the version of each fragment is."""
         if self._size < ENOUGH * self.steps:  # nothing more was to come
-            self._open.clear()
+            self._grants.give_up()
         taken, size = 0, 0
         while taken < len(self._waiting) and (size < self.steps or self.pace == "synchronous"):
             size += len(self._waiting[taken])
@@ -226,7 +214,7 @@ class Batches:
         self._known = {k: o for k, o in self._known.items() if self.ages.lag(o) <= self.max_lag}
         self.ages.forget(self.max_lag)
         self._heard.clear()
-        self._current = None
+        self._grants.updated()
         # If nothing can be granted, what was granted must come, or be given up some time
         self._latest = self._clock() if self.quota == 0 else None
 
@@ -242,19 +230,6 @@ class Batches:
         self._size += len(fragment)
         if self._first is None:
             self._first = self._clock()
-
-    def _spend(self, order: Order, fragment: Fragment) -> None:
-        """Take a fragment's steps off what was granted with its version.
-
-        A newer version takes the place of older ones. Greedy episodes go on with the version that
-        they began with, whatever their client has been granted since.
-        """
-        if not fragment.greedy:
-            self._open = {other: left for other, left in self._open.items() if other >= order}
-        elif self._open:
-            order = min(self._open)
-        if order in self._open:
-            self._open[order] = max(0, self._open[order] - len(fragment))
 
     def _drop(self) -> None:
         """Drop what is too old, and what would be before its turn comes."""
@@ -297,6 +272,7 @@ class Batches:
         self._size = sum(map(len, self._waiting))
         self._known = {(c, e, i, s): (g, v) for c, e, i, s, g, v in state_dict["known"]}
         self._heard = set(state_dict["heard"])
-        self._open, self._current = {}, None
+        self._grants.updated()
+        self._grants.give_up()
         self._first = self._clock() if self._waiting else None
         self._latest = self._clock() if self._heard else None

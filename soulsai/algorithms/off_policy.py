@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from soulsai.algorithms.base import Stateful, Tensors
+from soulsai.algorithms.grants import Grants, Order
 from soulsai.algorithms.horizon import Horizon
 from soulsai.algorithms.networks import Observation
 from soulsai.algorithms.normalize import RunningStatistics
@@ -27,6 +28,7 @@ class Seeing(Protocol):
     """A policy whose observation statistics we keep."""
 
     observation: Observation
+    newest: Order
     quota: int | None
     knobs: dict[str, float]
     warmup: int
@@ -70,6 +72,7 @@ class Experience:
             starts=settings.learning_starts,
             slack=settings.slack_steps,
         )
+        self._grants = Grants()
         self.parts: dict[str, Stateful] = {
             "replay": self.replay,
             "returns": self.returns,
@@ -82,11 +85,13 @@ class Experience:
     ) -> Iterator[Metrics]:
         """Call ``update`` as often as the pace says; see ``Algorithm.learn``."""
         for fragments in arrivals:
+            self._grants.published(self.policy.newest, self.policy.quota)
             if fragments:
                 self.ingest(fragments)
             if self.pace.due and len(self.replay):
                 metrics = update()
                 self.pace.updated()
+                self._grants.updated()
                 self._grant()
                 yield metrics
 
@@ -101,6 +106,8 @@ class Experience:
             observation.mean.copy_(torch.from_numpy(self.normalizer.mean))
             observation.inv_std.copy_(torch.from_numpy(self.normalizer.inv_std))
         self.pace.arrived(sum(map(len, fragments)))
+        for fragment in fragments:
+            self._grants.came(fragment)
         self._grant()
 
     def sample(self) -> Batch:
@@ -120,7 +127,7 @@ class Experience:
 
     def _grant(self) -> None:
         """Tell clients how far they may go, and whether to act at random."""
-        self.policy.quota = self.pace.quota
+        self.policy.quota = self.pace.quota(self._grants.coming)
         self.policy.knobs = {"random": float(self.pace.warming_up)}
 
     def go_on(self, account: dict[str, Any]) -> None:

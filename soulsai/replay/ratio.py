@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 PHASE_STEPS = 64  # env steps per version, in lockstep
 LEAST_UPDATES = 16  # a quota is worth so many updates at least, or a fleet could wait for ever
+LEAST_SHARE = 1 / 8  # of the slack: a quota, while the learner may soon owe nothing
 ROUNDING = 1e-9
 
 
@@ -14,7 +15,8 @@ class Pace:
     The first ``starts`` steps owe nothing. If clients stop, so does learning. If clients outrun
     the learner, it depends on the kind:
 
-    - ``hold``: they may be ``slack`` steps ahead; nothing that is owed is ever dropped.
+    - ``hold``: they may be ``slack`` steps ahead; nothing that is owed is ever dropped. What they
+      were granted and has not come yet counts, too.
     - ``free``: nobody waits; what is owed beyond ``slack`` steps is dropped.
     - ``lockstep``: collecting and learning take turns, so one client's run repeats itself exactly.
     """
@@ -46,15 +48,21 @@ class Pace:
         collecting = self.kind == "lockstep" and self.steps < self._turn
         return not collecting and self.debt >= 1.0 - ROUNDING
 
-    @property
-    def quota(self) -> int | None:
-        """Env steps the fleet may take before the next version; ``None``: as many as it likes."""
+    def quota(self, coming: int = 0) -> int | None:
+        """Return the env steps the fleet may take before the next version; ``None``: any number.
+
+        ``coming`` are steps that were granted with older versions and have not come yet. Some of
+        them never come: a newer version takes the place of older ones, and clients leave. So there
+        is a little for a fleet in any case, while the learner owes less than half of the slack.
+        """
         if self.kind == "free":
             return None
         if self.kind == "lockstep":
             return max(0, self._turn - self.steps)
         backlog = math.ceil(max(0.0, self.debt) / self.ratio)
-        return max(0, self.starts - self.steps) + max(0, self.slack - backlog)
+        least = math.ceil(LEAST_SHARE * self.slack) if 2 * backlog < self.slack else 0
+        room = max(least, self.slack - backlog - coming)
+        return max(0, self.starts - self.steps) + room
 
     def refill(self) -> None:
         """Let steps owe nothing until an empty replay holds as many as at the first update."""

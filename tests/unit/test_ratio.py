@@ -40,16 +40,16 @@ def test_without_new_steps_there_is_no_learning():
 
 def test_hold_grants_the_first_steps_and_then_what_the_learner_is_not_behind():
     pace = Pace("hold", ratio=0.5, starts=100, slack=80)
-    assert pace.quota == 180
+    assert pace.quota() == 180
     pace.arrived(100)
     assert not pace.warming_up
-    assert pace.quota == 80
+    assert pace.quota() == 80
     pace.arrived(60)
-    assert pace.quota == 20
+    assert pace.quota() == 20
     pace.arrived(60)  # clients may have been on their way
-    assert pace.quota == 0
+    assert pace.quota() == 0
     assert work_off(pace) == 60
-    assert pace.quota == 80
+    assert pace.quota() == 80
 
 
 def test_hold_forgets_nothing():
@@ -60,7 +60,7 @@ def test_hold_forgets_nothing():
 
 def test_free_asks_nobody_to_wait_and_owes_no_more_than_its_slack():
     pace = Pace("free", ratio=1.0, starts=10, slack=50)
-    assert pace.quota is None
+    assert pace.quota() is None
     pace.arrived(10_000)
     assert work_off(pace) == 50
     pace.arrived(20)
@@ -73,23 +73,23 @@ def test_free_asks_nobody_to_wait_and_owes_no_more_than_its_slack():
 def test_a_fleet_that_uses_up_its_quota_always_gets_a_new_version(kind, ratio, starts):
     pace = Pace(kind, ratio=ratio, starts=starts, slack=1)
     for _ in range(200):
-        pace.arrived(pace.quota)
+        pace.arrived(pace.quota())
         assert work_off(pace) > 0, "no update, no new version, no new quota"
 
 
 def test_lockstep_takes_turns():
     pace = Pace("lockstep", ratio=1.0, starts=100, slack=50)
-    assert pace.quota == 100 + PHASE_STEPS
+    assert pace.quota() == 100 + PHASE_STEPS
     pace.arrived(100 + PHASE_STEPS - 1)
     assert not pace.due
     pace.arrived(1)
     for _ in range(PHASE_STEPS - 1):
-        assert pace.quota == 0
+        assert pace.quota() == 0
         pace.updated()
         assert pace.due
     pace.updated()
     assert not pace.due
-    assert pace.quota == PHASE_STEPS
+    assert pace.quota() == PHASE_STEPS
 
 
 @pytest.mark.parametrize("kind", ["hold", "free", "lockstep"])
@@ -100,7 +100,7 @@ def test_the_account_is_saved_and_restored(kind):
     second.load_state_dict(first.state_dict())
     for pace in (first, second):
         pace.arrived(100)
-    assert (first.debt, first.due, first.quota) == (second.debt, second.due, second.quota)
+    assert (first.debt, first.due, first.quota()) == (second.debt, second.due, second.quota())
     assert work_off(first) == work_off(second)
 
 
@@ -116,7 +116,7 @@ def test_an_empty_replay_is_filled_again_before_anything_is_due(kind, before):
     filling = missing + min(before, 100)
     for _ in range(filling):
         assert not pace.due
-        assert pace.quota is None or pace.quota > 0
+        assert pace.quota() is None or pace.quota() > 0
         pace.arrived(1)
     while not pace.due:  # in lockstep, as many as in any other turn
         pace.arrived(1)
