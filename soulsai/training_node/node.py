@@ -109,8 +109,9 @@ class TrainingNode:
         self._measures = Measures(progress, run.algorithm.policy.warmup, self.metrics)
         algorithm = run.algorithm
         self._publisher = Publisher(
-            algorithm.policy, run.program, run.spec, progress, config.training, self._send
-        )
+            algorithm.policy, run.program, run.spec, progress, config.training, self._send,
+            config.run.clients,
+        )  # fmt: skip
         self._saver = Saver(
             run.folder, config.checkpoint, progress, algorithm.parts, self._publisher.file,
             clock=clock, took=self.metrics.checkpoint_seconds.observe,
@@ -303,9 +304,7 @@ class TrainingNode:
         return sent
 
     def _publish(self) -> None:
-        # Before anybody was heard of, as many clients as will be started count.
-        taken = self._roster.published() or [0] * max(1, self._run.config.run.clients)
-        self._publisher.publish(self._clock(), taken)
+        self._publisher.publish(self._clock(), self._roster.published())
 
     def _save(self) -> None:
         """Begin a checkpoint, unless the weights are worse than those of the last one."""

@@ -14,6 +14,7 @@ from soulsai.training_node.snapshot import Progress
 from soulsai.types import Array, PolicyCard, Program, RunSpec, Weights
 
 RETRY_SECONDS = 1.0  # after a version could not be published
+STRANGERS = 8  # are thought to be there before any is heard of, if the run starts none itself
 SPENT = 0.75  # of a grant counts as all of it: the rest may be on its way
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,8 @@ class Publisher:
     """Numbers and publishes versions, and keeps the latest ones within a bound of memory.
 
     ``send`` publishes and returns whether that worked. A number is used once only, because a try
-    that seems to have failed may have worked.
+    that seems to have failed may have worked. Before anybody was heard of, what is granted is for
+    the ``clients`` that the run starts itself; if it starts none, for some strangers.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Publisher:
         progress: Progress,
         config: Training,
         send: Callable[[Weights], bool],
+        clients: int,
     ) -> None:
         self.gate = Gate(policy, program)
         self.unpublished = True
@@ -56,6 +59,7 @@ class Publisher:
         self._seconds = config.publish_seconds
         self._kept_bytes = config.kept_weights_mb * 2**20
         self._send = send
+        self._expected = clients or STRANGERS
         self._kept: OrderedDict[tuple[int, int], Kept] = OrderedDict()
         self._granted: int | None = None  # to each client, with the newest version
         self._granted_at = 0  # env steps admitted then
@@ -96,6 +100,7 @@ class Publisher:
 
         ``taken`` are the env steps of each client since the version before.
         """
+        taken = taken or [0] * self._expected
         progress = self._progress
         self.tried = now
         judged = self.gate.judge()
@@ -193,7 +198,7 @@ def share(quota: int | None, taken: Sequence[int], granted: int | None) -> int |
     """
     if quota is None or quota == 0:
         return quota
-    wants = sorted(_want(steps, granted) for steps in taken or [0])
+    wants = sorted(_want(steps, granted) for steps in taken)
     left = quota
     for served, want in enumerate(wants):
         level = left // (len(wants) - served)

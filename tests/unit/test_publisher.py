@@ -14,7 +14,7 @@ from soulsai.types import EnvironmentOffer, RunSpec
 class Desk:
     """A publisher with a clock at hand, and what it sent."""
 
-    def __init__(self, *, quota=None, eager=False, kept_mb=64.0):
+    def __init__(self, *, quota=None, eager=False, kept_mb=64.0, clients=1):
         self.sent = []
         self.works = True
         self.progress = Progress("run", generation=2, version=5)
@@ -23,7 +23,7 @@ class Desk:
         spec = RunSpec("run", 1, 1, EnvironmentOffer("x"), SPEC, "dqn", "")
         settings = Training(publish_seconds=10.0, kept_weights_mb=kept_mb)
         self.publisher = Publisher(
-            self.policy, program(), spec, self.progress, settings, self._send
+            self.policy, program(), spec, self.progress, settings, self._send, clients
         )
 
     def _send(self, weights):
@@ -34,7 +34,13 @@ class Desk:
         return self.publisher.due(now, starving=starving, stuck=stuck)
 
     def publish(self, now, clients=1):
+        """Publish to clients that have taken nothing yet."""
         return self.publisher.publish(now, [0] * clients)
+
+    def granted(self):
+        """Publish before anybody was heard of; return what each client may take."""
+        self.publish(0.0, clients=0)
+        return self.sent[-1].quota
 
     def update(self):
         self.publisher.unpublished = True
@@ -151,9 +157,19 @@ def test_versions_are_kept_within_their_bound_and_one_always_is():
     assert tight.publisher.kept_file(2, 6) is not None
 
 
+def test_before_anybody_was_heard_of_a_run_s_own_clients_share_or_some_strangers():
+    assert Desk(quota=4000, clients=4).granted() == 1000
+    unknown = Desk(quota=4000, clients=0)
+    assert unknown.granted() == 500
+    unknown.publisher.count(8)
+    assert not unknown.due(1.0)
+    unknown.publisher.count(9)  # they could take more than the quota
+    assert unknown.due(1.0)
+
+
 @pytest.mark.parametrize(
     ("quota", "clients", "each"),
-    [(None, 3, None), (0, 3, 0), (10, 3, 3), (2, 3, 1), (10, 0, 10)],
+    [(None, 3, None), (0, 3, 0), (10, 3, 3), (2, 3, 1), (10, 1, 10)],
 )
 def test_a_share_is_never_nothing_of_something(quota, clients, each):
     assert share(quota, [0] * clients, None) == each
