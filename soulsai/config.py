@@ -182,7 +182,7 @@ class DQN(Struct, frozen=True, forbid_unknown_fields=True):
     batch_size: Count = 64
     replay_ratio: Positive = 1.0  # gradient steps per new env step
     pace: Literal["hold", "free", "lockstep"] = "hold"  # hold: simulators wait for the learner
-    slack_steps: Count = 2_000  # with hold: env steps the fleet may be ahead of the learner
+    slack_steps: Count = 500  # with hold: env steps the fleet may be ahead of the learner
     capacity: Count = 100_000  # transitions in replay
     replay_folder: str = ""  # keep replay there, on disk; empty: in memory
     learning_starts: Natural = 2_000  # env steps of uniform random actions before the first update
