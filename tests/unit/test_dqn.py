@@ -139,6 +139,15 @@ def test_the_fleet_is_told_how_far_it_may_go():
     assert learner(pace="free").policy.quota is None
 
 
+def test_what_was_granted_and_has_not_come_yet_is_not_granted_again():
+    algorithm = learner(slack_steps=64)
+    assert algorithm.policy.quota == 96
+    algorithm.policy.newest = (0, 1)
+    first = msgspec.structs.replace(episode(72), version=1)
+    next(algorithm.learn(endless([first])))
+    assert algorithm.policy.quota == 64 - 39 - (96 - 72)
+
+
 def test_a_gradient_is_clipped_as_a_whole():
     algorithm = learner(grad_clip=1e-3, adam_eps=1e3, lr=1e3, normalize_obs=False)
     whole = episode(80)
