@@ -272,7 +272,6 @@ class Batches:
         self._size = sum(map(len, self._waiting))
         self._known = {(c, e, i, s): (g, v) for c, e, i, s, g, v in state_dict["known"]}
         self._heard = set(state_dict["heard"])
-        self._grants.updated()
         self._grants.give_up()
         self._first = self._clock() if self._waiting else None
         self._latest = self._clock() if self._heard else None

@@ -62,4 +62,4 @@ class Grants:
 
     def give_up(self) -> None:
         """Expect nothing more of what was granted."""
-        self._open.clear()
+        self._open, self._current = {}, None

@@ -133,6 +133,7 @@ class Experience:
     def go_on(self, account: dict[str, Any]) -> None:
         """Go on from the saved account of another; the replay is restored before."""
         self.pace.load_state_dict(account)
+        self._grants.give_up()
         if not len(self.replay):
             self.pace.refill()
         self._grant()

@@ -146,6 +146,8 @@ def test_what_was_granted_and_has_not_come_yet_is_not_granted_again():
     first = msgspec.structs.replace(episode(72), version=1)
     next(algorithm.learn(endless([first])))
     assert algorithm.policy.quota == 64 - 39 - (96 - 72)
+    algorithm.load_state_dict(algorithm.state_dict())  # as when the node goes back
+    assert algorithm.policy.quota == 64 - 39
 
 
 def test_a_gradient_is_clipped_as_a_whole():
