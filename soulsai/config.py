@@ -192,6 +192,7 @@ class DQN(Struct, frozen=True, forbid_unknown_fields=True):
     prioritized: bool = True
     priority_alpha: Fraction = 0.6
     priority_beta: Fraction = 0.4  # grows to 1 over the planned steps
+    explore_steps: Natural = 10_000  # env steps after learning_starts, ever fewer at random
     epsilon_base: Fraction = 0.4  # an episode plays with base ** (1 + alpha * u), u uniform
     epsilon_alpha: Annotated[float, Meta(ge=0)] = 7.0
     eval_fraction: Fraction = 0.05  # of episodes played greedily, to measure by

@@ -19,10 +19,11 @@ def explore(head: Head, knobs: dict[str, float], rng: np.random.Generator) -> Ex
     """Decide at an episode's start how it is played.
 
     Each episode draws its own epsilon, so any number of clients covers the whole ladder. While the
-    fleet acts at random (the knob ``random``) there is nothing to measure, hence nothing greedy.
+    fleet acts at random only (the knob ``random`` is 1) there is nothing to measure, hence nothing
+    greedy.
     """
     luck, rung = rng.random(2)
-    if luck < head.eval_fraction and not knobs.get("random"):
+    if luck < head.eval_fraction and knobs.get("random", 0.0) < 1.0:
         return Exploration(greedy=True, epsilon=0.0)
     if head.kind != "epsilon_greedy":
         return Exploration(greedy=False, epsilon=0.0)
@@ -38,7 +39,7 @@ def act(
     mask: Array | None,
     greedy: Array,
     epsilon: Array,
-    random: bool,
+    random: float,
     rng: np.random.Generator,
 ) -> tuple[Array, dict[str, Array]]:
     """Choose actions for E environments, and what the learner must know of the choice.
@@ -50,10 +51,10 @@ def act(
         mask: Which choices are valid [E, A]; ``None``: all. If none is, the first one is chosen.
         greedy: Environments whose episode measures the policy [E].
         epsilon: Each environment's share of uniform random actions [E].
-        random: Whether all but the greedy act uniformly at random.
+        random: The least share of uniform random actions of all but the greedy.
         rng: The only source of chance.
     """
-    at_random = ~greedy if random else ~greedy & (rng.random(len(greedy)) < epsilon)
+    at_random = ~greedy & (rng.random(len(greedy)) < np.maximum(epsilon, random))
     if head.kind == "epsilon_greedy":
         action = best(outputs["q"], mask)
         if at_random.any():

@@ -108,7 +108,7 @@ class Fragment(Struct, frozen=True, eq=False):
     terminated: bool
     truncated: bool
     greedy: bool = False  # an evaluation episode: no exploration
-    epsilon: float = 0.0  # the episode's share of uniform random actions
+    epsilon: float = 0.0  # share of uniform random actions; more where the knob ``random`` is more
     extras: dict[str, Array] = {}  # what the head said of each step, e.g. its log-probability
     memory: dict[str, Array] = {}  # what a recurrent policy remembered before the first step
 
@@ -138,7 +138,7 @@ class Episode(Struct, frozen=True):
     seconds: float
     terminated: bool
     greedy: bool
-    epsilon: float
+    epsilon: float  # share of uniform random actions when it began
     info: dict[str, float] = {}  # numbers from the last step's info that the config asks for
     client: str = ""
     env_steps: int = 0
@@ -225,7 +225,8 @@ class Weights(Struct, frozen=True, eq=False):
     """One version of the policy: exactly what a client needs in order to act.
 
     ``quota`` bounds the env steps one client may take between this version and the next (``None``:
-    no bound). ``knobs`` are numbers for the head: ``random`` = 1 asks for uniform random actions.
+    no bound). ``knobs`` are numbers for the head: ``random`` is the least share of uniform
+    random actions of all that explore.
     """
 
     run: str

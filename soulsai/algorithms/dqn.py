@@ -72,6 +72,7 @@ class DQN:
             steps=steps,
             realtime=realtime,
             horizon=_horizon(config),
+            explore_steps=config.explore_steps,
             masks=config.munchausen > 0.0,
         )
         self.luck = torch.Generator(weights.device)

@@ -50,10 +50,12 @@ class Experience:
         steps: int,
         realtime: bool,
         horizon: Horizon | None = None,
+        explore_steps: int = 0,
         masks: bool = False,
     ) -> None:
         self.settings, self.planned_steps, self.policy = settings, steps, policy
         self.horizon = horizon or Horizon(settings.n_step, settings.gamma)
+        self.explore_steps = explore_steps
         self.returns = NStepReturns(spec, n=self.horizon.n_at(0), gamma=self.horizon.gamma_at(0))
         spans = self.horizon.changes_gamma
         self.columns = columns = transition_columns(spec, masks=masks, spans=spans)
@@ -125,10 +127,18 @@ class Experience:
         done = min(1.0, self.pace.steps / planned) if planned else 0.0
         return start + (1.0 - start) * done
 
+    @property
+    def random(self) -> float:
+        """The least share of random actions: all until learning starts, then less and less."""
+        if self.pace.warming_up:
+            return 1.0
+        since = self.pace.steps - self.pace.starts
+        return max(0.0, 1.0 - since / self.explore_steps) if self.explore_steps else 0.0
+
     def _grant(self) -> None:
-        """Tell clients how far they may go, and whether to act at random."""
+        """Tell clients how far they may go, and how much of it at random."""
         self.policy.quota = self.pace.quota(self._grants.coming)
-        self.policy.knobs = {"random": float(self.pace.warming_up)}
+        self.policy.knobs = {"random": self.random}
 
     def go_on(self, account: dict[str, Any]) -> None:
         """Go on from the saved account of another; the replay is restored before."""

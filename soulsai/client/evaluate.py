@@ -123,7 +123,7 @@ class _Match:
             mask=self._obs.get(MASK),
             greedy=np.ones(count, np.bool_),
             epsilon=np.zeros(count),
-            random=False,
+            random=0.0,
             rng=self._rng,
         )
         return actions

@@ -30,6 +30,7 @@ class _Seat:
         self.rows = {name: rows[index, ...] for name, rows in obs.items()}
         self.memory = {name: rows[index, ...] for name, rows in memory.items()}
         self.exploration = Exploration(greedy=False, epsilon=0.0)
+        self.at_random = 0.0  # share of random actions when the episode began
         self.actor: Actor | None = None
         self.newest = (0, 0)  # generation and version that took part in the episode
         self.episode = 0
@@ -174,7 +175,7 @@ class Player:
                 mask=obs.get(MASK),
                 greedy=greedy,
                 epsilon=epsilon,
-                random=pointer is not None and bool(pointer.knobs.get("random")),
+                random=pointer.knobs.get("random", 0.0) if pointer is not None else 0.0,
                 rng=self._rng,
             )
             for name, rows in after.items():
@@ -220,7 +221,8 @@ class Player:
             row[...] = 0
         pointer = self._orders.pointer
         knobs = pointer.knobs if pointer is not None else {}
-        seat.exploration = explore(self._head, knobs, self._rng)
+        seat.exploration = explored = explore(self._head, knobs, self._rng)
+        seat.at_random = max(explored.epsilon, 0.0 if explored.greedy else knobs.get("random", 0.0))
         for name in () if seat.exploration.greedy else self._head.noise:
             seat.memory[name][...] = self._rng.standard_normal(seat.memory[name].shape)
         self._greedy[seat.index] = seat.exploration.greedy
@@ -287,7 +289,7 @@ class Player:
                 seconds=now - seat.began,
                 terminated=outcome.terminated,
                 greedy=seat.exploration.greedy,
-                epsilon=seat.exploration.epsilon,
+                epsilon=seat.at_random,
                 info=numbers(seat.environment.info, self._spec.environment.info_keys),
             )
         )

@@ -46,7 +46,10 @@ class SpotCheck:
     def check(self, fragment: Fragment) -> Checked | None:
         """Return what speaks against a fragment's actions; ``None`` where nothing can be said."""
         found = self._published(fragment.generation, fragment.version)
-        if found is None or (found.knobs.get("random") and not fragment.greedy):
+        if found is None:
+            return None
+        at_random = 0.0 if fragment.greedy else found.knobs.get("random", 0.0)
+        if at_random >= 1.0:
             return None
         self._load((fragment.generation, fragment.version), found.arrays)
         # What a recurrent policy remembered is known of the first step only.
@@ -54,12 +57,15 @@ class SpotCheck:
         outputs = self._outputs(fragment, count)
         mask = fragment.obs[MASK][:count] if MASK in fragment.obs else None
         if self._program.head.kind == "epsilon_greedy":
-            return self._greedy(fragment, outputs["q"].numpy(), mask, count)
+            # Knobs count at once, so a later version's smaller share may have counted: never more.
+            epsilon = max(fragment.epsilon, at_random)
+            return self._greedy(fragment, outputs["q"].numpy(), mask, epsilon)
         if self._program.head.kind == "squashed":
             return self._squashed(fragment, outputs, count)
         return self._drawn(fragment, outputs, mask, count)
 
-    def _greedy(self, fragment: Fragment, q: Array, mask: Array | None, count: int) -> Checked:
+    def _greedy(self, fragment: Fragment, q: Array, mask: Array | None, epsilon: float) -> Checked:
+        count = len(q)
         rows = np.arange(count)
         q = np.where(mask, q, -np.inf) if mask is not None else q
         choices = np.full(count, q.shape[1]) if mask is None else np.maximum(1, mask.sum(1))
@@ -68,7 +74,7 @@ class SpotCheck:
         action = fragment.action[:count].astype(np.int64)
         follows = (q[rows, action] >= best - near) | ~np.isfinite(best)
         alike = (q >= (best - near)[:, None]).sum(1) / choices  # that chance alone follows
-        honest = (1.0 - fragment.epsilon) * (1.0 - SLIP) + fragment.epsilon * alike
+        honest = (1.0 - epsilon) * (1.0 - SLIP) + epsilon * alike
         honest = np.clip(honest, 0.0, 1.0 - SLIP)
         said = (
             f"{follows.mean():.0%} of its actions follow version {fragment.version}, "

@@ -48,7 +48,7 @@ def categorical(sizes, logits, mask, noise, *, greedy=False):
         mask=mask,
         greedy=np.full(len(logits), greedy),
         epsilon=np.zeros(len(logits)),
-        random=False,
+        random=0.0,
         rng=Noise(gumbel=noise),
     )
     valid = None if mask is None else torch.from_numpy(mask)
@@ -169,7 +169,7 @@ def test_gaussian(shape, log_std):
             mask=None,
             greedy=np.full(100, greedy),
             epsilon=np.zeros(100),
-            random=False,
+            random=0.0,
             rng=Noise(normal=noise),
         )
         twin = law(GAUSSIAN, box, {n: torch.from_numpy(o) for n, o in outputs.items()}, None)

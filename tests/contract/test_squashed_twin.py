@@ -30,7 +30,7 @@ def client(mean, log_std, *, greedy=False, seed=0):
             mask=None,
             greedy=np.full(count, greedy),
             epsilon=np.zeros(count),
-            random=False,
+            random=0.0,
             rng=rng,
         )
     again.random(count)

@@ -153,7 +153,7 @@ def test_5_invalid_actions_neither_act_nor_count():
     ).detach()
     assert (goal == 2.0).all()
     q = algorithm.policy({"obs": torch.zeros(10, 2)}, {})[0]["q"].detach().numpy()
-    for epsilon, at_random in ((0.0, False), (1.0, False), (0.0, True)):
+    for epsilon, at_random in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0)):
         actions, _ = heads.act(
             algorithm.policy.head,
             ActionSpec("discrete", (), (4,)),
@@ -251,7 +251,7 @@ class Client:
                 mask=None,
                 greedy=np.array([False]),
                 epsilon=np.array([0.1]),
-                random=bool(policy.knobs["random"]),
+                random=policy.knobs["random"],
                 rng=self.rng,
             )
             self.obs, reward, ended, cut_off, _ = self.env.step(action[0])

@@ -17,7 +17,7 @@ def rng(seed=0):
     return np.random.default_rng(seed)
 
 
-def act(head, spec, outputs, *, mask=None, greedy=False, epsilon=0.0, random=False, seed=0):
+def act(head, spec, outputs, *, mask=None, greedy=False, epsilon=0.0, random=0.0, seed=0):
     count = len(next(iter(outputs.values())))
     return heads.act(
         head,
@@ -51,9 +51,10 @@ def test_epsilon_covers_the_ladder_and_some_episodes_measure():
     assert np.median(exploring) == pytest.approx(0.4**4.5, rel=0.1)
 
 
-def test_nothing_is_measured_while_the_fleet_acts_at_random():
+def test_nothing_is_measured_while_the_fleet_acts_at_random_only():
     always = Head("epsilon_greedy", eval_fraction=1.0)
     assert heads.explore(always, {}, rng()).greedy
+    assert heads.explore(always, {"random": 0.9}, rng()).greedy
     assert not heads.explore(always, {"random": 1.0}, rng()).greedy
 
 
@@ -74,13 +75,22 @@ def test_epsilon_is_the_share_of_uniform_actions_and_greedy_has_none():
     outputs = {"q": same([0, 9, 0, 0])}
     actions, _ = act(EPSILON, DISCRETE, outputs, epsilon=0.4)
     assert shares(actions, 4) == pytest.approx([0.1, 0.7, 0.1, 0.1], abs=0.01)
-    actions, _ = act(EPSILON, DISCRETE, outputs, epsilon=0.4, random=True)
+    actions, _ = act(EPSILON, DISCRETE, outputs, epsilon=0.4, random=1.0)
     assert shares(actions, 4) == pytest.approx([0.25] * 4, abs=0.01)
-    actions, _ = act(EPSILON, DISCRETE, outputs, epsilon=0.4, random=True, greedy=True)
+    actions, _ = act(EPSILON, DISCRETE, outputs, epsilon=0.4, random=1.0, greedy=True)
     assert (actions == 1).all()
 
 
-@pytest.mark.parametrize("how", [{}, {"epsilon": 0.5}, {"random": True}, {"greedy": True}])
+@pytest.mark.parametrize(("epsilon", "random"), [(0.4, 0.1), (0.1, 0.4), (0.0, 0.4)])
+def test_what_the_run_asks_of_all_is_the_least_share_of_uniform_actions(epsilon, random):
+    outputs = {"q": same([0, 9, 0, 0])}
+    actions, _ = act(EPSILON, DISCRETE, outputs, epsilon=epsilon, random=random)
+    assert shares(actions, 4) == pytest.approx([0.1, 0.7, 0.1, 0.1], abs=0.01)
+    actions, _ = act(EPSILON, DISCRETE, outputs, epsilon=epsilon, random=random, greedy=True)
+    assert (actions == 1).all()
+
+
+@pytest.mark.parametrize("how", [{}, {"epsilon": 0.5}, {"random": 1.0}, {"greedy": True}])
 @pytest.mark.parametrize("kind", ["epsilon_greedy", "categorical"])
 def test_an_invalid_action_is_never_chosen(kind, how):
     scores = rng(3).normal(size=(5000, 4)).astype("<f4")
@@ -93,7 +103,7 @@ def test_an_invalid_action_is_never_chosen(kind, how):
 
 def test_random_actions_are_uniform_over_the_valid_ones():
     mask = np.repeat([[True, False, True, True]], MANY, axis=0)
-    actions, _ = act(EPSILON, DISCRETE, {"q": same([9, 9, 0, 0])}, mask=mask, random=True)
+    actions, _ = act(EPSILON, DISCRETE, {"q": same([9, 9, 0, 0])}, mask=mask, random=1.0)
     assert shares(actions, 4) == pytest.approx([1 / 3, 0, 1 / 3, 1 / 3], abs=0.01)
 
 

@@ -1,6 +1,7 @@
 """The loop: what it does with new weights, quotas, and orders."""
 
 import msgspec
+import numpy as np
 import pytest
 from play_cases import Diary, stage
 
@@ -191,6 +192,17 @@ def test_knobs_count_at_once():
     go(41)
     assert set(env.actions[0][:11]) == {1}
     assert set(env.actions[0][11:]) == {0, 1, 2}
+
+
+def test_a_part_of_all_actions_is_random_if_the_run_asks_for_it():
+    env = Diary(length=2000)
+    _, line, go, _ = stage([env], epsilon_base=0.0, knobs={"random": 0.6})
+    line.orders = version(line, 4, knobs={"random": 0.6})  # always action 1
+    go(2000)
+    counts = np.bincount(env.actions[0], minlength=3) / 2000
+    assert counts == pytest.approx([0.2, 0.6, 0.2], abs=0.04)
+    assert line.episodes[0].epsilon == 0.6
+    assert line.fragments[0].epsilon == 0.0
 
 
 def test_a_pause_sends_what_there_is_and_waits():

@@ -47,10 +47,10 @@ class Net(Policy):
 class Fleet:
     """Clients that play a noisy world with whatever policy they please."""
 
-    def __init__(self, kind, seed):
+    def __init__(self, kind, seed, random=0.0):
         torch.manual_seed(seed)
         self.rng = np.random.default_rng(seed)
-        self.kind, self.policy = kind, Net(kind)
+        self.kind, self.policy, self.random = kind, Net(kind), random
         names = list(self.policy.state_dict())
         self.versions = []
         for _ in range(VERSIONS):
@@ -63,7 +63,8 @@ class Fleet:
         spec = RunSpec("r", 1, 1, EnvironmentOffer("x"), Spec({"obs": Leaf((8,), "<f4")}, action),
                        "dqn", "")  # fmt: skip
         program = Program(b"", "w", ("obs",), self.policy.outputs, Head(kind), leaves)
-        check = SpotCheck(self.policy, program, spec, lambda _, v: Kept(self.versions[v], {}, 0))
+        knobs = {"random": random}
+        check = SpotCheck(self.policy, program, spec, lambda _, v: Kept(self.versions[v], knobs, 0))
         self.time = 0.0
         self.watch = Watch(check, spec.spec.obs, rng=Random(seed), clock=lambda: self.time)
         self.players = {}
@@ -118,7 +119,8 @@ class Fleet:
         scores = next(iter(outputs.values())).numpy()
         count = len(obs)
         if self.kind == "epsilon_greedy":
-            chance = 1.0 if lie == "random" else player["epsilon"]
+            least = 0.0 if player["greedy"] else self.random
+            chance = 1.0 if lie == "random" else max(player["epsilon"], least)
             at_random = self.rng.random(count) < chance
             return np.where(at_random, self.rng.integers(0, 4, count), scores.argmax(1)), None
         logs = scores - scores.max(1, keepdims=True)
@@ -151,11 +153,11 @@ def test_one_liar_among_ten_is_caught_within_500_transitions(kind, lie):
             assert taken <= LIMIT, f"not caught after {taken}, seed {seed}"
 
 
-def accused(kind, fleets):
+def accused(kind, fleets, random=0.0):
     """Return how many of 40 honest clients per fleet are accused within 750 transitions."""
     found = 0
     for seed in fleets:
-        fleet = Fleet(kind, 100 + seed)
+        fleet = Fleet(kind, 100 + seed, random)
         names = [f"honest-{number}" for number in range(40)]
         found += len(
             {name for turn in range(24) for name in names if fleet.round(name, version(turn))[0]}
@@ -166,6 +168,19 @@ def accused(kind, fleets):
 @pytest.mark.parametrize("kind", HEADS)
 def test_the_honest_are_not_accused(kind):
     assert accused(kind, range(3)) == 0
+
+
+@pytest.mark.parametrize("random", [0.5, 1.0])
+def test_the_honest_are_not_accused_of_exploring_as_the_run_asks(random):
+    assert accused("epsilon_greedy", range(1), random) == 0
+
+
+def test_who_explores_more_than_the_run_asks_is_caught():
+    fleet, caught, taken = Fleet("epsilon_greedy", 0, random=0.3), "", 0
+    while not caught:
+        caught, steps = fleet.round("liar", version(30), "random")
+        taken += steps
+        assert taken <= 2 * LIMIT
 
 
 @pytest.mark.long
