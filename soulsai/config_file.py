@@ -22,8 +22,8 @@ DEEPEST = 16  # levels of nesting
 
 Where = tuple[str, ...]  # the keys that lead to an entry
 
-_NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?\Z")
-_INTEGER = re.compile(r"[-+]?\d[\d_]*\Z")
+_NUMBER = re.compile(r"[-+]?(\d+(_\d+)*\.?\d*|\.\d+)([eE][-+]?\d+)?\Z")
+_INTEGER = re.compile(r"[-+]?\d+(_\d+)*\Z")
 _LEADING_ZERO = re.compile(r"[-+]?0o?[0-9_]+\Z")
 _TOO_DEEP = re.compile(r"(?:[\[{][^\[\]{}]*){" + str(DEEPEST + 1) + "}")
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_./-]*\Z")

@@ -63,12 +63,11 @@ class DQN:
             optimizer=optimizer,
         )
         self.rules = _rules(config)
-        rng = np.random.default_rng(replay_seed)
         self.experience = Experience(
             config,
             spec,
             self.policy,
-            rng=rng,
+            rng=np.random.default_rng(replay_seed),
             steps=steps,
             realtime=realtime,
             horizon=_horizon(config),

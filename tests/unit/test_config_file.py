@@ -128,6 +128,14 @@ def test_files_that_cannot_be_settings(tmp_path: Path) -> None:
             read(path)
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("0_", "0_"), ("1__0", "1__0"), ("5_.5", "5_.5"), ("-1_000", -1000), ("1_0.5", 10.5)],
+)
+def test_an_underscore_stands_between_digits_or_makes_a_text(text: str, value: object) -> None:
+    assert lenient(text, "x") == value
+
+
 plain = st.one_of(
     st.none(),
     st.booleans(),
