@@ -194,8 +194,8 @@ MUTATIONS = (
     Mutation(
         "chance that no seed governs",
         "algorithms/dqn.py",
-        "rng = np.random.default_rng(replay_seed)",
-        "rng = np.random.default_rng()",
+        "rng=np.random.default_rng(replay_seed)",
+        "rng=np.random.default_rng()",
     ),
 )
 IDS = [mutation.mistake for mutation in MUTATIONS]
