@@ -16,6 +16,11 @@ class Orders(NamedTuple):
     paused: bool = False
     over: Literal["", "stop", "run", "error"] = ""  # why to play no longer
 
+    @property
+    def knobs(self) -> dict[str, float]:
+        """The newest version's numbers for the head."""
+        return self.pointer.knobs if self.pointer is not None else {}
+
 
 class Progress(Struct):
     """What the player has done in this epoch; only he writes it."""

@@ -167,7 +167,6 @@ class Player:
                 memory = {name: rows[indices] for name, rows in memory.items()}
                 greedy, epsilon = greedy[indices], epsilon[indices]
             outputs, after = actor(obs, memory)
-            pointer = self._orders.pointer
             actions, extras = act(
                 self._head,
                 self._spec.spec.action,
@@ -175,7 +174,7 @@ class Player:
                 mask=obs.get(MASK),
                 greedy=greedy,
                 epsilon=epsilon,
-                random=pointer.knobs.get("random", 0.0) if pointer is not None else 0.0,
+                random=self._orders.knobs.get("random", 0.0),
                 rng=self._rng,
             )
             for name, rows in after.items():
@@ -219,8 +218,7 @@ class Player:
             self._regroup = True
         for row in seat.memory.values():
             row[...] = 0
-        pointer = self._orders.pointer
-        knobs = pointer.knobs if pointer is not None else {}
+        knobs = self._orders.knobs
         seat.exploration = explored = explore(self._head, knobs, self._rng)
         seat.at_random = max(explored.epsilon, 0.0 if explored.greedy else knobs.get("random", 0.0))
         for name in () if seat.exploration.greedy else self._head.noise:

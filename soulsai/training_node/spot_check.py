@@ -49,14 +49,15 @@ class SpotCheck:
         if found is None:
             return None
         at_random = 0.0 if fragment.greedy else found.knobs.get("random", 0.0)
-        if at_random >= 1.0:
+        by_epsilon = self._program.head.kind == "epsilon_greedy"
+        if at_random >= 1.0 or (at_random and not by_epsilon):
             return None
         self._load((fragment.generation, fragment.version), found.arrays)
         # What a recurrent policy remembered is known of the first step only.
         count = 1 if self._program.memory else len(fragment)
         outputs = self._outputs(fragment, count)
         mask = fragment.obs[MASK][:count] if MASK in fragment.obs else None
-        if self._program.head.kind == "epsilon_greedy":
+        if by_epsilon:
             # Knobs count at once, so a later version's smaller share may have counted: never more.
             epsilon = max(fragment.epsilon, at_random)
             return self._greedy(fragment, outputs["q"].numpy(), mask, epsilon)

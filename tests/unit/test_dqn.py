@@ -107,10 +107,11 @@ def test_replay_keeps_what_was_seen_and_the_network_sees_it_normalised():
 
 
 def test_learning_starts_after_the_first_steps_and_stops_without_new_ones():
-    algorithm = learner(learning_starts=40, replay_ratio=0.5)
+    algorithm = learner(learning_starts=40, replay_ratio=0.5, explore_steps=0)
     assert algorithm.policy.knobs == {"random": 1.0}
     arrivals = iter([[episode(30)], [], [episode(30, number=1)], *[[]] * 50])
     assert len(list(algorithm.learn(arrivals))) == 10
+    assert algorithm.policy.knobs == {"random": 0.0}
 
 
 def test_random_actions_give_way_to_the_policy_by_and_by():

@@ -129,6 +129,11 @@ class Fleet:
         action = (logs + noise).argmax(1)
         if lie == "random":  # and says what the policy would have said of it
             action = self.rng.integers(0, 4, count)
+        elif not player["greedy"]:  # and says truly how likely each was
+            asked = self.rng.random(count) < self.random
+            action = np.where(asked, self.rng.integers(0, 4, count), action)
+            said = np.where(asked, -np.log(4.0), logs[np.arange(count), action])
+            return action, said.astype("f4")
         return action, logs[np.arange(count), action].astype("f4")
 
 
@@ -170,9 +175,10 @@ def test_the_honest_are_not_accused(kind):
     assert accused(kind, range(3)) == 0
 
 
+@pytest.mark.parametrize("kind", HEADS)
 @pytest.mark.parametrize("random", [0.5, 1.0])
-def test_the_honest_are_not_accused_of_exploring_as_the_run_asks(random):
-    assert accused("epsilon_greedy", range(1), random) == 0
+def test_the_honest_are_not_accused_of_exploring_as_the_run_asks(kind, random):
+    assert accused(kind, range(1), random) == 0
 
 
 def test_who_explores_more_than_the_run_asks_is_caught():
