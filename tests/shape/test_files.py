@@ -76,6 +76,15 @@ def test_file_can_be_read_in_one_sitting(path):
     assert len(path.read_text().splitlines()) <= LONGEST_FILE
 
 
+def test_names_of_files_need_no_quoting():
+    # a slip in a shell leaves files behind whose names are half a command
+    foreign = {"saves", "build", "dist", "data"}  # what runs and builds leave
+    top = [path for path in ROOT.iterdir() if path.name[0] != "." and path.name not in foreign]
+    owned = [*top, *(below for path in top for below in path.rglob("*"))]
+    assert len(owned) > len(PACKAGE)
+    assert not [path for path in owned if not re.fullmatch(r"[\w.-]+", path.name)]
+
+
 @pytest.mark.parametrize("path", PACKAGE, ids=relative)
 def test_module_is_in_house_style(path):
     tree = ast.parse(path.read_text())
