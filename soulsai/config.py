@@ -178,6 +178,7 @@ class DQN(Struct, frozen=True, forbid_unknown_fields=True):
     gamma_first: Fraction = 0.0  # gamma at the beginning; 0: the same throughout
     anneal_steps: Count = 50_000  # env steps over which these two change
     lr: Positive = 5e-4
+    anneal_lr: bool = False  # to zero, over the planned steps
     adam_eps: Positive = 1e-5
     batch_size: Count = 64
     replay_ratio: Positive = 1.0  # gradient steps per new env step
@@ -392,9 +393,7 @@ def _faults(config: Config) -> Iterator[str]:
         yield f"redis.url: holds a password; put it into {config.redis.secrets}/redis.secret"
     for name, learner in (("dqn", config.dqn), ("sac", config.sac)):
         if learner.capacity < learner.batch_size:
-            yield (
-                f"{name}.capacity: {learner.capacity} transitions are less than one batch"
-                f" ({name}.batch_size: {learner.batch_size})"
-            )
+            least = f"a batch of {name}.batch_size, {learner.batch_size}"
+            yield f"{name}.capacity: {learner.capacity} transitions are less than {least}"
     if config.sac.drop >= config.sac.quantiles > 1:
         yield f"sac.drop: {config.sac.drop} of {config.sac.quantiles} quantiles leaves none"

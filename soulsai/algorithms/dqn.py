@@ -93,6 +93,8 @@ class DQN:
         return self.experience.learn(arrivals, self._update)
 
     def _update(self) -> Metrics:
+        if self.config.anneal_lr:
+            self.learner.optimizer.lr = self.config.lr * self.experience.remaining
         batch = self.experience.sample()
         device = self.learner.weights.device
         rows, weights = tensors(batch.rows, device), torch.from_numpy(batch.weights).to(device)
@@ -146,6 +148,7 @@ class DQN:
             "q_mean": report.predicted.mean().item(),
             "td_error": report.error.abs().mean().item(),
             "grad_norm": report.norm.item(),
+            "lr": self.learner.optimizer.lr,
             "replay_size": float(len(self.experience.replay)),
             "beta": self.experience.beta,
             "skipped": float(self.skips.total),

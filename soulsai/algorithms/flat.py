@@ -59,8 +59,11 @@ class Correction(NamedTuple):
 BESIDE = len(Correction._fields)  # results of a compiled form that nobody asks for, at its end
 
 
-def correction(steps: Tensor, lr: float) -> Correction:
-    """Return what Adam corrects its moments by after so many steps, this one included."""
+def correction(steps: Tensor, lr: Tensor | float) -> Correction:
+    """Return what Adam corrects its moments by after so many steps, this one included.
+
+    Of a learning rate that changes, a compiled form must be given the tensor.
+    """
     first, second = (1.0 - beta ** steps.double() for beta in BETAS)
     return Correction((lr / first).float(), second.sqrt().float())
 
@@ -88,14 +91,29 @@ def chosen(condition: Tensor, then: Moments, otherwise: Moments) -> Moments:
 
 
 class FlatAdam:
-    """Adam (arXiv:1412.6980) over one vector."""
+    """Adam (arXiv:1412.6980) over one vector.
+
+    ``rate`` is the learning rate once more, for compiled forms.
+    """
 
     def __init__(self, flat: Tensor, *, lr: float, eps: float) -> None:
-        self.lr, self.eps = lr, eps
+        self.eps = eps
         self._flat = flat
+        self.rate = torch.zeros((), device=flat.device)
+        self.lr = lr
         self.mean = torch.zeros_like(flat)
         self.square = torch.zeros_like(flat)
         self.steps = torch.zeros((), device=flat.device)
+
+    @property
+    def lr(self) -> float:
+        """The learning rate; what Adam remembers stays as it is when it is set."""
+        return self._lr
+
+    @lr.setter
+    def lr(self, lr: float) -> None:
+        self._lr = lr
+        self.rate.fill_(lr)
 
     def step(self, gradient: Tensor) -> None:
         """Move against ``gradient``."""

@@ -123,9 +123,13 @@ class Experience:
     @property
     def beta(self) -> float:
         """How far importance weights undo the bias of priorities; grows to 1 over the run."""
-        start, planned = self.settings.priority_beta, self.planned_steps
-        done = min(1.0, self.pace.steps / planned) if planned else 0.0
-        return start + (1.0 - start) * done
+        start = self.settings.priority_beta
+        return start + (1.0 - start) * (1.0 - self.remaining)
+
+    @property
+    def remaining(self) -> float:
+        """The share of the planned env steps that is still to come; 1 if no end is planned."""
+        return max(0.0, 1.0 - self.pace.steps / self.planned_steps) if self.planned_steps else 1.0
 
     @property
     def random(self) -> float:

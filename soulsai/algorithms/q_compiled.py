@@ -12,7 +12,7 @@ from soulsai.algorithms.off_policy import packed
 from soulsai.algorithms.q_network import Chance, QPolicy
 from soulsai.algorithms.q_update import Learner, Luck, Report, Rules, compare, found
 
-STATE = 5  # tensors that are changed: weights, target weights, and Adam's
+STATE = 6  # tensors of a learner: weights, target weights, and Adam's
 
 
 def form(learner: Learner, rules: Rules, rows: Tensors, luck: Luck) -> Form:
@@ -23,7 +23,7 @@ def form(learner: Learner, rules: Rules, rows: Tensors, luck: Luck) -> Form:
     count, chances = STATE + len(judge.buffers), chance_of(luck)
 
     def function(*tensors: Tensor) -> list[Tensor]:
-        weights, target_weights, mean, square, steps = tensors[:STATE]
+        weights, target_weights, mean, square, steps, rate = tensors[:STATE]
         buffers, drawn = tensors[STATE:count], tensors[count : count + len(chances)]
         importance, *columns = tensors[count + len(chances) :]
         batch = dict(zip(rows, columns, strict=True))
@@ -40,7 +40,7 @@ def form(learner: Learner, rules: Rules, rows: Tensors, luck: Luck) -> Form:
         (gradient,) = torch.autograd.grad(seen.predicted, free, seen.slope)
         report = found(seen, gradient)
         now = Moments(weights, mean, square, steps)
-        by = correction(steps + 1, learner.optimizer.lr)
+        by = correction(steps + 1, rate)
         short = clipped(gradient, report.norm, rules.grad_clip)
         then = chosen(report.done, adam(now, short, by, learner.optimizer.eps), now)
         average = torch.lerp(target_weights, then.weights, rules.target_ema)
@@ -76,9 +76,9 @@ def quantiles(policy: QPolicy, raw: list[Tensor], chance: Chance) -> Tensor:
 def state(learner: Learner) -> tuple[Tensor, ...]:
     """Return the tensors that the compiled update reads and changes."""
     optimizer = learner.optimizer
-    moments = (optimizer.mean, optimizer.square, optimizer.steps)
+    adams = (optimizer.mean, optimizer.square, optimizer.steps, optimizer.rate)
     buffers = (buffer for _, buffer in learner.online.named_buffers())
-    return (learner.weights, learner.target_weights, *moments, *buffers)
+    return (learner.weights, learner.target_weights, *adams, *buffers)
 
 
 def updating(learner: Learner, package: Package) -> Callable[[Tensors, Tensor, Luck], Report]:

@@ -7,7 +7,7 @@ from soulsai.algorithms.q_network import Chance
 from soulsai.algorithms.q_update import Learner, Luck, Report, Rules, update
 from soulsai.algorithms.sharing import Ranks, buffers
 
-UPDATE, WEIGHTS = "update", "weights"
+UPDATE, WEIGHTS, RATE = "update", "weights", "rate"
 
 
 class SharedUpdate:
@@ -21,6 +21,7 @@ class SharedUpdate:
     def __call__(self, rows: Tensors, weights: Tensor, luck: Luck) -> Report:
         """Update together; for the first rank."""
         cut, whole = {**rows, WEIGHTS: weights}, moving(self._learner)
+        whole[RATE] = self._learner.optimizer.rate
         for i, chance in enumerate(luck):
             if chance.levels is not None:
                 cut[f"levels.{i}"] = chance.levels
@@ -36,6 +37,7 @@ class SharedUpdate:
                 for i in range(len(Luck._fields))
             )
         )
+        self._learner.optimizer.lr = columns[RATE].item()
         report = update(self._learner, columns, columns[WEIGHTS], self._rules, luck)
         predicted, goal, error = self._ranks.gather(report.predicted, report.goal, report.error)
         return report._replace(predicted=predicted, goal=goal, error=error)

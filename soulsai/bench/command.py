@@ -23,6 +23,7 @@ Resume = Annotated[
     bool, typer.Option("--resume", help="Take over the seeds that are done already.")
 ]
 Saves = Annotated[Path, typer.Option(metavar="DIR", help="Where runs and results go.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE")]
 
 
 class Broken(SoulsAIError):
@@ -115,7 +116,7 @@ def learning(
     first_seed: FirstSeed = 10,
     parallel: Parallel = 1,
     saves: Saves = Path("saves/bench"),
-    sets: Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE")] = None,
+    sets: Sets = None,
     resume: Resume = False,
 ) -> None:
     """Train whole runs over seeds and judge them by greedy episodes; one JSON line per target.
@@ -152,6 +153,7 @@ def tax(
     first_seed: FirstSeed = 10,
     parallel: Parallel = 1,
     saves: Saves = Path("saves/bench"),
+    sets: Sets = None,
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
@@ -163,7 +165,9 @@ def tax(
 
     chosen = tax.taxes(of)
     with Stop() as stop:
-        bench = learning.Bench(saves, parallel, resume=resume, curves=True, stopped=stop, said=_say)
+        bench = learning.Bench(
+            saves, parallel, tuple(sets or ()), resume, curves=True, stopped=stop, said=_say
+        )
         figures = tax.measure(chosen, range(first_seed, first_seed + seeds), bench)
         _show(figures, as_json=as_json)
 

@@ -69,6 +69,7 @@ CASES = {
             n_step_first=5,
             gamma_first=0.9,
             anneal_steps=300,
+            anneal_lr=True,
         ),
     ),
     "dqn, image": case("dqn", Spec(PICTURE, FOUR), dqn=Q),

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from soulsai.bench import at_least, at_most, learning, picture
+from soulsai.bench import at_least, at_most, command, learning, picture
 from soulsai.bench.calls import Interrupted
 from soulsai.bench.ledger import NAME, Ledger, Seed
 from soulsai.bench.statistics import interval, iqm, steps_to
@@ -89,6 +89,18 @@ def test_taxes_compare_the_same_target_twice():
         assert (without.faults, without.clients) != (burdened.faults, burdened.clients)
     with pytest.raises(ConfigError, match=next(iter(TAXES))):
         taxes("income")
+
+
+def test_settings_reach_both_sides_of_a_tax(monkeypatch, tmp_path):
+    settings = []
+
+    def run(_target, _seeds, bench):
+        settings.append(bench.overrides)
+        return result_of(10, 20, 30)
+
+    monkeypatch.setattr("soulsai.bench.tax.run", run)
+    command.tax("scaling", seeds=3, saves=tmp_path, sets=["dqn.anneal_lr=true"])
+    assert settings == [("dqn.anneal_lr=true",)] * 2
 
 
 def test_what_a_run_is_kept_for_does_not_make_it_another_one(tmp_path):

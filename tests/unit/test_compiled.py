@@ -60,7 +60,7 @@ CASES = [
     (dqn, {}),
     (dqn, {"quantiles": 1, "double": False, "dueling": False, "layer_norm": False}),
     (dqn, {"prioritized": False, "normalize_obs": False, "grad_clip": 0.01, "n_step": 1}),
-    (dqn, {"sampled": True, "munchausen": 0.9, "noisy": True}),
+    (dqn, {"sampled": True, "munchausen": 0.9, "noisy": True, "anneal_lr": True}),
     (dqn, {"rescale_values": True, "network": "residual", "gamma_first": 0.9, "anneal_steps": 50}),
     (sac, {}),
     (sac, {"quantiles": 1, "layer_norm": False, "policy_delay": 1, "normalize_obs": False}),

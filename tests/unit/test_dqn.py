@@ -195,7 +195,7 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted():
 
 def test_metrics_name_what_matters():
     metrics = run(learner(), [episode(80)], 1)[0]
-    names = {"loss", "q_mean", "td_error", "grad_norm", "replay_size", "beta", "skipped"}
+    names = {"loss", "q_mean", "td_error", "grad_norm", "lr", "replay_size", "beta", "skipped"}
     assert set(metrics) == names
     assert all(np.isfinite(value) and isinstance(value, float) for value in metrics.values())
 
@@ -206,6 +206,26 @@ def test_beta_grows_to_one_over_the_planned_steps():
     assert algorithm.experience.beta == pytest.approx(0.7)
     run(algorithm, [episode(300, number=1)], 1)
     assert algorithm.experience.beta == 1.0
+
+
+@pytest.mark.parametrize(("steps", "share"), [(200, 0.5), (0, 1.0)])
+def test_the_learning_rate_falls_to_zero_over_the_planned_steps_if_any_are(steps, share):
+    algorithm = learner(steps=steps, anneal_lr=True)
+    adam = algorithm.learner.optimizer
+    run(algorithm, [episode(100)], 1)
+    assert adam.lr == pytest.approx(algorithm.config.lr * share)
+    assert adam.rate.item() == pytest.approx(adam.lr)  # what a compiled update reads
+    run(algorithm, [episode(300, number=1)], 1)
+    before = algorithm.learner.weights.clone()
+    metrics = run(algorithm, [episode(100, number=2)], 1)[0]
+    assert metrics["skipped"] == 0.0
+    assert torch.equal(algorithm.learner.weights, before) == (steps > 0)
+
+
+def test_the_learning_rate_stays_as_it_is_unless_asked():
+    algorithm = learner(steps=200)
+    run(algorithm, [episode(100)], 1)
+    assert algorithm.learner.optimizer.lr == algorithm.config.lr
 
 
 @pytest.mark.parametrize(
