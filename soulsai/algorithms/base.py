@@ -94,3 +94,8 @@ class Algorithm(Protocol):
         so does the generator.
         """
         ...
+
+
+def remaining(steps: int, planned: int) -> float:
+    """Return the share of the planned env steps that is still to come; 1 if no end is planned."""
+    return max(0.0, 1.0 - steps / planned) if planned else 1.0

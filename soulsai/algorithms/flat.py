@@ -91,29 +91,19 @@ def chosen(condition: Tensor, then: Moments, otherwise: Moments) -> Moments:
 
 
 class FlatAdam:
-    """Adam (arXiv:1412.6980) over one vector.
-
-    ``rate`` is the learning rate once more, for compiled forms.
-    """
+    """Adam (arXiv:1412.6980) over one vector."""
 
     def __init__(self, flat: Tensor, *, lr: float, eps: float) -> None:
-        self.eps = eps
+        self.lr, self.eps = lr, eps
         self._flat = flat
-        self.rate = torch.zeros((), device=flat.device)
-        self.lr = lr
         self.mean = torch.zeros_like(flat)
         self.square = torch.zeros_like(flat)
         self.steps = torch.zeros((), device=flat.device)
 
     @property
-    def lr(self) -> float:
-        """The learning rate; what Adam remembers stays as it is when it is set."""
-        return self._lr
-
-    @lr.setter
-    def lr(self, lr: float) -> None:
-        self._lr = lr
-        self.rate.fill_(lr)
+    def rate(self) -> Tensor:
+        """The learning rate as a scalar: what compiled forms and other ranks are given."""
+        return torch.full((), self.lr, dtype=torch.float64, device=self._flat.device)
 
     def step(self, gradient: Tensor) -> None:
         """Move against ``gradient``."""

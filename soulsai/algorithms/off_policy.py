@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from soulsai.algorithms.base import Stateful, Tensors
+from soulsai.algorithms.base import Stateful, Tensors, remaining
 from soulsai.algorithms.grants import Grants, Order
 from soulsai.algorithms.horizon import Horizon
 from soulsai.algorithms.networks import Observation
@@ -128,8 +128,8 @@ class Experience:
 
     @property
     def remaining(self) -> float:
-        """The share of the planned env steps that is still to come; 1 if no end is planned."""
-        return max(0.0, 1.0 - self.pace.steps / self.planned_steps) if self.planned_steps else 1.0
+        """The share of the planned env steps that is still to come."""
+        return remaining(self.pace.steps, self.planned_steps)
 
     @property
     def random(self) -> float:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from soulsai.algorithms import ppo_shared
 from soulsai.algorithms.actor_critic import ActorCritic, Feedforward, Network
 from soulsai.algorithms.advantages import gae, vtrace
-from soulsai.algorithms.base import Stateful, Tensors
+from soulsai.algorithms.base import Stateful, Tensors, remaining
 from soulsai.algorithms.batches import Batches
 from soulsai.algorithms.distributions import law
 from soulsai.algorithms.flat import FlatAdam, Gradient, flatten
@@ -138,10 +138,8 @@ class PPO:
 
     @property
     def remaining(self) -> float:
-        """Which fraction of the planned steps is still to come; 1 if none are planned."""
-        if not self.planned_steps:
-            return 1.0
-        return max(0.0, 1.0 - self.batches.arrived_steps / self.planned_steps)
+        """The share of the planned env steps that is still to come."""
+        return remaining(self.batches.arrived_steps, self.planned_steps)
 
     def _begin(self, fragments: Sequence[Fragment], lags: Sequence[int]) -> Update:
         """Judge a batch with the weights as they are now: the proximal policy."""

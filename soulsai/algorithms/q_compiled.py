@@ -12,20 +12,20 @@ from soulsai.algorithms.off_policy import packed
 from soulsai.algorithms.q_network import Chance, QPolicy
 from soulsai.algorithms.q_update import Learner, Luck, Report, Rules, compare, found
 
-STATE = 6  # tensors of a learner: weights, target weights, and Adam's
+STATE = 5  # tensors that are changed: weights, target weights, and Adam's
 
 
 def form(learner: Learner, rules: Rules, rows: Tensors, luck: Luck) -> Form:
-    """Return the update as a function of its state, the buffers, luck, and a batch."""
+    """Return the update as a function of its state, the buffers, the rate, luck, and a batch."""
     judge = Functional(learner.online, quantiles)
     if not all(name.startswith("observation.") for name, _ in learner.online.named_buffers()):
         raise NotCompilable("this network has parts that change while it is used")
     count, chances = STATE + len(judge.buffers), chance_of(luck)
 
     def function(*tensors: Tensor) -> list[Tensor]:
-        weights, target_weights, mean, square, steps, rate = tensors[:STATE]
-        buffers, drawn = tensors[STATE:count], tensors[count : count + len(chances)]
-        importance, *columns = tensors[count + len(chances) :]
+        weights, target_weights, mean, square, steps = tensors[:STATE]
+        buffers, (rate, *rest) = tensors[STATE:count], tensors[count:]
+        drawn, (importance, *columns) = rest[: len(chances)], rest[len(chances) :]
         batch = dict(zip(rows, columns, strict=True))
         free = weights.detach().requires_grad_(True)
         seen = compare(
@@ -51,7 +51,8 @@ def form(learner: Learner, rules: Rules, rows: Tensors, luck: Luck) -> Form:
 
     batch = len(next(iter(rows.values())))
     importance = examples({"weights": rows["ret"]}, batch)["weights"]
-    return Form(function, (*state(learner), *chances, importance, *rows.values()))
+    given = learner.optimizer.rate, *chances, importance, *rows.values()
+    return Form(function, (*state(learner), *given))
 
 
 def chance_of(luck: Luck) -> list[Tensor]:
@@ -76,14 +77,14 @@ def quantiles(policy: QPolicy, raw: list[Tensor], chance: Chance) -> Tensor:
 def state(learner: Learner) -> tuple[Tensor, ...]:
     """Return the tensors that the compiled update reads and changes."""
     optimizer = learner.optimizer
-    adams = (optimizer.mean, optimizer.square, optimizer.steps, optimizer.rate)
+    moments = (optimizer.mean, optimizer.square, optimizer.steps)
     buffers = (buffer for _, buffer in learner.online.named_buffers())
-    return (learner.weights, learner.target_weights, *adams, *buffers)
+    return (learner.weights, learner.target_weights, *moments, *buffers)
 
 
 def updating(learner: Learner, package: Package) -> Callable[[Tensors, Tensor, Luck], Report]:
     """Return the update of a learner by a package of its ``form``."""
-    held = state(learner)
+    held, optimizer = state(learner), learner.optimizer
     return lambda rows, weights, luck: Report(
-        *package(*held, *chance_of(luck), weights, *packed(rows))[:-BESIDE]
+        *package(*held, optimizer.rate, *chance_of(luck), weights, *packed(rows))[:-BESIDE]
     )

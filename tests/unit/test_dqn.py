@@ -214,7 +214,7 @@ def test_the_learning_rate_falls_to_zero_over_the_planned_steps_if_any_are(steps
     adam = algorithm.learner.optimizer
     run(algorithm, [episode(100)], 1)
     assert adam.lr == pytest.approx(algorithm.config.lr * share)
-    assert adam.rate.item() == pytest.approx(adam.lr)  # what a compiled update reads
+    assert adam.rate.item() == pytest.approx(adam.lr)  # what a compiled update is given
     run(algorithm, [episode(300, number=1)], 1)
     before = algorithm.learner.weights.clone()
     metrics = run(algorithm, [episode(100, number=2)], 1)[0]
