@@ -6,7 +6,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 # What a client runs, which must work on Windows, too
-WINDOWS := -p soulsai.client -m soulsai.process -m soulsai.wire.redis
+WINDOWS := -p soulsai.client -m soulsai.process -m soulsai.wire.redis.roles
 
 .PHONY: run test check format docs bench sbom test-conformance test-mutations test-long test-learning test-web test-stack test-chaos stack-images test-ray clean
 
@@ -32,7 +32,7 @@ docs: $(READY)  ## Write the pages that are made from the code.
 	$(BIN)/python docs/generate.py
 
 bench: .venv/.ready-bench  ## Measure what we promise.
-	for figure in wire replay admission client learner start telemetry; do $(BIN)/soulsai bench $$figure || exit 1; done
+	for figure in wire replay admission client learner start telemetry; do $(BIN)/python -m benchmarks $$figure || exit 1; done
 
 sbom: $(READY)  ## List what a server is made of, with licences, as CycloneDX in build/.
 	$(BIN)/python script/sbom.py build/soulsai.cdx.json

@@ -12,11 +12,11 @@ from contextlib import ExitStack, closing, contextmanager
 
 import psutil
 
-from soulsai.config import Redis
+from soulsai.config.schema import Redis
 from soulsai.types import Status
-from soulsai.wire.embedded import EmbeddedServer
 from soulsai.wire.link import Link
-from soulsai.wire.redis import RedisAccess, connect_operator
+from soulsai.wire.redis.embedded_server import EmbeddedServer
+from soulsai.wire.redis.roles import RedisAccess, connect_operator
 from soulsai.wire.secrets import server_for
 
 WATCH = 20.0  # seconds
@@ -123,4 +123,7 @@ def running(*words: str) -> Iterator[psutil.Popen]:
 
 if __name__ == "__main__":
     words = [float(word) for word in sys.argv[1:]]
-    main(*([int(words[0]), tuple(words[1:])] if len(words) > 1 else []))
+    if len(words) > 1:
+        main(int(words[0]), tuple(words[1:]))
+    else:
+        main()

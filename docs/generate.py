@@ -7,7 +7,7 @@ from typing import Any
 import typer
 import typer.core
 
-from soulsai.cli import app
+from soulsai.cli.app import app
 
 PAGE = Path(__file__).with_name("reference") / "commands.md"
 HEAD = """\

@@ -23,12 +23,14 @@ def main() -> None:
     sys.exit(run(sys.argv[1:]))
 
 
-def run(words: Sequence[str]) -> int:
+def run(words: Sequence[str], *, app: typer.Typer | None = None, name: str = "soulsai") -> int:
     """Run one command and return its exit code; a user's mistake is one line on stderr."""
-    from soulsai.cli import app
+    if app is None:
+        from soulsai.cli.app import app as app_of_soulsai
 
+        app = app_of_soulsai
     try:
-        return int(app(list(words) or ["--help"], prog_name="soulsai", standalone_mode=False) or 0)
+        return int(app(list(words) or ["--help"], prog_name=name, standalone_mode=False) or 0)
     except SoulsAIError as error:
         return _complain(str(error), error.exit_code)
     except typer.TyperException as error:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from soulsai.config import Config, Redis
+from soulsai.config.schema import Config, Redis
 from soulsai.errors import ConfigError, NoRun, SoulsAIError
 from soulsai.process import unique_name
 from soulsai.types import Spec
-from soulsai.wire import ClientWire, OperatorWire, TelemetryWire, TrainingWire
 from soulsai.wire.invite import PREFIX, Invite, from_line
+from soulsai.wire.protocols import ClientWire, OperatorWire, TelemetryWire, TrainingWire
 from soulsai.wire.secrets import PASSWORD_FILE, Server, server_for
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def read_spec(file: Path) -> Spec:
 @contextmanager
 def training(config: Config) -> Iterator[TrainingWire]:
     """Give the training node its wire."""
-    from soulsai.wire.redis import connect_training
+    from soulsai.wire.redis.roles import connect_training
     from soulsai.wire.signing import signer_in
 
     server = server_for("training_node", _named(config))
@@ -136,7 +136,7 @@ def training(config: Config) -> Iterator[TrainingWire]:
 @contextmanager
 def telemetry(config: Config) -> Iterator[TelemetryWire]:
     """Give the telemetry node its wire."""
-    from soulsai.wire.redis import connect_telemetry
+    from soulsai.wire.redis.roles import connect_telemetry
 
     wire = connect_telemetry(server_for("telemetry_node", _named(config)), config.run.name)
     try:
@@ -150,7 +150,7 @@ def client(
     config: Config, secret_file: Path | None, invited: Invite | None = None
 ) -> Iterator[ClientWire]:
     """Give a client, whose name is in its settings, its wire."""
-    from soulsai.wire.redis import connect_client
+    from soulsai.wire.redis.roles import connect_client
 
     server = client_server(config, secret_file, invited)
     wire = connect_client(server, config.run.name, config.client.name)
@@ -173,7 +173,7 @@ def client_server(config: Config, secret_file: Path | None, invited: Invite | No
 @contextmanager
 def operator(config: Config) -> Iterator[OperatorWire]:
     """Give an operator his wire: without a URL, to the newest run on this machine."""
-    from soulsai.wire.redis import connect_operator
+    from soulsai.wire.redis.roles import connect_operator
 
     wire = connect_operator(server_for("operator", place(config)), config.run.name)
     try:

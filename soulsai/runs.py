@@ -6,10 +6,10 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from soulsai.config import Config, load
+from soulsai.config.schema import Config, load
 from soulsai.errors import CheckpointError
-from soulsai.training_node import checkpoints, run_folder
-from soulsai.training_node.run_folder import CONFIG, every
+from soulsai.training_node.saving import atomic_folders, run_folder
+from soulsai.training_node.saving.run_folder import CONFIG, every
 from soulsai.types import Status
 
 __all__ = [
@@ -49,7 +49,7 @@ def unfinished(config: Config) -> str:
     A run that reached its end, or was stopped by a command, is finished.
     """
     folders = every(Path(config.run.saves))
-    if not folders or not checkpoints.numbered(folders[-1] / "checkpoints"):
+    if not folders or not atomic_folders.numbered(folders[-1] / "checkpoints"):
         return ""
     left = status(folders[-1])
     if left is None or left.phase == "ended":
@@ -66,7 +66,7 @@ def policy(saves: Path, run: str) -> Path:
     if (named / POLICY).is_file():
         return named / POLICY
     folder = find(saves, run)
-    newest = checkpoints.newest(reversed(checkpoints.numbered(folder / "checkpoints")))
+    newest = atomic_folders.newest(reversed(atomic_folders.numbered(folder / "checkpoints")))
     if newest is None:
         raise CheckpointError(f"{folder}: holds no undamaged checkpoint yet")
     return newest / POLICY

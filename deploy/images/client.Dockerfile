@@ -34,7 +34,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 ENV PYTHONPYCACHEPREFIX=/opt/soulsai/compiled
 RUN /opt/soulsai/bin/soulsai check-env CartPole-v1 >/dev/null \
     && /opt/soulsai/bin/soulsai client --help >/dev/null \
-    && /opt/soulsai/bin/python -c "import soulsai.client.session, soulsai.connect, soulsai.wire.redis"
+    && /opt/soulsai/bin/python -c "import soulsai.client.session, soulsai.connect, soulsai.wire.redis.roles"
 
 # hadolint ignore=DL3006
 FROM ${BASE}

@@ -10,7 +10,7 @@ from soulsai.algorithms.base import Algorithm
 from soulsai.algorithms.dqn import DQN
 from soulsai.algorithms.ppo import PPO
 from soulsai.algorithms.sac import SAC
-from soulsai.config import Config
+from soulsai.config.schema import Config
 from soulsai.errors import ConfigError
 from soulsai.types import Spec
 

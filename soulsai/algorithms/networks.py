@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from soulsai.algorithms import vision
 from soulsai.algorithms.vision import Vision
-from soulsai.stacks import form_of
+from soulsai.frame_stacks import form_of
 from soulsai.types import Array, Leaf
 
 CLIP = 10.0  # standard deviations a normalised observation may lie from the mean

@@ -15,8 +15,8 @@ import gymnasium
 import msgspec
 import numpy as np
 
-from soulsai import config
 from soulsai.client.spaces import Reader, action_spec, action_start, read_mask, readers
+from soulsai.config import schema
 from soulsai.errors import ConfigError, EnvironmentFault
 from soulsai.types import MASK, ActionSpec, Array, Leaf, Spec, zeros
 
@@ -141,7 +141,7 @@ class Environment:
         return EnvironmentFault(f"{self.name}: {where} raised {_told(error)}")
 
 
-def probe(environment: config.Environment, *, steps: int = 0) -> Spec:
+def probe(environment: schema.Environment, *, steps: int = 0) -> Spec:
     """Return what an environment looks like: from its ``spec_file``, or by making it.
 
     An environment that is made is reset, to see whether it gives action masks, and plays so many

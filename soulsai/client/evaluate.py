@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from soulsai.client.actor import Actor
 from soulsai.client.environment import Environment, make
-from soulsai.client.offer import check_offer, difference
+from soulsai.client.environment_offer import check_offer, difference
 from soulsai.errors import ConfigError, EnvironmentFault
 from soulsai.heads import act, to_environment
 from soulsai.types import MASK, Array, PolicyCard, zeros

@@ -12,19 +12,19 @@ import numpy as np
 from soulsai import __version__
 from soulsai.client.backoff import Backoff
 from soulsai.client.environment import Environment, make
-from soulsai.client.isolated import Isolated, start
-from soulsai.client.offer import check_offer, difference
-from soulsai.client.orders import Progress
+from soulsai.client.environment_offer import check_offer, difference
+from soulsai.client.isolation.environment import Isolated, start
 from soulsai.client.outbox import Outbox
-from soulsai.client.play import Player
+from soulsai.client.player import Player
+from soulsai.client.player_link import Progress
 from soulsai.client.spool import Spool, clean
 from soulsai.client.trial import OnTrial, Playable
 from soulsai.client.uplink import Uplink
-from soulsai.config import Config
+from soulsai.config.schema import Config
 from soulsai.errors import AccessDenied, EnvironmentFault, NoRun, WireError
 from soulsai.types import MASK, PROTOCOL, Hello, Program, RunSpec
-from soulsai.wire import ClientWire, Position
-from soulsai.wire.protocol import Spoken, check_protocol
+from soulsai.wire.protocols import ClientWire, Position
+from soulsai.wire.version import Spoken, check_protocol
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from soulsai.types import RunSpec
-from soulsai.wire import ClientWire, Position
+from soulsai.wire.protocols import ClientWire, Position
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from soulsai.client.environment import Environment, Outcome, Rows
-from soulsai.client.isolated import Isolated
-from soulsai.client.watchdog import Broken, Fault
+from soulsai.client.isolation.environment import Isolated
+from soulsai.client.isolation.watchdog import Broken, Fault
 from soulsai.errors import EnvironmentFault
 
 log = logging.getLogger(__name__)

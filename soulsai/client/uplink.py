@@ -12,13 +12,13 @@ from typing import Self
 
 from soulsai.client.actor import Actor
 from soulsai.client.backoff import Backoff
-from soulsai.client.orders import Orders, Progress
 from soulsai.client.outbox import Outbox
+from soulsai.client.player_link import Orders, Progress
 from soulsai.client.spool import Spool
 from soulsai.errors import AccessDenied, NoRun, Unreachable, WireError
 from soulsai.types import Control, Episode, Fragment, Heartbeat, Pointer, Program, RunSpec
-from soulsai.wire import ClientWire, Position
 from soulsai.wire.codec import encode_message, pack
+from soulsai.wire.protocols import ClientWire, Position
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from soulsai.errors import CheckpointError
-from soulsai.training_node.run_folder import CONFIG
+from soulsai.training_node.saving.run_folder import CONFIG
 
 # Who and where says nothing of how a run learns; nor does its seed.
 ASIDE = (

@@ -10,7 +10,7 @@ import msgspec
 import typer
 
 from soulsai import connect
-from soulsai.config import Config, Redis
+from soulsai.config.schema import Config, Redis
 from soulsai.connect import SERVER_EXTRA
 from soulsai.doctor import machine, road
 from soulsai.doctor.findings import Finding, failure, line, ok, warning
@@ -55,7 +55,7 @@ def on_client(
 ) -> Iterator[Finding]:
     """Examine all that a client needs."""
     from soulsai.doctor import rights, run
-    from soulsai.wire.redis import RedisAccess
+    from soulsai.wire.redis.roles import RedisAccess
 
     yield machine.software(CLIENT_PACKAGES, "")
     yield machine.disk(Path(tempfile.gettempdir()), "temporary files")
@@ -116,7 +116,7 @@ def on_server(config: Config) -> Iterator[Finding]:
 
 
 def _with_link(config: Config) -> Iterator[Finding]:
-    from soulsai.wire.redis import RedisAccess
+    from soulsai.wire.redis.roles import RedisAccess
 
     link = RedisAccess(server_for("training_node", config.redis), "doctor").link()
     try:

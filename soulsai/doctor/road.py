@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 
 from soulsai.doctor.findings import Finding, failure, ok, warning
 from soulsai.errors import WireError
-from soulsai.wire.address import Address, Sentinel, Tcp, Unix, parse, stays_private
 from soulsai.wire.link import Link
+from soulsai.wire.redis.url import Address, Sentinel, Tcp, Unix, parse, stays_private
 from soulsai.wire.secrets import Server
 
 SECONDS = 5.0

@@ -7,8 +7,8 @@ import onnxruntime
 
 from soulsai.client.actor import Actor
 from soulsai.client.environment import Environment, make
-from soulsai.client.offer import check_offer, difference
-from soulsai.config import Config
+from soulsai.client.environment_offer import check_offer, difference
+from soulsai.config.schema import Config
 from soulsai.doctor.findings import Finding, failure, ok, warning
 from soulsai.errors import (
     ConfigError,
@@ -20,8 +20,8 @@ from soulsai.errors import (
     WireError,
 )
 from soulsai.types import MASK, PROTOCOL, RunSpec, zeros
-from soulsai.wire import ClientWire
-from soulsai.wire.protocol import Spoken, check_protocol
+from soulsai.wire.protocols import ClientWire
+from soulsai.wire.version import Spoken, check_protocol
 
 _ACTS = 50  # that are timed
 

@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from soulsai.config import Config
+from soulsai.config.schema import Config
 from soulsai.doctor.findings import Finding, failure, ok, warning
 from soulsai.doctor.rights import password, rights
 from soulsai.errors import WireError
 from soulsai.wire.link import Link
 from soulsai.wire.names import OLDEST_SERVER, Role, parse_version
-from soulsai.wire.redis import RedisAccess
+from soulsai.wire.redis.roles import RedisAccess
 from soulsai.wire.secrets import file_of, server_for
 
 NODES: tuple[Role, ...] = ("training_node", "telemetry_node", "operator", "metrics", "admin")

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from soulsai import connect
-from soulsai.config import Config
+from soulsai.config.schema import Config
 from soulsai.identity import users
 from soulsai.identity.users import Enrolment
 from soulsai.wire.invite import to_line
-from soulsai.wire.redis import RedisAccess
+from soulsai.wire.redis.roles import RedisAccess
 from soulsai.wire.secrets import server_for
 
 ADMIN = "admin.secret"

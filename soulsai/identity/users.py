@@ -6,10 +6,9 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from soulsai.config import Redis, is_loopback
+from soulsai.config.schema import Redis, is_loopback
 from soulsai.errors import AccessDenied, ConfigError, SoulsAIError, WireError
 from soulsai.identity import folder as secrets_folder
-from soulsai.wire.address import Tcp, parse
 from soulsai.wire.invite import Invite
 from soulsai.wire.link import Link
 from soulsai.wire.names import (
@@ -22,6 +21,7 @@ from soulsai.wire.names import (
     user_name,
     user_rules,
 )
+from soulsai.wire.redis.url import Tcp, parse
 from soulsai.wire.secrets import CA, PUBLIC_KEY, read_secret
 
 SHARED = "client"  # the user of all who have only the common redis.secret

@@ -4,8 +4,8 @@ import zlib
 
 import numpy as np
 
-from soulsai.replay.room import Room
-from soulsai.stacks import Stack
+from soulsai.frame_stacks import Stack
+from soulsai.replay.storage import Room
 from soulsai.types import Array
 
 SPARE = 1024  # frames beyond one per row, to begin with

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from soulsai.replay.ring import Batch, Ring, rng_state, set_rng_state
-from soulsai.replay.room import Room, in_memory
+from soulsai.replay.storage import Room, in_memory
 from soulsai.types import Array, Leaf
 
 FAN = 64  # children per node: few levels, and each is one NumPy call for a whole batch

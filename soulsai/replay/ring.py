@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 
+from soulsai.frame_stacks import stack_of
 from soulsai.replay.frames import Frames
-from soulsai.replay.room import Room, in_memory
-from soulsai.stacks import stack_of
+from soulsai.replay.storage import Room, in_memory
 from soulsai.types import Array, Leaf
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from soulsai.replay.ring import Batch, Ring, rng_state, set_rng_state
-from soulsai.replay.room import Room, in_memory
+from soulsai.replay.storage import Room, in_memory
 from soulsai.types import Array, Leaf
 
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from soulsai.config import Config
+from soulsai.config.schema import Config
 from soulsai.errors import AccessDenied, NoRun, SoulsAIError, Unreachable, WireError
-from soulsai.metrics import Family
+from soulsai.prometheus import Family
 from soulsai.telemetry_node import record
 from soulsai.telemetry_node.run import Run
 from soulsai.types import Answer, Event, SaveBest
@@ -18,8 +18,8 @@ from soulsai.web.commands import Enroller
 from soulsai.web.journal import Note
 from soulsai.web.source import Live, NoPage
 from soulsai.web.watching import Watching
-from soulsai.wire import TelemetryWire
-from soulsai.wire.redis import connect_telemetry
+from soulsai.wire.protocols import TelemetryWire
+from soulsai.wire.redis.roles import connect_telemetry
 from soulsai.wire.secrets import server_for
 
 if TYPE_CHECKING:

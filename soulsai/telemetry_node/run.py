@@ -7,12 +7,12 @@ from pathlib import Path
 
 import msgspec
 
-from soulsai.config import Telemetry
+from soulsai.config.schema import Telemetry
+from soulsai.episode_metrics import Meter, for_run
 from soulsai.errors import WireError
-from soulsai.measures import Meter, for_run
 from soulsai.telemetry_node import best, figure, record
-from soulsai.telemetry_node.beside import Beside
 from soulsai.telemetry_node.seen import Seen
+from soulsai.telemetry_node.sinks import Beside
 from soulsai.telemetry_node.statistics import Goal, Statistics
 from soulsai.types import Answer, Episode, RunSpec, SaveBest
 from soulsai.web.tables import Episodes

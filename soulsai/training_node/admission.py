@@ -25,7 +25,7 @@ from soulsai.types import (
     Hello,
     RunSpec,
 )
-from soulsai.wire import START, Entry, Position
+from soulsai.wire.protocols import START, Entry, Position
 
 Message = Fragment | Episode | Heartbeat | Hello
 

@@ -16,9 +16,9 @@ from typing import NamedTuple
 import msgspec
 
 from soulsai.algorithms.base import Algorithm
-from soulsai.algorithms.compile import JOB, SUFFIX, Job
-from soulsai.algorithms.compiled import Compilable, NotCompilable, load
-from soulsai.config import Config
+from soulsai.algorithms.compile.form import Compilable, NotCompilable, load
+from soulsai.algorithms.compile.job import JOB, SUFFIX, Job
+from soulsai.config.schema import Config
 from soulsai.errors import ConfigError
 from soulsai.process import PARENT
 from soulsai.training_node.measures import Measures
@@ -30,7 +30,7 @@ LEAST_SECONDS = (
 )
 LEAST_SHARE = 0.25  # of the time that must go into learning, or it would wait anyway
 
-COMMAND = (sys.executable, "-m", "soulsai.algorithms.compile")
+COMMAND = (sys.executable, "-m", "soulsai.algorithms.compile.job")
 
 log = logging.getLogger(__name__)
 

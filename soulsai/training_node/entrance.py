@@ -4,16 +4,16 @@ from collections.abc import Callable
 from random import Random
 
 from soulsai.training_node.admission import Admission
-from soulsai.training_node.audit import Audit
-from soulsai.training_node.beginning import Run
-from soulsai.training_node.fair_share import FairShare
-from soulsai.training_node.guard import Guard
 from soulsai.training_node.publisher import Publisher
 from soulsai.training_node.receiver import Receiver
-from soulsai.training_node.spot_check import SpotCheck
-from soulsai.training_node.watch import Watch
-from soulsai.wire import TrainingWire
+from soulsai.training_node.start import Run
+from soulsai.training_node.trust.action_check import SpotCheck
+from soulsai.training_node.trust.audit_log import Audit
+from soulsai.training_node.trust.guard import Guard
+from soulsai.training_node.trust.rate_limit import FairShare
+from soulsai.training_node.trust.watch import Watch
 from soulsai.wire.codec import decode_entry
+from soulsai.wire.protocols import TrainingWire
 
 OVERFULL = 2  # times its stream's bound: more is taken away from a client that does not keep to it
 

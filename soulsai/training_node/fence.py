@@ -4,10 +4,10 @@ import logging
 from collections.abc import Callable
 
 from soulsai.errors import Superseded
-from soulsai.training_node import beginning
-from soulsai.training_node.beginning import Run
-from soulsai.training_node.line import Line
-from soulsai.wire import TrainingWire
+from soulsai.training_node import start
+from soulsai.training_node.retrying_wire import Line
+from soulsai.training_node.start import Run
+from soulsai.wire.protocols import TrainingWire
 
 log = logging.getLogger(__name__)
 
@@ -40,4 +40,4 @@ class Fence:
 
     def _reopen(self) -> None:
         run, ours = self._run, self._run.progress.generation
-        run.progress.generation = beginning.reopen(self._wire, run.spec, run.program, ours)
+        run.progress.generation = start.reopen(self._wire, run.spec, run.program, ours)

@@ -5,7 +5,7 @@ from msgspec import Struct
 
 from soulsai.algorithms.base import Policy
 from soulsai.errors import SoulsAIError
-from soulsai.training_node import export
+from soulsai.training_node import onnx_export
 from soulsai.types import Array, Program
 
 PATIENCE = 3  # refusals in a row, after which learning goes back to the last good version
@@ -34,7 +34,7 @@ class Gate:
         """Return the weights as they are now, and whether they are sound."""
         arrays: dict[str, Array] = {}
         try:
-            arrays = export.weights(self._policy, self._program)
+            arrays = onnx_export.weights(self._policy, self._program)
             self.fault = fault(arrays, self._program) or self._policy.fault
         except SoulsAIError as error:
             self.fault = str(error)

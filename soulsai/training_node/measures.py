@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from soulsai.metrics import Stopwatch, TrainingMetrics
+from soulsai.prometheus import Stopwatch, TrainingMetrics
 from soulsai.training_node.admission import Arrival
-from soulsai.training_node.roster import Rate
-from soulsai.training_node.snapshot import Progress
+from soulsai.training_node.client_table import Rate
+from soulsai.training_node.saving.snapshot import Progress
 from soulsai.types import Episode, Fragment, Metrics, Weights
 
 WINDOW = 100  # episodes in the mean reward

@@ -10,27 +10,27 @@ from functools import partial
 import torch
 
 from soulsai.algorithms.group import Group
-from soulsai.config import Config
+from soulsai.config.schema import Config
 from soulsai.errors import CheckpointError, WireError
-from soulsai.metrics import Exporter, TrainingMetrics
-from soulsai.training_node import beginning, entrance, ranks
+from soulsai.prometheus import Exporter, TrainingMetrics
+from soulsai.training_node import entrance, ranks, start
 from soulsai.training_node.admission import Arrival, surplus
-from soulsai.training_node.audit import Audit
-from soulsai.training_node.beginning import Run
+from soulsai.training_node.client_table import Roster
+from soulsai.training_node.command_handler import Orders
 from soulsai.training_node.compiling import Compiling
 from soulsai.training_node.fence import Fence
-from soulsai.training_node.line import Line
 from soulsai.training_node.measures import Measures
-from soulsai.training_node.orders import Orders
 from soulsai.training_node.publisher import Publisher
 from soulsai.training_node.receiver import INBOX_BYTES
-from soulsai.training_node.reporter import Phase, Reporter
-from soulsai.training_node.rollback import Rollback
-from soulsai.training_node.roster import Roster
-from soulsai.training_node.run_folder import run_config
-from soulsai.training_node.saver import Saver
+from soulsai.training_node.retrying_wire import Line
+from soulsai.training_node.saving.rollback import Rollback
+from soulsai.training_node.saving.run_folder import run_config
+from soulsai.training_node.saving.saver import Saver
+from soulsai.training_node.start import Run
+from soulsai.training_node.status import Phase, Reporter
+from soulsai.training_node.trust.audit_log import Audit
 from soulsai.types import Answer, Control, Event, Fragment, Spec, Status, Weights
-from soulsai.wire import TrainingWire
+from soulsai.wire.protocols import TrainingWire
 
 __all__ = ["TrainingNode", "run_config", "serve"]
 
@@ -75,9 +75,9 @@ def serve(
         ranks.check(config, group.size)
         stopped = ranks.beating(group, stopped)
     if resume:
-        run = beginning.go_on(config, spec, wire, resume)
+        run = start.go_on(config, spec, wire, resume)
     else:
-        run = beginning.begin(config, spec, wire, datetime.now().astimezone())
+        run = start.begin(config, spec, wire, datetime.now().astimezone())
     if group is not None:
         run = ranks.lead(run, group)
     node = TrainingNode(run, wire, stopped=stopped)

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from soulsai.algorithms.base import Policy
-from soulsai.config import Training
-from soulsai.training_node import export
+from soulsai.config.schema import Training
+from soulsai.training_node import onnx_export
 from soulsai.training_node.gate import Gate
-from soulsai.training_node.snapshot import Progress
+from soulsai.training_node.saving.snapshot import Progress
 from soulsai.types import Array, PolicyCard, Program, RunSpec, Weights
 
 RETRY_SECONDS = 1.0  # after a version could not be published
@@ -143,7 +143,7 @@ class Publisher:
     def file(self) -> bytes:
         """Return the policy as it is now, as a whole ``policy.onnx``."""
         progress = self._progress
-        arrays = export.weights(self._policy, self._program)
+        arrays = onnx_export.weights(self._policy, self._program)
         return self._file(arrays, progress.generation, progress.version, progress.env_steps)
 
     def kept_file(self, generation: int, version: int) -> bytes | None:
@@ -186,7 +186,7 @@ class Publisher:
             outputs=program.outputs,
             memory=program.memory,
         )
-        return export.complete(program, arrays, card)
+        return onnx_export.complete(program, arrays, card)
 
 
 def share(quota: int | None, taken: Sequence[int], granted: int | None) -> int | None:

@@ -14,13 +14,13 @@ import torch
 
 from soulsai import algorithms
 from soulsai.algorithms.base import Algorithm
-from soulsai.algorithms.compile import Job
-from soulsai.algorithms.compiled import Form, NotCompilable, Package
+from soulsai.algorithms.compile.form import Form, NotCompilable, Package
+from soulsai.algorithms.compile.job import Job
 from soulsai.algorithms.group import Group
 from soulsai.algorithms.sharing import Shareable, adopt
-from soulsai.config import Config
+from soulsai.config.schema import Config
 from soulsai.errors import ConfigError
-from soulsai.training_node.beginning import Run
+from soulsai.training_node.start import Run
 from soulsai.types import Fragment, Metrics
 
 BEGIN, HOLD = "begin", "hold"

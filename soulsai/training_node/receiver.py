@@ -11,7 +11,7 @@ from typing import Self
 
 from soulsai.errors import AccessDenied, WireError
 from soulsai.training_node.admission import BAD_POSITION, Admission, Arrival
-from soulsai.wire import Entry, Position, TrainingWire
+from soulsai.wire.protocols import Entry, Position, TrainingWire
 
 READ_SECONDS = 0.25  # that one read may sleep; so long a stop may take
 DISCOVER_SECONDS = 0.4  # between two looks for new clients

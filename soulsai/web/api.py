@@ -10,8 +10,14 @@ from msgspec import Struct
 from starlette.responses import FileResponse, Response, StreamingResponse
 
 from soulsai import __version__
-from soulsai.web import models, sse, view
-from soulsai.web.answers import (
+from soulsai.web import models, queries, stream
+from soulsai.web.commands import Commander, Word
+from soulsai.web.journal import Note
+from soulsai.web.metrics import known
+from soulsai.web.openapi import CSV, SSE, TAR, answer, asks, file, text
+from soulsai.web.queries import BadRequest, Wanted, X
+from soulsai.web.run_store import LATEST, Folders
+from soulsai.web.schemas import (
     ClientRow,
     Comparison,
     EventRow,
@@ -24,17 +30,11 @@ from soulsai.web.answers import (
     Session,
     VersionRow,
 )
-from soulsai.web.commands import Commander, Word
-from soulsai.web.folders import LATEST, Folders
-from soulsai.web.journal import Note
-from soulsai.web.metrics import known
-from soulsai.web.openapi import CSV, SSE, TAR, answer, asks, file, text
 from soulsai.web.security import COOKIE, LARGEST_BODY, SESSION_SECONDS, Access
 from soulsai.web.series import Kind
-from soulsai.web.sse import Bell, Head
+from soulsai.web.stream import Bell, Head
 from soulsai.web.tables import MOST_VERSIONS
 from soulsai.web.tallies import client_rows, version_rows
-from soulsai.web.view import BadRequest, Wanted, X
 from soulsai.web.watch import Watcher
 from soulsai.web.worker import Busy, Worker
 
@@ -144,14 +144,14 @@ class Api:
         """
         wanted = Wanted(
             run=run,
-            metrics=view.names(metrics),
+            metrics=queries.names(metrics),
             x=x,
             points=max_points,
             window=window,
             kind=kind,
             after=after,
-            begin=view.moment(begin, "from") if begin else -float("inf"),
-            end=view.moment(end, "to") if end else float("inf"),
+            begin=queries.moment(begin, "from") if begin else -float("inf"),
+            end=queries.moment(end, "to") if end else float("inf"),
         )
         return await self.worker.do(_series, self._folders, wanted, format, _zips(request))
 
@@ -225,7 +225,7 @@ class Api:
         wanted = Wanted(metrics=(metric,), x=x, points=max_points, window=window, kind=kind)
 
         def work() -> Response:
-            found = view.compare(self._folders, view.names(runs), wanted, grouped=group)
+            found = queries.compare(self._folders, queries.names(runs), wanted, grouped=group)
             return _json(found, _zips(request))
 
         return await self.worker.do(work)
@@ -241,7 +241,7 @@ class Api:
         def rows() -> Response:
             notes = self._folders.journal(self._folders.find(run)).after(after)
             newest = list(reversed(notes))[: min(max(limit, 1), MOST_EVENTS)]
-            return _json([sse.event_row(note) for note in newest])
+            return _json([stream.event_row(note) for note in newest])
 
         return await self.worker.do(rows)
 
@@ -355,7 +355,7 @@ class Api:
     async def _counted(self, last: str) -> AsyncIterator[bytes]:
         self.streams += 1
         try:
-            async for piece in sse.stream(self._bell, self.head, self._notes, last):
+            async for piece in stream.stream(self._bell, self.head, self._notes, last):
                 yield piece
         finally:
             self.streams -= 1
@@ -374,11 +374,11 @@ async def body(request: Request, type: Callable[..., Any]) -> Any:
 
 
 def _series(folders: Folders, wanted: Wanted, format: str, zips: bool) -> Response:
-    found = view.columns(folders, wanted)
+    found = queries.columns(folders, wanted)
     if format == "csv":
         headers = {"content-disposition": 'attachment; filename="series.csv"'}
-        return Response(view.as_csv(found), media_type=CSV, headers=headers)
-    return _json(view.rows(found), zips)
+        return Response(queries.as_csv(found), media_type=CSV, headers=headers)
+    return _json(queries.rows(found), zips)
 
 
 def _zips(request: Request) -> bool:

@@ -22,24 +22,24 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from soulsai import __version__
-from soulsai.config import Config
+from soulsai.config.schema import Config
 from soulsai.errors import Unreachable
-from soulsai.metrics import TEXT, Family, TelemetryMetrics
+from soulsai.prometheus import TEXT, Family, TelemetryMetrics
 from soulsai.web import openapi, security
-from soulsai.web.answers import Problem
 from soulsai.web.api import Api
 from soulsai.web.commands import Commander, Conflict, Enroller
-from soulsai.web.folders import Folders, UnknownRun
 from soulsai.web.grafana import Grafana
 from soulsai.web.metrics import UnknownMetric
 from soulsai.web.models import UnknownModel
+from soulsai.web.queries import BadRequest
+from soulsai.web.run_store import Folders, UnknownRun
+from soulsai.web.schemas import Problem
 from soulsai.web.source import NoSource, Source
-from soulsai.web.sse import Bell
-from soulsai.web.view import BadRequest
+from soulsai.web.stream import Bell
 from soulsai.web.watch import Listener
 from soulsai.web.watching import Watching
 from soulsai.web.worker import Busy
-from soulsai.wire import TelemetryWire
+from soulsai.wire.protocols import TelemetryWire
 
 STATIC = Path(__file__).parent / "static"
 AGAIN = 5.0  # seconds before the next try, when the port is taken

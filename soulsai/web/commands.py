@@ -6,8 +6,8 @@ from typing import Literal, Protocol
 
 from soulsai.errors import SoulsAIError
 from soulsai.types import Command, Pardon, Pause, Promote, Purge, Quicksave, Resume, Status, Stop
-from soulsai.web.answers import Outcome
-from soulsai.wire import TelemetryWire
+from soulsai.web.schemas import Outcome
+from soulsai.wire.protocols import TelemetryWire
 
 Word = Literal[
     "quicksave", "pause", "resume", "stop", "promote", "purge", "pardon", "enroll", "revoke"

@@ -10,13 +10,13 @@ from fastapi import APIRouter, Request
 from msgspec import Struct
 from starlette.responses import Response
 
-from soulsai.web import view
+from soulsai.web import queries
 from soulsai.web.api import Api, body
-from soulsai.web.folders import LATEST, Folders
 from soulsai.web.metrics import known
 from soulsai.web.openapi import answer, asks
+from soulsai.web.queries import BadRequest, Wanted
+from soulsai.web.run_store import LATEST, Folders
 from soulsai.web.tables import TIME
-from soulsai.web.view import BadRequest, Wanted
 
 MOST_TARGETS = 20
 Label = dict[str, Any]
@@ -168,10 +168,10 @@ def _series(folders: Folders, target: Target, asked: Question) -> Label:
         points=int(min(max(points, 1), 5000)),
         window=_whole("window", payload, 20),
         kind=_one_of("kind", payload, _SELECTS["kind"]),
-        begin=view.moment(span.begin, "range.from") if span.begin else -float("inf"),
-        end=view.moment(span.end, "range.to") if span.end else float("inf"),
+        begin=queries.moment(span.begin, "range.from") if span.begin else -float("inf"),
+        end=queries.moment(span.end, "range.to") if span.end else float("inf"),
     )
-    found = view.columns(folders, wanted)
+    found = queries.columns(folders, wanted)
     values = [None if value != value else value for value in found[target.target].tolist()]
     if x == TIME:
         times = [round(1000 * time) for time in found[TIME].tolist()]

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from soulsai.measures import Meter
+from soulsai.episode_metrics import Meter
 from soulsai.types import Episode, Status
 from soulsai.web.tables import Episodes, Table, sample_row
 

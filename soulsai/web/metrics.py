@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from soulsai.measures import Measure
-from soulsai.web.answers import Metric
+from soulsai.episode_metrics import Measure
+from soulsai.web.schemas import Metric
 from soulsai.web.series import HIGH, LOW, MEAN, has
 from soulsai.web.tables import ENV_STEPS, NUMBER, TIME, View
 

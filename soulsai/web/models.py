@@ -10,8 +10,8 @@ from typing import Any, BinaryIO, Literal
 import msgspec
 import numpy as np
 
-from soulsai.web.answers import File, Model, iso
-from soulsai.web.folders import Folders
+from soulsai.web.run_store import Folders
+from soulsai.web.schemas import File, Model, iso
 from soulsai.web.series import rolling
 from soulsai.web.tables import ENV_STEPS, View
 

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI
 
-from soulsai.web.answers import Problem
+from soulsai.web.schemas import Problem
 
 CSV, SSE, TAR = "text/csv", "text/event-stream", "application/x-tar"
 _REFERENCE = "#/components/schemas/{name}"

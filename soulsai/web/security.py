@@ -20,9 +20,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from soulsai.config import Web, is_loopback
+from soulsai.config.schema import Web, is_loopback
 from soulsai.errors import ConfigError
-from soulsai.web.answers import Problem
+from soulsai.web.schemas import Problem
 from soulsai.wire.secrets import read_secret
 
 COOKIE = "soulsai_session"

@@ -3,7 +3,7 @@
 import msgspec
 
 from soulsai.types import Status
-from soulsai.web.answers import ClientRow, VersionRow
+from soulsai.web.schemas import ClientRow, VersionRow
 from soulsai.web.tables import Episodes, Tally
 
 _NOTHING = Tally()

@@ -10,9 +10,9 @@ from msgspec import Struct
 
 from soulsai.errors import SoulsAIError, WireError
 from soulsai.types import ClientStatus, Status
-from soulsai.web.folders import Folders
 from soulsai.web.journal import Journal, Note
-from soulsai.wire import TelemetryWire
+from soulsai.web.run_store import Folders
+from soulsai.wire.protocols import TelemetryWire
 
 LOOK = 1.0  # seconds between two looks
 LISTEN = 0.25  # seconds that one wait for events takes; how soon a stop is noticed

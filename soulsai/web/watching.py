@@ -6,10 +6,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from soulsai.web.folders import Folders
+from soulsai.web.run_store import Folders
 from soulsai.web.source import Source
 from soulsai.web.watch import Listener, Watcher
-from soulsai.wire import TelemetryWire
+from soulsai.wire.protocols import TelemetryWire
 
 
 class Watching:

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 from soulsai.errors import Forged, NoRun, Superseded, Unreachable, WireError
 from soulsai.types import Control, Hello, Pointer, Program, RunSpec, Weights
-from soulsai.wire import Position
 from soulsai.wire.codec import encode_message, pack
 from soulsai.wire.link import Access, OldId
 from soulsai.wire.names import Keys, checked
-from soulsai.wire.protocol import Spoken, check_protocol
+from soulsai.wire.protocols import Position
 from soulsai.wire.signing import Manifest, Signed, Verifier
 from soulsai.wire.structs import decode
+from soulsai.wire.version import Spoken, check_protocol
 from soulsai.wire.weights import PIECE_BYTES, decode_weights, digest, weights_bytes
 
 log = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ from msgspec import Meta, Struct
 
 from soulsai.errors import ConfigError, Rejected, SoulsAIError, WireError
 from soulsai.types import Episode, Fragment, Heartbeat, Hello, RunSpec
-from soulsai.wire import Entry
 from soulsai.wire.layout import Column, Layout, padded, plan
+from soulsai.wire.protocols import Entry
 from soulsai.wire.structs import decode, encode
 from soulsai.wire.weights import decode_weights, encode_weights, program_digest
 

@@ -7,10 +7,10 @@ import zlib
 import msgspec
 from msgspec import Struct
 
-from soulsai.config import Redis
+from soulsai.config.schema import Redis
 from soulsai.errors import ConfigError
-from soulsai.wire.address import check_encrypted, parse
 from soulsai.wire.names import checked, user_name
+from soulsai.wire.redis.url import check_encrypted, parse
 from soulsai.wire.secrets import Server
 
 PREFIX = "soulsai1:"

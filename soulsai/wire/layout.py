@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from soulsai.errors import Rejected, WireError
-from soulsai.stacks import Stack, stack_of
+from soulsai.frame_stacks import Stack, stack_of
 from soulsai.types import Array, Fragment, Leaf, RunSpec
 
 # What may cross the wire. Object and string dtypes must never: an array over foreign bytes.

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from soulsai.errors import ServerFull, Unreachable, WireError
-from soulsai.wire import ClientWire, OperatorWire, TelemetryWire, TrainingWire
 from soulsai.wire.client_role import ClientRole
 from soulsai.wire.link import Command, Heard, OldId, Word
+from soulsai.wire.protocols import ClientWire, OperatorWire, TelemetryWire, TrainingWire
 from soulsai.wire.signing import Signer, Verifier
 from soulsai.wire.training_role import TrainingRole
 from soulsai.wire.watching_roles import OperatorRole, TelemetryRole

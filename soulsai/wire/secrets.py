@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from soulsai.config import Redis
+from soulsai.config.schema import Redis
 from soulsai.errors import ConfigError
-from soulsai.wire.address import check_encrypted
 from soulsai.wire.names import Role
+from soulsai.wire.redis.url import check_encrypted
 
 PASSWORD_FILE = "SOULSAI_REDIS_PASSWORD_FILE"  # noqa: S105 - a variable's name
 _CONTAINER_SECRET = Path("/run/secrets/redis_secret")

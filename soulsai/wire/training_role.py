@@ -20,11 +20,11 @@ from soulsai.types import (
     Status,
     Weights,
 )
-from soulsai.wire import Entry, Position, Request
 from soulsai.wire.client_role import position_of
 from soulsai.wire.codec import check_spec
 from soulsai.wire.link import Access, raise_first
 from soulsai.wire.names import ASKERS, Asker, Keys, is_name
+from soulsai.wire.protocols import Entry, Position, Request
 from soulsai.wire.signing import Manifest, Signed, Signer
 from soulsai.wire.structs import decode, encode
 from soulsai.wire.weights import (

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 from soulsai.errors import NoRun, WireError
 from soulsai.types import Answer, Command, Episode, Event, RunSpec, Status
-from soulsai.wire import Position
 from soulsai.wire.client_role import position_of
 from soulsai.wire.link import Access, Ear
 from soulsai.wire.names import Asker, Keys
+from soulsai.wire.protocols import Position
 from soulsai.wire.structs import decode, encode
 from soulsai.wire.training_role import Asked
 

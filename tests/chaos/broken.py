@@ -8,8 +8,8 @@ import json
 import os
 import time
 
-from soulsai.wire import Position
 from soulsai.wire.client_role import ClientRole
+from soulsai.wire.protocols import Position
 from soulsai.wire.training_role import TrainingRole
 
 from .stage import BUG
@@ -29,7 +29,7 @@ def early_trim():
 
 def early_positions():
     """A checkpoint holds newer experience than its positions say."""
-    from soulsai.training_node import snapshot
+    from soulsai.training_node.saving import snapshot
 
     files = snapshot.files
     before = []
@@ -49,20 +49,20 @@ def early_positions():
 def torn_checkpoints():
     """A checkpoint is written where it will be, one file after the other."""
 
-    from soulsai.training_node import checkpoints
+    from soulsai.training_node.saving import atomic_folders
 
     def write(target, files):
         target.mkdir(parents=True)
         manifest = {}
         for name, content in files.items():
-            size, sha256 = checkpoints._write(target / name, content)
+            size, sha256 = atomic_folders._write(target / name, content)
             manifest[name] = {"size": size, "sha256": sha256}
             time.sleep(0.1)
-        (target / checkpoints.MANIFEST).write_text(json.dumps(manifest))
+        (target / atomic_folders.MANIFEST).write_text(json.dumps(manifest))
         return target
 
-    checkpoints._write_aside = write
-    checkpoints._rename = lambda aside, target: None
+    atomic_folders._write_aside = write
+    atomic_folders._rename = lambda aside, target: None
 
 
 def renumbered():

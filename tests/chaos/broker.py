@@ -8,11 +8,11 @@ import subprocess
 import time
 from pathlib import Path
 
-from soulsai.config import Redis
+from soulsai.config.schema import Redis
 from soulsai.errors import WireError
-from soulsai.wire.embedded import _start, find_binary, settings
 from soulsai.wire.names import ROLES, acl
-from soulsai.wire.redis import RedisAccess
+from soulsai.wire.redis.embedded_server import _start, find_binary, settings
+from soulsai.wire.redis.roles import RedisAccess
 from soulsai.wire.secrets import server_for, write_secret
 
 START_SECONDS = 30.0

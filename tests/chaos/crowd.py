@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from soulsai import connect, process
-from soulsai.config import load
+from soulsai.config.schema import load
 from soulsai.errors import AccessDenied, Unreachable, WireError
 from soulsai.types import PROTOCOL, Episode, Fragment, Heartbeat, Hello
-from soulsai.wire import Position
 from soulsai.wire.codec import encode_message, pack
-from soulsai.wire.redis import connect_client
+from soulsai.wire.protocols import Position
+from soulsai.wire.redis.roles import connect_client
 from soulsai.wire.secrets import server_for
 
 from .ledger import RecordingWire

@@ -5,12 +5,12 @@ import time
 
 import numpy as np
 
-from soulsai.config import Redis
+from soulsai.config.schema import Redis
 from soulsai.errors import WireError
 from soulsai.types import Fragment, Hello
 from soulsai.wire.codec import encode_message, pack
 from soulsai.wire.names import Keys
-from soulsai.wire.redis import RedisAccess, connect_client
+from soulsai.wire.redis.roles import RedisAccess, connect_client
 from soulsai.wire.secrets import server_for
 
 from .beside import Beside

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from soulsai.training_node import checkpoints, state
+from soulsai.training_node.saving import atomic_folders, state_file
 from soulsai.types import Fragment
-from soulsai.wire import Entry
 from soulsai.wire.codec import decode_entry
+from soulsai.wire.protocols import Entry
 
 from .stamps import names
 
@@ -117,11 +117,11 @@ def _names(ranges):
 
 def counted(checkpoint):
     """Return the steps in a checkpoint's replay, in order, and its progress; it must be whole."""
-    if fault := checkpoints.damage(checkpoint):
+    if fault := atomic_folders.damage(checkpoint):
         raise ValueError(f"{checkpoint}: {fault}")
-    progress = json.loads(checkpoints.read(checkpoint, PROGRESS))
+    progress = json.loads(atomic_folders.read(checkpoint, PROGRESS))
     for path in checkpoint.glob("*.state"):
-        content = state.decode(path.read_bytes())
+        content = state_file.decode(path.read_bytes())
         if path.name == REPLAY:
             ring = content["ring"]
     (stamps,) = (rows for name, rows in ring["columns"].items() if name.startswith("obs."))

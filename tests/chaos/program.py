@@ -4,7 +4,7 @@ import statistics
 import time
 from dataclasses import dataclass, field
 
-from soulsai.training_node import checkpoints
+from soulsai.training_node.saving import atomic_folders
 
 from . import ledger
 from .faults import LEARNER_KILLS, Nemesis
@@ -32,7 +32,7 @@ class Result:
     double_counted: int = 0
     never_sent: int = 0
     miscounted: int = 0
-    checkpoints: int = 0
+    atomic_folders: int = 0
     unloadable_checkpoints: int = 0
     downtime_median_s: float = 0.0
     downtime_max_s: float = 0.0
@@ -164,7 +164,7 @@ def judge(stage, watch, planned, span, result):
     """Compare the clients' ledgers with the last checkpoint, and measure what was seen."""
     done = [fault for fault in planned if fault.began]
     result.faults = len(done)
-    for path in checkpoints.numbered(stage.run_folder / "checkpoints"):
+    for path in atomic_folders.numbered(stage.run_folder / "checkpoints"):
         watch.inspect(path)
     result.checkpoints = len(watch.whole)
     result.unloadable_checkpoints = len(watch.broken)
@@ -180,7 +180,7 @@ def judge(stage, watch, planned, span, result):
 def reckon(stage):
     """Compare what all clients say with the newest checkpoint; return how, and its progress."""
     claims = ledger.read(sorted(stage.ledgers.iterdir()))
-    newest = checkpoints.numbered(stage.run_folder / "checkpoints")[-1]
+    newest = atomic_folders.numbered(stage.run_folder / "checkpoints")[-1]
     held, progress = ledger.counted(newest)
     return ledger.compare(claims, held, progress["env_steps"]), progress
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 
 from soulsai import runs
-from soulsai.children import Child
-from soulsai.config import PREFIX, Client, load
+from soulsai.config.schema import PREFIX, Client, load
+from soulsai.train.child_process import Child
 
 from . import stamps
 from .broker import Broker

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from soulsai.client.environment import Environment
 from soulsai.types import Episode, Fragment, Leaf
-from soulsai.wire import Position
 from soulsai.wire.codec import encode_message, pack
+from soulsai.wire.protocols import Position
 
 from . import stamps
 from .faults import KINDS, plan

@@ -4,11 +4,11 @@ import secrets
 import time
 
 from soulsai import connect
-from soulsai.config import Redis
+from soulsai.config.schema import Redis
 from soulsai.errors import WireError
-from soulsai.training_node import checkpoints
+from soulsai.training_node.saving import atomic_folders
 from soulsai.wire.names import Keys
-from soulsai.wire.redis import RedisAccess
+from soulsai.wire.redis.roles import RedisAccess
 from soulsai.wire.secrets import server_for
 
 from . import namespace
@@ -200,7 +200,7 @@ def damaged_checkpoint(folder, links):
         t.begin()
         t.until("two checkpoints", lambda: len(t.watch.whole) > 1)
         t.stage.learner.pause()
-        newest = checkpoints.numbered(t.stage.run_folder / "checkpoints")[-1]
+        newest = atomic_folders.numbered(t.stage.run_folder / "checkpoints")[-1]
         path = max(newest.iterdir(), key=lambda path: path.stat().st_size)
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 1

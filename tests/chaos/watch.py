@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from soulsai import connect
 from soulsai.errors import WireError
-from soulsai.training_node import checkpoints
+from soulsai.training_node.saving import atomic_folders
 
 from .beside import Beside
 from .ledger import counted
@@ -61,7 +61,7 @@ class Watch(Beside):
         while not self.stop.wait(LOOK_SECONDS):
             folder = self._stage.run_folder
             if folder is not None and self._read_checkpoints:
-                for path in checkpoints.numbered(folder / "checkpoints"):
+                for path in atomic_folders.numbered(folder / "checkpoints"):
                     if path.name not in self.whole and path.name not in self.broken:
                         self.inspect(path)
 

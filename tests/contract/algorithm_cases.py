@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 
 from soulsai import algorithms
-from soulsai.config import DQN, PPO, SAC, AlgorithmChoice, Config, Run
+from soulsai.config.schema import DQN, PPO, SAC, AlgorithmChoice, Config, Run
 from soulsai.types import MASK, ActionSpec, Array, Fragment, Leaf, Spec, zeros
 
 MASKED = {

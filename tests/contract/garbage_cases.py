@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import lz4.block
 import numpy as np
-from wire_cases import fragment, run_spec
 
 from soulsai.types import Episode, Heartbeat, Hello
 from soulsai.wire.codec import ENTRY_BYTES, encode_message, pack
+from tests.contract.wire_cases import fragment, run_spec
 
 RUN = run_spec()
 OTHER = run_spec("another")

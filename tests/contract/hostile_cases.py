@@ -6,17 +6,17 @@ import struct
 
 import msgspec
 import numpy as np
-from wire_cases import PROGRAM, fragment, run_spec, weights
 
-from soulsai import config_file
+from soulsai.config import yaml_file
 from soulsai.errors import Rejected, SoulsAIError
 from soulsai.types import Control, Episode, Hello, RunSpec, Stop
-from soulsai.wire import START, Entry, Position
 from soulsai.wire.codec import decode_entry, encode_message, pack
 from soulsai.wire.invite import from_line
 from soulsai.wire.memory import MemoryServer
 from soulsai.wire.names import Keys
+from soulsai.wire.protocols import START, Entry, Position
 from soulsai.wire.structs import decode, encode
+from tests.contract.wire_cases import PROGRAM, fragment, run_spec, weights
 
 SPEC = run_spec()
 KEYS = Keys("soulsai")
@@ -110,8 +110,8 @@ def decode_everywhere(data):
     text = data.decode("latin-1")
     quiet(from_line, text, "test")
     quiet(from_line, f"soulsai1:{text}", "test")
-    quiet(config_file.parse, text[:200_000], "test")
-    quiet(config_file.lenient, text[:200_000], "test")
+    quiet(yaml_file.parse, text[:200_000], "test")
+    quiet(yaml_file.lenient, text[:200_000], "test")
 
 
 def decode_spec(data):

@@ -14,21 +14,21 @@ from types import SimpleNamespace
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from wire_cases import PROGRAM, access, run_spec
 
-from soulsai.config import Checkpoint
+from soulsai.config.schema import Checkpoint
 from soulsai.errors import Superseded, WireError
-from soulsai.training_node import snapshot
 from soulsai.training_node.admission import Admission
 from soulsai.training_node.fence import Fence
-from soulsai.training_node.line import Line
-from soulsai.training_node.run_folder import RunFolder
-from soulsai.training_node.saver import Saver
-from soulsai.training_node.snapshot import Progress
+from soulsai.training_node.retrying_wire import Line
+from soulsai.training_node.saving import snapshot
+from soulsai.training_node.saving.run_folder import RunFolder
+from soulsai.training_node.saving.saver import Saver
+from soulsai.training_node.saving.snapshot import Progress
 from soulsai.types import Fragment, Hello
-from soulsai.wire import START, Position
 from soulsai.wire.codec import decode_entry, encode_message, pack
-from soulsai.wire.redis import connect_client, connect_training
+from soulsai.wire.protocols import START, Position
+from soulsai.wire.redis.roles import connect_client, connect_training
+from tests.contract.wire_cases import PROGRAM, access, run_spec
 
 NAMES = ("a", "b")
 NOW = 4e9  # seconds; no epoch is ahead of that

@@ -14,13 +14,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import torch
-from algorithm_cases import CASES, Case, make, stream
 
 from soulsai import algorithms
 from soulsai.algorithms import ppo
-from soulsai.algorithms.compile import Job
+from soulsai.algorithms.compile.job import Job
 from soulsai.algorithms.group import END, Group, RankLost, joined
 from soulsai.training_node.ranks import Leading, follow
+from tests.contract.algorithm_cases import CASES, Case, make, stream
 
 STEPS, SEED = 600, 1
 SPOILT = "dqn, a reward that is not finite"

@@ -10,13 +10,13 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from algorithm_cases import CASES, make, stream
 
 from soulsai import algorithms
 from soulsai.algorithms import ppo
-from soulsai.config import AlgorithmChoice, Config, Run, Training
+from soulsai.config.schema import AlgorithmChoice, Config, Run, Training
 from soulsai.errors import ConfigError
 from soulsai.types import zeros
+from tests.contract.algorithm_cases import CASES, make, stream
 
 
 @pytest.fixture(params=sorted(CASES))

@@ -5,15 +5,15 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from garbage_cases import KINDS, NEWEST, RUN, valid
-from wire_cases import PROGRAM, access, start
 
 from soulsai.training_node.admission import Admission
 from soulsai.training_node.receiver import Receiver
 from soulsai.types import Hello
-from soulsai.wire import Entry, Position
 from soulsai.wire.codec import decode_entry, pack
-from soulsai.wire.redis import RedisAccess, connect_client, connect_training
+from soulsai.wire.protocols import Entry, Position
+from soulsai.wire.redis.roles import RedisAccess, connect_client, connect_training
+from tests.contract.garbage_cases import KINDS, NEWEST, RUN, valid
+from tests.contract.wire_cases import PROGRAM, access, start
 
 LEFT = 2**20  # of the 50 MiB that are allowed
 

@@ -11,7 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from soulsai.config import load
+from soulsai.config.schema import load
 from soulsai.identity.folder import init
 
 DEPLOY = Path(__file__).parents[2] / "deploy"

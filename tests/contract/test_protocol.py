@@ -5,10 +5,10 @@ import os
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
-from protocol_cases import Client, Learner, Overtaking, Protocol
-from wire_cases import start
 
-from soulsai.wire import Position
+from soulsai.wire.protocols import Position
+from tests.contract.protocol_cases import Client, Learner, Overtaking, Protocol
+from tests.contract.wire_cases import start
 
 QUIET = {
     "deadline": None,

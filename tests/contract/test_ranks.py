@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rank_cases import SHARED, SPOILT
+
+from tests.contract.rank_cases import SHARED, SPOILT
 
 HERE = Path(__file__).parent
 RANKS = 2

@@ -1,8 +1,8 @@
 """The actor as a client gets it: a program that says what the network says, for any batch."""
 
 from soulsai.algorithms.sac import SAC
-from soulsai.config import SAC as SACConfig
-from soulsai.training_node import export
+from soulsai.config.schema import SAC as SACConfig
+from soulsai.training_node import onnx_export
 from soulsai.types import ActionSpec, Leaf, Spec
 
 
@@ -10,7 +10,7 @@ def test_the_actor_is_exported_whole():
     action = ActionSpec("box", (2,), low=(-1.0, -1.0), high=(1.0, 1.0))
     spec = Spec({"see": Leaf((8, 8, 3), "|u1"), "feel": Leaf((4,), "<f4")}, action)
     policy = SAC(SACConfig(capacity=300), spec, seed=0, steps=0, realtime=False).policy
-    program = export.program(policy, spec)
+    program = onnx_export.program(policy, spec)
     assert program.head.kind == "squashed"
     assert set(program.weights) == set(policy.state_dict())
-    export.verify(program, policy, spec)  # with another batch size, and other weights
+    onnx_export.verify(program, policy, spec)  # with another batch size, and other weights

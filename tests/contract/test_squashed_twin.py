@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soulsai import heads
-from soulsai.algorithms import squashed
+from soulsai.algorithms.sac import squashed
 from soulsai.types import ActionSpec, Head
 
 HEAD = Head("squashed")

@@ -7,17 +7,17 @@ import threading
 
 import msgspec
 import pytest
-from wire_cases import PROGRAM, access, program, run_spec, start, weights
 
 from soulsai.errors import Forged, WireError
 from soulsai.types import EnvironmentOffer
 from soulsai.wire.memory import MemoryServer
 from soulsai.wire.names import Keys
-from soulsai.wire.redis import connect_client, connect_training
+from soulsai.wire.redis.roles import connect_client, connect_training
 from soulsai.wire.secrets import Server
 from soulsai.wire.signing import Manifest, Signed, Signer, Verifier
 from soulsai.wire.structs import decode, encode
 from soulsai.wire.weights import digest
+from tests.contract.wire_cases import PROGRAM, access, program, run_spec, start, weights
 
 SPEC = run_spec()
 EVIL = msgspec.structs.replace(SPEC, environment=EnvironmentOffer("evil_module:Lander"))

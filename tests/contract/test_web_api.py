@@ -11,7 +11,11 @@ from pathlib import Path
 from statistics import mean
 
 import pytest
-from web_cases import (
+
+from soulsai.web.app import Page
+from soulsai.web.source import NoSource
+from soulsai.wire.memory import MemoryServer
+from tests.contract.web_cases import (
     BEGAN,
     LIVE,
     Browser,
@@ -22,10 +26,6 @@ from web_cases import (
     until,
     write_run,
 )
-
-from soulsai.web.app import Page
-from soulsai.web.source import NoSource
-from soulsai.wire.memory import MemoryServer
 
 ROOT = Path(__file__).parents[2]
 OLD = "2026-11-20_09-11-02_lunarlander-v3_dqn_11aa"

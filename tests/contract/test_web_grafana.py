@@ -8,10 +8,19 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
-from web_cases import LIVE, Browser, episode, settings, telemetry, training, until, write_run
 
-from soulsai.web import dashboards
+from deploy.monitoring.grafana import dashboards
 from soulsai.wire.memory import MemoryServer
+from tests.contract.web_cases import (
+    LIVE,
+    Browser,
+    episode,
+    settings,
+    telemetry,
+    training,
+    until,
+    write_run,
+)
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "monitoring" / "grafana" / "dashboards"
@@ -109,7 +118,9 @@ def test_points_are_clamped_and_the_empty_origin_of_a_proxy_is_none(browser):
 @pytest.mark.parametrize("built", BUILT, ids=lambda built: built["uid"])
 def test_the_committed_dashboards_are_the_built_ones(built):
     file = FOLDER / f"{built['uid']}.json"
-    assert json.loads(file.read_text()) == built, f"python -m soulsai.web.dashboards {FOLDER}"
+    assert json.loads(file.read_text()) == built, (
+        f"python deploy/monitoring/grafana/dashboards.py {FOLDER}"
+    )
 
 
 @pytest.mark.parametrize("built", BUILT, ids=lambda built: built["uid"])

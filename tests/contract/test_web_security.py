@@ -6,13 +6,13 @@ import socket
 from urllib.parse import quote
 
 import pytest
-from web_cases import LIVE, Browser, settings, telemetry, training, until, write_run
 
-from soulsai.config import Config, Web, check
+from soulsai.config.schema import Config, Web, check
 from soulsai.errors import ConfigError
 from soulsai.web import security
 from soulsai.web.security import Access
 from soulsai.wire.memory import MemoryServer
+from tests.contract.web_cases import LIVE, Browser, settings, telemetry, training, until, write_run
 
 OPERATOR, VIEWER = "operator-0123456789", "viewer-0123456789"
 

@@ -10,7 +10,11 @@ import time
 from functools import partial
 
 import pytest
-from web_cases import (
+
+from soulsai.config.schema import Web
+from soulsai.types import Answer, Pause
+from soulsai.wire.memory import MemoryServer
+from tests.contract.web_cases import (
     LIVE,
     Browser,
     episode,
@@ -20,10 +24,6 @@ from web_cases import (
     until,
     write_run,
 )
-
-from soulsai.config import Web
-from soulsai.types import Answer, Pause
-from soulsai.wire.memory import MemoryServer
 
 
 class Stream:

@@ -3,7 +3,16 @@
 import contextlib
 
 import pytest
-from wire_cases import (
+
+from soulsai.config.schema import Redis
+from soulsai.errors import AccessDenied, Unreachable, WireError
+from soulsai.types import Control, Episode, Event, Hello, Status, Stop
+from soulsai.wire.codec import encode_message, pack
+from soulsai.wire.names import user_line
+from soulsai.wire.protocols import START, Position
+from soulsai.wire.redis.roles import RedisAccess, connect_client, connect_training
+from soulsai.wire.secrets import Server, server_for, write_secret
+from tests.contract.wire_cases import (
     PROGRAM,
     REAL,
     access,
@@ -14,15 +23,6 @@ from wire_cases import (
     weights,
     wires,
 )
-
-from soulsai.config import Redis
-from soulsai.errors import AccessDenied, Unreachable, WireError
-from soulsai.types import Control, Episode, Event, Hello, Status, Stop
-from soulsai.wire import START, Position
-from soulsai.wire.codec import encode_message, pack
-from soulsai.wire.names import user_line
-from soulsai.wire.redis import RedisAccess, connect_client, connect_training
-from soulsai.wire.secrets import Server, server_for, write_secret
 
 SPEC = run_spec()
 

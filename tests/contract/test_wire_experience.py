@@ -5,14 +5,14 @@ import threading
 import time
 
 import pytest
-from wire_cases import KINDS, PROGRAM, fragment, run_spec, start, wires
 
 from soulsai.errors import NoRun, ServerFull, Superseded, Unreachable
 from soulsai.types import Hello
-from soulsai.wire import START, Position
 from soulsai.wire.codec import decode_entry, encode_message, pack
 from soulsai.wire.memory import MemoryServer
+from soulsai.wire.protocols import START, Position
 from soulsai.wire.training_role import fair_count
+from tests.contract.wire_cases import KINDS, PROGRAM, fragment, run_spec, start, wires
 
 SPEC = run_spec()
 HELLO = Hello("run-1", 1, "0.1", "LunarLander-v3", 1, SPEC.crc)

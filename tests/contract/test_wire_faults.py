@@ -3,12 +3,12 @@
 import threading
 
 import pytest
-from wire_cases import PROGRAM, REAL, run_spec, start, weights, wires
 
 from soulsai.errors import Unreachable
 from soulsai.types import Control, Hello, Status
-from soulsai.wire import START, Position
 from soulsai.wire.memory import MemoryServer
+from soulsai.wire.protocols import START, Position
+from tests.contract.wire_cases import PROGRAM, REAL, run_spec, start, weights, wires
 
 SPEC = run_spec()
 HELLO = Hello("run-1", 1, "0.1", "LunarLander-v3", 1, SPEC.crc)

@@ -3,11 +3,11 @@
 import itertools
 
 import pytest
-from wire_cases import REAL, plain_server
 
 from soulsai.wire.names import ROLES, Keys, acl, user_line
-from soulsai.wire.redis import RedisAccess, RedisLink
+from soulsai.wire.redis.roles import RedisAccess, RedisLink
 from soulsai.wire.secrets import Server
+from tests.contract.wire_cases import REAL, plain_server
 
 KEYS = Keys("soulsai")
 PLACES = {

@@ -7,13 +7,13 @@ import time
 import msgspec
 import numpy as np
 import pytest
-from wire_cases import KINDS, PROGRAM, program, run_spec, start, weights, wires
 
 from soulsai.errors import Superseded, WireError
 from soulsai.types import Answer, Control, Episode, Event, Pause, Quicksave, SaveBest, Status, Stop
 from soulsai.wire.memory import MemoryServer
 from soulsai.wire.structs import encode
 from soulsai.wire.training_role import _Identified
+from tests.contract.wire_cases import KINDS, PROGRAM, program, run_spec, start, weights, wires
 
 SPEC = run_spec()
 EPISODE = Episode(1, 2, 3, -4.5, 60, 1.5, True, False, 0.1, {"x": 1.0}, "c1", 1000, 12.5)
@@ -260,7 +260,7 @@ def test_the_newest_weights_never_vanish_and_older_ones_do():
 
 
 def test_old_weights_do_not_fill_the_server(monkeypatch):
-    monkeypatch.setattr("soulsai.wire.training_role._OLD_VERSIONS_BYTES", 100)
+    monkeypatch.setattr("soulsai.wire.protocols.training_role._OLD_VERSIONS_BYTES", 100)
     memory = MemoryServer()
     node, client = memory.training(), memory.client("c1")
     node.open(SPEC, PROGRAM, fresh=True)

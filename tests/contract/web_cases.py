@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from soulsai.config import Config, Environment, Run, Telemetry, Web
+from soulsai.config.schema import Config, Environment, Run, Telemetry, Web
 from soulsai.errors import ConfigError, Unreachable
 from soulsai.telemetry_node.node import serve
 from soulsai.types import (

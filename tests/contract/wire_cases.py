@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from soulsai import config
+from soulsai.config import schema
 from soulsai.types import (
     ActionSpec,
     EnvironmentOffer,
@@ -23,11 +23,11 @@ from soulsai.types import (
     Spec,
     Weights,
 )
-from soulsai.wire import ClientWire, OperatorWire, TelemetryWire, TrainingWire
 from soulsai.wire.codec import program_digest
-from soulsai.wire.embedded import EmbeddedServer, find_binary
 from soulsai.wire.memory import MemoryServer
-from soulsai.wire.redis import (
+from soulsai.wire.protocols import ClientWire, OperatorWire, TelemetryWire, TrainingWire
+from soulsai.wire.redis.embedded_server import EmbeddedServer, find_binary
+from soulsai.wire.redis.roles import (
     connect_client,
     connect_operator,
     connect_telemetry,
@@ -95,7 +95,7 @@ def wires(kind: str, server: EmbeddedServer | None, run: str) -> Iterator[Wires]
 
 def access(server: EmbeddedServer, role) -> Server:
     """Return the server as a role sees it."""
-    return server_for(role, config.Redis(url=server.url, secrets=str(server.secrets)), {})
+    return server_for(role, schema.Redis(url=server.url, secrets=str(server.secrets)), {})
 
 
 def start(kind: str, folder: Path | None = None) -> EmbeddedServer | None:

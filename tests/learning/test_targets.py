@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from soulsai.bench import learning
-from soulsai.bench.environments import LONGEST_GAME, breakout
-from soulsai.bench.targets import BREAKOUT, TARGETS
+from benchmarks import learning
+from benchmarks.environments import LONGEST_GAME, breakout
+from benchmarks.targets import BREAKOUT, TARGETS
 from soulsai.client.environment import probe
-from soulsai.config import Environment
+from soulsai.config.schema import Environment
 
 SEEDS = (10, 11, 12, 13, 14)  # no setting was chosen on these
 

@@ -15,8 +15,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "soulsai"
-OFF_POLICY = "tests/unit/test_conformance.py", "tests/unit/test_dqn.py"
-ON_POLICY = "tests/unit/test_advantages.py", "tests/unit/test_batches.py", "tests/unit/test_ppo.py"
+OFF_POLICY = "tests/unit/algorithms/test_conformance.py", "tests/unit/algorithms/dqn/test_dqn.py"
+ON_POLICY = (
+    "tests/unit/algorithms/ppo/test_estimates.py",
+    "tests/unit/algorithms/ppo/test_batches.py",
+    "tests/unit/algorithms/ppo/test_ppo.py",
+)
 TWINS = ("tests/contract/test_head_twins.py",)
 
 

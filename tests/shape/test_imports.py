@@ -15,7 +15,9 @@ def test_arrows_point_down():
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("module", ["soulsai.client.session", "soulsai.cli", "soulsai.supervisor"])
+@pytest.mark.parametrize(
+    "module", ["soulsai.client.session", "soulsai.cli.app", "soulsai.train.supervisor"]
+)
 def test_light_modules_load_nothing_heavy(module):
     code = f"import sys, {module}; print(*(set({HEAVY}) & set(sys.modules)))"
     done = subprocess.run(

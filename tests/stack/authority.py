@@ -9,7 +9,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from stack_cases import free_port
+
+from tests.stack.stack_cases import free_port
 
 DOMAIN = "train.example.test"
 OVERRIDE = """

@@ -1,7 +1,8 @@
 """The stack that tests of the stack share: core, monitoring, and a fleet of four."""
 
 import pytest
-from stack_cases import CORE, MONITORING, Stack
+
+from tests.stack.stack_cases import CORE, MONITORING, Stack
 
 FLEET = 4
 

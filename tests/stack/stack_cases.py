@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from soulsai import connect
-from soulsai.config import Config, Redis
+from soulsai.config.schema import Config, Redis
 from soulsai.errors import SoulsAIError
 
 ROOT = Path(__file__).parents[2]

@@ -3,7 +3,8 @@
 import time
 
 import pytest
-from stack_cases import CORE, MONITORING, run, until
+
+from tests.stack.stack_cases import CORE, MONITORING, run, until
 
 pytestmark = pytest.mark.stack
 

@@ -4,7 +4,8 @@ import json
 from urllib.parse import quote
 
 import pytest
-from stack_cases import MONITORING, ROOT, until
+
+from tests.stack.stack_cases import MONITORING, ROOT, until
 
 pytestmark = pytest.mark.stack
 

@@ -8,8 +8,9 @@ import time
 from contextlib import closing, contextmanager
 
 import pytest
-from authority import DOMAIN, Authority
-from stack_cases import CORE, MONITORING, PROXY, busy, free_port, run, until
+
+from tests.stack.authority import DOMAIN, Authority
+from tests.stack.stack_cases import CORE, MONITORING, PROXY, busy, free_port, run, until
 
 pytestmark = pytest.mark.stack
 

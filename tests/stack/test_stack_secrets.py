@@ -4,7 +4,8 @@ import re
 import subprocess
 
 import pytest
-from stack_cases import CORE, MONITORING, run
+
+from tests.stack.stack_cases import CORE, MONITORING, run
 
 pytestmark = pytest.mark.stack
 

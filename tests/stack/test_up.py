@@ -5,7 +5,8 @@ import socket
 import stat
 
 import pytest
-from stack_cases import CORE, MONITORING, busy, run, until
+
+from tests.stack.stack_cases import CORE, MONITORING, busy, run, until
 
 pytestmark = pytest.mark.stack
 

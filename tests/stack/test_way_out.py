@@ -4,7 +4,8 @@ import json
 import time
 
 import pytest
-from stack_cases import CORE, run
+
+from tests.stack.stack_cases import CORE, run
 
 pytestmark = pytest.mark.stack
 

@@ -4,15 +4,15 @@ import threading
 import time
 from contextlib import contextmanager
 
-from soulsai import config
 from soulsai.client.session import serve
+from soulsai.config import schema
 from soulsai.errors import Rejected
-from soulsai.testing_policy import toy_run
+from soulsai.testing.policy import toy_run
 from soulsai.types import EnvironmentOffer, Fragment, Weights
-from soulsai.wire import START
 from soulsai.wire.codec import decode_entry
 from soulsai.wire.memory import MemoryServer
-from soulsai.wire.redis import connect_client, connect_training
+from soulsai.wire.protocols import START
+from soulsai.wire.redis.roles import connect_client, connect_training
 from soulsai.wire.secrets import server_for
 
 TOY = "soulsai.testing:ToyEnv"
@@ -35,7 +35,7 @@ class Place:
         self.embedded = embedded
 
     def _redis(self):
-        return config.Redis(url=self.embedded.url, secrets=str(self.embedded.secrets))
+        return schema.Redis(url=self.embedded.url, secrets=str(self.embedded.secrets))
 
     def training(self):
         if self.memory is not None:
@@ -98,10 +98,10 @@ class Client:
         self.wire = place.client(name)
         self.stopping = threading.Event()
         self.error = None
-        self._config = config.Config(
-            client=config.Client(name=name, environments=listed),
-            environment=options.pop("environment_config", config.Environment()),
-            watchdog=options.pop("watchdog", config.Watchdog()),
+        self._config = schema.Config(
+            client=schema.Client(name=name, environments=listed),
+            environment=options.pop("environment_config", schema.Environment()),
+            watchdog=options.pop("watchdog", schema.Watchdog()),
         )
         self._options = {"seed": 1, **options}
         self._thread = threading.Thread(target=self._live)

@@ -8,11 +8,11 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from soulsai import config
 from soulsai.__main__ import run
+from soulsai.config import schema
 from soulsai.identity import folder as secrets_folder
-from soulsai.wire.embedded import find_binary
-from soulsai.wire.redis import RedisAccess
+from soulsai.wire.redis.embedded_server import find_binary
+from soulsai.wire.redis.roles import RedisAccess
 from soulsai.wire.secrets import Server, read_secret, server_for
 
 DEBIAN = shutil.which("redis-server")
@@ -77,8 +77,8 @@ class Guarded:
         self.process.kill()
         self.process.wait()
 
-    def settings(self) -> config.Redis:
-        return config.Redis(url=self.url, secrets=str(self.secrets))
+    def settings(self) -> schema.Redis:
+        return schema.Redis(url=self.url, secrets=str(self.secrets))
 
     def access(self, role) -> Server:
         return server_for(role, self.settings(), {})

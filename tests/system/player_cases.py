@@ -5,11 +5,11 @@ import time
 import msgspec
 import numpy as np
 
-from soulsai.config import DQN, Checkpoint, Config, Environment, Redis, Run
+from soulsai.config.schema import DQN, Checkpoint, Config, Environment, Redis, Run
 from soulsai.errors import NoRun
 from soulsai.types import Fragment, Hello
-from soulsai.wire import Position
 from soulsai.wire.codec import encode_message, pack
+from soulsai.wire.protocols import Position
 
 STEPS = 32
 START_SECONDS = 60.0  # torch and its exporter are slow on a busy machine

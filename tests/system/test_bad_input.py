@@ -6,10 +6,10 @@ import subprocess
 from contextlib import suppress
 
 import pytest
-from train_cases import SMALL, Training, complaint, soulsai
 
-from soulsai.wire.embedded import EmbeddedServer
+from soulsai.wire.redis.embedded_server import EmbeddedServer
 from soulsai.wire.secrets import write_secret
+from tests.system.train_cases import SMALL, Training, complaint, soulsai
 
 ROLES = ("training-node", "telemetry-node", "client")
 

@@ -2,14 +2,14 @@
 
 import psutil
 import pytest
-from train_cases import until
 
-from soulsai.bench.crowd import Crowd
-from soulsai.bench.faults import Faults
-from soulsai.config import Redis
-from soulsai.wire.embedded import EmbeddedServer
+from benchmarks.crowd import Crowd
+from benchmarks.faults import Faults
+from soulsai.config.schema import Redis
+from soulsai.wire.redis.embedded_server import EmbeddedServer
+from tests.system.train_cases import until
 
-CLIENT = "soulsai.bench.faulty_client"
+CLIENT = "benchmarks.faulty_client"
 
 
 class Clock:

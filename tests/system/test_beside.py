@@ -3,14 +3,14 @@
 from pathlib import Path
 
 import pytest
-from telemetry_cases import PROGRAM, beside, drain, episode, run_spec, until
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from soulsai.config import Config, Run, Telemetry, Web
+from soulsai.config.schema import Config, Run, Telemetry, Web
 from soulsai.telemetry_node import record
 from soulsai.telemetry_node.node import TelemetryNode, serve
 from soulsai.types import Status
 from soulsai.wire.memory import MemoryServer
+from tests.system.telemetry_cases import PROGRAM, beside, drain, episode, run_spec, until
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

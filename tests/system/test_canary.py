@@ -12,15 +12,15 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
-from identity_cases import KINDS, free_port, guarded, until
-from train_cases import SMALL, environ
 
 from soulsai import connect
-from soulsai.config import Config, Run
+from soulsai.config.schema import Config, Run
 from soulsai.errors import SoulsAIError
 from soulsai.wire.invite import from_line
 from soulsai.wire.names import ROLES
 from soulsai.wire.secrets import file_of, read_secret
+from tests.system.identity_cases import KINDS, free_port, guarded, until
+from tests.system.train_cases import SMALL, environ
 
 CARTPOLE = ("--set", "environment.id=CartPole-v1", *SMALL)
 PAGES = ("/metrics", "/healthz", "/api/v1/runs", "/api/v1/clients", "/api/v1/config",

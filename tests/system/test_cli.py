@@ -7,12 +7,12 @@ import sys
 
 import psutil
 import pytest
-from train_cases import CARTPOLE, PATIENCE, complaint, environ, soulsai, until
 
 from soulsai import connect
-from soulsai.config import Config, load
+from soulsai.config.schema import Config, load
 from soulsai.errors import SoulsAIError
-from soulsai.wire.embedded import EmbeddedServer
+from soulsai.wire.redis.embedded_server import EmbeddedServer
+from tests.system.train_cases import CARTPOLE, PATIENCE, complaint, environ, soulsai, until
 
 CLIENT_MB = 110
 

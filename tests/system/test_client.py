@@ -8,12 +8,12 @@ import gymnasium
 import msgspec
 import numpy as np
 import pytest
-from client_cases import TOY, Client, Node, Place, playing, until
 
-from soulsai import config
+from soulsai.config import schema
 from soulsai.errors import ConfigError, EnvironmentFault, ProtocolError
 from soulsai.types import Control, Episode, Heartbeat, Hello
-from soulsai.wire.embedded import EmbeddedServer
+from soulsai.wire.redis.embedded_server import EmbeddedServer
+from tests.system.client_cases import TOY, Client, Node, Place, playing, until
 
 
 @pytest.fixture
@@ -258,6 +258,6 @@ def test_an_environment_that_does_not_start_is_told(place):
 
 def test_the_clients_own_count_takes_precedence(place):
     node = Node(place, count=2)
-    with playing(place, environment_config=config.Environment(count=3)):
+    with playing(place, environment_config=schema.Environment(count=3)):
         until(lambda: node.listen() > 10)
     assert node.of(Hello)[0].environments == 3

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from client_cases import Node, Place, until
 
-from soulsai.wire.embedded import EmbeddedServer
+from soulsai.wire.redis.embedded_server import EmbeddedServer
+from tests.system.client_cases import Node, Place, until
 
 ROOT = Path(__file__).parents[2]
 MOST_MB = 110
@@ -29,8 +29,8 @@ CLIENT = f"""
 import json, sys, time
 import soulsai.client.session as session
 loaded = [name for name in {HEAVY} if name in sys.modules]
-from soulsai.config import Client, Config, Redis
-from soulsai.wire.redis import connect_client
+from soulsai.config.schema import Client, Config, Redis
+from soulsai.wire.redis.roles import connect_client
 from soulsai.wire.secrets import server_for
 
 settings = Config(redis=Redis(url=sys.argv[1], secrets=sys.argv[2]), client=Client(name="one"))

@@ -7,10 +7,10 @@ import sys
 from contextlib import contextmanager
 
 import pytest
-from client_cases import TOY, Node, Place, playing, until
 
 from soulsai.types import Heartbeat, Hello
-from soulsai.wire.embedded import EmbeddedServer
+from soulsai.wire.redis.embedded_server import EmbeddedServer
+from tests.system.client_cases import TOY, Node, Place, playing, until
 
 
 @pytest.fixture

@@ -5,15 +5,15 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
-from identity_cases import DEBIAN, TLS_KIND, free_port, guarded
 
 from soulsai.__main__ import run
 from soulsai.identity.folder import init
-from soulsai.testing_policy import toy_run
+from soulsai.testing.policy import toy_run
 from soulsai.types import PROTOCOL, EnvironmentOffer, Weights
 from soulsai.wire.invite import from_line, to_line
-from soulsai.wire.redis import connect_training
+from soulsai.wire.redis.roles import connect_training
 from soulsai.wire.signing import Signer, signer_in
+from tests.system.identity_cases import DEBIAN, TLS_KIND, free_port, guarded
 
 pytestmark = pytest.mark.skipif(DEBIAN is None, reason="needs Debian's redis-server (with TLS)")
 TOY = "soulsai.testing:ToyEnv"

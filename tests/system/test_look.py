@@ -5,14 +5,14 @@ import subprocess
 import sys
 
 import msgspec
-from telemetry_cases import PROGRAM, beside, run_spec
-from train_cases import PATIENCE, complaint, environ, soulsai, until
 
-from soulsai.config import Redis
+from soulsai.config.schema import Redis
 from soulsai.types import Status
-from soulsai.wire.embedded import EmbeddedServer
-from soulsai.wire.redis import connect_training
+from soulsai.wire.redis.embedded_server import EmbeddedServer
+from soulsai.wire.redis.roles import connect_training
 from soulsai.wire.secrets import server_for
+from tests.system.telemetry_cases import PROGRAM, beside, run_spec
+from tests.system.train_cases import PATIENCE, complaint, environ, soulsai, until
 
 STATUS = Status(
     "a-run", 1, "learning", "dqn", "Toy-v0", env_steps=1234, max_env_steps=2000, reward_mean=5.5

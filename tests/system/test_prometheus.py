@@ -10,11 +10,11 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from test_cli import Node
-from train_cases import CARTPOLE, until
 
-from soulsai.web.dashboards import nodes_dashboard
-from soulsai.wire.embedded import EmbeddedServer
+from deploy.monitoring.grafana.dashboards import nodes_dashboard
+from soulsai.wire.redis.embedded_server import EmbeddedServer
+from tests.system.test_cli import Node
+from tests.system.train_cases import CARTPOLE, until
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy" / "monitoring" / "prometheus" / "rules" / "soulsai.yml"

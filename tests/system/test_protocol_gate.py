@@ -7,18 +7,18 @@ import time
 
 import msgspec
 import pytest
-from identity_cases import KINDS, guarded, until
-from train_cases import environ
 
 from soulsai.client.session import serve
-from soulsai.config import Client, Config, Redis
+from soulsai.config.schema import Client, Config, Redis
 from soulsai.errors import ProtocolError
-from soulsai.testing_policy import toy_run
+from soulsai.testing.policy import toy_run
 from soulsai.types import OLDEST_PROTOCOL, PROTOCOL, EnvironmentOffer
-from soulsai.wire.protocol import Spoken, check_protocol
-from soulsai.wire.redis import connect_client, connect_training
+from soulsai.wire.redis.roles import connect_client, connect_training
 from soulsai.wire.signing import signer_in
 from soulsai.wire.structs import encode
+from soulsai.wire.version import Spoken, check_protocol
+from tests.system.identity_cases import KINDS, guarded, until
+from tests.system.train_cases import environ
 
 TOY = "soulsai.testing:ToyEnv"
 

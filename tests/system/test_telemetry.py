@@ -10,14 +10,14 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from telemetry_cases import PROGRAM, drain, episode, run_spec, until
 
-from soulsai.config import Config, Run, Telemetry
+from soulsai.config.schema import Config, Run, Telemetry
 from soulsai.errors import NoRun, SoulsAIError, Unreachable, WireError
 from soulsai.telemetry_node import figure, record
 from soulsai.telemetry_node.node import Pause, TelemetryNode, serve
 from soulsai.wire.memory import MemoryServer
 from soulsai.wire.training_role import TrainingRole
+from tests.system.telemetry_cases import PROGRAM, drain, episode, run_spec, until
 
 
 @pytest.fixture

@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from telemetry_cases import PROGRAM, answering, drain, episode, run_spec
 
-from soulsai.config import Config, Run, Telemetry
+from soulsai.config.schema import Config, Run, Telemetry
 from soulsai.telemetry_node import best
 from soulsai.telemetry_node.node import TelemetryNode
 from soulsai.types import Answer, Event, SaveBest
 from soulsai.wire.memory import MemoryServer
 from soulsai.wire.training_role import TrainingRole
+from tests.system.telemetry_cases import PROGRAM, answering, drain, episode, run_spec
 
 
 @pytest.fixture

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from telemetry_cases import PROGRAM, answering, episode, run_spec, until
 
-from soulsai.config import Config, Redis, Run, Telemetry, to_json
+from soulsai.config.schema import Config, Redis, Run, Telemetry, to_json
 from soulsai.telemetry_node import best, record
 from soulsai.types import Answer
-from soulsai.wire.embedded import EmbeddedServer
-from soulsai.wire.redis import connect_training
+from soulsai.wire.redis.embedded_server import EmbeddedServer
+from soulsai.wire.redis.roles import connect_training
 from soulsai.wire.secrets import server_for
+from tests.system.telemetry_cases import PROGRAM, answering, episode, run_spec, until
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,7 +26,7 @@ import signal, sys, threading
 from pathlib import Path
 from soulsai.config import load
 from soulsai.telemetry_node.node import serve
-from soulsai.wire.redis import connect_telemetry
+from soulsai.wire.redis.roles import connect_telemetry
 from soulsai.wire.secrets import server_for
 
 stop = threading.Event()

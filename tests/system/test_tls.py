@@ -12,7 +12,7 @@ import pytest
 
 from soulsai.errors import AccessDenied, ConfigError, Unreachable, WireError
 from soulsai.identity.folder import init
-from soulsai.wire.redis import RedisAccess, connect_client, connect_training
+from soulsai.wire.redis.roles import RedisAccess, connect_client, connect_training
 from soulsai.wire.secrets import Server, read_secret
 
 REDIS = shutil.which("redis-server")
@@ -161,7 +161,7 @@ def test_plain_text_is_refused(tls):
 
 
 def test_tls_to_a_server_without_it_is_refused(tls, tmp_path, monkeypatch):
-    monkeypatch.setattr("soulsai.wire.redis_dial._SECONDS", 1.0)
+    monkeypatch.setattr("soulsai.wire.redis.roles.connection._SECONDS", 1.0)
     folder, _ = tls
     port = free_port()
     with running(tmp_path, port, f"port {port}", 'save ""'):

@@ -8,13 +8,13 @@ import sys
 import msgspec
 import psutil
 import pytest
-from player_cases import Client, settings_of, told, wait_for
 
-from soulsai.training_node import checkpoints
+from soulsai.training_node.saving import atomic_folders
 from soulsai.types import Status
-from soulsai.wire.embedded import EmbeddedServer
-from soulsai.wire.redis import connect_client, connect_operator
+from soulsai.wire.redis.embedded_server import EmbeddedServer
+from soulsai.wire.redis.roles import connect_client, connect_operator
 from soulsai.wire.secrets import server_for
+from tests.system.player_cases import Client, settings_of, told, wait_for
 
 LOOPBACK = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
 
@@ -83,9 +83,9 @@ def test_a_killed_follower_ends_the_group_which_is_started_again_and_resumes(ser
         group.wait(60)
         (folder,) = (tmp_path / "saves").iterdir()
         last = msgspec.json.decode((folder / "status.json").read_bytes(), type=Status)
-        newest = checkpoints.numbered(folder / "checkpoints")[-1]
+        newest = atomic_folders.numbered(folder / "checkpoints")[-1]
         assert (last.phase, last.env_steps) == ("stopping", client.clock)
-        assert (newest.name, checkpoints.damage(newest)) == (last.checkpoint, None)
+        assert (newest.name, atomic_folders.damage(newest)) == (last.checkpoint, None)
     finally:
         for process in [*group.children(recursive=True), group] if group.is_running() else []:
             process.kill()

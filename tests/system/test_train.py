@@ -4,9 +4,9 @@ import json
 
 import msgspec
 import pytest
-from train_cases import CARTPOLE, soulsai
 
-from soulsai.summary import Summary
+from soulsai.train.summary import Summary
+from tests.system.train_cases import CARTPOLE, soulsai
 
 STEPS = 1500
 SEEDED = """

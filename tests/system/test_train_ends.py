@@ -3,7 +3,8 @@
 import time
 
 import psutil
-from train_cases import CARTPOLE, INTERRUPT, Training, complaint, soulsai
+
+from tests.system.train_cases import CARTPOLE, INTERRUPT, Training, complaint, soulsai
 
 LEARNING = ("--max-env-steps", "0", *CARTPOLE)
 

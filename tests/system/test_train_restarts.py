@@ -2,7 +2,7 @@
 
 import json
 
-from train_cases import CARTPOLE, TERMINATE, Training, soulsai, until
+from tests.system.train_cases import CARTPOLE, TERMINATE, Training, soulsai, until
 
 
 def test_everything_that_dies_is_started_again(tmp_path):

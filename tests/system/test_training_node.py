@@ -8,13 +8,13 @@ import time
 
 import msgspec
 import pytest
-from player_cases import Client, settings_of, told
 
-from soulsai.training_node import checkpoints
+from soulsai.training_node.saving import atomic_folders
 from soulsai.types import Status
-from soulsai.wire.embedded import EmbeddedServer
-from soulsai.wire.redis import connect_client, connect_operator
+from soulsai.wire.redis.embedded_server import EmbeddedServer
+from soulsai.wire.redis.roles import connect_client, connect_operator
 from soulsai.wire.secrets import server_for
+from tests.system.player_cases import Client, settings_of, told
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +65,8 @@ def test_killed_in_the_middle_then_resumed_then_stopped(server, tmp_path):
         (folder,) = (tmp_path / "saves").iterdir()
         last = msgspec.json.decode((folder / "status.json").read_bytes(), type=Status)
         assert (last.env_steps, last.phase) == (client.clock, "stopping")
-        newest = checkpoints.numbered(folder / "checkpoints")[-1]
-        assert (newest.name, checkpoints.damage(newest)) == (last.checkpoint, None)
+        newest = atomic_folders.numbered(folder / "checkpoints")[-1]
+        assert (newest.name, atomic_folders.damage(newest)) == (last.checkpoint, None)
     finally:
         operator.close()
         wire.close()

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from soulsai.episode_metrics import MOST, Meter, for_run, info_keys, measure, measures
 from soulsai.errors import ConfigError
-from soulsai.measures import MOST, Meter, for_run, info_keys, measure, measures
 from soulsai.types import Episode
 
 NOTHING: dict[str, float] = {}

@@ -6,10 +6,10 @@ import msgspec
 import pytest
 
 from soulsai import runs
-from soulsai.config import Config, Environment, Redis, Run, to_json
+from soulsai.config.schema import Config, Environment, Redis, Run, to_json
 from soulsai.errors import CheckpointError
-from soulsai.summary import best_reward, clock, save, summarise, table
-from soulsai.training_node import checkpoints
+from soulsai.train.summary import best_reward, clock, save, summarise, table
+from soulsai.training_node.saving import atomic_folders
 from soulsai.types import Status
 
 STATUS = Status("a", 1, "ended", "dqn", "X-v0", env_steps=200, updates=100, seconds=50.0,
@@ -43,7 +43,7 @@ def test_the_policy_is_that_of_the_newest_undamaged_checkpoint(tmp_path):
     with pytest.raises(CheckpointError, match="no undamaged checkpoint"):
         runs.policy(tmp_path, "run")
     for content in (b"one", b"two", b"three"):
-        checkpoints.append(folder / "checkpoints", {"policy.onnx": [content]}, keep=9)
+        atomic_folders.append(folder / "checkpoints", {"policy.onnx": [content]}, keep=9)
     newest = folder / "checkpoints" / "000003"
     assert runs.policy(tmp_path, "latest").read_bytes() == b"three"
     (newest / "policy.onnx").write_bytes(b"eerht")
@@ -70,7 +70,7 @@ def test_a_run_is_gone_on_with_until_it_is_finished(
     assert runs.unfinished(settings) == ""
     folder = make(tmp_path, "run")
     if checkpointed:
-        checkpoints.append(folder / "checkpoints", {"policy.onnx": [b"one"]}, keep=9)
+        atomic_folders.append(folder / "checkpoints", {"policy.onnx": [b"one"]}, keep=9)
     assert runs.unfinished(settings) == "", "it has no status"
     left = msgspec.structs.replace(STATUS, phase=phase, environment=id, algorithm=algorithm)
     (folder / "status.json").write_bytes(msgspec.json.encode(left))

@@ -1,9 +1,9 @@
 """For everybody: no serious fault that axe-core finds, and no page that is wider than a phone."""
 
 import pytest
-from web_cases import LIVE, Browser, settings, telemetry, training, until, write_run
 
 from soulsai.wire.memory import MemoryServer
+from tests.contract.web_cases import LIVE, Browser, settings, telemetry, training, until, write_run
 
 PAGES = ("run", "clients", "models", "compare", "events")
 SIZES = {"desk": (1280, 900), "phone": (360, 740)}

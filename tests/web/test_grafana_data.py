@@ -3,9 +3,8 @@
 import json
 import subprocess
 
-from web_cases import LIVE, Browser, settings, telemetry, training, until, write_run
-
 from soulsai.wire.memory import MemoryServer
+from tests.contract.web_cases import LIVE, Browser, settings, telemetry, training, until, write_run
 
 SCRIPT = """
 const { toDataFrame, isLikelyAscendingVector } = require("@grafana/data");

@@ -4,7 +4,10 @@ import random
 
 import msgspec
 import pytest
-from web_cases import (
+
+from soulsai.types import Event
+from soulsai.wire.memory import MemoryServer
+from tests.contract.web_cases import (
     LIVE,
     Browser,
     client,
@@ -15,9 +18,6 @@ from web_cases import (
     until,
     write_run,
 )
-
-from soulsai.types import Event
-from soulsai.wire.memory import MemoryServer
 
 PAYLOADS = (
     "<script>hacked()</script>",

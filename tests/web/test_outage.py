@@ -15,12 +15,12 @@ import time
 from pathlib import Path
 
 import pytest
-from web_cases import LIVE, Browser, Trainer, episode, status, until
 
-from soulsai.config import Redis
-from soulsai.wire.embedded import EmbeddedServer
-from soulsai.wire.redis import connect_training
+from soulsai.config.schema import Redis
+from soulsai.wire.redis.embedded_server import EmbeddedServer
+from soulsai.wire.redis.roles import connect_training
 from soulsai.wire.secrets import server_for
+from tests.contract.web_cases import LIVE, Browser, Trainer, episode, status, until
 
 ROOT = Path(__file__).parents[2]
 AWAY = float(os.environ.get("OUTAGE_SECONDS", "5"))

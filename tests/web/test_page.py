@@ -5,7 +5,11 @@ import time
 
 import msgspec
 import pytest
-from web_cases import (
+
+from soulsai.config.schema import Web
+from soulsai.types import Pardon, Promote, Purge
+from soulsai.wire.memory import MemoryServer
+from tests.contract.web_cases import (
     LIVE,
     Browser,
     Door,
@@ -17,10 +21,6 @@ from web_cases import (
     until,
     write_run,
 )
-
-from soulsai.config import Web
-from soulsai.types import Pardon, Promote, Purge
-from soulsai.wire.memory import MemoryServer
 
 OLD = "2026-11-20_09-11-02_lunarlander-v3_dqn_11aa"
 PAGES = ("run", "clients", "models", "compare", "events")

@@ -8,9 +8,18 @@ import threading
 import time
 
 import pytest
-from web_cases import LIVE, Browser, episode, settings, telemetry, training, until, write_run
 
 from soulsai.wire.memory import MemoryServer
+from tests.contract.web_cases import (
+    LIVE,
+    Browser,
+    episode,
+    settings,
+    telemetry,
+    training,
+    until,
+    write_run,
+)
 
 REQUESTS = 10_000
 EXAMPLES = 600  # for each operation; some have fewer different ones

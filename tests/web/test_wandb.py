@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from soulsai.telemetry_node import weights_and_biases
 from soulsai.telemetry_node.connectors import Connector, Point
-from soulsai.telemetry_node.weights_and_biases import LAST, Beginning, WandB
+from soulsai.telemetry_node.sinks import wandb
+from soulsai.telemetry_node.sinks.wandb import LAST, Beginning, WandB
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -77,7 +77,7 @@ def records(log):
 def test_a_process_that_dies_or_hangs_holds_nobody_up(tmp_path, monkeypatch, program):
     real = subprocess.Popen
     monkeypatch.setattr(
-        weights_and_biases.subprocess, "Popen",
+        wandb.subprocess, "Popen",
         lambda words, **options: real([sys.executable, "-c", program], **options),
     )  # fmt: skip
     sink = WandB(Beginning("soulsai", "run", "offline", str(tmp_path / "wandb"), {}))

@@ -1,0 +1,174 @@
+"""A client measured: what a step costs beyond the environment's step and the policy's inference.
+
+All in CPU time, of both threads of a client: a busy machine does not change it much. What a step
+costs more in a process of its own is the difference of two medians.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from benchmarks.figure import Figure, at_most
+from soulsai.algorithms import build
+from soulsai.client.actor import Actor
+from soulsai.client.environment import Environment, make
+from soulsai.client.isolation.environment import Isolated, start
+from soulsai.client.outbox import Outbox
+from soulsai.client.player import Player
+from soulsai.client.player_link import Progress
+from soulsai.client.uplink import Uplink
+from soulsai.config.schema import Config, Redis, Watchdog
+from soulsai.training_node.onnx_export import program, weights
+from soulsai.types import (
+    OLDEST_PROTOCOL,
+    PROTOCOL,
+    EnvironmentOffer,
+    Hello,
+    Program,
+    RunSpec,
+    Spec,
+    Weights,
+    zeros,
+)
+from soulsai.wire.codec import program_digest
+from soulsai.wire.redis.embedded_server import EmbeddedServer
+from soulsai.wire.redis.roles import connect_client, connect_training
+from soulsai.wire.secrets import server_for
+
+ENVIRONMENT = "LunarLander-v3"
+CLIENT = "bench"
+STEP_LIMIT = 60.0  # microseconds
+ISOLATED_LIMIT = 150.0  # microseconds
+
+
+class Timed(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """An environment that adds up its own time."""
+
+    seconds = 0.0
+
+    def step(self, action: Any) -> Any:
+        """Step, timed."""
+        began = time.thread_time()
+        outcome = self.env.step(action)
+        self.seconds += time.thread_time() - began
+        return outcome
+
+    def reset(self, **options: Any) -> Any:
+        """Reset, timed."""
+        began = time.thread_time()
+        outcome = self.env.reset(**options)
+        self.seconds += time.thread_time() - began
+        return outcome
+
+
+def measure(steps: int = 100_000) -> Iterator[Figure]:
+    """Yield the price of a step, with a real server and the real background thread."""
+    timed = Timed(make(ENVIRONMENT, {}))
+    environment = Environment(timed, ENVIRONMENT, mask_key="", masked=False)
+    policy = build(Config(), environment.spec, seed=0).policy
+    graph = program(policy, environment.spec)
+    spec = RunSpec(
+        run=CLIENT,
+        protocol=PROTOCOL,
+        oldest_protocol=OLDEST_PROTOCOL,
+        environment=EnvironmentOffer(ENVIRONMENT),
+        spec=environment.spec,
+        algorithm="dqn",
+        program_sha256=program_digest(graph),
+    )
+    with EmbeddedServer() as server:
+        redis = Redis(url=server.url, secrets=str(server.secrets))
+        training = connect_training(server_for("training_node", redis), "soulsai")
+        generation = training.open(spec, graph, fresh=True)
+        first = Weights(CLIENT, generation, 1, weights(policy, graph))
+        training.publish(first)
+        seconds = _play(redis, spec, graph, environment, steps)
+        training.close()
+    spent = (
+        seconds - timed.seconds - steps * _inference(Actor.load(graph, first, spec.spec), spec.spec)
+    )
+    yield at_most(
+        "client: a step beyond env.step and inference", 1e6 * spent / steps, "us", STEP_LIMIT
+    )
+    environment.close()
+    yield at_most(
+        "client: a step in a process of its own beyond the same step here",
+        1e6 * _isolated(),
+        "us",
+        ISOLATED_LIMIT,
+    )
+
+
+def _play(
+    redis: Redis, spec: RunSpec, graph: Program, environment: Environment, steps: int
+) -> float:
+    """Play so many steps, and return the CPU seconds they took."""
+    wire = connect_client(server_for("client", redis), "soulsai", CLIENT)
+    wire.spec()
+    position = wire.hello(Hello(CLIENT, PROTOCOL, CLIENT, ENVIRONMENT, 1, spec.crc))
+    progress = Progress()
+    outbox = Outbox(64_000_000, time.monotonic)
+    rng = random.Random(0)
+    with Uplink(wire, spec, graph, outbox, progress, position=position, rng=rng) as uplink:
+        while uplink.orders.actor is None:
+            uplink.wait(uplink.orders, 1.0)
+        player = Player(
+            [environment],
+            spec,
+            graph.head,
+            uplink,
+            progress,
+            client=CLIENT,
+            epoch=position.epoch,
+            rng=np.random.default_rng(0),
+            seeds=[0],
+        )
+        began = time.process_time()
+        player.run(_after(progress, steps))
+        seconds = time.process_time() - began
+    wire.close()
+    return seconds
+
+
+def _after(progress: Progress, steps: int) -> Callable[[], bool]:
+    return lambda: progress.steps >= steps
+
+
+def _inference(actor: Actor, spec: Spec, calls: int = 20_000) -> float:
+    """Return the seconds that one policy call takes for one environment."""
+    obs = {name: zeros(leaf, 1) for name, leaf in spec.obs.items()}
+    began = time.thread_time()
+    for _ in range(calls):
+        actor(obs, {})
+    return (time.thread_time() - began) / calls
+
+
+def _isolated(steps: int = 20_000) -> float:
+    """Return the seconds that a step takes longer in a process of its own; medians of both."""
+    name = "CartPole-v1"
+    here = Environment(make(name, {}), name, mask_key="", masked=False)
+    there = Isolated(
+        name,
+        EnvironmentOffer(name),
+        here.spec,
+        Watchdog(),
+        stopped=lambda: False,
+        rng=random.Random(0),
+    )
+    rows = {leaf: zeros(each) for leaf, each in here.spec.obs.items()}
+    start(there, lambda: False)
+    taken: dict[str, list[float]] = {"here": [], "there": []}
+    for name, one in (("here", here), ("there", there)):
+        one.reset(rows, 0)
+        for number in range(steps):
+            began = time.perf_counter()
+            outcome = one.step(number % 2, rows)
+            taken[name].append(time.perf_counter() - began)
+            if outcome.terminated or outcome.truncated:
+                one.reset(rows)
+        one.close()
+    return float(np.median(taken["there"]) - np.median(taken["here"]))

@@ -1,0 +1,1 @@
+"""Updates compiled ahead of time, and the parts they are made of."""

@@ -1,0 +1,51 @@
+"""``python -m soulsai.algorithms.compile.job FOLDER``: makes the packages for one run, and ends.
+
+The folder holds ``job.json``; the packages are put beside it.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import msgspec
+import torch
+from msgspec import Struct
+
+from soulsai import process
+from soulsai.algorithms import build
+from soulsai.algorithms.compile.dense import trace_products
+from soulsai.algorithms.compile.form import Compilable, NotCompilable, compile_form
+from soulsai.config.schema import Config
+from soulsai.errors import SoulsAIError
+from soulsai.types import Spec
+
+JOB, SUFFIX = "job.json", ".pt2"
+NICE = 10  # learning and clients come first
+
+
+class Job(Struct, frozen=True):
+    """Whose updates are to be compiled."""
+
+    config: Config
+    spec: Spec
+
+
+def run(folder: Path) -> None:
+    """Compile all forms of the algorithm that ``job.json`` describes."""
+    job = msgspec.json.decode((folder / JOB).read_bytes(), type=Job)
+    torch.set_num_threads(job.config.training.threads)
+    algorithm = build(job.config, job.spec, seed=0)
+    if not isinstance(algorithm, Compilable):
+        raise NotCompilable(f"{job.config.algorithm.name} has no compiled form")
+    trace_products()
+    for name, form in algorithm.forms().items():
+        compile_form(form, folder / f"{name}{SUFFIX}")
+
+
+if __name__ == "__main__":
+    with process.Stop(process.parent(), at_once=True):
+        os.nice(NICE)
+        try:
+            run(Path(sys.argv[1]))
+        except SoulsAIError as error:
+            sys.exit(f"soulsai: {error}")

@@ -1,0 +1,111 @@
+"""The commands that ask a running training node for something, and the options of all commands."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from soulsai import connect
+from soulsai.config.schema import Config, load
+from soulsai.types import Command, Pardon, Purge, Quicksave
+from soulsai.types import Stop as StopRun
+
+Settings = Annotated[
+    Path | None,
+    typer.Argument(metavar="[CONFIG]", help="File or folder of settings. Default: config."),
+]
+SettingsOption = Annotated[
+    Path | None, typer.Option("--config", help="File or folder of settings. Default: config.")
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; repeatable."),
+]
+Url = Annotated[str, typer.Option("--redis", metavar="URL", help="As redis://host:6379.")]
+Secrets = Annotated[str, typer.Option("--secrets", metavar="DIR", help="Holds redis.secret.")]
+ClientName = Annotated[str, typer.Argument(metavar="NAME", help="Of the client.")]
+Json = Annotated[bool, typer.Option("--json", help="Answer with JSON on the last line.")]
+
+
+def quicksave(
+    config: Settings = None,
+    redis: Url = "",
+    secrets: Secrets = "",
+    replay: Annotated[bool, typer.Option(help="Save the replay buffer, too.")] = True,
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """Save a running training node now, under manual_save."""
+    _command(settings_of(config, redis, secrets, sets), Quicksave(replay), as_json)
+
+
+def stop(
+    config: Settings = None,
+    redis: Url = "",
+    secrets: Secrets = "",
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """End a run: the training node saves, tells the clients, and stops."""
+    _command(settings_of(config, redis, secrets, sets), StopRun(), as_json)
+
+
+def purge(
+    client: ClientName,
+    config: SettingsOption = None,
+    redis: Url = "",
+    secrets: Secrets = "",
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """Remove one client's experience from a running learner's memory, and keep it out."""
+    _command(settings_of(config, redis, secrets, sets), Purge(client), as_json)
+
+
+def pardon(
+    client: ClientName,
+    config: SettingsOption = None,
+    redis: Url = "",
+    secrets: Secrets = "",
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """Let a client in again that is kept out."""
+    _command(settings_of(config, redis, secrets, sets), Pardon(client), as_json)
+
+
+def _command(settings: Config, command: Command, as_json: bool) -> None:
+    with connect.operator(settings) as wire:
+        now = wire.status()
+        if now is None or now.phase in ("stopping", "ended"):
+            raise connect.nobody(settings)
+        answer = wire.command(command, timeout=60.0)
+    if as_json:
+        as_line(answer)
+    elif answer.done:
+        typer.echo(answer.message)
+    if not answer.done:
+        raise connect.Refused(answer.message)
+
+
+def settings_of(
+    config: Path | None, redis: str, secrets: str, sets: Sequence[str] | None
+) -> Config:
+    """Return the settings of a command that only needs to find the server."""
+    named = {"redis.url": redis, "redis.secrets": secrets}
+    return load(config, os.environ, overrides(named, sets))
+
+
+def overrides(named: Mapping[str, object], sets: Sequence[str] | None) -> list[str]:
+    """Return options as overrides of settings, those with ``--set`` last."""
+    given = [f"{path}={value}" for path, value in named.items() if value not in (None, "")]
+    return [*given, *(sets or [])]
+
+
+def as_line(value: object) -> None:
+    """Print a value as one line of JSON."""
+    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")

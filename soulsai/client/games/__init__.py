@@ -1,0 +1,1 @@
+"""Wrappers for games that a plain network cannot observe as they are."""

@@ -1,0 +1,133 @@
+"""When an environment is broken, what that is called, and how long to wait before trying again.
+
+Nothing here waits, kills or starts anything: it is told what happened, and says what follows.
+"""
+
+import random
+import re
+from collections import deque
+from collections.abc import Callable
+from typing import Literal
+
+from msgspec import Struct
+
+from soulsai.client.backoff import Backoff
+from soulsai.config.schema import Watchdog as Limits
+from soulsai.errors import EnvironmentFault
+
+Kind = Literal["hang", "crash", "slow", "memory", "reset", "planned"]
+
+HEALTHY_STEPS = 100  # after so many steps the next fault counts as the first
+RESETS = 3  # that may fail before everything is started again
+FIRST_SECONDS, LAST_SECONDS = 0.5, 60.0  # of the back-off
+LONGEST_TEXT = 120
+_FOLDERS = re.compile(r"(?<![^\s'\"(])(?:[A-Za-z]:)?[/\\](?:[^\s'\"]*[/\\])?")
+
+
+class Fault(Struct, frozen=True):
+    """What is wrong with an environment; ``sound`` says that the steps before it are in order."""
+
+    kind: Kind
+    text: str
+    sound: bool = False
+
+    @property
+    def restarts(self) -> bool:
+        """Whether the environment's process is started again."""
+        return self.kind != "reset"
+
+
+class Broken(EnvironmentFault):
+    """The environment cannot be played now; without a fault, because we are told to stop."""
+
+    def __init__(self, message: str, fault: Fault | None = None) -> None:
+        super().__init__(message)
+        self.fault = fault
+
+
+class Watchdog:
+    """Judges one environment over all the lives of its process."""
+
+    def __init__(self, limits: Limits, *, rng: random.Random, clock: Callable[[], float]) -> None:
+        self._limits = limits
+        self._rng = rng
+        self._clock = clock
+        self._backoff = Backoff(rng, FIRST_SECONDS, LAST_SECONDS)
+        self._in_a_row = 0
+        self._resets = 0  # that failed, in a row
+        self._born = clock()
+        self._steps = self._episodes = 0  # in this life
+        self._bytes = 0
+        self._recent: deque[float] = deque()  # seconds of each of the last steps
+        self._busy = 0.0  # their sum
+
+    def launched(self) -> None:
+        """Note that a new life begins."""
+        self._born = self._clock()
+        self._steps = self._episodes = self._resets = self._bytes = 0
+        self._recent.clear()
+        self._busy = 0.0
+
+    def stepped(self, seconds: float) -> None:
+        """Note that a step was answered, and how long it took in the environment itself."""
+        self._steps += 1
+        if self._steps == HEALTHY_STEPS:
+            self._in_a_row = 0
+            self._backoff.reset()
+        if self._limits.steps_per_minute:
+            self._recent.append(seconds)
+            self._busy += seconds
+            while self._busy - self._recent[0] >= self._limits.slow_seconds:
+                self._busy -= self._recent.popleft()
+
+    def began(self) -> None:
+        """Note that a reset has worked."""
+        self._episodes += 1
+        self._resets = 0
+
+    def weighed(self, size: int) -> None:
+        """Note how many bytes all its processes take."""
+        self._bytes = size
+
+    def due(self, *, between: bool) -> Fault | None:
+        """Return why to start it again before it breaks; ``between`` episodes it may be planned."""
+        limits = self._limits
+        if limits.memory_mb and self._bytes > 1e6 * limits.memory_mb:
+            text = f"{self._bytes / 1e6:.0f} MB of memory, over {limits.memory_mb:.0f}"
+            return Fault("memory", text, sound=True)
+        if limits.steps_per_minute and self._busy >= limits.slow_seconds:
+            rate = 60.0 * len(self._recent) / self._busy
+            if rate < limits.steps_per_minute:
+                text = f"{rate:.0f} steps per minute, under {limits.steps_per_minute:.0f}"
+                return Fault("slow", text, sound=True)
+        if between and limits.restart_episodes and self._episodes >= limits.restart_episodes:
+            return Fault("planned", f"after {self._episodes} episodes", sound=True)
+        hours = (self._clock() - self._born) / 3600
+        if between and limits.restart_hours and hours >= limits.restart_hours:
+            return Fault("planned", f"after {hours:.1f} hours", sound=True)
+        return None
+
+    def reset_failed(self, text: str) -> Fault:
+        """Return what a reset that raised is: to be tried again, or a crash when it goes on."""
+        self._resets += 1
+        if self._resets < RESETS:
+            return Fault("reset", text)
+        return Fault("crash", f"{self._resets} resets failed: {text}")
+
+    def after(self, fault: Fault) -> tuple[float, str]:
+        """Return the seconds to wait after a fault, and the fault in a line for the server."""
+        if fault.kind == "planned":
+            return 0.0, f"planned restart {fault.text}"
+        self._in_a_row += 1
+        said = f"{fault.kind}: {said_of(fault.text)}"
+        if self._in_a_row < self._limits.most_faults:
+            return self._backoff.next(), said
+        rest = self._limits.rest_seconds * self._rng.uniform(0.8, 1.2)
+        return rest, f"rests {rest:.0f} s after {self._in_a_row} faults in a row; {said}"
+
+
+def said_of(text: str) -> str:
+    """Return a text as one short printable line, without the folders of this machine."""
+    line = " ".join(_FOLDERS.sub("", text).split())
+    line = "".join(letter for letter in line if letter.isprintable())
+    return line if len(line) <= LONGEST_TEXT else line[: LONGEST_TEXT - 3] + "..."

@@ -1,0 +1,320 @@
+"""The loop: act, step, cut fragments, and swap the weights between them."""
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from soulsai.client.actor import Actor
+from soulsai.client.environment import Outcome, Rows, numbers
+from soulsai.client.isolation.watchdog import Broken
+from soulsai.client.player_link import Line, Orders, Progress
+from soulsai.client.recorder import Recorder
+from soulsai.client.trial import Playable
+from soulsai.heads import Exploration, act, explore, to_environment
+from soulsai.types import MASK, Array, Episode, Head, RunSpec, zeros
+
+_PATIENCE = 0.1  # seconds between two looks at ``stopped`` while there is nothing to do
+
+
+class _Seat:
+    """One environment, with what is going on in it."""
+
+    def __init__(
+        self, index: int, environment: Playable, recorder: Recorder, obs: Rows, memory: Rows
+    ) -> None:
+        self.index = index
+        self.environment = environment
+        self.recorder = recorder
+        # Views of this environment's rows in the batches, written in place
+        self.rows = {name: rows[index, ...] for name, rows in obs.items()}
+        self.memory = {name: rows[index, ...] for name, rows in memory.items()}
+        self.exploration = Exploration(greedy=False, epsilon=0.0)
+        self.at_random = 0.0  # share of random actions when the episode began
+        self.actor: Actor | None = None
+        self.newest = (0, 0)  # generation and version that took part in the episode
+        self.episode = 0
+        self.reward = 0.0
+        self.steps = 0
+        self.began = 0.0  # the episode
+        self.deadline = 0.0  # of the fragment
+        self.absent = True  # between two episodes, because it cannot begin one yet
+
+
+class Player:
+    """Plays environments side by side, one batched inference for all that share a version.
+
+    Greedy episodes keep their version to the end, because they measure it; all others take the
+    newest one whenever a fragment begins.
+
+    ``progress`` is kept up to date for the heartbeat; ``rng`` is that of exploration and of drawn
+    actions; ``seeds`` are for the first reset of each environment; after each step it sleeps
+    ``step_delay`` seconds.
+    """
+
+    def __init__(
+        self,
+        environments: Sequence[Playable],
+        spec: RunSpec,
+        head: Head,
+        line: Line,
+        progress: Progress,
+        *,
+        client: str,
+        epoch: int,
+        rng: np.random.Generator,
+        seeds: Sequence[int | None],
+        step_delay: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        count = len(environments)
+        self._spec = spec
+        self._head = head
+        self._line = line
+        self._progress = progress
+        self._rng = rng
+        self._seeds = list(seeds)
+        self._step_delay = step_delay
+        self._clock = clock
+        self._sleep = sleep
+        self._orders = Orders()
+        self._used = 0  # env steps since the newest pointer was seen
+        self._cut = 0  # env steps in fragments, of this epoch
+        self._episodes = 0  # begun
+        self._obs = {name: zeros(leaf, count) for name, leaf in spec.spec.obs.items()}
+        self._memory = {name: zeros(leaf, count) for name, leaf in spec.memory.items()}
+        self._greedy = np.zeros(count, np.bool_)
+        self._epsilon = np.zeros(count)
+        self._seats = [
+            _Seat(index, environment, Recorder(client, epoch, spec), self._obs, self._memory)
+            for index, environment in enumerate(environments)
+        ]
+        self._groups: list[tuple[Actor, Array | None, list[_Seat]]] = []
+        self._regroup = False
+        self._absent = 0  # seats
+
+    def run(self, stopped: Callable[[], bool]) -> str:
+        """Play until ``stopped()`` or until the orders say that it is over; return why.
+
+        What was played and not yet cut is sent at the end.
+        """
+        try:
+            self._play(stopped)
+        finally:
+            if self._orders.over != "run":  # nobody wants to hear of an earlier run
+                self._cut_all()
+        return self._orders.over
+
+    def _play(self, stopped: Callable[[], bool]) -> None:
+        for seat in self._seats:
+            seat.absent = True
+        self._absent = len(self._seats)
+        while not stopped():
+            if self._line.orders is not self._orders:
+                self._obey(self._line.orders)
+            if self._orders.over:
+                break
+            if not self._may_step():
+                self._hold()
+                continue
+            if self._absent:
+                self._return()
+            if self._absent < len(self._seats):
+                self._round()
+                self._delay(stopped)
+
+    def _obey(self, orders: Orders) -> None:
+        if orders.pointer is not self._orders.pointer:
+            self._used = 0
+        self._orders = orders
+        self._progress.waiting = orders.actor is None or self._spent()
+        for seat in self._seats:
+            if not seat.recorder.length:  # its next fragment has not begun
+                self._take_newest(seat)
+
+    def _may_step(self) -> bool:
+        _, actor, paused, _ = self._orders
+        return actor is not None and not paused and not self._spent()
+
+    def _spent(self) -> bool:
+        pointer = self._orders.pointer
+        return pointer is not None and pointer.quota is not None and self._used >= pointer.quota
+
+    def _hold(self) -> None:
+        """Send what there is, and wait for other orders."""
+        # Said before sending: what the server answers to the last fragment is then handed over
+        # together with its weights, so that one client in lockstep repeats itself.
+        self._progress.waiting = self._orders.actor is None or self._spent()
+        self._cut_all()
+        self._line.wait(self._orders, _PATIENCE)
+
+    def _delay(self, stopped: Callable[[], bool]) -> None:
+        left = self._step_delay
+        while left > 0 and not stopped():
+            self._sleep(min(left, _PATIENCE))
+            left -= _PATIENCE
+
+    def _round(self) -> None:
+        """Let every environment take one step."""
+        if self._regroup:
+            self._group()
+        began = self._clock()
+        for actor, indices, seats in self._groups:
+            obs, memory, greedy, epsilon = self._obs, self._memory, self._greedy, self._epsilon
+            if indices is not None:
+                obs = {name: rows[indices] for name, rows in obs.items()}
+                memory = {name: rows[indices] for name, rows in memory.items()}
+                greedy, epsilon = greedy[indices], epsilon[indices]
+            outputs, after = actor(obs, memory)
+            actions, extras = act(
+                self._head,
+                self._spec.spec.action,
+                outputs,
+                mask=obs.get(MASK),
+                greedy=greedy,
+                epsilon=epsilon,
+                random=self._orders.knobs.get("random", 0.0),
+                rng=self._rng,
+            )
+            for name, rows in after.items():
+                self._memory[name][... if indices is None else indices] = rows
+            for index, seat in enumerate(seats):
+                self._step(seat, actions[index], extras, index, began)
+
+    def _step(
+        self, seat: _Seat, action: Array, extras: dict[str, Array], index: int, began: float
+    ) -> None:
+        given = to_environment(self._head, self._spec.spec.action, action)
+        try:
+            outcome = seat.environment.step(given, seat.rows)
+        except Broken as broken:
+            self._leave(seat, broken)
+            return
+        seat.recorder.add(action, outcome.reward, extras, index, seat.rows)
+        seat.reward += outcome.reward
+        seat.steps += 1
+        self._used += 1
+        self._progress.steps += 1
+        now = self._clock()
+        if seat.recorder.length == 1:
+            seat.deadline = began + self._spec.fragment_seconds
+        if outcome.terminated or outcome.truncated:
+            self._end(seat, outcome, now)
+        elif seat.recorder.length >= seat.recorder.capacity or now >= seat.deadline:
+            self._send(seat, terminated=False, truncated=False)
+            self._take_newest(seat)
+
+    def _begin(self, seat: _Seat) -> None:
+        """Begin an episode: the row of its first observation is never a step of the one before."""
+        seed, self._seeds[seat.index] = self._seeds[seat.index], None
+        try:
+            seat.environment.reset(seat.rows, seed)
+        except Broken as broken:
+            self._leave(seat, broken)
+            return
+        if seat.absent:
+            seat.absent, self._absent = False, self._absent - 1
+            self._regroup = True
+        for row in seat.memory.values():
+            row[...] = 0
+        knobs = self._orders.knobs
+        seat.exploration = explored = explore(self._head, knobs, self._rng)
+        seat.at_random = max(explored.epsilon, 0.0 if explored.greedy else knobs.get("random", 0.0))
+        for name in () if seat.exploration.greedy else self._head.noise:
+            seat.memory[name][...] = self._rng.standard_normal(seat.memory[name].shape)
+        self._greedy[seat.index] = seat.exploration.greedy
+        self._epsilon[seat.index] = seat.exploration.epsilon
+        seat.episode, self._episodes = self._episodes, self._episodes + 1
+        seat.reward, seat.steps, seat.newest = 0.0, 0, (0, 0)
+        seat.began = self._clock()
+        seat.recorder.begin(seat.episode, seat.exploration, seat.rows)
+        self._take_newest(seat)
+
+    def _leave(self, seat: _Seat, broken: Broken) -> None:
+        """Give up the episode: of all that was played, an unfinished fragment may be unsound."""
+        if not seat.absent:
+            seat.absent, self._absent = True, self._absent + 1
+            self._regroup = True
+        fault, progress = broken.fault, self._progress
+        if seat.recorder.length and fault is not None and fault.sound:
+            self._send(seat, terminated=False, truncated=False)
+        progress.discarded += seat.recorder.length
+        seat.recorder.length = 0
+        if fault is not None:
+            progress.restarts += fault.restarts
+            progress.faults = progress.faults | {fault.kind: progress.faults.get(fault.kind, 0) + 1}
+            progress.trouble = fault.text
+
+    def _return(self) -> None:
+        """Let those come back whose environments are in order again; wait if nobody plays."""
+        for seat in self._seats:
+            if not seat.absent:
+                continue
+            try:
+                ready = seat.environment.ready(
+                    0.0 if self._absent < len(self._seats) else _PATIENCE
+                )
+            except Broken as broken:
+                self._leave(seat, broken)
+            else:
+                if ready:
+                    self._begin(seat)
+
+    def _take_newest(self, seat: _Seat) -> None:
+        """Begin a fragment with the newest weights, unless the episode measures older ones."""
+        newest = self._orders.actor
+        pinned = seat.exploration.greedy and seat.steps > 0 and seat.actor is not None
+        if newest is not None and not pinned and newest is not seat.actor:
+            seat.actor = newest
+            self._progress.version = newest.version
+            self._regroup = True
+        if seat.actor is not None:
+            seat.newest = max(seat.newest, (seat.actor.generation, seat.actor.version))
+            seat.recorder.act_with(seat.actor, seat.memory)
+
+    def _end(self, seat: _Seat, outcome: Outcome, now: float) -> None:
+        """Send the end of an episode and its summary, and begin the next one."""
+        self._send(seat, terminated=outcome.terminated, truncated=outcome.truncated)
+        generation, version = seat.newest
+        self._line.send(
+            Episode(
+                generation=generation,
+                version=version,
+                episode=seat.episode,
+                reward=seat.reward,
+                steps=seat.steps,
+                seconds=now - seat.began,
+                terminated=outcome.terminated,
+                greedy=seat.exploration.greedy,
+                epsilon=seat.at_random,
+                info=numbers(seat.environment.info, self._spec.environment.info_keys),
+            )
+        )
+        self._progress.episodes += 1
+        self._begin(seat)
+
+    def _send(self, seat: _Seat, *, terminated: bool, truncated: bool) -> None:
+        fragment = seat.recorder.cut(self._cut, terminated=terminated, truncated=truncated)
+        self._cut += len(fragment)
+        seat.environment.check_bounds(fragment.obs)
+        self._line.send(fragment)
+        seat.recorder.go_on()
+
+    def _cut_all(self) -> None:
+        for seat in self._seats:
+            if seat.recorder.length:
+                self._send(seat, terminated=False, truncated=False)
+                self._take_newest(seat)
+
+    def _group(self) -> None:
+        """Put together the environments that act with the same version."""
+        self._regroup = False
+        present = [seat for seat in self._seats if not seat.absent]
+        actors = dict.fromkeys(seat.actor for seat in present if seat.actor is not None)
+        self._groups = []
+        for actor in actors:
+            seats = [seat for seat in present if seat.actor is actor]
+            everybody = len(seats) == len(self._seats)
+            indices = None if everybody else np.array([seat.index for seat in seats])
+            self._groups.append((actor, indices, seats))

@@ -1,0 +1,400 @@
+"""The whole configuration: frozen structs whose defaults are the product's defaults.
+
+``config/config_d.yaml`` is generated from these structs and their field comments.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta, Struct
+
+from soulsai import episode_metrics
+from soulsai.config import yaml_file
+from soulsai.config.load import Layers
+from soulsai.errors import ConfigError
+
+FOLDER = Path("config")  # where settings are looked for when no place is named
+DEFAULTS = "config_d.yaml"
+OWN = "config.yaml"
+PREFIX = "SOULSAI__"  # of environment variables: SOULSAI__SECTION__KEY
+
+Positive = Annotated[float, Meta(gt=0)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+Count = Annotated[int, Meta(ge=1)]
+Natural = Annotated[int, Meta(ge=0)]
+NAME_PATTERN = r"\A[a-z0-9][a-z0-9_-]{0,63}\Z"
+Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
+
+
+class Run(Struct, frozen=True, forbid_unknown_fields=True):
+    """The run as a whole."""
+
+    name: Name = "soulsai"  # clients find the run under this name; two runs on one Redis need two
+    saves: str = "saves"  # where run folders are made
+    seed: Natural | None = None  # of networks, sampling and local clients; empty: drawn at start
+    max_env_steps: Natural = 150_000  # admitted env steps after which the run ends; 0: never
+    clients: Natural = 2  # local clients that `soulsai train` starts
+
+
+class Redis(Struct, frozen=True, forbid_unknown_fields=True):
+    """The server between the nodes."""
+
+    url: str = ""  # redis://, rediss://, unix:// or sentinel://; empty: `train` starts its own
+    secrets: str = "config/secrets"  # folder of redis.secret and of the nodes' own secrets
+    ca_file: str = ""  # authority for rediss://; empty: ca.pem of the secrets, or the system's
+    insecure: bool = False  # let clients reach a server on another machine without TLS
+    stream_entries: Count = 4096  # about so many entries are kept per client
+
+
+class Environment(Struct, frozen=True, forbid_unknown_fields=True):
+    """What is played."""
+
+    id: str = "LunarLander-v3"  # a Gymnasium id, "module:Id" or "file.py:make"
+    kwargs: dict[str, str | int | float | bool | None] = {}  # passed to the environment
+    count: Count = 1  # environments side by side in one client
+    max_episode_steps: Natural = 0  # truncate episodes after so many; 0: never ourselves
+    realtime: bool = False  # never make this environment wait for the learner
+    mask_key: str = "action_mask"  # the info key that says which actions are valid
+    info_keys: tuple[str, ...] = ()  # numbers of the last info to keep with each episode
+    spec_file: str = ""  # JSON written by `soulsai check-env --save`, if the server cannot make it
+    isolate: bool | Literal["auto"] = "auto"  # in a process of its own; auto: if it is slow
+
+
+class Client(Struct, frozen=True, forbid_unknown_fields=True):
+    """A client's own affairs; nothing here is taken from the server."""
+
+    name: str = ""  # empty: made from the host's name and a random suffix
+    environments: tuple[str, ...] = ()  # ids it may play; empty: those that ship with Gymnasium
+    outbox_mb: Positive = 64.0  # experience kept in memory while the server cannot be reached
+    spool_mb: Annotated[float, Meta(ge=0)] = 256.0  # and on disk, if it has a name; 0: none
+    spool: str = ""  # folder for that; empty: soulsai/spool in the user's folder for caches
+
+
+class Watchdog(Struct, frozen=True, forbid_unknown_fields=True):
+    """When a client starts an isolated environment again; its own affair, as all of `client`."""
+
+    step_seconds: Positive = 10.0  # without an answer to a step: it hangs
+    reset_seconds: Positive = 120.0  # the same for a reset
+    start_seconds: Positive = 180.0  # the same for its start
+    steps_per_minute: Annotated[float, Meta(ge=0)] = 0.0  # fewer are too few; 0: any are enough
+    slow_seconds: Positive = 60.0  # of the environment's time in which the steps are counted
+    memory_mb: Annotated[float, Meta(ge=0)] = 0.0  # of all its processes; 0: no limit
+    restart_hours: Annotated[float, Meta(ge=0)] = 0.0  # between planned restarts; 0: none
+    restart_episodes: Natural = 0  # the same, in episodes
+    most_faults: Count = 5  # in a row; then it rests for long between two attempts
+    rest_seconds: Positive = 300.0  # so long
+    programs: tuple[str, ...] = ()  # ended with it, by name, as Game.exe: all there are
+
+
+class Fragments(Struct, frozen=True, forbid_unknown_fields=True):
+    """How clients cut experience."""
+
+    steps: Annotated[int, Meta(ge=1, le=512)] = 64  # a fragment is sent after so many env steps
+    seconds: Positive = 1.0  # or after so many seconds
+
+
+class Training(Struct, frozen=True, forbid_unknown_fields=True):
+    """The training node around the algorithm."""
+
+    publish_seconds: Positive = 1.0  # at most one version per so many seconds, unless clients wait
+    device: str = "cpu"  # where the networks live: cpu, cuda, cuda:1
+    threads: Count = 1  # of torch; one is fastest for small networks
+    ranks: Count = 1  # processes on this machine that share the updates; with cuda, a GPU for each
+    compile: Literal["auto", "never", "always"] = "auto"  # updates to machine code, if that pays
+    kept_weights_mb: Positive = 64.0  # recent versions kept so that the best can still be saved
+    most_times: Annotated[float, Meta(ge=0)] = 50.0  # as fast as all others one may be; 0: any
+
+
+class Checkpoint(Struct, frozen=True, forbid_unknown_fields=True):
+    """What survives a crash."""
+
+    every: Count = 10_000  # updates between two checkpoints
+    keep: Count = 3  # newest checkpoints kept
+    replay: bool = True  # save the replay buffer, too
+
+
+class Telemetry(Struct, frozen=True, forbid_unknown_fields=True):
+    """The record of episodes."""
+
+    window: Count = 20  # episodes in the moving average that decides what is best
+    figure_every: Count = 2  # episodes between two drawings
+    metrics: dict[str, str] = {}  # more numbers of each episode, such as win: "reward > 200"
+    best_metric: str = "reward"  # in what the best is best: reward, steps, seconds or of the above
+    best_smaller: bool = False  # whether less of it is better
+    tensorboard: bool = True  # write event files into the run's folder
+    wandb: str = ""  # project of Weights & Biases to tell; empty: none
+    wandb_mode: Literal["online", "offline"] = "online"  # offline: kept in the run's folder
+    webhook: str = ""  # file of an address to which news are posted, such as that of a chat
+    record_mb: Positive = 64.0  # results.jsonl goes on in another file after so much
+
+
+class Web(Struct, frozen=True, forbid_unknown_fields=True):
+    """The page that the telemetry node serves, its API, and the data source for Grafana."""
+
+    enabled: bool = True
+    bind: str = "127.0.0.1"  # address to listen on; any but loopback needs an operator's token
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 8080  # 0: any that is free
+    hosts: tuple[str, ...] = ()  # names by which browsers ask for it, e.g. train.example.org
+    operator_token: str = ""  # file of the token with which to look and to control
+    viewer_token: str = ""  # file of the token with which only to look
+
+
+class Metrics(Struct, frozen=True, forbid_unknown_fields=True):
+    """What Prometheus may scrape of the training node; the telemetry node's is on its page."""
+
+    bind: str = "127.0.0.1"  # address to listen on; whoever reaches it may read the numbers
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 0  # such as 9101; 0: not served
+
+
+class AlgorithmChoice(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which algorithm learns; its settings stand in the section of its name."""
+
+    name: str = "dqn"
+    options: dict[str, Any] = {}  # for algorithms of other packages
+
+
+class DQN(Struct, frozen=True, forbid_unknown_fields=True):
+    """Double, dueling, n-step, prioritised Q-learning (and quantiles of the return)."""
+
+    hidden: tuple[Count, ...] = (256, 256)  # widths of the network's layers
+    layer_norm: bool = True
+    network: Literal["layers", "residual"] = "layers"  # residual: blocks as in SimBa
+    vision: Literal["auto", "small", "minatar", "nature", "impala"] = "auto"  # what sees images
+    dueling: bool = True
+    double: bool = True
+    quantiles: Count = 16  # of the return; 1: its mean only
+    sampled: bool = False  # draw the quantiles' levels anew in every update (IQN)
+    munchausen: Fraction = 0.0  # share of the policy's own logarithm in the reward; 0.9, or 0: off
+    temperature: Positive = 0.03  # with munchausen: of the soft policy, in units of reward
+    noisy: bool = False  # explore by noise in the last layer, drawn anew for every episode
+    n_step: Count = 3
+    gamma: Annotated[float, Meta(gt=0, le=1)] = 0.99
+    n_step_first: Natural = 0  # n_step at the beginning; 0: the same throughout
+    gamma_first: Fraction = 0.0  # gamma at the beginning; 0: the same throughout
+    anneal_steps: Count = 50_000  # env steps over which these two change
+    lr: Positive = 5e-4
+    anneal_lr: bool = False  # to zero, over the planned steps
+    adam_eps: Positive = 1e-5
+    batch_size: Count = 64
+    replay_ratio: Positive = 1.0  # gradient steps per new env step
+    pace: Literal["hold", "free", "lockstep"] = "hold"  # hold: simulators wait for the learner
+    slack_steps: Count = 500  # with hold: env steps the fleet may be ahead of the learner
+    capacity: Count = 100_000  # transitions in replay
+    replay_folder: str = ""  # keep replay there, on disk; empty: in memory
+    learning_starts: Natural = 2_000  # env steps of uniform random actions before the first update
+    target_ema: Annotated[float, Meta(gt=0, le=1)] = 0.005  # of the target network, per update
+    act_with: Literal["average", "online"] = "average"  # weights that clients play with
+    grad_clip: Positive = 10.0
+    prioritized: bool = True
+    priority_alpha: Fraction = 0.6
+    priority_beta: Fraction = 0.4  # grows to 1 over the planned steps
+    explore_steps: Natural = 10_000  # env steps after learning_starts, ever fewer at random
+    epsilon_base: Fraction = 0.4  # an episode plays with base ** (1 + alpha * u), u uniform
+    epsilon_alpha: Annotated[float, Meta(ge=0)] = 7.0
+    eval_fraction: Fraction = 0.05  # of episodes played greedily, to measure by
+    normalize_obs: bool = True
+    reward_scale: Positive = 1.0
+    rescale_values: bool = False  # learn about the square root of values, where they vary widely
+
+
+class SAC(Struct, frozen=True, forbid_unknown_fields=True):
+    """Soft actor-critic with truncated quantile critics, for continuous actions."""
+
+    hidden: tuple[Count, ...] = (256, 256)  # widths of the layers of actor and critics
+    layer_norm: bool = True  # of the critics
+    critics: Count = 2
+    quantiles: Count = 25  # of the return, per critic; 1: its mean only, which is plain SAC
+    drop: Natural = 2  # highest quantiles per critic that are left out of targets
+    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0  # of the critics; DroQ: 0.01
+    n_step: Count = 1
+    gamma: Annotated[float, Meta(gt=0, le=1)] = 0.99
+    lr: Positive = 3e-4
+    adam_eps: Positive = 1e-8
+    batch_size: Count = 256
+    replay_ratio: Positive = 1.0  # gradient steps per new env step; DroQ: 20
+    policy_delay: Count = 2  # gradient steps of the critics per one of the actor; DroQ: 20
+    pace: Literal["hold", "free", "lockstep"] = "hold"  # hold: simulators wait for the learner
+    slack_steps: Count = 500  # with hold: env steps the fleet may be ahead of the learner
+    capacity: Count = 300_000  # transitions in replay
+    replay_folder: str = ""  # keep replay there, on disk; empty: in memory
+    learning_starts: Natural = 1_000  # env steps of uniform random actions before the first update
+    target_ema: Annotated[float, Meta(gt=0, le=1)] = 0.005  # of the target critics, per update
+    temperature: Positive = 1.0  # what a nat of entropy is worth in reward, at first; then learnt
+    entropy_per_dim: float = -1.0  # wanted of the policy, in nats per dimension of the action
+    prioritized: bool = False
+    priority_alpha: Fraction = 0.6
+    priority_beta: Fraction = 0.4  # grows to 1 over the planned steps
+    eval_fraction: Fraction = 0.05  # of episodes played greedily, to measure by
+    normalize_obs: bool = True
+    reward_scale: Positive = 1.0
+
+
+class PPO(Struct, frozen=True, forbid_unknown_fields=True):
+    """Proximal policy optimisation from the fresh experience of whoever is there."""
+
+    hidden: tuple[Count, ...] = (64, 64)  # widths of the layers of actor and critic
+    activation: Literal["tanh", "relu"] = "tanh"  # relu comes with layer normalisation
+    memory: Natural = 0  # width of an LSTM, for what one observation does not tell; 0: none
+    unroll: Count = 128  # env steps through which it learns to remember
+    batch_steps: Count | None = None  # env steps per iteration; empty: 2048, box actions 4096
+    epochs: Count | None = None  # passes over a batch; empty: 4, box actions 10
+    minibatch: Count = 64  # env steps per gradient step
+    lr: Positive | None = None  # empty: 1e-3, box actions 3e-4
+    anneal_lr: bool = True  # to zero, over the planned steps
+    adam_eps: Positive = 1e-5
+    gamma: Annotated[float, Meta(gt=0, le=1)] = 0.99
+    gae_lambda: Fraction = 0.95
+    estimator: Literal["gae", "vtrace"] = "gae"  # of advantages
+    clip: Positive = 0.2  # how far the probability of an action may move per iteration
+    anneal_clip: bool = False  # to zero, over the planned steps
+    entropy: Annotated[float, Meta(ge=0)] | None = None  # bonus; empty: 0.01, box actions 0
+    value: Annotated[float, Meta(ge=0)] = 0.5  # weight of the critic's loss
+    grad_clip: Positive = 0.5
+    target_kl: Annotated[float, Meta(ge=0)] = 0.02  # epochs end at 1.5 times that; 0: never
+    max_lag: Natural | None = None  # in iterations; empty: 8, box actions 4; 0: clients wait
+    weight_cap: Positive = 5.0  # of importance weights
+    deadline: Positive = 10.0  # seconds after which 60 % of a batch will do
+    pace: Literal["hold", "free"] = "hold"  # hold: simulators get at most a batch ahead
+    balance: bool = False  # no client counts for more than the mean client
+    eval_fraction: Fraction = 0.02  # of episodes played greedily, to measure by; not learnt from
+    normalize_obs: bool | None = None  # empty: only with box actions
+    normalize_rewards: bool = True  # divide by the deviation of discounted returns
+
+
+class Config(Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything."""
+
+    run: Run = Run()
+    redis: Redis = Redis()
+    environment: Environment = Environment()
+    client: Client = Client()
+    watchdog: Watchdog = Watchdog()
+    fragments: Fragments = Fragments()
+    training: Training = Training()
+    checkpoint: Checkpoint = Checkpoint()
+    telemetry: Telemetry = Telemetry()
+    web: Web = Web()
+    metrics: Metrics = Metrics()
+    algorithm: AlgorithmChoice = AlgorithmChoice()
+    dqn: DQN = DQN()
+    ppo: PPO = PPO()
+    sac: SAC = SAC()
+
+
+def load(path: Path | None, environ: Mapping[str, str], overrides: Sequence[str]) -> Config:
+    """Return the settings of all layers, each overriding those before.
+
+    The defaults above, ``config_d.yaml``, ``config.yaml`` (both of the folder ``path``), variables
+    ``SOULSAI__SECTION__KEY`` and ``section.key=value`` overrides. A file as ``path`` takes the
+    place of ``config.yaml``, and has its ``config_d.yaml`` beside it, if any.
+    """
+    layers = Layers(Config())
+    for file in _files(path):
+        layers.file(*yaml_file.read(file), str(file))
+    for name in sorted(name for name in environ if name.startswith(PREFIX)):
+        where = name.removeprefix(PREFIX).lower().replace("__", ".")
+        layers.text(where, environ[name], f"the variable {name}")
+    for override in overrides:
+        where, found, text = override.partition("=")
+        if not found:
+            raise ConfigError(f"--set {override}: wanted section.key=value")
+        layers.text(where.strip(), text, f"--set {override}")
+    return check(msgspec.convert(layers.values(), Config))
+
+
+def check(config: Config) -> Config:
+    """Return the settings if they make sense together; raise ``ConfigError`` if they do not."""
+    for fault in _faults(config):
+        raise ConfigError(fault)
+    return config
+
+
+def dump(config: Config) -> str:
+    """Return all settings as YAML; a file of it loads back equal."""
+    return "\n".join(_render(config, lambda _section, _key: ""))
+
+
+def to_json(config: Config) -> str:
+    """Return all settings as indented JSON, as it is kept in the run's folder."""
+    return msgspec.json.format(msgspec.json.encode(config), indent=2).decode() + "\n"
+
+
+def defaults_yaml() -> str:
+    """Return ``config_d.yaml``: every default, with what the comments above say of it."""
+    fields = yaml_file.comments(Path(__file__).read_text("utf-8"))
+    head = "# Every setting and its default. Change config.yaml beside this file instead:"
+    then = "# each entry there overrides the one here.\n"
+    lines = _render(Config(), lambda section, key: fields[type(section).__name__, key])
+    return "\n".join((head, then, *lines))
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine can reach an address."""
+    try:
+        return address == "localhost" or ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def _render(config: Config, comment: Callable[[Struct, str], str]) -> Iterator[str]:
+    for name, section in msgspec.structs.asdict(config).items():
+        yield f"# {inspect.getdoc(section)}"
+        yield f"{name}:"
+        for key, value in msgspec.structs.asdict(section).items():
+            yield f"  {key}: {yaml_file.emit(value)}  {comment(section, key)}".rstrip()
+        yield ""
+
+
+def _files(path: Path | None) -> list[Path]:
+    """Return the settings files to read, the overriding one last."""
+    place = FOLDER if path is None else path
+    if path is not None and not place.exists():
+        raise ConfigError(f"{place}: there is no such file or folder")
+    if not place.is_dir() and path is not None:
+        beside = place.with_name(DEFAULTS)
+        return [beside, place] if beside.is_file() and beside != place else [place]
+    return [file for file in (place / DEFAULTS, place / OWN) if file.exists()]
+
+
+def _faults(config: Config) -> Iterator[str]:
+    """Yield what is wrong with settings that are right one by one."""
+    for path, value in (
+        ("run.saves", config.run.saves),
+        ("environment.id", config.environment.id),
+        ("environment.mask_key", config.environment.mask_key),
+    ):
+        if not value.strip():
+            yield f"{path}: must not be empty"
+    if config.client.name and not re.match(NAME_PATTERN, config.client.name):
+        yield f"client.name: {config.client.name!r} is not a name of a-z, 0-9, _ and -, at most 64"
+    if not is_loopback(config.web.bind) and not config.web.operator_token and config.web.enabled:
+        yield (
+            f"web.bind: {config.web.bind!r} can be reached from elsewhere; "
+            "name the file of a token as web.operator_token"
+        )
+    telemetry = config.telemetry
+    keys = config.environment.info_keys
+    yield from episode_metrics.faults(telemetry.metrics, telemetry.best_metric, keys)
+    if not re.match(r"(cpu|mps|cuda(:\d+)?)\Z", config.training.device):
+        yield f"training.device: {config.training.device!r}; choose cpu, mps, cuda or cuda:<number>"
+    try:
+        url = urlsplit(config.redis.url)
+    except ValueError as error:
+        yield f"redis.url: {error}"
+        return
+    if config.redis.url and url.scheme not in ("redis", "rediss", "unix", "sentinel"):
+        yield f"redis.url: {config.redis.url!r}; begin with redis://, rediss://, unix://, sentinel://"
+    if url.password:
+        yield f"redis.url: holds a password; put it into {config.redis.secrets}/redis.secret"
+    for name, learner in (("dqn", config.dqn), ("sac", config.sac)):
+        if learner.capacity < learner.batch_size:
+            least = f"a batch of {name}.batch_size, {learner.batch_size}"
+            yield f"{name}.capacity: {learner.capacity} transitions are less than {least}"
+    if config.sac.drop >= config.sac.quantiles > 1:
+        yield f"sac.drop: {config.sac.drop} of {config.sac.quantiles} quantiles leaves none"

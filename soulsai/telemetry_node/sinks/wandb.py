@@ -1,0 +1,81 @@
+"""Weights & Biases, from a process of its own that may hang or die as it likes."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from soulsai.telemetry_node.connectors import Point, Thinner
+
+FOLDER = "wandb"
+LAST = 20.0  # seconds to send what is left
+
+
+class Beginning(Struct, frozen=True):
+    """The first line that the process reads: what it is about."""
+
+    project: str
+    run: str
+    mode: Literal["online", "offline"]
+    folder: str
+    config: dict[str, str]
+
+
+class WandB:
+    """Starts ``python -m soulsai.telemetry_node.sinks.wandb_process`` and writes points to it."""
+
+    def __init__(self, beginning: Beginning) -> None:
+        self._beginning = beginning
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thinner = Thinner()
+
+    def write(self, item: Point) -> None:
+        """Take in a point; raise ``OSError`` where the process has died."""
+        due = self._thinner.add(item)
+        if due is not None:
+            self._say(msgspec.json.encode(due))
+
+    def flush(self) -> None:
+        """Do nothing: each line is sent at once."""
+
+    def close(self) -> None:
+        """Send what is left, and wait for a moment."""
+        rest = self._thinner.rest()
+        process = self._process
+        if process is None or process.stdin is None:
+            return
+        try:
+            if rest is not None:
+                self._say(msgspec.json.encode(rest))
+            process.stdin.close()
+            process.wait(LAST)
+        except (OSError, subprocess.TimeoutExpired):
+            process.kill()
+            process.wait()
+
+    def abort(self) -> None:
+        """End the process; then whoever writes to it notices."""
+        if self._process is not None:
+            self._process.kill()
+
+    def _say(self, line: bytes) -> None:
+        if self._process is None or self._process.poll() is not None:
+            self._process = self._start()
+        if self._process.stdin is None:
+            raise OSError("wandb_process has no input")
+        self._process.stdin.write(line + b"\n")
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        Path(self._beginning.folder).mkdir(exist_ok=True)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "soulsai.telemetry_node.sinks.wandb_process"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            bufsize=0,
+        )
+        if process.stdin is not None:
+            process.stdin.write(msgspec.json.encode(self._beginning) + b"\n")
+        return process

@@ -1,0 +1,136 @@
+"""Policies to test with: a graph without a hidden layer, and a run that is about it."""
+
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from soulsai.client.environment import probe
+from soulsai.config import schema
+from soulsai.types import (
+    OLDEST_PROTOCOL,
+    PROTOCOL,
+    Array,
+    EnvironmentOffer,
+    Head,
+    Leaf,
+    PolicyCard,
+    Program,
+    RunSpec,
+    Spec,
+)
+from soulsai.wire.codec import program_digest
+
+
+def toy_run(
+    environment: EnvironmentOffer,
+    head: Literal["epsilon_greedy", "categorical", "gaussian", "squashed"] = "epsilon_greedy",
+    *,
+    run: str = "toy",
+    memory: bool = False,
+    eval_fraction: float = 0.05,
+    fragment_steps: int = 64,
+    fragment_seconds: float = 60.0,
+) -> tuple[RunSpec, Program, dict[str, Array]]:
+    """Return a run about an environment, its program, and weights of zeros."""
+    spec = probe(
+        schema.Environment(
+            id=environment.id,
+            kwargs=environment.kwargs,
+            max_episode_steps=environment.max_episode_steps,
+            mask_key=environment.mask_key,
+        )
+    )
+    kind = Head(head, eval_fraction=eval_fraction)
+    program, weights = linear_program(spec, kind, memory=memory)
+    described = RunSpec(
+        run=run,
+        protocol=PROTOCOL,
+        oldest_protocol=OLDEST_PROTOCOL,
+        environment=environment,
+        spec=spec,
+        algorithm="toy",
+        program_sha256=program_digest(program),
+        fragment_steps=fragment_steps,
+        fragment_seconds=fragment_seconds,
+        extras={} if head == "epsilon_greedy" else {"logp": Leaf((), "<f4")},
+        memory=program.memory,
+    )
+    return described, program, weights
+
+
+def linear_program(
+    spec: Spec, head: Head, *, memory: bool = False, card: PolicyCard | None = None
+) -> tuple[Program, dict[str, Array]]:
+    """Return a policy without a hidden layer, and weights of zeros for it; it needs ``onnx``.
+
+    Its weights are ``w`` [numbers seen, outputs] and ``b`` [outputs]; several outputs share them.
+    With ``memory`` it remembers how many steps it has made, as ``count`` [1]. With a ``card`` the
+    graph is a complete ``policy.onnx``, with those zeros inside.
+    """
+    import onnx
+    from onnx import TensorProto, helper
+
+    names = {"epsilon_greedy": ["q"], "categorical": ["logits"]}.get(head.kind, ["mean", "log_std"])
+    size = sum(spec.action.sizes) or int(np.prod(spec.action.shape, dtype=int))
+    seen = sum(int(np.prod(leaf.shape, dtype=int)) for leaf in spec.seen.values())
+    weights = {"w": np.zeros((seen, size), np.float32), "b": np.zeros(size, np.float32)}
+    nodes, inputs = _seen(spec)
+    nodes.append(helper.make_node("Gemm", ["seen", "w", "b"], [names[0]]))
+    outputs = [helper.make_tensor_value_info(names[0], TensorProto.FLOAT, ["batch", size])]
+    for name in names[1:]:
+        nodes.append(helper.make_node("Identity", [names[0]], [name]))
+        outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size]))
+    if memory:
+        count = helper.make_tensor_value_info("memory_count", TensorProto.FLOAT, ["batch", 1])
+        inputs.append(count)
+        nodes.append(helper.make_node("Add", ["memory_count", "one"], ["next_memory_count"]))
+        after = helper.make_tensor_value_info("next_memory_count", TensorProto.FLOAT, ["batch", 1])
+        outputs.append(after)
+    constants = [
+        helper.make_tensor("flat", TensorProto.INT64, [2], [0, -1]),
+        helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0]),
+        *(_initializer(name, array, inside=card is not None) for name, array in weights.items()),
+    ]
+    graph = helper.make_graph(nodes, "linear", inputs, outputs, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    if card is not None:
+        text = msgspec.json.encode(card).decode()
+        onnx.helper.set_model_props(model, {"soulsai": text})
+    program = Program(
+        graph=model.SerializeToString(),
+        location="weights",
+        inputs=tuple(spec.seen),
+        outputs=tuple(names),
+        head=head,
+        weights={name: Leaf(array.shape, "<f4") for name, array in weights.items()},
+        memory={"count": Leaf((1,), "<f4")} if memory else {},
+    )
+    return program, weights
+
+
+def _seen(spec: Spec) -> tuple[list[Any], list[Any]]:
+    """Return the nodes that put all leaves into one row ``seen``, and the graph's inputs."""
+    from onnx import TensorProto, helper
+
+    nodes, inputs, flat = [], [], []
+    for name, leaf in spec.seen.items():
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(leaf.dtype))
+        inputs.append(helper.make_tensor_value_info(name, kind, ["batch", *leaf.shape]))
+        nodes.append(helper.make_node("Cast", [name], [f"{name}/f"], to=TensorProto.FLOAT))
+        nodes.append(helper.make_node("Reshape", [f"{name}/f", "flat"], [f"{name}/flat"]))
+        flat.append(f"{name}/flat")
+    nodes.append(helper.make_node("Concat", flat, ["seen"], axis=1))
+    return nodes, inputs
+
+
+def _initializer(name: str, array: Array, *, inside: bool) -> Any:
+    """Return an ONNX initialiser, with its numbers or with a reference to a file of them."""
+    from onnx import StringStringEntryProto, TensorProto, numpy_helper
+
+    if inside:
+        return numpy_helper.from_array(array, name)
+    tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=array.shape)
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.append(StringStringEntryProto(key="location", value="weights"))
+    return tensor

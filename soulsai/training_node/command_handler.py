@@ -1,0 +1,124 @@
+"""Commands from the operator and from telemetry: each is carried out, and answered."""
+
+import logging
+from collections.abc import Callable
+
+import msgspec
+
+from soulsai.training_node.retrying_wire import Line
+from soulsai.training_node.saving.saver import Saver
+from soulsai.training_node.trust.audit_log import Audit
+from soulsai.training_node.trust.guard import Guard
+from soulsai.types import (
+    Answer,
+    Control,
+    Event,
+    Pardon,
+    Pause,
+    Promote,
+    Purge,
+    Quicksave,
+    Resume,
+    SaveBest,
+)
+from soulsai.wire.protocols import Request, TrainingWire
+
+log = logging.getLogger(__name__)
+
+
+class Orders:
+    """Carries out commands; a stop is answered only when the last checkpoint is written.
+
+    ``best_policy`` makes a whole ``policy.onnx`` of one generation's version, if it is kept.
+    """
+
+    def __init__(
+        self,
+        wire: TrainingWire,
+        line: Line,
+        saver: Saver,
+        guard: Guard,
+        audit: Audit,
+        best_policy: Callable[[int, int], bytes | None],
+    ) -> None:
+        self.paused = False
+        self._stops: list[Request] = []
+        self._wire = wire
+        self._line = line
+        self._saver = saver
+        self._guard = guard
+        self._audit = audit
+        self._best_policy = best_policy
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the run is to end."""
+        return bool(self._stops)
+
+    def serve(self) -> None:
+        """Carry out what was asked since the last time."""
+        requests: list[Request] = []
+        self._line.attempt(lambda: requests.extend(self._wire.requests()))
+        for request in requests:
+            answer = self._carry_out(request)
+            if not isinstance(request.command, SaveBest):
+                said = answer.message if answer is not None else ""
+                command = msgspec.to_builtins(request.command)
+                self._audit.note("command", who=request.who, command=command, answer=said)
+            if answer is not None:
+                log.info("command who=%s done=%s %s", request.who, answer.done, answer.message)
+                self._answer(request, answer)
+
+    def stopped(self, answer: Answer) -> None:
+        """Answer those who asked for a stop."""
+        for request in self._stops:
+            self._answer(request, answer)
+        self._stops.clear()
+
+    def _carry_out(self, request: Request) -> Answer | None:
+        command = request.command
+        if isinstance(command, Quicksave):
+            return self._told(self._saver.quicksave(command), "checkpoint")
+        if isinstance(command, SaveBest):
+            return self._save_best(command)
+        if isinstance(command, Pause):
+            return self._pause(True)
+        if isinstance(command, Resume):
+            return self._pause(False)
+        if isinstance(command, Promote):
+            return self._told(self._saver.promote(command), "best")
+        if isinstance(command, Purge):
+            return self._guard.purge(command.client)
+        if isinstance(command, Pardon):
+            return self._guard.pardon(command.client)
+        self._stops.append(request)
+        return None
+
+    def _save_best(self, command: SaveBest) -> Answer:
+        policy = self._best_policy(command.generation, command.version)
+        if policy is None:
+            return Answer(
+                done=False,
+                message=f"version {command.generation}-{command.version} is no longer kept; "
+                "raise training.kept_weights_mb",
+            )
+        return self._told(self._saver.best(command, policy), "best")
+
+    def _pause(self, paused: bool) -> Answer:
+        word = "paused" if paused else "resumed"
+        if paused == self.paused:
+            return Answer(done=True, message=f"already {word}")
+        self.paused = paused
+        control = Control("pause" if paused else "resume")
+        if not self._line.attempt(lambda: self._wire.tell(control)):
+            return Answer(done=True, message=f"{word}, but the clients could not be told")
+        return Answer(done=True, message=word)
+
+    def _told(self, answer: Answer, kind: str) -> Answer:
+        if answer.done:
+            event = Event("best" if kind == "best" else "checkpoint", answer.message)
+            self._line.attempt(lambda: self._wire.announce(event))
+        return answer
+
+    def _answer(self, request: Request, answer: Answer) -> None:
+        self._line.attempt(lambda: self._wire.answer(request, answer))

@@ -1,0 +1,154 @@
+"""One folder per run: its settings, its checkpoints, its best model and its last status."""
+
+import secrets
+from datetime import datetime
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import msgspec
+from msgspec import Struct
+
+from soulsai.config.schema import Config
+from soulsai.errors import CheckpointError
+from soulsai.training_node.saving import atomic_folders
+from soulsai.training_node.saving.atomic_folders import Files
+from soulsai.types import Program, Status
+
+LATEST = "latest"
+CONFIG = "config.json"
+PROGRAM = "program.msgpack"
+
+
+class RunFolder(Struct, frozen=True):
+    """Where a run keeps what must survive it."""
+
+    path: Path
+
+    @property
+    def run(self) -> str:
+        """The run's unique id."""
+        return self.path.name
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the numbered checkpoints are."""
+        return self.path / "checkpoints"
+
+    @property
+    def best_model(self) -> Path:
+        """Where the weights that produced the best average are."""
+        return self.path / "best_model"
+
+    @property
+    def manual_save(self) -> Path:
+        """Where a quicksave goes."""
+        return self.path / "manual_save"
+
+    def saved(self, name: str) -> Path | None:
+        """Return the folder of a numbered checkpoint or of ``manual_save``, if it is there."""
+        found = [*atomic_folders.numbered(self.checkpoints), self.manual_save]
+        return next((path for path in found if path.name == name and path.is_dir()), None)
+
+    def tidy(self) -> None:
+        """Clear away what an interrupted write has left."""
+        atomic_folders.tidy(self.path)
+        atomic_folders.tidy(self.checkpoints)
+
+    def newest(self) -> Path:
+        """Return the newest undamaged checkpoint; raise ``CheckpointError`` if there is none."""
+        numbered = atomic_folders.numbered(self.checkpoints)[::-1]
+        candidates = [*numbered, *([self.manual_save] if self.manual_save.is_dir() else [])]
+        found = atomic_folders.newest(candidates)
+        if found is None:
+            fault = (
+                f"all {len(candidates)} checkpoints are damaged"
+                if candidates
+                else ("it holds no checkpoint")
+            )
+            raise CheckpointError(f"{self.path}: cannot resume, {fault}; start a new run")
+        return found
+
+    def append(self, files: Files, keep: int) -> Path:
+        """Write the next checkpoint."""
+        return atomic_folders.append(self.checkpoints, files, keep)
+
+    def replace(self, target: Path, files: Files) -> None:
+        """Write ``best_model`` or ``manual_save`` anew."""
+        atomic_folders.replace(target, files)
+
+    def write_config(self, config: Config) -> None:
+        """Write the run's settings; a password in the server's address is left out."""
+        redis = msgspec.structs.replace(config.redis, url=_without_password(config.redis.url))
+        public = msgspec.structs.replace(config, redis=redis)
+        data = msgspec.json.format(msgspec.json.encode(public), indent=2)
+        atomic_folders.write_file(self.path / CONFIG, data)
+
+    def write_status(self, status: Status) -> None:
+        """Write the last status."""
+        atomic_folders.write_file(self.path / "status.json", msgspec.json.encode(status))
+
+    def write_program(self, program: Program) -> None:
+        """Keep the program, so that a resumed run has the very same one."""
+        atomic_folders.write_file(self.path / PROGRAM, msgspec.msgpack.encode(program))
+
+    def program(self) -> Program | None:
+        """Return the program that was kept, if there is a readable one."""
+        try:
+            return msgspec.msgpack.decode((self.path / PROGRAM).read_bytes(), type=Program)
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+            return None
+
+
+def create(config: Config, now: datetime) -> RunFolder:
+    """Make the folder of a new run, named after its time, environment and algorithm."""
+    environment = "".join(c if c.isalnum() and c.isascii() else "-" for c in config.environment.id)
+    saves = Path(config.run.saves)
+    name = f"{now:%Y-%m-%d_%H-%M-%S}_{environment[-40:].strip('-').lower()}_{config.algorithm.name}"
+    folder = RunFolder(saves / f"{name}_{secrets.token_hex(2)}")
+    try:
+        folder.checkpoints.mkdir(parents=True)
+        folder.write_config(config)
+    except OSError as error:
+        raise CheckpointError(f"{folder.path}: cannot make the run's folder: {error}") from error
+    return folder
+
+
+def every(saves: Path) -> list[Path]:
+    """Return all run folders, oldest first: their names begin with the time of their start."""
+    return sorted(path.parent for path in saves.glob(f"*/{CONFIG}"))
+
+
+def find(saves: Path, resume: str) -> RunFolder:
+    """Return the folder of a run, by its id, as ``latest``, or as the folder itself.
+
+    Raises:
+        CheckpointError: There is no such run; the message names those that exist.
+    """
+    if (Path(resume) / CONFIG).is_file():
+        return RunFolder(Path(resume))
+    runs = every(saves)
+    if resume == LATEST and runs:
+        return RunFolder(runs[-1])
+    for path in runs:
+        if path.name == resume:
+            return RunFolder(path)
+    known = ", ".join(path.name for path in runs[-5:]) or "none"
+    raise CheckpointError(f"{saves}: there is no run {resume!r} to resume; newest runs: {known}")
+
+
+def run_config(saves: Path, resume: str) -> Config:
+    """Return the settings with which a run was started or last resumed."""
+    folder = find(saves, resume)
+    try:
+        return msgspec.json.decode((folder.path / CONFIG).read_bytes(), type=Config)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{folder.path / CONFIG}: cannot be read: {error}") from error
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    if "@" not in parts.netloc:
+        return url
+    user, _, host = parts.netloc.rpartition("@")
+    name = user.partition(":")[0]
+    return urlunsplit(parts._replace(netloc=f"{name}@{host}" if name else host))

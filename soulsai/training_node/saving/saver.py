@@ -1,0 +1,222 @@
+"""When everything is saved, and what is said of it: checkpoints, quicksaves and the best model."""
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from soulsai.algorithms.base import Stateful
+from soulsai.config.schema import Checkpoint
+from soulsai.errors import CheckpointError
+from soulsai.prometheus import Stopwatch
+from soulsai.training_node.saving import atomic_folders, snapshot
+from soulsai.training_node.saving.atomic_folders import Buffer
+from soulsai.training_node.saving.run_folder import RunFolder
+from soulsai.training_node.saving.snapshot import Progress
+from soulsai.types import Answer, Promote, Quicksave, SaveBest
+from soulsai.wire.protocols import Position
+
+RETRY_SECONDS = 10.0  # after a checkpoint could not be written
+COPIED_BYTES = 2**30  # of a snapshot, at most
+
+log = logging.getLogger(__name__)
+
+
+class Saver:
+    """Writes the run's folder; only its final save may fail with an error.
+
+    ``policy`` makes a whole ``policy.onnx`` of the weights as they are now.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        config: Checkpoint,
+        progress: Progress,
+        parts: dict[str, Stateful],
+        policy: Callable[[], bytes],
+        *,
+        clock: Callable[[], float],
+        took: Callable[[float], object] = lambda _: None,
+    ) -> None:
+        """``took`` is told the seconds that each checkpoint took to write."""
+        self._took = took
+        self.notice = ""
+        self.newest = ""  # the name of the newest checkpoint
+        self.durable: dict[str, Position] = {}  # what the newest checkpoint of ours covers
+        self._folder = folder
+        self._config = config
+        self._progress = progress
+        self._parts = parts
+        self._policy = policy
+        self._clock = clock
+        self._saved_at: float | None = None
+        self._saved_updates = progress.updates
+        self._retry_at = -float("inf")
+        self._writing: _Writing | None = None
+
+    @property
+    def age(self) -> float | None:
+        """Seconds since the newest checkpoint of ours."""
+        return None if self._saved_at is None else self._clock() - self._saved_at
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for the next checkpoint."""
+        new = self._progress.updates - self._saved_updates
+        return new >= self._config.every and self.ready
+
+    @property
+    def ready(self) -> bool:
+        """Whether a checkpoint may be begun now."""
+        return self._writing is None and self._clock() >= self._retry_at
+
+    def begin(self) -> None:
+        """Take a snapshot, and begin to write it as a checkpoint beside the learning.
+
+        A snapshot is a copy, so one that is very large is written before this returns.
+        """
+        try:
+            writing = self._snapshot()
+        except CheckpointError as error:
+            self._failed(error)
+            return
+        if writing.bytes <= COPIED_BYTES:
+            writing.copy()
+            writing.start()
+        else:
+            writing.run()
+        self._writing = writing
+
+    def collect(self) -> bool:
+        """Return whether a checkpoint was finished since the last call; it is durable now."""
+        writing = self._writing
+        if writing is None or writing.is_alive():
+            return False
+        self._writing = None
+        try:
+            self._written(writing)
+        except CheckpointError as error:
+            self._failed(error)
+            return False
+        return True
+
+    def final(self) -> None:
+        """Write a checkpoint; raise ``CheckpointError`` if that is impossible."""
+        self.close()
+        writing = self._snapshot()
+        writing.run()
+        self._written(writing)
+
+    def close(self) -> None:
+        """Wait for a checkpoint that is being written."""
+        if self._writing is not None and self._writing.is_alive():
+            self._writing.join()
+        self.collect()
+
+    def _snapshot(self) -> "_Writing":
+        positions = {client: mark.position for client, mark in self._progress.marks.items()}
+        files = self._files(self._config.replay)
+        updates = self._progress.updates
+        return _Writing(self._folder, files, self._config.keep, positions, updates)
+
+    def _failed(self, error: CheckpointError) -> None:
+        if not self.notice:
+            log.warning("checkpoint not written error=%s", error)
+        self.notice = str(error)
+        self._retry_at = self._clock() + RETRY_SECONDS
+
+    def _written(self, writing: "_Writing") -> None:
+        path, error = writing.path, writing.error
+        if path is None:
+            raise CheckpointError(f"{self._folder.path}: checkpoint not saved: {error}") from error
+        self.notice, self.newest = "", path.name
+        self.durable = writing.positions
+        self._saved_at = self._clock()
+        self._took(writing.seconds)
+        self._saved_updates = writing.updates
+        log.info("checkpoint written path=%s updates=%d", path, writing.updates)
+
+    def quicksave(self, command: Quicksave) -> Answer:
+        """Save everything under ``manual_save``, and say so."""
+        target = self._folder.manual_save
+        try:
+            self._folder.replace(target, self._files(command.replay))
+        except OSError as error:
+            return Answer(done=False, message=f"{target}: not saved: {error}")
+        return Answer(
+            done=True,
+            message=f"saved {self._progress.updates} updates, {self._progress.env_steps} env steps "
+            f"in {target}",
+        )
+
+    def best(self, command: SaveBest, policy: bytes) -> Answer:
+        """Save a whole policy as the best model, and say so."""
+        target = self._folder.best_model
+        about = msgspec.json.encode(command)
+        try:
+            self._folder.replace(target, {snapshot.POLICY: [policy], "about.json": [about]})
+        except OSError as error:
+            return Answer(done=False, message=f"{target}: not saved: {error}")
+        return Answer(
+            done=True,
+            message=f"saved version {command.generation}-{command.version}, "
+            f"score {command.score:g}, in {target}",
+        )
+
+    def promote(self, command: Promote) -> Answer:
+        """Make the policy of a checkpoint the best model, and say so."""
+        source, target = self._folder.saved(command.model), self._folder.best_model
+        fault = "there is none of that name" if source is None else atomic_folders.damage(source)
+        if source is None or fault:
+            return Answer(done=False, message=f"checkpoint {command.model[:64]!r}: {fault}")
+        try:
+            policy = atomic_folders.read(source, snapshot.POLICY)
+            about = atomic_folders.read(source, snapshot.PROGRESS)
+            self._folder.replace(target, {snapshot.POLICY: [policy], "about.json": [about]})
+        except (OSError, CheckpointError) as error:
+            return Answer(done=False, message=f"{target}: not saved: {error}")
+        return Answer(done=True, message=f"{command.model} is the best model now, in {target}")
+
+    def _files(self, replay: bool) -> dict[str, list[Buffer]]:
+        return snapshot.files(self._progress, self._parts, self._policy(), replay=replay)
+
+
+class _Writing(threading.Thread):
+    """One checkpoint on its way to the disk."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        files: dict[str, list[Buffer]],
+        keep: int,
+        positions: dict[str, Position],
+        updates: int,
+    ) -> None:
+        super().__init__(name="checkpoint", daemon=False)
+        self.positions, self.updates = positions, updates
+        self.path: Path | None = None
+        self.error: OSError | None = None
+        self.seconds = 0.0
+        self._folder, self._files, self._keep = folder, files, keep
+
+    @property
+    def bytes(self) -> int:
+        """The size of all files."""
+        return sum(memoryview(piece).nbytes for file in self._files.values() for piece in file)
+
+    def copy(self) -> None:
+        """Let go of the arrays that learning goes on to change."""
+        self._files = {name: [bytes(piece) for piece in file] for name, file in self._files.items()}
+
+    def run(self) -> None:
+        """Write."""
+        stopwatch = Stopwatch()
+        try:
+            self.path = self._folder.append(self._files, self._keep)
+        except OSError as error:
+            self.error = error
+        self.seconds = stopwatch.lap()
+        self._files = {}

@@ -1,0 +1,104 @@
+"""What a checkpoint holds: every part of the algorithm, all counters, and the policy as a file."""
+
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from soulsai.algorithms.base import Stateful
+from soulsai.errors import CheckpointError
+from soulsai.training_node.admission import Mark
+from soulsai.training_node.saving import atomic_folders, state_file
+from soulsai.training_node.saving.atomic_folders import Buffer
+from soulsai.training_node.trust.quarantine import Quarantine
+
+PROGRESS = "progress.json"
+POLICY = "policy.onnx"
+REPLAY = "replay"  # the part that may be left out
+SUFFIX = ".state"
+
+
+class Progress(Struct):
+    """How far a run has come; the training node counts in it."""
+
+    run: str
+    generation: int = 0
+    version: int = 0
+    env_steps: int = 0
+    updates: int = 0
+    episodes: int = 0
+    seconds: float = 0.0
+    began: int | None = None  # env steps admitted before the first update
+    rejected: dict[str, int] = {}
+    duplicates: int = 0
+    lost: int = 0
+    bytes_received: int = 0
+    marks: dict[str, Mark] = {}
+    withheld: int = 0  # versions whose weights were not sound
+    rollbacks: int = 0  # to the last good version
+    quarantined: dict[str, Quarantine] = {}
+
+    def go_back(self, then: "Progress") -> None:
+        """Count on from an earlier state of this run; numbers of versions are never used again."""
+        for name in self.__struct_fields__:
+            if name not in ("run", "generation", "version", "withheld", "rollbacks", "quarantined"):
+                setattr(self, name, getattr(then, name))
+
+
+class Origin:
+    """What a run was when it began, kept until there is a checkpoint."""
+
+    def __init__(self, progress: Progress, parts: dict[str, Stateful]) -> None:
+        self._progress = msgspec.json.encode(progress)
+        self._parts = {
+            name: b"".join(state_file.encode(part.state_dict())) for name, part in parts.items()
+        }
+
+    def restore(self, parts: dict[str, Stateful]) -> Progress:
+        """Load it into the parts; return the counters of then."""
+        for name, part in parts.items():
+            part.load_state_dict(state_file.decode(self._parts[name]))
+        return msgspec.json.decode(self._progress, type=Progress)
+
+
+def files(
+    progress: Progress, parts: dict[str, Stateful], policy: bytes, *, replay: bool
+) -> dict[str, list[Buffer]]:
+    """Return a checkpoint's files."""
+    content: dict[str, list[Buffer]] = {PROGRESS: [msgspec.json.encode(progress)]}
+    content[POLICY] = [policy]
+    for name, part in parts.items():
+        if replay or name != REPLAY:
+            content[name + SUFFIX] = list(state_file.encode(part.state_dict()))
+    return content
+
+
+def restore(folder: Path, parts: dict[str, Stateful]) -> Progress:
+    """Load an undamaged checkpoint into the parts; a replay that was not saved stays empty.
+
+    Raises:
+        CheckpointError: It is of another algorithm, network or environment.
+    """
+    saved = {path.name.removesuffix(SUFFIX) for path in folder.glob(f"*{SUFFIX}")}
+    if saved | {REPLAY} != set(parts) | {REPLAY}:
+        raise CheckpointError(
+            f"{folder}: holds {', '.join(sorted(saved))}, "
+            f"but this algorithm has {', '.join(sorted(parts))}"
+        )
+    try:
+        progress = msgspec.json.decode(atomic_folders.read(folder, PROGRESS), type=Progress)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{folder / PROGRESS}: {error}") from error
+    for name, part in parts.items():
+        if name in saved:
+            _load(part, folder, name)
+    return progress
+
+
+def _load(part: Stateful, folder: Path, name: str) -> None:
+    content = state_file.decode(atomic_folders.read(folder, name + SUFFIX))
+    try:
+        part.load_state_dict(content)
+    except (RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        line = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{folder / name}: does not fit this run: {line}") from error

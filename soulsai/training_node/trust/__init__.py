@@ -1,0 +1,1 @@
+"""Which clients the training node learns from."""

@@ -1,0 +1,1 @@
+"""The wire over a real Redis or Valkey, 7.0 or later."""

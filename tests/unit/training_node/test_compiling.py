@@ -1,0 +1,163 @@
+"""When learning goes over to compiled updates: what pays, what is in the way, and what is said."""
+
+import logging
+import sys
+import tempfile
+
+import msgspec
+import pytest
+
+from soulsai.algorithms import build
+from soulsai.algorithms.ppo import PPO
+from soulsai.config.schema import PPO as PPOConfig
+from soulsai.config.schema import AlgorithmChoice, Config, Run, Training
+from soulsai.errors import ConfigError
+from soulsai.training_node import compiling
+from soulsai.training_node.compiling import Compiling, Work, obstacle, reason
+from soulsai.training_node.measures import Measures
+from soulsai.training_node.saving.snapshot import Progress
+from tests.unit.algorithms.learning_cases import settings, spec
+from tests.unit.algorithms.test_compiled import dqn, learnt, sac
+
+LOG = "soulsai.training_node.compiling"
+
+
+@pytest.mark.parametrize(
+    ("work", "why"),
+    [
+        (Work(10, 1.0, 1.0, None), "fewer than 500"),
+        (Work(1000, 1.0, 100.0, None), "1% of the time"),
+        (Work(1000, 1.0, 2.0, 50_000), "50 s of learning"),
+        (Work(1000, 1.0, 2.0, 500_000), ""),
+        (Work(1000, 1.0, 2.0, None), ""),
+    ],
+)
+def test_what_pays(work, why):
+    assert (why in reason(work)) if why else reason(work) == ""
+
+
+def config(wanted="auto", steps=0):
+    return Config(training=Training(compile=wanted), run=Run(max_env_steps=steps))
+
+
+def test_what_is_in_the_way(monkeypatch):
+    algorithm = dqn()
+    ppo = PPO(PPOConfig(), spec(), seed=0, steps=0, realtime=False)
+    monkeypatch.setenv("CXX", sys.executable)
+    assert obstacle(config(), algorithm) == ""
+    assert "never" in obstacle(config("never"), algorithm)
+    assert "dropout" in obstacle(config(), sac(dropout=0.1))
+    named = Config(algorithm=AlgorithmChoice("ppo"))
+    assert obstacle(named, ppo) == "ppo has no compiled form"
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert "no-such-compiler" in obstacle(config(), algorithm)
+    with pytest.raises(ConfigError, match="no-such-compiler"):
+        compiler(algorithm, config("always"))
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def compiler(algorithm, wanted):
+    measures = Measures(Progress(run="r"), warmup=0)
+    return Compiling(wanted, spec(masked=True), algorithm, measures, Clock()), measures
+
+
+def worked(measures, *, updates, seconds):
+    measures.progress.updates += updates
+    measures.update_seconds += seconds
+
+
+def until_done(one):
+    while not one.done:
+        one.look()
+
+
+@pytest.fixture
+def somewhere(monkeypatch, caplog):
+    """A place with a compiler, whose log is read."""
+    monkeypatch.setenv("CXX", sys.executable)
+    caplog.set_level(logging.INFO, LOG)
+    return caplog
+
+
+def test_packages_are_adopted_when_they_are_made(somewhere, monkeypatch):
+    algorithm = dqn()
+    forms = algorithm.forms()
+    code = "import sys, pathlib; (pathlib.Path(sys.argv[1]) / 'update.pt2').touch()"
+    monkeypatch.setattr(compiling, "COMMAND", (sys.executable, "-c", code))
+    monkeypatch.setattr(compiling, "load", lambda path: forms[path.stem].function)
+    one, measures = compiler(algorithm, config("always"))
+    one.look()
+    eager = algorithm.step
+    assert not somewhere.messages, "before the first update there is nothing to do"
+    worked(measures, updates=1, seconds=0.001)
+    one.look()
+    worked(measures, updates=1, seconds=0.001)
+    until_done(one)
+    one.close()
+    assert algorithm.step is not eager
+    assert [message.partition(" ")[0] for message in somewhere.messages] == [
+        "learning=eager:",
+        "learning=compiled",
+    ]
+    assert learnt(algorithm)["skipped"] == 0
+
+
+def test_a_compiler_is_run_and_leaves_nothing_behind(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    caplog.set_level(logging.INFO, LOG)
+    wanted = msgspec.structs.replace(config("always"), dqn=settings())
+    algorithm = build(wanted, spec(masked=True), seed=0)
+    eager = algorithm.step
+    one, measures = compiler(algorithm, wanted)
+    for _ in range(2):
+        worked(measures, updates=1, seconds=0.001)
+        one.look()
+    one._process.wait(timeout=280)
+    one.look()
+    assert one.done, caplog.messages
+    assert algorithm.step is not eager, caplog.messages
+    assert learnt(algorithm)["skipped"] == 0
+    assert not [path for path in tmp_path.iterdir() if not path.name.startswith("aotinductor_")]
+
+
+def test_what_fails_is_said_and_learning_stays_eager(somewhere, monkeypatch):
+    code = "import sys; sys.exit('soulsai: compiled, result 0 is off by 3')"
+    monkeypatch.setattr(compiling, "COMMAND", (sys.executable, "-c", code))
+    algorithm = dqn()
+    eager = algorithm.step
+    one, measures = compiler(algorithm, config("always"))
+    for _ in range(2):
+        worked(measures, updates=1, seconds=0.001)
+        one.look()
+    until_done(one)
+    one.close()
+    assert algorithm.step is eager
+    assert somewhere.messages[-1] == (
+        "learning=eager: compiling failed: compiled, result 0 is off by 3"
+    )
+
+
+def test_auto_says_once_why_not_and_begins_when_it_pays(somewhere, monkeypatch):
+    monkeypatch.setattr(compiling, "COMMAND", (sys.executable, "-c", "input()"))
+    one, measures = compiler(dqn(), config("auto"))
+    clock = one._clock
+    worked(measures, updates=1, seconds=0.001)
+    one.look()
+    for _ in range(3):  # busy with waiting
+        clock.now += 100.0
+        worked(measures, updates=1000, seconds=1.0)
+        one.look()
+    assert len(somewhere.messages) == 1
+    assert "of the time only" in somewhere.messages[0]
+    worked(measures, updates=10_000, seconds=250.0)
+    one.look()
+    assert "being made" in somewhere.messages[-1]
+    one.close()
+    assert one.done

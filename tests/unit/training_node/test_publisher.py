@@ -1,0 +1,201 @@
+"""When versions go out and what they grant; time is what the test says it is."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from soulsai.config.schema import Training
+from soulsai.training_node.publisher import RETRY_SECONDS, Publisher, share
+from soulsai.training_node.saving.snapshot import Progress
+from soulsai.types import EnvironmentOffer, RunSpec
+from tests.unit.training_node.node_cases import SPEC, Linear, program
+
+
+class Desk:
+    """A publisher with a clock at hand, and what it sent."""
+
+    def __init__(self, *, quota=None, eager=False, kept_mb=64.0, clients=1):
+        self.sent = []
+        self.works = True
+        self.progress = Progress("run", generation=2, version=5)
+        self.policy = Linear()
+        self.policy.quota, self.policy.eager = quota, eager
+        spec = RunSpec("run", 1, 1, EnvironmentOffer("x"), SPEC, "dqn", "")
+        settings = Training(publish_seconds=10.0, kept_weights_mb=kept_mb)
+        self.publisher = Publisher(
+            self.policy, program(), spec, self.progress, settings, self._send, clients
+        )
+
+    def _send(self, weights):
+        self.sent.append(weights)
+        return self.works
+
+    def due(self, now, *, starving=False, stuck=False):
+        return self.publisher.due(now, starving=starving, stuck=stuck)
+
+    def publish(self, now, clients=1):
+        """Publish to clients that have taken nothing yet."""
+        return self.publisher.publish(now, [0] * clients)
+
+    def granted(self):
+        """Publish before anybody was heard of; return what each client may take."""
+        self.publish(0.0, clients=0)
+        return self.sent[-1].quota
+
+    def update(self):
+        self.publisher.unpublished = True
+
+
+def test_the_first_version_is_due_at_once_and_the_next_after_an_update_and_a_while():
+    desk = Desk()
+    assert desk.due(0.0)
+    assert desk.publish(0.0)
+    assert [(w.generation, w.version) for w in desk.sent] == [(2, 6)]
+    assert not desk.due(99.0, starving=True)
+    desk.update()
+    assert not desk.due(9.9, starving=True)
+    assert desk.due(10.0)
+
+
+def test_an_eager_policy_is_published_after_every_update():
+    desk = Desk(eager=True)
+    desk.publish(0.0)
+    assert not desk.due(0.0)
+    desk.update()
+    assert desk.due(0.0)
+
+
+def test_a_starving_learner_publishes_when_a_grant_may_soon_be_spent():
+    desk = Desk(quota=100)
+    desk.publish(0.0, clients=2)
+    assert desk.sent[0].quota == 50
+    desk.update()
+    desk.progress.env_steps = 24
+    assert not desk.due(0.1, starving=True)
+    desk.progress.env_steps = 25
+    assert desk.due(0.1, starving=True)
+    assert not desk.due(0.1, starving=False)
+
+
+def test_a_grant_is_divided_again_when_more_clients_come_than_were_counted():
+    desk = Desk(quota=100)
+    desk.publish(0.0, clients=2)
+    desk.publisher.count(2)
+    assert not desk.due(0.1)
+    desk.publisher.count(10)
+    desk.policy.quota = 40
+    assert desk.due(0.1)
+    desk.publish(0.1, clients=10)
+    assert desk.sent[-1].quota == 4
+    desk.publisher.count(10)
+    assert not desk.due(0.2)
+    desk.policy.quota = 0  # they are far ahead: what is left of the grant is taken back
+    desk.publisher.count(11)
+    assert desk.due(0.2)
+    desk.publish(0.2, clients=11)
+    desk.publisher.count(12)
+    assert not desk.due(0.3), "there is nothing to divide"
+
+
+def test_where_nobody_waits_it_does_not_matter_how_many_there_are():
+    desk = Desk(quota=None)
+    desk.publish(0.0, clients=1)
+    desk.publisher.count(100)
+    assert not desk.due(0.1)
+
+
+def test_what_grants_nothing_is_not_published():
+    desk = Desk(quota=0)
+    assert not desk.due(1000.0, starving=True, stuck=True)
+    desk.policy.quota = 1
+    assert desk.due(1000.0)
+
+
+def test_a_grant_is_renewed_for_clients_that_wait_for_nothing():
+    desk = Desk(quota=100)
+    desk.publish(0.0)
+    assert not desk.due(9.9, starving=True, stuck=True)
+    assert desk.due(10.0, starving=True, stuck=True)
+    assert not desk.due(10.0, starving=True)
+    desk.policy.quota = None
+    assert not desk.due(10.0, starving=True, stuck=True)
+
+
+def test_a_version_that_was_not_stored_is_tried_again_under_the_next_number():
+    desk = Desk()
+    desk.works = False
+    assert not desk.publish(0.0)
+    assert not desk.due(RETRY_SECONDS - 0.1)
+    assert desk.due(RETRY_SECONDS)
+    desk.works = True
+    assert desk.publish(RETRY_SECONDS)
+    assert [w.version for w in desk.sent] == [6, 7]
+    assert desk.progress.version == 7
+    assert not desk.due(99.0)
+
+
+def test_what_found_no_room_is_tried_again_as_soon_as_there_is_some():
+    desk = Desk()
+    assert desk.publish(0.0)
+    desk.publisher.hurry()
+    assert not desk.due(1.0), "nothing was refused"
+    desk.works = False
+    desk.publish(1.0)
+    assert not desk.due(1.1)
+    desk.publisher.hurry()
+    assert desk.due(1.1)
+
+
+def test_versions_are_kept_within_their_bound_and_one_always_is():
+    desk = Desk(kept_mb=3 * 36 / 2**20)
+    for now in range(5):
+        desk.publish(float(now))
+    kept = [v for v in range(12) if desk.publisher.kept_file(2, v) is not None]
+    assert kept == [8, 9, 10]
+    tight = Desk(kept_mb=1e-9)
+    tight.publish(0.0)
+    assert tight.publisher.kept_file(2, 6) is not None
+
+
+def test_before_anybody_was_heard_of_a_run_s_own_clients_share_or_some_strangers():
+    assert Desk(quota=4000, clients=4).granted() == 1000
+    unknown = Desk(quota=4000, clients=0)
+    assert unknown.granted() == 500
+    unknown.publisher.count(8)
+    assert not unknown.due(1.0)
+    unknown.publisher.count(9)  # they could take more than the quota
+    assert unknown.due(1.0)
+
+
+@pytest.mark.parametrize(
+    ("quota", "clients", "each"),
+    [(None, 3, None), (0, 3, 0), (10, 3, 3), (2, 3, 1), (10, 1, 10)],
+)
+def test_a_share_is_never_nothing_of_something(quota, clients, each):
+    assert share(quota, [0] * clients, None) == each
+
+
+def test_who_is_fast_does_not_wait_for_what_others_leave():
+    granted = share(1000, [0] * 10, None)
+    assert granted == 100
+    granted = share(1000, [100, *[3] * 9], granted)
+    assert granted == 1000 - 9 * 6
+    assert share(1000, [granted, *[3] * 9], granted) == granted
+    assert share(1000, [40, *[3] * 9], 100) == 80 + (1000 - 9 * 6 - 80) // 10
+    assert share(100, [100, 100], 100) == 50
+    assert share(7, [5], 100) == 7
+
+
+@given(
+    quota=st.integers(1, 10**6),
+    taken=st.lists(st.integers(0, 10**4), min_size=1, max_size=50),
+    granted=st.none() | st.integers(1, 10**4),
+)
+def test_shares_use_up_the_quota_and_nobody_gets_less_than_an_equal_part(quota, taken, granted):
+    each = share(quota, taken, granted)
+    assert max(1, quota // len(taken)) <= each <= quota
+    spent = [granted is None or steps >= 0.75 * granted for steps in taken]
+    served = sum(
+        each if all_ else min(each, 2 * steps) for all_, steps in zip(spent, taken, strict=True)
+    )
+    assert served <= max(quota, len(taken))

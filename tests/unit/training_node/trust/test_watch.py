@@ -1,0 +1,116 @@
+"""What is worth a line in the audit, and that a watcher survives whatever it watches."""
+
+import threading
+
+import msgspec
+import pytest
+
+from soulsai.errors import Unreachable, WireError
+from soulsai.types import ClientStatus, Event, Status
+from soulsai.web.run_store import Folders
+from soulsai.web.source import NoSource
+from soulsai.web.watch import MOST_CHANGES, Watcher, changes
+
+RUN = "a-run"
+
+
+def status(**changed):
+    return msgspec.structs.replace(Status(RUN, 1, "learning", "dqn", "Toy-v0"), **changed)
+
+
+def client(name, state="active"):
+    return ClientStatus(name, state, 1.0, 1, 0, 0, 0, 0, 0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "told"),
+    [
+        (None, None, []),
+        (None, status(), [("node", "the training node is learning, generation 1")]),
+        (status(), None, [("node", "the training node is silent")]),
+        (status(), status(env_steps=5), []),
+        (status(), status(generation=2), [("node", "the training node has begun generation 2")]),
+        (status(), status(phase="paused"), [("phase", "learning → paused")]),
+        (status(), status(notice="the disk is full"), [("notice", "the disk is full")]),
+        (status(notice="oh"), status(), [("notice", "all is well again")]),
+        (status(), status(clients=(client("one"),)), [("client", "one joined")]),
+        (status(), status(clients=(client("one", "lost"),)), [("client", "one is lost")]),
+        (
+            status(clients=(client("one", "lost"), client("two"))),
+            status(clients=(client("one"),)),
+            [("client", "one is back"), ("client", "two was forgotten")],
+        ),
+    ],
+)
+def test_what_changed(before, now, told):
+    assert list(changes(before, now)) == told
+
+
+def test_many_clients_are_counted():
+    crowd = tuple(client(f"c{i}") for i in range(MOST_CHANGES + 1))
+    assert list(changes(status(), status(clients=crowd))) == [("client", "5 clients: each joined")]
+
+
+class Wire:
+    """Gives a list of statuses, or raises them; then the watching is over."""
+
+    def __init__(self, said, over, events=()):
+        self.said = list(said)
+        self.over = over
+        self.heard = list(events)
+        self.closed = 0
+
+    def status(self):
+        said = self.said.pop(0)
+        if not self.said:
+            self.over.set()
+        if isinstance(said, Exception):
+            raise said
+        return said
+
+    def events(self, timeout):
+        heard, self.heard = self.heard, []
+        return heard
+
+    def close(self):
+        self.closed += 1
+
+
+def watched(tmp_path, said, monkeypatch, events=(), connect=None):
+    monkeypatch.setattr("soulsai.web.watch.PAUSE", 0.0)
+    (tmp_path / RUN).mkdir()
+    (tmp_path / RUN / "config.json").write_text("{}")
+    over, rung = threading.Event(), []
+    wire = Wire(said, over, events)
+    times = iter(range(10**6))
+    watcher = Watcher(
+        Folders(tmp_path, NoSource()), connect or (lambda: wire), lambda: rung.append(1),
+        clock=lambda: float(next(times)), now=lambda: 100.0,
+    )  # fmt: skip
+    watcher.run(over)
+    lines = (tmp_path / RUN / "events.jsonl").read_text().splitlines()
+    return watcher, wire, [msgspec.json.decode(line)["text"] for line in lines], rung
+
+
+def test_statuses_and_events_are_written_down(tmp_path, monkeypatch):
+    said = [status(), status(phase="paused")]
+    event = Event("best", "average reward 5")
+    watcher, wire, texts, rung = watched(tmp_path, said, monkeypatch, [event])
+    assert texts == [
+        "the training node is learning, generation 1", "average reward 5", "learning → paused",
+    ]  # fmt: skip
+    assert watcher.seen.status == said[1]
+    assert wire.closed == 1
+    assert rung
+    assert len((tmp_path / RUN / "training.jsonl").read_text().splitlines()) == 1
+
+
+def test_it_goes_on_after_failures(tmp_path, monkeypatch, caplog):
+    said = [status(), Unreachable("away"), Unreachable("away"), WireError("odd"), status()]
+    watcher, wire, texts, _ = watched(tmp_path, said, monkeypatch)
+    assert texts[:2] == [
+        "the training node is learning, generation 1", "the training node is silent",
+    ]  # fmt: skip
+    assert watcher.seen.status == said[-1]
+    assert wire.closed == 4
+    assert caplog.text.count("reason=away") == 1
