@@ -1,4 +1,4 @@
-"""Grafana's dashboards, as code: ``python deploy/monitoring/grafana/dashboards.py FOLDER`` writes them as JSON.
+"""Grafana's dashboards, as code: ``python deploy/monitoring/grafana/dashboards.py FOLDER``.
 
 They need two data sources, by uid: ``soulsai-telemetry`` (the plugin Infinity, whose base URL is
 the page's) and ``prometheus``. All panels are Grafana's own.
