@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.learning import Score
 from soulsai.compare.curves import Curve, read
-from soulsai.compare.picture import COLOURS, Group, draw_groups, plain
+from soulsai.compare.picture import COLOURS, CurveGroup, draw_groups, plain
 from soulsai.telemetry_node.figure import save
 
 WINDOW = 20  # episodes in a curve's mean
@@ -34,7 +34,7 @@ def draw(score: Score) -> Figure:
     folders = [Path(run) for run in score.runs]
     exploring = [read(one, x="env_steps", kind="exploring", window=WINDOW) for one in folders]
     greedy = [_along(score, place) for place in range(len(folders))]
-    groups = [Group("exploring episodes", exploring), Group("greedy episodes", greedy)]
+    groups = [CurveGroup("exploring episodes", exploring), CurveGroup("greedy episodes", greedy)]
     draw_groups(curves, groups, x="env_steps", middle="iqm")
     curves.set_ylabel("reward per episode")
     _draw_dots(dots, score)

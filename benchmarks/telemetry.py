@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.figure import Figure, at_most
 from soulsai.config.schema import Telemetry
 from soulsai.telemetry_node import figure
-from soulsai.telemetry_node.run import Run
+from soulsai.telemetry_node.run import FollowedRun
 from soulsai.types import (
     PROTOCOL,
     ActionSpec,
@@ -44,7 +44,7 @@ def measure(episodes: int = EPISODES) -> Iterator[Figure]:
     """Yield the figures of a run of so many episodes, which is really recorded on disk."""
     settings = Telemetry(figure_every=NEVER, metrics={"long": "steps > 250", "fell": "info.fell"})
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(Path(folder), _SPEC, settings)
+        run = FollowedRun(Path(folder), _SPEC, settings)
         taken, halfway = 0.0, 0
         for start in range(0, episodes, BATCH):
             batch = list(_played(start, min(BATCH, episodes - start)))
@@ -63,7 +63,7 @@ def measure(episodes: int = EPISODES) -> Iterator[Figure]:
         run.close()
 
 
-def _drawn(run: Run, folder: Path) -> float:
+def _drawn(run: FollowedRun, folder: Path) -> float:
     """Return the seconds of the fastest of some drawings; the first one loads fonts."""
     took = []
     for _ in range(DRAWINGS):

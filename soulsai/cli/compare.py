@@ -38,7 +38,7 @@ def compare(
         if asked[option] not in choices:
             wanted = ", ".join(choices)
             raise ConfigError(f"--{option}: no {asked[option]!r}; choose one of {wanted}")
-    query = msgspec.convert(asked, comparison.Query)
+    query = msgspec.convert(asked, comparison.CurveQuery)
     folders = list(dict.fromkeys(runs.find(Path(saves), name).resolve() for name in names))
     found = comparison.compare(folders, query, out)
     if as_json:

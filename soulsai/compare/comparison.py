@@ -10,13 +10,13 @@ from rich.table import Table
 
 from soulsai.compare import curves, settings
 from soulsai.compare.curves import Axis, Middle
-from soulsai.compare.picture import Group, draw
+from soulsai.compare.picture import CurveGroup, draw
 from soulsai.errors import ConfigError
 from soulsai.telemetry_node.figure import save
 from soulsai.web.series import Kind
 
 
-class Query(Struct, frozen=True):
+class CurveQuery(Struct, frozen=True):
     """What of the runs is compared."""
 
     x: Axis
@@ -38,7 +38,7 @@ class Compared(Struct, frozen=True):
     high: list[float]
 
 
-class Comparison(Struct, frozen=True):
+class ComparisonReport(Struct, frozen=True):
     """What the command found."""
 
     axis: Axis
@@ -49,13 +49,13 @@ class Comparison(Struct, frozen=True):
     figure: str
 
 
-def compare(folders: Sequence[Path], query: Query, out: Path) -> Comparison:
+def compare(folders: Sequence[Path], query: CurveQuery, out: Path) -> ComparisonReport:
     """Compare runs, and draw them into ``out``."""
     flat = {folder: settings.settings(folder) for folder in folders}
     alike = settings.alike(flat)
     differing = settings.differences([flat[members[0]] for members in alike])
     groups = [
-        Group(
+        CurveGroup(
             settings.title(flat[members[0]], differing),
             [_curve(folder, query) for folder in members],
         )
@@ -70,10 +70,10 @@ def compare(folders: Sequence[Path], query: Query, out: Path) -> Comparison:
         _compared(group, members, query.middle)
         for group, members in zip(groups, alike, strict=True)
     ]
-    return Comparison(query.x, query.middle, query.metric, compared, differing, str(out))
+    return ComparisonReport(query.x, query.middle, query.metric, compared, differing, str(out))
 
 
-def show(found: Comparison) -> None:
+def show(found: ComparisonReport) -> None:
     """Print where settings differ, and where each group ended."""
     rows = Table("setting", *(f"{chr(65 + place)}" for place in range(len(found.groups))))
     for path, values in found.differences.items():
@@ -92,11 +92,11 @@ def show(found: Comparison) -> None:
     console.print(f"{found.figure}: written", markup=False, highlight=False)
 
 
-def _curve(folder: Path, query: Query) -> curves.Curve:
+def _curve(folder: Path, query: CurveQuery) -> curves.Curve:
     return curves.read(folder, x=query.x, kind=query.kind, window=query.window, metric=query.metric)
 
 
-def _compared(group: Group, members: list[Path], middle: Middle) -> Compared:
+def _compared(group: CurveGroup, members: list[Path], middle: Middle) -> Compared:
     band = curves.band(group.curves, middle)
     return Compared(
         name=group.name,

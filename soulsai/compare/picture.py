@@ -15,14 +15,14 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 LABELS = {"env_steps": "env steps", "wall_time": "seconds", "episodes": "episodes"}
 
 
-class Group(Struct, frozen=True, eq=False):
+class CurveGroup(Struct, frozen=True, eq=False):
     """Runs that differ in nothing but their seed, and what to call them."""
 
     name: str
     curves: list[Curve]
 
 
-def draw(groups: Sequence[Group], *, x: Axis, middle: Middle, y: str) -> Figure:
+def draw(groups: Sequence[CurveGroup], *, x: Axis, middle: Middle, y: str) -> Figure:
     """Return a figure of all groups."""
     figure = Figure(figsize=(9, 5.5), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
@@ -32,7 +32,7 @@ def draw(groups: Sequence[Group], *, x: Axis, middle: Middle, y: str) -> Figure:
     return figure
 
 
-def draw_groups(axes: Axes, groups: Sequence[Group], *, x: Axis, middle: Middle) -> None:
+def draw_groups(axes: Axes, groups: Sequence[CurveGroup], *, x: Axis, middle: Middle) -> None:
     """Draw every group in a colour of its own, with a legend."""
     for number, group in enumerate(groups):
         _draw_group(axes, group, COLOURS[number % len(COLOURS)], middle)
@@ -50,7 +50,7 @@ def plain(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_group(axes: Axes, group: Group, colour: str, middle: Middle) -> None:
+def _draw_group(axes: Axes, group: CurveGroup, colour: str, middle: Middle) -> None:
     curves = [curve for curve in group.curves if len(curve.x)]
     if not curves:
         return

@@ -13,7 +13,7 @@ from soulsai import connect
 from soulsai.config.schema import Config, Redis
 from soulsai.connect import SERVER_EXTRA
 from soulsai.doctor import machine, road
-from soulsai.doctor.findings import Finding, failure, line, ok, warning
+from soulsai.doctor.findings import CheckResult, failure, line, ok, warning
 from soulsai.errors import NoRun, SoulsAIError
 from soulsai.wire.invite import Invite
 from soulsai.wire.names import checked
@@ -38,7 +38,7 @@ def run(
         found = on_server(config)
     else:
         found = on_client(connect.with_name(config), invited, env, secret_file)
-    findings: list[Finding] = []
+    findings: list[CheckResult] = []
     for finding in found:
         findings.append(finding)
         if not as_json:
@@ -52,7 +52,7 @@ def run(
 
 def on_client(
     config: Config, invited: Invite | None, env: str, secret_file: Path | None
-) -> Iterator[Finding]:
+) -> Iterator[CheckResult]:
     """Examine all that a client needs."""
     from soulsai.doctor import rights, run
     from soulsai.wire.redis.roles import RedisAccess
@@ -84,7 +84,7 @@ def on_client(
         yield from run.examine(config, wire, env, pinned=bool(server.public_key))
 
 
-def on_server(config: Config) -> Iterator[Finding]:
+def on_server(config: Config) -> Iterator[CheckResult]:
     """Examine all that the nodes need."""
     from soulsai.client.environment import probe
     from soulsai.doctor import server
@@ -115,7 +115,7 @@ def on_server(config: Config) -> Iterator[Finding]:
         )
 
 
-def _with_link(config: Config) -> Iterator[Finding]:
+def _with_link(config: Config) -> Iterator[CheckResult]:
     from soulsai.wire.redis.roles import RedisAccess
 
     link = RedisAccess(server_for("training_node", config.redis), "doctor").link()
@@ -138,7 +138,7 @@ def _with_link(config: Config) -> Iterator[Finding]:
         yield ok("run", f"{status.run}: {status.phase}, {clients} clients")
 
 
-def _road(server: Server) -> Generator[Finding, None, bool]:
+def _road(server: Server) -> Generator[CheckResult, None, bool]:
     """Examine the way to a server; the generator's value is whether it leads nowhere."""
     found = [*road.address(server)]
     if not any(finding.state == "failure" for finding in found):
@@ -147,7 +147,7 @@ def _road(server: Server) -> Generator[Finding, None, bool]:
     return any(finding.state == "failure" for finding in found)
 
 
-def _signing(redis: Redis) -> Finding:
+def _signing(redis: Redis) -> CheckResult:
     from soulsai.wire.signing import signer_in
 
     try:

@@ -7,7 +7,7 @@ from msgspec import Struct
 State = Literal["ok", "warning", "failure"]
 
 
-class Finding(Struct, frozen=True):
+class CheckResult(Struct, frozen=True):
     """One thing that was looked at: how it is, and how to mend it if it is not well."""
 
     check: str
@@ -16,22 +16,22 @@ class Finding(Struct, frozen=True):
     mend: str = ""
 
 
-def ok(check: str, said: str) -> Finding:
+def ok(check: str, said: str) -> CheckResult:
     """Return that something is as it should be."""
-    return Finding(check, "ok", said)
+    return CheckResult(check, "ok", said)
 
 
-def warning(check: str, said: str, mend: str) -> Finding:
+def warning(check: str, said: str, mend: str) -> CheckResult:
     """Return that something works, but not as it should."""
-    return Finding(check, "warning", said, mend)
+    return CheckResult(check, "warning", said, mend)
 
 
-def failure(check: str, said: str, mend: str) -> Finding:
+def failure(check: str, said: str, mend: str) -> CheckResult:
     """Return that something does not work."""
-    return Finding(check, "failure", said, mend)
+    return CheckResult(check, "failure", said, mend)
 
 
-def line(finding: Finding) -> str:
+def line(finding: CheckResult) -> str:
     """Return a finding for a person to read."""
     text = f"{finding.state:8} {finding.check:21} {finding.said}"
     return f"{text}\n{'':30} -> {finding.mend}" if finding.mend else text

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from soulsai.doctor.findings import Finding, failure, ok, warning
+from soulsai.doctor.findings import CheckResult, failure, ok, warning
 from soulsai.wire.secrets import read_secret
 
 LOW_BYTES = 1_000_000_000
@@ -15,7 +15,7 @@ NO_BYTES = 50_000_000
 _OURS_ALONE = ("admin.secret", "ca.key")  # whatever containers may read
 
 
-def disk(folder: Path, purpose: str) -> Finding:
+def disk(folder: Path, purpose: str) -> CheckResult:
     """Examine how much room there is where something is kept, and whether we may write there."""
     place = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
     free = shutil.disk_usage(place).free
@@ -30,7 +30,7 @@ def disk(folder: Path, purpose: str) -> Finding:
     return ok("disk", said)
 
 
-def software(needed: Sequence[str], extra: str) -> Finding:
+def software(needed: Sequence[str], extra: str) -> CheckResult:
     """Examine whether packages are there; imports none of them."""
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     package = f'"soulsai[{extra}]"' if extra else "soulsai"
@@ -40,7 +40,7 @@ def software(needed: Sequence[str], extra: str) -> Finding:
     return ok("software", found)
 
 
-def secrets(folder: Path) -> Iterator[Finding]:
+def secrets(folder: Path) -> Iterator[CheckResult]:
     """Examine who can read the secrets in a folder, and whether they are hard to guess."""
     closed = folder.is_dir() and not folder.stat().st_mode & 0o077
     files = [file for file in sorted(folder.glob("*")) if file.suffix in (".secret", ".key")]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from soulsai.doctor.findings import Finding, failure, ok, warning
+from soulsai.doctor.findings import CheckResult, failure, ok, warning
 from soulsai.errors import AccessDenied, WireError
 from soulsai.wire.link import Link, Word
 from soulsai.wire.names import Keys, Role
@@ -10,7 +10,7 @@ from soulsai.wire.names import Keys, Role
 Question = Sequence[Word]
 
 
-def password(role: str, link: Link) -> Finding:
+def password(role: str, link: Link) -> CheckResult:
     """Examine whether we get in."""
     try:
         link.ask("PING")
@@ -21,7 +21,7 @@ def password(role: str, link: Link) -> Finding:
     return ok(f"{role}", "the password is right")
 
 
-def rights(role: Role, link: Link, run: str, client: str = "") -> Iterator[Finding]:
+def rights(role: Role, link: Link, run: str, client: str = "") -> Iterator[CheckResult]:
     """Examine what a role may do: all that it needs, and not what only the server's owner may."""
     check = f"{role} rights"
     try:

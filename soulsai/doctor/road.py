@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
-from soulsai.doctor.findings import Finding, failure, ok, warning
+from soulsai.doctor.findings import CheckResult, failure, ok, warning
 from soulsai.errors import WireError
 from soulsai.wire.link import Link
 from soulsai.wire.redis.url import Address, Sentinel, Tcp, Unix, parse, stays_private
@@ -21,7 +21,7 @@ SKEW_SECONDS = 60.0
 _PAYLOAD = bytes(128 * 1024)
 
 
-def address(server: Server) -> Iterator[Finding]:
+def address(server: Server) -> Iterator[CheckResult]:
     """Examine whether somebody listens at the address, and whether others can listen in."""
     place = parse(server.url)
     if not stays_private(place):
@@ -42,7 +42,7 @@ def address(server: Server) -> Iterator[Finding]:
     yield ok("address", f"{server.url} answers in {1e3 * (time.perf_counter() - began):.1f} ms")
 
 
-def certificate(server: Server, now: datetime) -> Iterator[Finding]:
+def certificate(server: Server, now: datetime) -> Iterator[CheckResult]:
     """Examine the certificate of a server that has one."""
     place = parse(server.url)
     if not isinstance(place, Tcp) or not place.tls:
@@ -73,7 +73,7 @@ def certificate(server: Server, now: datetime) -> Iterator[Finding]:
         yield ok("certificate", said)
 
 
-def speed(link: Link, clock: Callable[[], float] = time.perf_counter) -> Finding:
+def speed(link: Link, clock: Callable[[], float] = time.perf_counter) -> CheckResult:
     """Measure how long an answer takes, and how much goes there and back per second."""
     try:
         times = [_timed(lambda: link.ask("PING"), clock) for _ in range(5)]
@@ -90,7 +90,7 @@ def speed(link: Link, clock: Callable[[], float] = time.perf_counter) -> Finding
     return ok("speed", said)
 
 
-def clock_skew(link: Link, now: Callable[[], float] = time.time) -> Finding:
+def clock_skew(link: Link, now: Callable[[], float] = time.time) -> CheckResult:
     """Compare our clock with the server's."""
     before = now()
     try:

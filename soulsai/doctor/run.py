@@ -9,7 +9,7 @@ from soulsai.client.actor import Actor
 from soulsai.client.environment import Environment, make
 from soulsai.client.environment_offer import check_offer, difference
 from soulsai.config.schema import Config
-from soulsai.doctor.findings import Finding, failure, ok, warning
+from soulsai.doctor.findings import CheckResult, failure, ok, warning
 from soulsai.errors import (
     ConfigError,
     EnvironmentFault,
@@ -26,7 +26,7 @@ from soulsai.wire.version import Spoken, check_protocol
 _ACTS = 50  # that are timed
 
 
-def examine(config: Config, wire: ClientWire, named: str, *, pinned: bool) -> Iterator[Finding]:
+def examine(config: Config, wire: ClientWire, named: str, *, pinned: bool) -> Iterator[CheckResult]:
     """Examine the run on the server, from its spec to an action; ``named`` as in ``--env``."""
     runtime = f"ONNX Runtime {onnxruntime.__version__}"
     spec = None
@@ -42,7 +42,9 @@ def examine(config: Config, wire: ClientWire, named: str, *, pinned: bool) -> It
     yield policy(wire, spec, runtime)
 
 
-def _published(config: Config, wire: ClientWire, *, pinned: bool) -> Iterator[Finding | RunSpec]:
+def _published(
+    config: Config, wire: ClientWire, *, pinned: bool
+) -> Iterator[CheckResult | RunSpec]:
     try:
         spec = wire.spec()
     except NoRun as error:
@@ -74,7 +76,7 @@ def _published(config: Config, wire: ClientWire, *, pinned: bool) -> Iterator[Fi
     yield spec
 
 
-def environment(config: Config, spec: RunSpec, named: str = "") -> Finding:
+def environment(config: Config, spec: RunSpec, named: str = "") -> CheckResult:
     """Examine whether we may play what the run offers, can make it, and find it the same."""
     offer = spec.environment
     try:
@@ -105,7 +107,7 @@ def environment(config: Config, spec: RunSpec, named: str = "") -> Finding:
     return ok("environment", f"{id} has the spaces of the run")
 
 
-def policy(wire: ClientWire, spec: RunSpec, runtime: str) -> Finding:
+def policy(wire: ClientWire, spec: RunSpec, runtime: str) -> CheckResult:
     """Examine whether the run's policy acts here, and how fast."""
     try:
         program = wire.program(spec)

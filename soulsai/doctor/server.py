@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from soulsai.config.schema import Config
-from soulsai.doctor.findings import Finding, failure, ok, warning
+from soulsai.doctor.findings import CheckResult, failure, ok, warning
 from soulsai.doctor.rights import password, rights
 from soulsai.errors import WireError
 from soulsai.wire.link import Link
@@ -18,7 +18,7 @@ MENDED = {"redis": (8, 6, 3), "valkey": (8, 0, 0)}
 KEPT_UP = (7, 0, 15)  # of Redis, by Debian
 
 
-def roles(config: Config) -> Iterator[Finding]:
+def roles(config: Config) -> Iterator[CheckResult]:
     """Examine every role that has a secret of its own here, and the server behind it."""
     for role in NODES:
         if role != "training_node" and not file_of(Path(config.redis.secrets), role).is_file():
@@ -36,7 +36,7 @@ def roles(config: Config) -> Iterator[Finding]:
             link.close()
 
 
-def settings(link: Link) -> Iterator[Finding]:
+def settings(link: Link) -> Iterator[CheckResult]:
     """Examine a server's version, and what it does when it is full or ends."""
     try:
         told = _pairs(link.ask("INFO"))
@@ -63,7 +63,7 @@ def settings(link: Link) -> Iterator[Finding]:
         yield ok("durability", "what clients have sent survives a crash of the server")
 
 
-def version(told: Mapping[str, str]) -> Finding:
+def version(told: Mapping[str, str]) -> CheckResult:
     """Judge which server this is."""
     name = "valkey" if "valkey_version" in told else "redis"
     text = told.get(f"{name}_version", "")

@@ -12,7 +12,7 @@ from soulsai.config.schema import Config
 from soulsai.errors import AccessDenied, NoRun, SoulsAIError, Unreachable, WireError
 from soulsai.prometheus import Family
 from soulsai.telemetry_node import record
-from soulsai.telemetry_node.run import Run
+from soulsai.telemetry_node.run import FollowedRun
 from soulsai.types import Answer, Event, SaveBest
 from soulsai.web.commands import Enroller
 from soulsai.web.journal import Note
@@ -23,7 +23,7 @@ from soulsai.wire.redis.roles import connect_telemetry
 from soulsai.wire.secrets import server_for
 
 if TYPE_CHECKING:
-    from soulsai.web.app import Page
+    from soulsai.web.app import PageServer
 
 TURN = 0.25  # seconds that one read waits; how soon a stop is noticed
 LOOK = 1.0  # seconds between two looks at which run is published, while nothing comes
@@ -49,7 +49,7 @@ def serve(
     lets clients in with ``enroller``, if there is one.
     """
     node = TelemetryNode(config, wire)
-    pause = Pause(random.Random())
+    pause = RetryPause(random.Random())
     try:
         with _page(config, node, connect, enroller) as page:
             while not stopped():
@@ -74,7 +74,7 @@ class TelemetryNode:
         wire: TelemetryWire,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.run: Run | None = None
+        self.run: FollowedRun | None = None
         self._config = config
         self._wire = wire
         self._clock = clock
@@ -160,11 +160,11 @@ class TelemetryNode:
             self.run.close()
             self.run = None
 
-    def _open(self) -> Run:
+    def _open(self) -> FollowedRun:
         spec = self._wire.spec()
         saves = Path(self._config.run.saves)
         try:
-            self.run = Run(saves, spec, self._config.telemetry)
+            self.run = FollowedRun(saves, spec, self._config.telemetry)
         except OSError as error:
             raise SoulsAIError(f"{saves / spec.run}: cannot be written: {error.strerror}") from None
         self._looked = self._clock()
@@ -172,7 +172,7 @@ class TelemetryNode:
         _log.info("following run=%s from=%s", self.run.name, self.run.position)
         return self.run
 
-    def _moved(self, run: Run, must_look: bool) -> bool:
+    def _moved(self, run: FollowedRun, must_look: bool) -> bool:
         """Whether another run is published by now; then what was just read may be of that one.
 
         Looked at after every read, because a run's episodes come only after it is published: what
@@ -187,7 +187,7 @@ class TelemetryNode:
         self.close()
         return True
 
-    def _has_gap(self, run: Run) -> bool:
+    def _has_gap(self, run: FollowedRun) -> bool:
         """Whether the stream no longer reaches back to the last episode of the record."""
         if run.position == record.FIRST:
             return False
@@ -212,23 +212,23 @@ def _page(
     node: TelemetryNode,
     connect: Callable[[], TelemetryWire] | None,
     enroller: Enroller | None,
-) -> "Page | Watching | NoPage":
+) -> "PageServer | Watching | NoPage":
     """Return what shows the node to people; nothing, if there is no server to watch."""
     if connect is None and not config.redis.url:
         return NoPage()
     connect = connect or (lambda: _connected(config))
     if not config.web.enabled:
         return Watching(Path(config.run.saves), node, connect, [node])
-    from soulsai.web.app import Page  # takes a second, so only whoever serves it pays
+    from soulsai.web.app import PageServer  # takes a second, so only whoever serves it pays
 
-    return Page(config, node, connect, node.families, [node], enroller)
+    return PageServer(config, node, connect, node.families, [node], enroller)
 
 
 def _connected(config: Config) -> TelemetryWire:
     return connect_telemetry(server_for("telemetry_node", config.redis), config.run.name)
 
 
-class Pause:
+class RetryPause:
     """Waits longer after each failure, by a random part, so that nobody storms a server."""
 
     def __init__(

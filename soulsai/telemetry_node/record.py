@@ -26,14 +26,14 @@ FIRST = "0-0"  # before every id
 LARGEST = 64e6  # bytes
 
 
-class Line(Episode, frozen=True):
+class RecordLine(Episode, frozen=True):
     """One line: an episode, its id, and whether episodes before it may be missing."""
 
     id: str = FIRST
     gap: bool = False
 
 
-_decoder = msgspec.json.Decoder(Line)
+_decoder = msgspec.json.Decoder(RecordLine)
 _encoder = msgspec.json.Encoder()
 
 
@@ -43,7 +43,7 @@ def order(id: str) -> tuple[int, int]:
     return int(milliseconds), int(number or 0)
 
 
-def read(path: Path) -> Iterator[Line]:
+def read(path: Path) -> Iterator[RecordLine]:
     """Yield the lines of a record, oldest first, leaving out those that are damaged."""
     with path.open("rb") as file:
         for line, _ in _lines(file):
@@ -58,7 +58,7 @@ class Record:
     """
 
     def __init__(
-        self, folder: Path, replay: Callable[[Line], object], largest: float = LARGEST
+        self, folder: Path, replay: Callable[[RecordLine], object], largest: float = LARGEST
     ) -> None:
         """``largest`` is how many bytes a file may have before the next one is begun."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -138,7 +138,7 @@ def _encode(id: str, episode: Episode, measured: Mapping[str, float], gap: bool)
     return line + (b"," + _encoder.encode(measured)[1:] if measured else b"}") + b"\n"
 
 
-def _lines(file: BinaryIO) -> Iterator[tuple[Line, int]]:
+def _lines(file: BinaryIO) -> Iterator[tuple[RecordLine, int]]:
     """Yield each sound line, and where it ends in the file."""
     end = 0
     for raw in file:

@@ -11,7 +11,7 @@ from soulsai.config.schema import Telemetry
 from soulsai.episode_metrics import Meter, for_run
 from soulsai.errors import WireError
 from soulsai.telemetry_node import best, figure, record
-from soulsai.telemetry_node.seen import Seen
+from soulsai.telemetry_node.seen import SeenEpisodes
 from soulsai.telemetry_node.sinks import Beside
 from soulsai.telemetry_node.statistics import Goal, Statistics
 from soulsai.types import Answer, Episode, RunSpec, SaveBest
@@ -22,7 +22,7 @@ LARGEST = 1e100  # a number beyond is no measurement, and its square no number
 _log = logging.getLogger(__name__)
 
 
-class Run:
+class FollowedRun:
     """Takes in episodes of one run, and keeps its folder under ``saves`` up to date.
 
     Everything it knows is rebuilt from that folder, so it may die at any moment.
@@ -40,7 +40,7 @@ class Run:
         self.claim = best.Claim()
         self.refused = 0  # episodes whose numbers make no sense
         self.repeated = 0  # that were told once more, and not counted again
-        self._seen = Seen()
+        self._seen = SeenEpisodes()
         self._folder = _folder(saves, spec.run)
         self._title = f"{spec.run}\n{spec.algorithm} on {spec.environment.id}"
         self._settings = settings
@@ -119,7 +119,7 @@ class Run:
 
     def _new(self, episodes: Sequence[tuple[str, Episode]]) -> list[tuple[str, Episode]]:
         """Return those that are not in the record; of two that are the same, the first."""
-        among = Seen()
+        among = SeenEpisodes()
         return [
             (id, episode)
             for id, episode in episodes

@@ -5,7 +5,7 @@ from soulsai.types import Episode
 PAGE = 256  # episodes of one client's epoch per number: an episode costs a bit
 
 
-class Seen:
+class SeenEpisodes:
     """The episodes of a run by client, epoch and number.
 
     A training node that dies after it has told of an episode, and before a checkpoint covers it,

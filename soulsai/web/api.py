@@ -19,20 +19,20 @@ from soulsai.web.queries import BadRequest, Wanted, X
 from soulsai.web.run_store import LATEST, Folders
 from soulsai.web.schemas import (
     ClientRow,
-    Comparison,
+    CommandOutcome,
     EventRow,
     Health,
     Metric,
     Model,
-    Outcome,
     Row,
+    RunComparison,
     RunRow,
     Session,
     VersionRow,
 )
-from soulsai.web.security import COOKIE, LARGEST_BODY, SESSION_SECONDS, Access
+from soulsai.web.security import COOKIE, LARGEST_BODY, SESSION_SECONDS, PageAccess
 from soulsai.web.series import Kind
-from soulsai.web.stream import Bell, Head
+from soulsai.web.stream import Bell, StreamHead
 from soulsai.web.tables import MOST_VERSIONS
 from soulsai.web.tallies import client_rows, version_rows
 from soulsai.web.watch import Watcher
@@ -81,7 +81,12 @@ class Api:
     """Answers requests; what takes long happens in the worker's thread."""
 
     def __init__(
-        self, folders: Folders, watcher: Watcher, commander: Commander, access: Access, bell: Bell
+        self,
+        folders: Folders,
+        watcher: Watcher,
+        commander: Commander,
+        access: PageAccess,
+        bell: Bell,
     ) -> None:
         self.worker = Worker("page")
         self._commands = Worker("commands", most=4)
@@ -111,15 +116,15 @@ class Api:
         get("/models", self.models, **answer(list[Model]))
         get("/metrics", self.metrics, **answer(list[Metric]))
         get("/config", self.config, **answer(dict[str, Any]))
-        get("/compare", self.compare, **answer(Comparison))
+        get("/compare", self.compare, **answer(RunComparison))
         get("/events", self.events, **answer(list[EventRow]))
-        get("/status", self.status, **answer(Head))
+        get("/status", self.status, **answer(StreamHead))
         get("/stream", self.stream, **text(SSE))
         get("/session", self.session, **answer(Session))
         post: dict[str, Any] = {"methods": ["POST"]}
         get("/login", self.login, **post, **answer(Session), openapi_extra=asks(Login))
         get("/logout", self.logout, **post, **answer(Session))
-        get("/commands", self.command, **post, **answer(Outcome), openapi_extra=asks(Ask))
+        get("/commands", self.command, **post, **answer(CommandOutcome), openapi_extra=asks(Ask))
         return router
 
     async def series(
@@ -320,17 +325,17 @@ class Api:
         """Say that the page is served."""
         return _json(Health("ok", self._watcher.seen.status is not None))
 
-    def head(self) -> Head:
+    def head(self) -> StreamHead:
         """Return how far the newest run has come."""
         seen = self._watcher.seen.status
         try:
             run = self._folders.find(seen.run if seen else LATEST)
         except LookupError:
-            return Head("", live=False)
+            return StreamHead("", live=False)
         status = seen if seen and seen.run == run else None
         clients = status.clients if status else ()
         journal = self._folders.journal(run)
-        return Head(
+        return StreamHead(
             run=run,
             live=run == self._folders.live,
             episode=self._folders.episodes(run).table.last,

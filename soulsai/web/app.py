@@ -82,13 +82,13 @@ def application(api: Api, grafana: Grafana, numbers: TelemetryMetrics) -> FastAP
 
 def documentation() -> bytes:
     """Return the API's documentation; without a version, which changes more often than it."""
-    page = Page(Config(), NoSource(), _unconnected)
+    page = PageServer(Config(), NoSource(), _unconnected)
     whole = page.application().openapi()
     del whole["info"]["version"]
     return msgspec.json.format(msgspec.json.encode(whole), indent=1) + b"\n"
 
 
-class Page:
+class PageServer:
     """Serves the page from entering to leaving; whatever happens to it, training goes on.
 
     ``connect`` gives connections beside the node's own: one to watch with, one for commands.
@@ -153,7 +153,7 @@ class Page:
         if listener is None:
             return
         with listener:
-            app = self._opening(security.Guard(self.application(), self._access))
+            app = self._opening(security.SecurityMiddleware(self.application(), self._access))
             settings = uvicorn.Config(
                 app, lifespan="off", ws="none", log_config=None, log_level="warning",
                 access_log=False, server_header=False, proxy_headers=False,

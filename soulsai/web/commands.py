@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 
 from soulsai.errors import SoulsAIError
 from soulsai.types import Command, Pardon, Pause, Promote, Purge, Quicksave, Resume, Status, Stop
-from soulsai.web.schemas import Outcome
+from soulsai.web.schemas import CommandOutcome
 from soulsai.wire.protocols import TelemetryWire
 
 Word = Literal[
@@ -72,7 +72,7 @@ class Commander:
         self._note = note
         self._busy = threading.Lock()
 
-    def give(self, word: Word, run: str, who: str, what: str = "") -> Outcome:
+    def give(self, word: Word, run: str, who: str, what: str = "") -> CommandOutcome:
         """Ask, and wait for the answer; raise ``Conflict`` if nobody would give one.
 
         ``what`` names the client or the model that some commands are about.
@@ -90,8 +90,8 @@ class Commander:
         return self._audited(word, what, who, self._ask)
 
     def _audited(
-        self, word: Word, what: str, who: str, act: Callable[[Word, str], Outcome]
-    ) -> Outcome:
+        self, word: Word, what: str, who: str, act: Callable[[Word, str], CommandOutcome]
+    ) -> CommandOutcome:
         if not self._busy.acquire(blocking=False):
             raise Conflict("another command is being carried out")
         named = f"{word} {what}".strip()
@@ -103,26 +103,26 @@ class Commander:
             self._busy.release()
         return outcome
 
-    def _ask(self, word: Word, what: str) -> Outcome:
+    def _ask(self, word: Word, what: str) -> CommandOutcome:
         command, patience = COMMANDS[word]
         try:
             wire = self._connect()
         except (SoulsAIError, OSError) as error:
-            return Outcome(word, "unanswered", str(error))
+            return CommandOutcome(word, "unanswered", str(error))
         try:
             answer = wire.command(command(what), patience)
         except (SoulsAIError, OSError) as error:
-            return Outcome(word, "unanswered", str(error))
+            return CommandOutcome(word, "unanswered", str(error))
         finally:
             wire.close()
-        return Outcome(word, "done" if answer.done else "refused", answer.message)
+        return CommandOutcome(word, "done" if answer.done else "refused", answer.message)
 
-    def _admit(self, word: Word, client: str) -> Outcome:
+    def _admit(self, word: Word, client: str) -> CommandOutcome:
         """Enroll or revoke; the invite is for the asker's eyes and for no record."""
         try:
             if word == "revoke":
-                return Outcome(word, "done", self._enroller.revoke(client))
+                return CommandOutcome(word, "done", self._enroller.revoke(client))
             invite = self._enroller.enroll(client)
         except (SoulsAIError, OSError, Conflict) as error:
-            return Outcome(word, "refused", str(error))
-        return Outcome(word, "done", f"{client} may take part", invite)
+            return CommandOutcome(word, "refused", str(error))
+        return CommandOutcome(word, "done", f"{client} may take part", invite)

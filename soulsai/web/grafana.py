@@ -35,7 +35,7 @@ class Span(Struct, frozen=True):
     end: str = msgspec.field(default="", name="to")
 
 
-class Target(Struct, frozen=True):
+class SeriesTarget(Struct, frozen=True):
     """One series of a panel; the payload says of which run, and over what."""
 
     target: str = ""
@@ -47,7 +47,7 @@ class Target(Struct, frozen=True):
 class Question(Struct, frozen=True):
     """What a panel asks; what else Grafana sends is not looked at."""
 
-    targets: list[Target] = []
+    targets: list[SeriesTarget] = []
     range: Span | None = None
     maxDataPoints: int | float | None = None
 
@@ -156,7 +156,7 @@ class Grafana:
         return [name for metric in found for name in (metric.name, f"{metric.name}_mean")]
 
 
-def _series(folders: Folders, target: Target, asked: Question) -> Label:
+def _series(folders: Folders, target: SeriesTarget, asked: Question) -> Label:
     payload = target.payload if isinstance(target.payload, dict) else {}
     x = _one_of("x", payload, _SELECTS["x"])
     span = asked.range if x == TIME and asked.range else Span()

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from soulsai.episode_metrics import Measure
 from soulsai.web.schemas import Metric
 from soulsai.web.series import HIGH, LOW, MEAN, has
-from soulsai.web.tables import ENV_STEPS, NUMBER, TIME, View
+from soulsai.web.tables import ENV_STEPS, NUMBER, TIME, TableView
 
 EPISODES = (
     ("reward", "", "sum of the episode's rewards"),
@@ -36,7 +36,9 @@ class UnknownMetric(LookupError):
     """There is no such number."""
 
 
-def known(episodes: View, training: View, measures: Iterable[Measure] = ()) -> list[Metric]:
+def known(
+    episodes: TableView, training: TableView, measures: Iterable[Measure] = ()
+) -> list[Metric]:
     """Return all metrics of a run, the well-known first; others are named as their origin does."""
     answer = [Metric(*entry, "episodes") for entry in EPISODES]
     answer += [Metric(one.name, _unit(one), one.text, "episodes") for one in measures]
@@ -52,7 +54,7 @@ def known(episodes: View, training: View, measures: Iterable[Measure] = ()) -> l
 
 
 def split(
-    metrics: Iterable[str], episodes: View, training: View
+    metrics: Iterable[str], episodes: TableView, training: TableView
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return which of the metrics are the episodes' and which the training's.
 
@@ -80,10 +82,10 @@ def _unit(measure: Measure) -> str:
     return "s" if measure.value in ("timer", "seconds") and not measure.operator else ""
 
 
-def _others(already: list[Metric], view: View, description: str) -> list[Metric]:
+def _others(already: list[Metric], view: TableView, description: str) -> list[Metric]:
     names = {metric.name for metric in already}
     return [Metric(name, "", description, "episodes") for name in _names(view) if name not in names]
 
 
-def _names(view: View) -> list[str]:
+def _names(view: TableView) -> list[str]:
     return [name for name in view.columns if name not in _AXES]

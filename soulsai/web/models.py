@@ -13,7 +13,7 @@ import numpy as np
 from soulsai.web.run_store import Folders
 from soulsai.web.schemas import File, Model, iso
 from soulsai.web.series import rolling
-from soulsai.web.tables import ENV_STEPS, View
+from soulsai.web.tables import ENV_STEPS, TableView
 
 MANIFEST = "manifest.json"
 BEST, MANUAL, CHECKPOINTS = "best_model", "manual_save", "checkpoints"
@@ -88,7 +88,9 @@ def _tar(model: str, files: Sequence[tuple[str, BinaryIO]], opened: ExitStack) -
         yield bytes(2 * tarfile.BLOCKSIZE)
 
 
-def _model(folder: Path, name: str, kind: Kind, best: dict[str, Any], view: View) -> Model | None:
+def _model(
+    folder: Path, name: str, kind: Kind, best: dict[str, Any], view: TableView
+) -> Model | None:
     try:
         path = place(folder, name)
         time = (path / MANIFEST).stat().st_mtime
@@ -117,7 +119,7 @@ def _model(folder: Path, name: str, kind: Kind, best: dict[str, Any], view: View
     )
 
 
-def _score(view: View, env_steps: int | None) -> float | None:
+def _score(view: TableView, env_steps: int | None) -> float | None:
     """Return the average reward up to a place: of greedy episodes, if there are enough of them."""
     if env_steps is None or "reward" not in view.columns:
         return None

@@ -12,9 +12,9 @@ from msgspec import Struct
 
 from soulsai.web import metrics, series
 from soulsai.web.run_store import Folders
-from soulsai.web.schemas import Comparison, Difference, Group, Row, iso
-from soulsai.web.series import AXES, FEWEST_POINTS, MOST_POINTS, Axis, Columns, Kind, Query
-from soulsai.web.tables import NUMBER, TIME, View
+from soulsai.web.schemas import Difference, Row, RunComparison, SeedGroup, iso
+from soulsai.web.series import AXES, FEWEST_POINTS, MOST_POINTS, Axis, Columns, Kind, SeriesQuery
+from soulsai.web.tables import NUMBER, TIME, TableView
 
 X = Literal["env_steps", "episode", "time"]
 MOST_RUNS = 20  # compared at once
@@ -71,9 +71,11 @@ def columns(folders: Folders, wanted: Wanted) -> Columns:
     return _named(_curves(played, of_episodes, wanted, points, wanted.kind), "episode")
 
 
-def _curves(view: View, names: tuple[str, ...], wanted: Wanted, points: int, kind: Kind) -> Columns:
+def _curves(
+    view: TableView, names: tuple[str, ...], wanted: Wanted, points: int, kind: Kind
+) -> Columns:
     window = min(max(wanted.window, 1), LONGEST_WINDOW)
-    query = Query(
+    query = SeriesQuery(
         names, _axis(wanted.x), points, window, kind, wanted.after, wanted.begin, wanted.end
     )
     return series.curves(view, query)
@@ -102,7 +104,9 @@ def as_csv(found: Columns) -> str:
     return file.getvalue()
 
 
-def compare(folders: Folders, runs: Sequence[str], wanted: Wanted, *, grouped: bool) -> Comparison:
+def compare(
+    folders: Folders, runs: Sequence[str], wanted: Wanted, *, grouped: bool
+) -> RunComparison:
     """Return runs side by side: those that differ in their seed only as one, if ``grouped``."""
     found = list(dict.fromkeys(folders.find(run) for run in runs))
     if not found:
@@ -113,7 +117,7 @@ def compare(folders: Folders, runs: Sequence[str], wanted: Wanted, *, grouped: b
     groups: dict[str, list[str]] = {}
     for run in found:
         groups.setdefault(_experiment(flat[run]) if grouped else run, []).append(run)
-    return Comparison(
+    return RunComparison(
         metric=wanted.metrics[0],
         x=wanted.x,
         groups=[_group(folders, members, wanted) for members in groups.values()],
@@ -137,7 +141,7 @@ def names(lists: Iterable[str]) -> tuple[str, ...]:
     return tuple(name.strip() for some in lists for name in some.split(",") if name.strip())
 
 
-def _group(folders: Folders, members: list[str], wanted: Wanted) -> Group:
+def _group(folders: Folders, members: list[str], wanted: Wanted) -> SeedGroup:
     each = msgspec.structs.replace(wanted, points=MOST_POINTS)
     metric = wanted.metrics[0]
     curves = []
@@ -146,7 +150,7 @@ def _group(folders: Folders, members: list[str], wanted: Wanted) -> Group:
         x = found[wanted.x]
         curves.append((x - x[0] if wanted.x == TIME and len(x) else x, found[metric]))
     points = min(max(wanted.points, FEWEST_POINTS), 1000)
-    return Group(tuple(members), rows(series.bands(curves, points)))
+    return SeedGroup(tuple(members), rows(series.bands(curves, points)))
 
 
 def _texts(name: str, values: list[float]) -> list[Any]:

@@ -94,7 +94,7 @@ class EventRow(Struct, frozen=True):
     who: str
 
 
-class Outcome(Struct, frozen=True):
+class CommandOutcome(Struct, frozen=True):
     """What became of a command; ``unanswered`` is no promise that it was not carried out."""
 
     command: str
@@ -125,19 +125,19 @@ class Difference(Struct, frozen=True):
     values: dict[str, Any]
 
 
-class Group(Struct, frozen=True):
+class SeedGroup(Struct, frozen=True):
     """Runs that differ in nothing but their seed, and what their curves have in common."""
 
     runs: tuple[str, ...]
     rows: list[Row]
 
 
-class Comparison(Struct, frozen=True):
+class RunComparison(Struct, frozen=True):
     """Several runs over one axis."""
 
     metric: str
     x: str
-    groups: list[Group]
+    groups: list[SeedGroup]
     differences: list[Difference]
 
 

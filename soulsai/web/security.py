@@ -49,14 +49,14 @@ HEADERS = {
 Role = Literal["operator", "viewer", ""]
 
 
-class Refusal(Struct, frozen=True):
+class HttpRefusal(Struct, frozen=True):
     """Why a request is not served."""
 
     status: int
     detail: str
 
 
-class Access:
+class PageAccess:
     """Judges requests by tokens and sessions; a session outlives the process, not its token."""
 
     def __init__(
@@ -104,23 +104,23 @@ class Access:
             return self.role_of(token.strip())
         return self._in_session(cookies.get(COOKIE, ""))
 
-    def refusal(self, method: str, path: str, headers: Headers, role: Role) -> Refusal | None:
+    def refusal(self, method: str, path: str, headers: Headers, role: Role) -> HttpRefusal | None:
         """Say why a request with these rights is not to be served, if it is not."""
         bearer = bool(role) and self.token_needed and "authorization" in headers
         host = headers.get("host", "")
         if not bearer and not self._own_host(host):
-            return Refusal(403, f"the name {host[:100]!r} is not in web.hosts")
+            return HttpRefusal(403, f"the name {host[:100]!r} is not in web.hosts")
         if method not in ("GET", "HEAD", "OPTIONS") and not bearer:
             if not _same_origin(headers, host):
-                return Refusal(403, "this request comes from another site")
+                return HttpRefusal(403, "this request comes from another site")
             if not path.startswith("/grafana") and MARK not in headers:
-                return Refusal(403, f"the header {MARK} is missing")
+                return HttpRefusal(403, f"the header {MARK} is missing")
         if path in PUBLIC or not path.startswith(("/api/", "/grafana", "/metrics")):
             return None
         if not role:
-            return Refusal(401, "a token is needed")
+            return HttpRefusal(401, "a token is needed")
         if path == "/api/v1/commands" and method == "POST" and role != "operator":
-            return Refusal(403, "a viewer cannot control; ask with an operator's token")
+            return HttpRefusal(403, "a viewer cannot control; ask with an operator's token")
         return None
 
     def _own_host(self, host: str) -> bool:
@@ -153,7 +153,7 @@ class Access:
         return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
 
 
-def access(web: Web) -> Access:
+def access(web: Web) -> PageAccess:
     """Return the access that settings describe; raise ``ConfigError`` if they are not safe."""
     tokens: dict[Role, str] = {}
     named: tuple[tuple[Role, str], ...] = (
@@ -172,13 +172,13 @@ def access(web: Web) -> Access:
         raise ConfigError("web.viewer_token: there is no web.operator_token beside it")
     if len(set(tokens.values())) < len(tokens):
         raise ConfigError("web.viewer_token: is the same as web.operator_token")
-    return Access(tokens, web.bind, web.hosts)
+    return PageAccess(tokens, web.bind, web.hosts)
 
 
-class Guard:
+class SecurityMiddleware:
     """Stands before the application: refuses, bounds bodies, and adds headers to every answer."""
 
-    def __init__(self, app: ASGIApp, access: Access) -> None:
+    def __init__(self, app: ASGIApp, access: PageAccess) -> None:
         self._app = app
         self._access = access
 
@@ -217,11 +217,11 @@ def _same_origin(headers: Headers, host: str) -> bool:
         return False
 
 
-def _too_large(headers: Headers) -> Refusal | None:
+def _too_large(headers: Headers) -> HttpRefusal | None:
     length = headers.get("content-length", "0")
     if length.isdecimal() and len(length) < 20 and int(length) <= LARGEST_BODY:
         return None
-    return Refusal(413, f"a body has at most {LARGEST_BODY} bytes")
+    return HttpRefusal(413, f"a body has at most {LARGEST_BODY} bytes")
 
 
 def _bounded(receive: Receive) -> Receive:
@@ -251,7 +251,7 @@ def _with_headers(send: Send, path: str) -> Callable[[Message], Awaitable[None]]
     return guarded
 
 
-async def _refuse(refusal: Refusal, send: Callable[[Any], Awaitable[None]]) -> None:
+async def _refuse(refusal: HttpRefusal, send: Callable[[Any], Awaitable[None]]) -> None:
     body = msgspec.json.encode(Problem(refusal.detail))
     headers = [
         (b"content-type", b"application/json"),

@@ -11,7 +11,7 @@ import numpy as np
 from msgspec import Struct
 
 from soulsai.types import Array
-from soulsai.web.tables import ENV_STEPS, NUMBER, TIME, View
+from soulsai.web.tables import ENV_STEPS, NUMBER, TIME, TableView
 
 Axis = Literal["env_steps", "number", "time"]
 Kind = Literal["all", "exploring", "greedy"]
@@ -22,7 +22,7 @@ AXES = (NUMBER, ENV_STEPS, TIME)
 FEWEST_POINTS, MOST_POINTS = 2, 5000
 
 
-class Query(Struct, frozen=True):
+class SeriesQuery(Struct, frozen=True):
     """Which curves of one table, and how they are wanted."""
 
     metrics: tuple[str, ...]
@@ -41,7 +41,7 @@ def has(columns: Iterable[str], metric: str) -> bool:
     return metric in names or _base(names, metric) in names
 
 
-def curves(view: View, query: Query) -> Columns:
+def curves(view: TableView, query: SeriesQuery) -> Columns:
     """Return the three axes and the metrics asked for, in strictly ascending order of ``x``."""
     rows = _ordered(_wanted(view, query), query.x)
     rows[TIME] = np.round(rows[TIME], 3)  # as it is shown, so that no two rows look the same
@@ -147,7 +147,7 @@ def _middle_half(ascending: Array, n: Array) -> Array:
     return np.asarray(weighted.sum(axis=0) / (0.5 * n))
 
 
-def _wanted(view: View, query: Query) -> Columns:
+def _wanted(view: TableView, query: SeriesQuery) -> Columns:
     """Return the rows of the kind wanted, as far back as a rolling mean looks."""
     columns = view.columns
     if query.kind != "all" and "greedy" in columns:

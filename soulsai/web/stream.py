@@ -60,7 +60,7 @@ class Bell:
         self._rung = asyncio.Event()
 
 
-class Head(Struct, frozen=True):
+class StreamHead(Struct, frozen=True):
     """How far a run has come: the newest episode, sample and event, and the status if it lives."""
 
     run: str
@@ -85,10 +85,10 @@ def resumed(last: str, run: str) -> int | None:
 
 
 async def stream(
-    bell: Bell, head: Callable[[], Head], notes: Callable[[str, int], list[Note]], last: str
+    bell: Bell, head: Callable[[], StreamHead], notes: Callable[[str, int], list[Note]], last: str
 ) -> AsyncIterator[bytes]:
     """Yield heads when something is new, and every event since the ``last`` id."""
-    before: Head | None = None
+    before: StreamHead | None = None
     yield f"retry: {RETRY}\n\n".encode()
     while not bell.closed:
         rung = bell.next()

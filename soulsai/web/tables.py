@@ -23,7 +23,7 @@ _RESERVED = (NUMBER, "episode", "sample")  # how rows are counted
 _EPISODE = ("reward", "steps", "seconds", "epsilon", "greedy", "terminated", "version")
 
 
-class View(Struct, frozen=True, eq=False):
+class TableView(Struct, frozen=True, eq=False):
     """The rows of a table at one moment; its arrays are not to be changed."""
 
     columns: dict[str, Array]
@@ -61,10 +61,10 @@ class Table:
         self._state = (arrays, count + 1)
         self.last += 1
 
-    def view(self) -> View:
+    def view(self) -> TableView:
         """Return the rows that are there now."""
         arrays, count = self._state
-        return View({name: array[:count] for name, array in arrays.items()})
+        return TableView({name: array[:count] for name, array in arrays.items()})
 
     def _with_room(self, arrays: dict[str, Array], count: int) -> tuple[dict[str, Array], int]:
         """Return copies with room for more: readers may still hold the old ones."""

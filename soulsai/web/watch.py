@@ -22,7 +22,7 @@ MOST_CHANGES = 4  # clients named one by one in one look; beyond, they are count
 _log = logging.getLogger(__name__)
 
 
-class Seen(Struct, frozen=True):
+class ObservedStatus(Struct, frozen=True):
     """The training node's status, and when it was seen (monotonic seconds)."""
 
     status: Status | None = None
@@ -54,7 +54,7 @@ class Watcher:
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self.seen = Seen()
+        self.seen = ObservedStatus()
         self._listeners = listeners
         self._folders = folders
         self._connect = connect
@@ -101,7 +101,7 @@ class Watcher:
         self._ring()
 
     def _saw(self, status: Status | None) -> None:
-        self.seen = Seen(status, self._clock())
+        self.seen = ObservedStatus(status, self._clock())
         journal = self._journal()
         if journal is None:
             return

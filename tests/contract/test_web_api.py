@@ -12,7 +12,7 @@ from statistics import mean
 
 import pytest
 
-from soulsai.web.app import Page
+from soulsai.web.app import PageServer
 from soulsai.web.source import NoSource
 from soulsai.wire.memory import MemoryServer
 from tests.contract.web_cases import (
@@ -261,7 +261,7 @@ def test_an_episode_is_in_the_next_answer(tmp_path):
 
 def test_without_any_run(tmp_path):
     server = MemoryServer()
-    with Page(settings(tmp_path), NoSource(), server.telemetry) as page:
+    with PageServer(settings(tmp_path), NoSource(), server.telemetry) as page:
         until(lambda: page.url)
         browser = Browser(page.url)
         assert browser.get("/api/v1/runs") == []

@@ -10,7 +10,7 @@ import pytest
 from soulsai.config.schema import Config, Web, check
 from soulsai.errors import ConfigError
 from soulsai.web import security
-from soulsai.web.security import Access
+from soulsai.web.security import PageAccess
 from soulsai.wire.memory import MemoryServer
 from tests.contract.web_cases import LIVE, Browser, settings, telemetry, training, until, write_run
 
@@ -63,7 +63,7 @@ def test_a_page_for_everybody_needs_a_token(tmp_path):
     with pytest.raises(ConfigError, match=r"web\.bind: '0\.0\.0\.0' can be reached"):
         check(Config(web=Web(bind="0.0.0.0")))
     with pytest.raises(ConfigError, match=r"web\.bind"):
-        Access({}, "192.168.1.7")
+        PageAccess({}, "192.168.1.7")
     for text, why in (("short", "at least 16"), ("", "one line"), ("two\nlines", "one line")):
         file = tmp_path / "token"
         file.write_text(text)
@@ -125,10 +125,10 @@ def test_a_token_opens_a_session(private):
 
 def test_a_session_outlives_the_process_but_not_its_time_or_token():
     moment = [1000.0]
-    before = Access({"operator": OPERATOR}, now=lambda: moment[0])
+    before = PageAccess({"operator": OPERATOR}, now=lambda: moment[0])
     cookie = before.session("operator")
-    later = Access({"operator": OPERATOR}, now=lambda: moment[0])
-    other = Access({"operator": "another-0123456789"}, now=lambda: moment[0])
+    later = PageAccess({"operator": OPERATOR}, now=lambda: moment[0])
+    other = PageAccess({"operator": "another-0123456789"}, now=lambda: moment[0])
     assert later._in_session(cookie) == "operator"
     assert other._in_session(cookie) == ""
     for broken in ("", ".", "operator", cookie[:-1], "x" + cookie, cookie.replace(".", "..", 1)):

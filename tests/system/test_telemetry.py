@@ -14,7 +14,7 @@ import pytest
 from soulsai.config.schema import Config, Run, Telemetry
 from soulsai.errors import NoRun, SoulsAIError, Unreachable, WireError
 from soulsai.telemetry_node import figure, record
-from soulsai.telemetry_node.node import Pause, TelemetryNode, serve
+from soulsai.telemetry_node.node import RetryPause, TelemetryNode, serve
 from soulsai.wire.memory import MemoryServer
 from soulsai.wire.training_role import TrainingRole
 from tests.system.telemetry_cases import PROGRAM, drain, episode, run_spec, until
@@ -46,7 +46,7 @@ def node_of(config: Config, server: MemoryServer, **more) -> Iterator[TelemetryN
         node.close()
 
 
-def recorded(tmp_path: Path, run: str = "first") -> list[record.Line]:
+def recorded(tmp_path: Path, run: str = "first") -> list[record.RecordLine]:
     return list(record.read(tmp_path / run / record.NAME))
 
 
@@ -249,7 +249,7 @@ def test_pauses_grow_at_random_and_end_with_the_stop() -> None:
     def sleep(seconds: float) -> None:
         now[0] += seconds
 
-    pause = Pause(random.Random(1), clock=lambda: now[0], sleep=sleep)
+    pause = RetryPause(random.Random(1), clock=lambda: now[0], sleep=sleep)
     for _ in range(40):
         began = now[0]
         pause.wait(NoRun("none yet"), lambda: False)

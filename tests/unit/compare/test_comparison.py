@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from soulsai.compare import curves
-from soulsai.compare.comparison import Query, compare
+from soulsai.compare.comparison import CurveQuery, compare
 from soulsai.compare.settings import alike, differences, settings
 from soulsai.config.schema import Config, to_json
 from soulsai.errors import CheckpointError, ConfigError
@@ -50,7 +50,7 @@ def query(**changes):
         "metric": "reward",
         "window": 1,
     }
-    return Query(**{**usual, **changes})
+    return CurveQuery(**{**usual, **changes})
 
 
 def test_each_axis_begins_where_the_run_begins(tmp_path):

@@ -11,7 +11,7 @@ from pandas import concat, read_json
 
 from soulsai.episode_metrics import Meter, measure
 from soulsai.errors import SoulsAIError
-from soulsai.telemetry_node.record import FIRST, NAME, Line, Record, order, read
+from soulsai.telemetry_node.record import FIRST, NAME, Record, RecordLine, order, read
 from soulsai.types import Episode
 from soulsai.web.journal import RecordReader
 
@@ -38,8 +38,8 @@ def batch(*numbers: int) -> list[tuple[str, Episode]]:
     return [(f"{1000 + number}-{number}", episode(number)) for number in numbers]
 
 
-def opened(folder: Path) -> tuple[Record, list[Line]]:
-    lines: list[Line] = []
+def opened(folder: Path) -> tuple[Record, list[RecordLine]]:
+    lines: list[RecordLine] = []
     return Record(folder, lines.append), lines
 
 
@@ -151,7 +151,7 @@ def test_only_one_process_writes(tmp_path: Path) -> None:
 
 
 def test_a_large_record_goes_on_in_another_file(tmp_path: Path) -> None:
-    lines: list[Line] = []
+    lines: list[RecordLine] = []
     record = Record(tmp_path, lines.append, largest=1000)
     for number in range(1, 31):
         record.append(batch(number), [{"win": float(number % 2)}])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from soulsai.web import series
-from soulsai.web.series import Query, bands, curves, downsampled, has, joined, lttb, rolling
+from soulsai.web.series import SeriesQuery, bands, curves, downsampled, has, joined, lttb, rolling
 from soulsai.web.tables import Table
 
 numbers = st.floats(-1e6, 1e6) | st.just(np.nan)
@@ -98,7 +98,7 @@ def test_the_axis_ascends_strictly(steps, x, points, kind):
     view = table(
         np.arange(len(steps)), env_steps=steps, time=steps, greedy=[step % 2 for step in steps]
     )
-    answer = curves(view, Query(("reward", "reward_mean"), x, points, 5, kind))
+    answer = curves(view, SeriesQuery(("reward", "reward_mean"), x, points, 5, kind))
     assert np.all(np.diff(answer[x]) > 0)
     assert {len(column) for column in answer.values()} == {len(answer[x])}
     assert len(answer[x]) <= points
@@ -106,7 +106,7 @@ def test_the_axis_ascends_strictly(steps, x, points, kind):
 
 def test_episodes_at_the_same_place_are_averaged():
     view = table([1.0, 3.0, 10.0], env_steps=[5, 5, 8])
-    answer = curves(view, Query(("reward",)))
+    answer = curves(view, SeriesQuery(("reward",)))
     assert answer["env_steps"].tolist() == [5, 8]
     assert answer["reward"].tolist() == [2, 10]
     assert answer["number"].tolist() == [2, 3]
@@ -114,7 +114,7 @@ def test_episodes_at_the_same_place_are_averaged():
 
 def test_a_resumed_run_is_shown_in_order():
     view = table([0.0, 1.0, 2.0], env_steps=[10, 30, 20])
-    assert curves(view, Query(("reward",)))["reward"].tolist() == [0, 2, 1]
+    assert curves(view, SeriesQuery(("reward",)))["reward"].tolist() == [0, 2, 1]
 
 
 def test_rows_after_a_number_go_on_with_the_same_means():
@@ -122,8 +122,8 @@ def test_rows_after_a_number_go_on_with_the_same_means():
     view = table(rng.normal(size=200), greedy=rng.random(200) < 0.3)
     for kind in ("all", "exploring", "greedy"):
         query = {"metrics": ("reward_mean", "reward_low"), "window": 7, "kind": kind}
-        whole = curves(view, Query(**query))
-        rest = curves(view, Query(**query, after=150))
+        whole = curves(view, SeriesQuery(**query))
+        rest = curves(view, SeriesQuery(**query, after=150))
         late = whole["number"] > 150
         assert late.any()
         for name, column in rest.items():
@@ -132,13 +132,13 @@ def test_rows_after_a_number_go_on_with_the_same_means():
 
 def test_a_span_of_time():
     view = table(range(10))
-    answer = curves(view, Query(("reward",), x="time", begin=103.0, end=105.0))
+    answer = curves(view, SeriesQuery(("reward",), x="time", begin=103.0, end=105.0))
     assert answer["reward"].tolist() == [3, 4, 5]
 
 
 def test_times_are_told_apart_by_milliseconds():
     view = table([1.0, 3.0, 9.0], time=[5.0001, 5.0002, 5.002])
-    answer = curves(view, Query(("reward",), x="time"))
+    answer = curves(view, SeriesQuery(("reward",), x="time"))
     assert answer["time"].tolist() == [5.0, 5.002]
     assert answer["reward"].tolist() == [2, 9]
 
@@ -148,13 +148,13 @@ def test_a_number_that_some_episodes_lack():
     for i in range(4):
         row = {"env_steps": float(i), "time": float(i)}
         rows.append(row | {"win": 1.0} if i == 2 else row)
-    answer = curves(rows.view(), Query(("win", "win_mean")))
+    answer = curves(rows.view(), SeriesQuery(("win", "win_mean")))
     assert np.isnan(answer["win"]).tolist() == [True, True, False, True]
     assert answer["win_mean"][3] == 1.0
 
 
 def test_nothing_yet():
-    answer = curves(Table().view(), Query(("env_steps",)))
+    answer = curves(Table().view(), SeriesQuery(("env_steps",)))
     assert len(answer["env_steps"]) == 0
 
 
@@ -195,7 +195,7 @@ def test_a_long_curve_is_computed_quickly(record_property):
 
     n = 100_000
     view = table(np.random.default_rng(0).normal(size=n))
-    query = Query(("reward", "reward_mean", "reward_low", "reward_high"), points=2000)
+    query = SeriesQuery(("reward", "reward_mean", "reward_low", "reward_high"), points=2000)
     began = perf_counter()
     answer = curves(view, query)
     took = perf_counter() - began
