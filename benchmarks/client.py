@@ -21,7 +21,7 @@ from soulsai.client.outbox import Outbox
 from soulsai.client.player import Player
 from soulsai.client.player_link import Progress
 from soulsai.client.uplink import Uplink
-from soulsai.config.schema import Config, Redis, Watchdog
+from soulsai.config.schema import Config, RedisSettings, WatchdogSettings
 from soulsai.training_node.onnx_export import program, weights
 from soulsai.types import (
     OLDEST_PROTOCOL,
@@ -81,7 +81,7 @@ def measure(steps: int = 100_000) -> Iterator[Figure]:
         program_sha256=program_digest(graph),
     )
     with EmbeddedServer() as server:
-        redis = Redis(url=server.url, secrets=str(server.secrets))
+        redis = RedisSettings(url=server.url, secrets=str(server.secrets))
         training = connect_training(server_for("training_node", redis), "soulsai")
         generation = training.open(spec, graph, fresh=True)
         first = Weights(CLIENT, generation, 1, weights(policy, graph))
@@ -104,7 +104,7 @@ def measure(steps: int = 100_000) -> Iterator[Figure]:
 
 
 def _play(
-    redis: Redis, spec: RunSpec, graph: Program, environment: Environment, steps: int
+    redis: RedisSettings, spec: RunSpec, graph: Program, environment: Environment, steps: int
 ) -> float:
     """Play so many steps, and return the CPU seconds they took."""
     wire = connect_client(server_for("client", redis), "soulsai", CLIENT)
@@ -155,7 +155,7 @@ def _isolated(steps: int = 20_000) -> float:
         name,
         EnvironmentOffer(name),
         here.spec,
-        Watchdog(),
+        WatchdogSettings(),
         stopped=lambda: False,
         rng=random.Random(0),
     )

@@ -11,7 +11,7 @@ import typer
 from benchmarks.figure import Figure, show
 from benchmarks.ledger import Seed
 from soulsai.errors import SoulsAIError
-from soulsai.process import Stop
+from soulsai.process import StopSignal
 
 app = typer.Typer(help="Measure what is promised; ends with 1 if a promise is not kept.")
 
@@ -129,7 +129,7 @@ def learning(
 
     chosen = [target(name) for name in targets.split(",")]
     missed = []
-    with Stop() as stop:
+    with StopSignal() as stop:
         bench = learning.Bench(saves, parallel, tuple(sets or ()), resume, stopped=stop, said=_say)
         for one in chosen:
             score = learning.run(one, range(first_seed, first_seed + seeds), bench)
@@ -164,7 +164,7 @@ def tax(
     from benchmarks import learning, tax
 
     chosen = tax.taxes(of)
-    with Stop() as stop:
+    with StopSignal() as stop:
         bench = learning.Bench(
             saves, parallel, tuple(sets or ()), resume, curves=True, stopped=stop, said=_say
         )

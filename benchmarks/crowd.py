@@ -13,7 +13,7 @@ import msgspec
 
 from benchmarks.calls import options
 from benchmarks.faults import Faults
-from soulsai.config.schema import Redis
+from soulsai.config.schema import RedisSettings
 from soulsai.process import PARENT
 from soulsai.train.children import seed as life_seed
 
@@ -29,7 +29,7 @@ class Crowd:
 
     def __init__(
         self,
-        redis: Redis,
+        redis: RedisSettings,
         environment: str,
         *,
         clients: int,

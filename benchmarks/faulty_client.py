@@ -9,7 +9,7 @@ import msgspec
 from benchmarks.faults import Faults, FaultyWire
 from soulsai import connect, process
 from soulsai.client.session import serve
-from soulsai.config.schema import Client, Config, Redis
+from soulsai.config.schema import ClientSettings, Config, RedisSettings
 from soulsai.errors import SoulsAIError
 
 
@@ -22,10 +22,11 @@ def main() -> int:
     parser.add_argument("--step-delay", type=float, default=0.0)
     given = parser.parse_args()
     settings = Config(
-        redis=Redis(url=given.redis, secrets=given.secrets), client=Client(name=given.name)
+        redis=RedisSettings(url=given.redis, secrets=given.secrets),
+        client=ClientSettings(name=given.name),
     )
     faults = msgspec.json.decode(given.faults, type=Faults)
-    with process.Stop(process.parent(), at_once=True) as stop:
+    with process.StopSignal(process.parent(), at_once=True) as stop:
         connect.begin_log()
         with connect.client(settings, None) as wire:
             serve(

@@ -20,7 +20,15 @@ import msgspec
 from benchmarks.figure import Figure, at_least
 from soulsai.client.games.soulsgym import iudex
 from soulsai.client.isolation.shared_memory import Kwargs
-from soulsai.config.schema import DQN, Config, Environment, Fragments, Redis, Run, Watchdog
+from soulsai.config.schema import (
+    DQN,
+    Config,
+    EnvironmentSettings,
+    FragmentSettings,
+    RedisSettings,
+    RunSettings,
+    WatchdogSettings,
+)
 from soulsai.errors import SoulsAIError, WireError
 from soulsai.testing.iudex import DIARY
 from soulsai.train.child_process import Child
@@ -36,7 +44,7 @@ GAME = "soulsai.client.games.soulsgym:iudex"
 NAMES = {"leak": "memory"}  # what the server calls the game's moods, where it is another word
 STARTING_SECONDS = 180.0
 SETTLING_SECONDS = 60.0  # until the last fault has been noticed and told
-WATCHDOG = Watchdog(
+WATCHDOG = WatchdogSettings(
     step_seconds=3.0,
     reset_seconds=15.0,
     start_seconds=60.0,
@@ -56,7 +64,7 @@ def measure(minutes: float, faults_per_hour: float) -> Iterator[Figure]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         server = stack.enter_context(EmbeddedServer())
-        redis = Redis(url=server.url, secrets=str(server.secrets))
+        redis = RedisSettings(url=server.url, secrets=str(server.secrets))
         wire = connect_operator(server_for("operator", redis), "soulsai")
         stack.callback(wire.close)
         crew = _Crew(_settings(folder, redis, faults_per_hour), folder)
@@ -74,17 +82,17 @@ def measure(minutes: float, faults_per_hour: float) -> Iterator[Figure]:
         yield at_least(what, named[NAMES.get(mood, mood)], "", count)
 
 
-def _settings(folder: Path, redis: Redis, faults_per_hour: float) -> Config:
+def _settings(folder: Path, redis: RedisSettings, faults_per_hour: float) -> Config:
     kwargs: Kwargs = {
         "game": "stand-in",
         "faults_per_hour": faults_per_hour,
     }
     return Config(
-        run=Run(saves=str(folder / "saves"), seed=0, max_env_steps=0),
+        run=RunSettings(saves=str(folder / "saves"), seed=0, max_env_steps=0),
         redis=redis,
-        environment=Environment(id=GAME, kwargs=kwargs, realtime=True),
+        environment=EnvironmentSettings(id=GAME, kwargs=kwargs, realtime=True),
         watchdog=WATCHDOG,
-        fragments=Fragments(seconds=1.0),
+        fragments=FragmentSettings(seconds=1.0),
         dqn=DQN(hidden=(64, 64), replay_ratio=0.1, learning_starts=500),
     )
 

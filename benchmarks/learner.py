@@ -19,7 +19,7 @@ from soulsai.algorithms import build
 from soulsai.algorithms.base import Algorithm
 from soulsai.algorithms.compile.form import Compilable, load
 from soulsai.algorithms.compile.job import JOB, SUFFIX, Job
-from soulsai.config.schema import DQN, SAC, AlgorithmChoice, Config
+from soulsai.config.schema import DQN, SAC, AlgorithmSettings, Config
 from soulsai.errors import ConfigError
 from soulsai.types import ActionSpec, Fragment, Leaf, Spec
 
@@ -82,9 +82,9 @@ def _measure(
 
 def _ours(actions: ActionSpec, settings: DQN | SAC, *, compiled: bool) -> Run:
     config = (
-        Config(algorithm=AlgorithmChoice("dqn"), dqn=settings)
+        Config(algorithm=AlgorithmSettings("dqn"), dqn=settings)
         if isinstance(settings, DQN)
-        else Config(algorithm=AlgorithmChoice("sac"), sac=settings)
+        else Config(algorithm=AlgorithmSettings("sac"), sac=settings)
     )
     spec = Spec({"obs": Leaf((OBS,), "<f4")}, actions)
     algorithm = build(config, spec, seed=0)

@@ -23,7 +23,7 @@ from benchmarks.statistics import interval, iqm, steps_to
 from benchmarks.targets import Target
 from soulsai.client.actor import Actor
 from soulsai.client.evaluate import evaluate
-from soulsai.config.schema import Redis
+from soulsai.config.schema import RedisSettings
 from soulsai.errors import SoulsAIError
 from soulsai.runs import POLICY
 from soulsai.training_node.saving.atomic_folders import numbered
@@ -159,7 +159,7 @@ def _trained(chosen: Target, words: list[str], seed: int, bench: Bench) -> dict[
     from soulsai.wire.redis.embedded_server import EmbeddedServer
 
     with EmbeddedServer() as server:
-        redis = Redis(url=server.url, secrets=str(server.secrets))
+        redis = RedisSettings(url=server.url, secrets=str(server.secrets))
         words = [*words, f"--set=redis.url={redis.url}", f"--set=redis.secrets={redis.secrets}"]
         crowd = Crowd(
             redis,

@@ -12,7 +12,7 @@ from contextlib import ExitStack, closing, contextmanager
 
 import psutil
 
-from soulsai.config.schema import Redis
+from soulsai.config.schema import RedisSettings
 from soulsai.types import Status
 from soulsai.wire.link import Link
 from soulsai.wire.redis.embedded_server import EmbeddedServer
@@ -38,7 +38,7 @@ def measure(clients: int, rate: float) -> str:
     with ExitStack() as stack:
         server = stack.enter_context(EmbeddedServer())
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        redis = Redis(url=server.url, secrets=str(server.secrets))
+        redis = RedisSettings(url=server.url, secrets=str(server.secrets))
         common = ["--redis", redis.url, "--secrets", redis.secrets]
         saves = ["--set", f"run.saves={folder}", "--set", "run.max_env_steps=0"]
         early = ["--set", "dqn.learning_starts=100"]

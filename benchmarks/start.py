@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import psutil
 
 from benchmarks.figure import Figure, at_most
-from soulsai.config.schema import Redis
+from soulsai.config.schema import RedisSettings
 from soulsai.errors import SoulsAIError, Unreachable
 from soulsai.wire.redis.embedded_server import EmbeddedServer
 from soulsai.wire.redis.roles import connect_operator
@@ -45,10 +45,10 @@ def measure() -> Iterator[Figure]:
 
 
 @contextmanager
-def _running(clients: int) -> Iterator[tuple[psutil.Popen, Redis, float, psutil.Process]]:
+def _running(clients: int) -> Iterator[tuple[psutil.Popen, RedisSettings, float, psutil.Process]]:
     """Run ``soulsai train`` against a server of our own, so that we can ask for its status."""
     with EmbeddedServer() as server, tempfile.TemporaryDirectory() as saves:
-        redis = Redis(url=server.url, secrets=str(server.secrets))
+        redis = RedisSettings(url=server.url, secrets=str(server.secrets))
         words = ["train", "--clients", str(clients), "--saves", saves]
         settings = [f"--set=redis.url={redis.url}", f"--set=redis.secrets={redis.secrets}"]
         began = time.monotonic()
@@ -72,15 +72,15 @@ def _first_output(process: psutil.Popen) -> float:
     return time.monotonic()
 
 
-def _first_status(process: psutil.Popen, redis: Redis) -> None:
+def _first_status(process: psutil.Popen, redis: RedisSettings) -> None:
     _until(process, redis, updates=0)
 
 
-def _first_update(process: psutil.Popen, redis: Redis) -> float:
+def _first_update(process: psutil.Popen, redis: RedisSettings) -> float:
     return _until(process, redis, updates=1)
 
 
-def _until(process: psutil.Popen, redis: Redis, *, updates: int) -> float:
+def _until(process: psutil.Popen, redis: RedisSettings, *, updates: int) -> float:
     wire = connect_operator(server_for("operator", redis), "soulsai")
     deadline = time.monotonic() + PATIENCE
     try:

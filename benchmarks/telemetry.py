@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.figure import Figure, at_most
-from soulsai.config.schema import Telemetry
+from soulsai.config.schema import TelemetrySettings
 from soulsai.telemetry_node import figure
 from soulsai.telemetry_node.run import FollowedRun
 from soulsai.types import (
@@ -42,7 +42,9 @@ _SPEC = RunSpec(
 
 def measure(episodes: int = EPISODES) -> Iterator[Figure]:
     """Yield the figures of a run of so many episodes, which is really recorded on disk."""
-    settings = Telemetry(figure_every=NEVER, metrics={"long": "steps > 250", "fell": "info.fell"})
+    settings = TelemetrySettings(
+        figure_every=NEVER, metrics={"long": "steps > 250", "fell": "info.fell"}
+    )
     with tempfile.TemporaryDirectory() as folder:
         run = FollowedRun(Path(folder), _SPEC, settings)
         taken, halfway = 0.0, 0

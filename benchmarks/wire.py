@@ -12,7 +12,7 @@ from soulsai.algorithms import build
 from soulsai.algorithms.base import Algorithm
 from soulsai.client.environment import Environment, make
 from soulsai.client.recorder import Recorder
-from soulsai.config.schema import DQN, Config, Redis
+from soulsai.config.schema import DQN, Config, RedisSettings
 from soulsai.heads import Exploration
 from soulsai.training_node.admission import Admission
 from soulsai.training_node.onnx_export import program
@@ -71,7 +71,7 @@ def measure(transitions: int = 300_000) -> Iterator[Figure]:
     ]
     environment.close()
     with EmbeddedServer() as server:
-        redis = Redis(url=server.url, secrets=str(server.secrets))
+        redis = RedisSettings(url=server.url, secrets=str(server.secrets))
         training = connect_training(server_for("training_node", redis), "soulsai")
         training.open(spec, graph, fresh=True)
         player = connect_client(server_for("client", redis), "soulsai", CLIENT)

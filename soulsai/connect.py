@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from soulsai.config.schema import Config, Redis
+from soulsai.config.schema import Config, RedisSettings
 from soulsai.errors import ConfigError, NoRun, SoulsAIError
 from soulsai.process import unique_name
 from soulsai.types import Spec
@@ -182,7 +182,7 @@ def operator(config: Config) -> Iterator[OperatorWire]:
         wire.close()
 
 
-def place(config: Config) -> Redis:
+def place(config: Config) -> RedisSettings:
     """Return the server that is named, or else that of the newest run on this machine."""
     from soulsai import runs
 
@@ -235,7 +235,7 @@ def _read(file: Path) -> str:
         raise ConfigError(f"{file}: cannot be read as an invite ({type(error).__name__})") from None
 
 
-def _named(config: Config) -> Redis:
+def _named(config: Config) -> RedisSettings:
     if not config.redis.url:
         raise ConfigError("redis.url: no server; name it with --redis redis://host:6379")
     return config.redis

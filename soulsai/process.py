@@ -25,7 +25,7 @@ if sys.platform != "win32":
     _ASKING.append(signal.SIGHUP)
 
 
-class Stop:
+class StopSignal:
     """Whether to stop: because a signal asks for it, or because the parent named is gone.
 
     The first SIGINT or SIGTERM only makes this true; the second one kills. A parent's death is a

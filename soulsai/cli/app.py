@@ -125,7 +125,7 @@ def training_node(
 ) -> None:
     """Learn: turn the clients' experience into weights, and publish them."""
     named = {"redis.url": redis, "redis.secrets": secrets, "run.saves": saves}
-    with process.Stop(process.parent()) as stop, connect.ranks(stop) as ranks:
+    with process.StopSignal(process.parent()) as stop, connect.ranks(stop) as ranks:
         if ranks is not None and ranks.rank:
             from soulsai.training_node.ranks import follow
 
@@ -153,7 +153,7 @@ def telemetry_node(
     config: Settings = None, redis: Url = "", secrets: Secrets = "", sets: Sets = None
 ) -> None:
     """Watch: keep the record of episodes, draw it, and say which model was the best."""
-    with process.Stop(process.parent()) as stop:
+    with process.StopSignal(process.parent()) as stop:
         settings = _node_settings(config, {"redis.url": redis, "redis.secrets": secrets}, sets)
         connect.need_server_extra()
         from soulsai.identity.enroller import enroller
@@ -191,7 +191,7 @@ def client(
         "environment.count": count,
         "redis.insecure": "true" if insecure else "",
     }
-    with process.Stop(process.parent(), at_once=True) as stop:
+    with process.StopSignal(process.parent(), at_once=True) as stop:
         invited = connect.invitation(invite)
         settings = connect.invited(_node_settings(config, named, sets), invited)
         spool = connect.spools(settings)
@@ -229,7 +229,7 @@ def ray_clients(
     connect.need("ray", extra="ray")
     from soulsai.train.ray_fleet import Fleet, connected
 
-    with process.Stop() as stop, connected(address):
+    with process.StopSignal() as stop, connected(address):
         Fleet(settings, clients, environment=env, cpus=cpus).run(stop)
     raise typer.Exit(stop.exit_code)
 
@@ -251,7 +251,7 @@ def status(
     if not watch:
         status.once(settings, as_json=as_json)
         return
-    with process.Stop(process.parent()) as stop:
+    with process.StopSignal(process.parent()) as stop:
         status.watch(settings, stop, every=every, as_json=as_json)
 
 

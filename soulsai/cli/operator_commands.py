@@ -11,8 +11,7 @@ import typer
 
 from soulsai import connect
 from soulsai.config.schema import Config, load
-from soulsai.types import Command, Pardon, Purge, Quicksave
-from soulsai.types import Stop as StopRun
+from soulsai.types import Command, Pardon, Purge, Quicksave, Stop
 
 Settings = Annotated[
     Path | None,
@@ -51,7 +50,7 @@ def stop(
     as_json: Json = False,
 ) -> None:
     """End a run: the training node saves, tells the clients, and stops."""
-    _command(settings_of(config, redis, secrets, sets), StopRun(), as_json)
+    _command(settings_of(config, redis, secrets, sets), Stop(), as_json)
 
 
 def purge(

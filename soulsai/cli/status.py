@@ -9,7 +9,7 @@ import msgspec
 from soulsai import connect
 from soulsai.config.schema import Config
 from soulsai.errors import Unreachable
-from soulsai.train.terminal import Scene, View, page, view_on
+from soulsai.train.terminal import RunView, Scene, page, view_for
 from soulsai.types import Status
 from soulsai.wire.protocols import OperatorWire
 
@@ -40,13 +40,13 @@ def watch(settings: Config, stopped: Callable[[], bool], *, every: float, as_jso
         first = wire.status()
         if first is None:
             raise connect.nobody(settings)
-        view: View = Json() if as_json else view_on(sys.stdout)
+        view: RunView = Json() if as_json else view_for(sys.stdout)
         with view:
             _follow(wire, first, view, stopped, every)
 
 
 def _follow(
-    wire: OperatorWire, last: Status, view: View, stopped: Callable[[], bool], every: float
+    wire: OperatorWire, last: Status, view: RunView, stopped: Callable[[], bool], every: float
 ) -> None:
     notices: tuple[str, ...] = ()
     while True:

@@ -10,10 +10,10 @@ from rich.table import Table
 
 from soulsai.config.schema import Config
 from soulsai.errors import SoulsAIError
-from soulsai.process import Stop
+from soulsai.process import StopSignal
 from soulsai.train.summary import Summary, save, summarise, table
 from soulsai.train.supervisor import Supervisor
-from soulsai.train.terminal import view_on
+from soulsai.train.terminal import view_for
 
 
 class CannotGoOn(SoulsAIError):
@@ -26,8 +26,8 @@ class CannotGoOn(SoulsAIError):
 
 def train(config: Config, *, resume: str = "", as_json: bool = False) -> int:
     """Run until the end, sum up, and return the exit code; ``resume`` is a run's id."""
-    with Stop() as stop:
-        outcome = Supervisor(config, stop, view_on(sys.stderr), resume=resume).run()
+    with StopSignal() as stop:
+        outcome = Supervisor(config, stop, view_for(sys.stderr), resume=resume).run()
         for line in outcome.tail:
             sys.stderr.write(f"  | {line}\n")
         if outcome.folder is not None and outcome.status is not None:

@@ -141,7 +141,7 @@ class Environment:
         return EnvironmentFault(f"{self.name}: {where} raised {_told(error)}")
 
 
-def probe(environment: schema.Environment, *, steps: int = 0) -> Spec:
+def probe(environment: schema.EnvironmentSettings, *, steps: int = 0) -> Spec:
     """Return what an environment looks like: from its ``spec_file``, or by making it.
 
     An environment that is made is reset, to see whether it gives action masks, and plays so many

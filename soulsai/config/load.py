@@ -29,7 +29,7 @@ from soulsai.errors import ConfigError
 _TRUTHS = {"yes": True, "on": True, "1": True, "no": False, "off": False, "0": False}
 
 
-class Layers:
+class SettingsLayers:
     """The values of all sections, beginning with the defaults; later layers override."""
 
     def __init__(self, defaults: Struct) -> None:

@@ -16,7 +16,7 @@ from msgspec import Meta, Struct
 
 from soulsai import episode_metrics
 from soulsai.config import yaml_file
-from soulsai.config.load import Layers
+from soulsai.config.load import SettingsLayers
 from soulsai.errors import ConfigError
 
 FOLDER = Path("config")  # where settings are looked for when no place is named
@@ -32,7 +32,7 @@ NAME_PATTERN = r"\A[a-z0-9][a-z0-9_-]{0,63}\Z"
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 
 
-class Run(Struct, frozen=True, forbid_unknown_fields=True):
+class RunSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The run as a whole."""
 
     name: Name = "soulsai"  # clients find the run under this name; two runs on one Redis need two
@@ -42,7 +42,7 @@ class Run(Struct, frozen=True, forbid_unknown_fields=True):
     clients: Natural = 2  # local clients that `soulsai train` starts
 
 
-class Redis(Struct, frozen=True, forbid_unknown_fields=True):
+class RedisSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The server between the nodes."""
 
     url: str = ""  # redis://, rediss://, unix:// or sentinel://; empty: `train` starts its own
@@ -52,7 +52,7 @@ class Redis(Struct, frozen=True, forbid_unknown_fields=True):
     stream_entries: Count = 4096  # about so many entries are kept per client
 
 
-class Environment(Struct, frozen=True, forbid_unknown_fields=True):
+class EnvironmentSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """What is played."""
 
     id: str = "LunarLander-v3"  # a Gymnasium id, "module:Id" or "file.py:make"
@@ -66,7 +66,7 @@ class Environment(Struct, frozen=True, forbid_unknown_fields=True):
     isolate: bool | Literal["auto"] = "auto"  # in a process of its own; auto: if it is slow
 
 
-class Client(Struct, frozen=True, forbid_unknown_fields=True):
+class ClientSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """A client's own affairs; nothing here is taken from the server."""
 
     name: str = ""  # empty: made from the host's name and a random suffix
@@ -76,7 +76,7 @@ class Client(Struct, frozen=True, forbid_unknown_fields=True):
     spool: str = ""  # folder for that; empty: soulsai/spool in the user's folder for caches
 
 
-class Watchdog(Struct, frozen=True, forbid_unknown_fields=True):
+class WatchdogSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """When a client starts an isolated environment again; its own affair, as all of `client`."""
 
     step_seconds: Positive = 10.0  # without an answer to a step: it hangs
@@ -92,14 +92,14 @@ class Watchdog(Struct, frozen=True, forbid_unknown_fields=True):
     programs: tuple[str, ...] = ()  # ended with it, by name, as Game.exe: all there are
 
 
-class Fragments(Struct, frozen=True, forbid_unknown_fields=True):
+class FragmentSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """How clients cut experience."""
 
     steps: Annotated[int, Meta(ge=1, le=512)] = 64  # a fragment is sent after so many env steps
     seconds: Positive = 1.0  # or after so many seconds
 
 
-class Training(Struct, frozen=True, forbid_unknown_fields=True):
+class TrainingSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The training node around the algorithm."""
 
     publish_seconds: Positive = 1.0  # at most one version per so many seconds, unless clients wait
@@ -111,7 +111,7 @@ class Training(Struct, frozen=True, forbid_unknown_fields=True):
     most_times: Annotated[float, Meta(ge=0)] = 50.0  # as fast as all others one may be; 0: any
 
 
-class Checkpoint(Struct, frozen=True, forbid_unknown_fields=True):
+class CheckpointSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """What survives a crash."""
 
     every: Count = 10_000  # updates between two checkpoints
@@ -119,7 +119,7 @@ class Checkpoint(Struct, frozen=True, forbid_unknown_fields=True):
     replay: bool = True  # save the replay buffer, too
 
 
-class Telemetry(Struct, frozen=True, forbid_unknown_fields=True):
+class TelemetrySettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The record of episodes."""
 
     window: Count = 20  # episodes in the moving average that decides what is best
@@ -134,7 +134,7 @@ class Telemetry(Struct, frozen=True, forbid_unknown_fields=True):
     record_mb: Positive = 64.0  # results.jsonl goes on in another file after so much
 
 
-class Web(Struct, frozen=True, forbid_unknown_fields=True):
+class WebSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The page that the telemetry node serves, its API, and the data source for Grafana."""
 
     enabled: bool = True
@@ -145,14 +145,14 @@ class Web(Struct, frozen=True, forbid_unknown_fields=True):
     viewer_token: str = ""  # file of the token with which only to look
 
 
-class Metrics(Struct, frozen=True, forbid_unknown_fields=True):
+class MetricsSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """What Prometheus may scrape of the training node; the telemetry node's is on its page."""
 
     bind: str = "127.0.0.1"  # address to listen on; whoever reaches it may read the numbers
     port: Annotated[int, Meta(ge=0, le=65_535)] = 0  # such as 9101; 0: not served
 
 
-class AlgorithmChoice(Struct, frozen=True, forbid_unknown_fields=True):
+class AlgorithmSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Which algorithm learns; its settings stand in the section of its name."""
 
     name: str = "dqn"
@@ -270,18 +270,18 @@ class PPO(Struct, frozen=True, forbid_unknown_fields=True):
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
     """Everything."""
 
-    run: Run = Run()
-    redis: Redis = Redis()
-    environment: Environment = Environment()
-    client: Client = Client()
-    watchdog: Watchdog = Watchdog()
-    fragments: Fragments = Fragments()
-    training: Training = Training()
-    checkpoint: Checkpoint = Checkpoint()
-    telemetry: Telemetry = Telemetry()
-    web: Web = Web()
-    metrics: Metrics = Metrics()
-    algorithm: AlgorithmChoice = AlgorithmChoice()
+    run: RunSettings = RunSettings()
+    redis: RedisSettings = RedisSettings()
+    environment: EnvironmentSettings = EnvironmentSettings()
+    client: ClientSettings = ClientSettings()
+    watchdog: WatchdogSettings = WatchdogSettings()
+    fragments: FragmentSettings = FragmentSettings()
+    training: TrainingSettings = TrainingSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+    web: WebSettings = WebSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    algorithm: AlgorithmSettings = AlgorithmSettings()
     dqn: DQN = DQN()
     ppo: PPO = PPO()
     sac: SAC = SAC()
@@ -294,7 +294,7 @@ def load(path: Path | None, environ: Mapping[str, str], overrides: Sequence[str]
     ``SOULSAI__SECTION__KEY`` and ``section.key=value`` overrides. A file as ``path`` takes the
     place of ``config.yaml``, and has its ``config_d.yaml`` beside it, if any.
     """
-    layers = Layers(Config())
+    layers = SettingsLayers(Config())
     for file in _files(path):
         layers.file(*yaml_file.read(file), str(file))
     for name in sorted(name for name in environ if name.startswith(PREFIX)):

@@ -10,7 +10,7 @@ import msgspec
 import typer
 
 from soulsai import connect
-from soulsai.config.schema import Config, Redis
+from soulsai.config.schema import Config, RedisSettings
 from soulsai.connect import SERVER_EXTRA
 from soulsai.doctor import machine, road
 from soulsai.doctor.findings import CheckResult, failure, line, ok, warning
@@ -147,7 +147,7 @@ def _road(server: Server) -> Generator[CheckResult, None, bool]:
     return any(finding.state == "failure" for finding in found)
 
 
-def _signing(redis: Redis) -> CheckResult:
+def _signing(redis: RedisSettings) -> CheckResult:
     from soulsai.wire.signing import signer_in
 
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from soulsai.config.schema import Redis, is_loopback
+from soulsai.config.schema import RedisSettings, is_loopback
 from soulsai.errors import AccessDenied, ConfigError, SoulsAIError, WireError
 from soulsai.identity import folder as secrets_folder
 from soulsai.wire.invite import Invite
@@ -114,7 +114,7 @@ class Enrolment:
         return answer
 
 
-def invite(redis: Redis, run: str, client: str, password: str, address: str = "") -> Invite:
+def invite(redis: RedisSettings, run: str, client: str, password: str, address: str = "") -> Invite:
     """Return the invite of an enrolled client; raise ``ConfigError`` without an address to give."""
     checked("NAME", client)
     folder = Path(redis.secrets)
@@ -131,7 +131,7 @@ def invite(redis: Redis, run: str, client: str, password: str, address: str = ""
     )
 
 
-def _address(redis: Redis, folder: Path) -> str:
+def _address(redis: RedisSettings, folder: Path) -> str:
     known = folder / secrets_folder.ADDRESS
     if known.is_file():
         return read_secret(known)

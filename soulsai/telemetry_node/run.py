@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from soulsai.config.schema import Telemetry
+from soulsai.config.schema import TelemetrySettings
 from soulsai.episode_metrics import Meter, for_run
 from soulsai.errors import WireError
 from soulsai.telemetry_node import best, figure, record
@@ -28,7 +28,7 @@ class FollowedRun:
     Everything it knows is rebuilt from that folder, so it may die at any moment.
     """
 
-    def __init__(self, saves: Path, spec: RunSpec, settings: Telemetry) -> None:
+    def __init__(self, saves: Path, spec: RunSpec, settings: TelemetrySettings) -> None:
         self.name = spec.run
         self._measure = Meter(for_run(settings.metrics, spec.environment.id))
         self._shown = self._measure.measures[0].name if self._measure.measures else ""

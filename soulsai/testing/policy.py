@@ -34,7 +34,7 @@ def toy_run(
 ) -> tuple[RunSpec, Program, dict[str, Array]]:
     """Return a run about an environment, its program, and weights of zeros."""
     spec = probe(
-        schema.Environment(
+        schema.EnvironmentSettings(
             id=environment.id,
             kwargs=environment.kwargs,
             max_episode_steps=environment.max_episode_steps,

@@ -31,7 +31,7 @@ REACH_SECONDS = 5.0  # for a cluster to take a connection
 HEALTHY_SECONDS = 60.0  # after so long, the next crash counts as the first
 
 
-class Player:
+class RayClient:
     """One client, in a process of Ray's: ``play`` and ``stop`` are called at the same time."""
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ class Fleet:
             clock: Monotonic seconds.
         """
         self._config, self._environment, self._clock = config, environment, clock
-        actor: Any = ray.remote(Player)
+        actor: Any = ray.remote(RayClient)
         self.actors = [
             actor.options(max_restarts=-1, max_concurrency=2, num_cpus=cpus).remote()
             for _ in range(clients)

@@ -19,10 +19,10 @@ from msgspec import Struct
 from soulsai import runs
 from soulsai.config.schema import Config
 from soulsai.errors import ConfigError, WireError
-from soulsai.process import Stop, unique_name
+from soulsai.process import StopSignal, unique_name
 from soulsai.train.child_process import Child, Verdict, judge, with_crash
 from soulsai.train.children import STARTING, Crew
-from soulsai.train.terminal import Scene, View
+from soulsai.train.terminal import RunView, Scene
 from soulsai.types import Status
 from soulsai.wire.protocols import OperatorWire
 
@@ -35,7 +35,7 @@ TRIAL_BYTES = 2**16  # that must fit onto the disk
 SAID = "soulsai: "  # what an error in a log begins with
 
 
-class Outcome(Struct, frozen=True):
+class RunResult(Struct, frozen=True):
     """How it ended: the exit code, and the reason and the log's last lines if it went wrong."""
 
     code: int
@@ -52,8 +52,8 @@ class Supervisor:
     def __init__(
         self,
         config: Config,
-        stop: Stop,
-        view: View,
+        stop: StopSignal,
+        view: RunView,
         *,
         resume: str = "",
         clock: Callable[[], float] = time.monotonic,
@@ -75,11 +75,11 @@ class Supervisor:
     def __repr__(self) -> str:
         return f"Supervisor(run={self._run!r}, {self._doing})"
 
-    def run(self) -> Outcome:
+    def run(self) -> RunResult:
         """Run until the training node has ended, someone stops us, or something cannot work."""
         with self._view, ExitStack() as stack:
             self._show()
-            server = _Server(self._config, stack)
+            server = _RunServer(self._config, stack)
             config = _seeded(server.config)
             private = stack.enter_context(_private_folder())
             crew = Crew(
@@ -98,7 +98,7 @@ class Supervisor:
             wall_seconds=self._clock() - self._start,
         )
 
-    def _watch(self, crew: Crew, server: "_Server") -> Outcome:
+    def _watch(self, crew: Crew, server: "_RunServer") -> RunResult:
         """Keep everything going until there is a reason not to."""
         look = 0.0
         for child in crew:
@@ -106,11 +106,11 @@ class Supervisor:
         while True:
             now = self._clock()
             if self._stop.signal is not None:
-                return Outcome(128 + self._stop.signal)
+                return RunResult(128 + self._stop.signal)
             for child in crew:
                 verdict = child.poll(now)
                 if verdict is not None and verdict.then == "done" and child is crew.training:
-                    return Outcome(0)
+                    return RunResult(0)
                 if verdict is not None and verdict.then == "give up":
                     return _failure(child, verdict)
                 if verdict is not None and verdict.then == "restart":
@@ -119,7 +119,7 @@ class Supervisor:
                     child.start()
             fallen = server.tend(now)
             if fallen is not None and fallen.then == "give up":
-                return Outcome(1, f"the private server {fallen.reason}", server.tail())
+                return RunResult(1, f"the private server {fallen.reason}", server.tail())
             if fallen is not None:
                 self._note("the private server", fallen)
             if now >= look:
@@ -127,7 +127,7 @@ class Supervisor:
                 self._look(crew, server)
             time.sleep(TICK)
 
-    def _look(self, crew: Crew, server: "_Server") -> None:
+    def _look(self, crew: Crew, server: "_RunServer") -> None:
         """Ask the training node how it is; learn from it which run's folder is ours."""
         try:
             status = server.wire.status()
@@ -145,7 +145,7 @@ class Supervisor:
         self._restarting = tuple(child.name for child in crew if child.state == "restarting")
         self._show()
 
-    def _adopt(self, run: str, crew: Crew, server: "_Server") -> None:
+    def _adopt(self, run: str, crew: Crew, server: "_RunServer") -> None:
         """Take a run for ours, once in each life of our training node, if its folder is here."""
         folder = Path(self._config.run.saves) / run
         if not folder.is_dir():
@@ -157,7 +157,7 @@ class Supervisor:
         if server.private is not None:
             runs.announce(folder, server.private)
 
-    def _close(self, crew: Crew, server: "_Server", *, told: bool) -> None:
+    def _close(self, crew: Crew, server: "_RunServer", *, told: bool) -> None:
         """Let everybody finish what he has begun: learner and clients, then the record.
 
         ``told`` says that the training node has ended by itself, and has told the clients so.
@@ -173,7 +173,7 @@ class Supervisor:
         self._await([crew.telemetry], DRAINING_SECONDS, crew, server)
 
     def _await(
-        self, children: Sequence[Child], seconds: float, crew: Crew, server: "_Server"
+        self, children: Sequence[Child], seconds: float, crew: Crew, server: "_RunServer"
     ) -> None:
         deadline = self._clock() + seconds
         look = 0.0
@@ -244,7 +244,7 @@ class Supervisor:
         )
 
 
-class _Server:
+class _RunServer:
     """The server in between: a private one that we start and tend, or one that runs elsewhere."""
 
     def __init__(self, config: Config, stack: ExitStack) -> None:
@@ -297,13 +297,13 @@ def _seeded(config: Config) -> Config:
     return msgspec.structs.replace(config, run=run)
 
 
-def _failure(child: Child, verdict: Verdict) -> Outcome:
+def _failure(child: Child, verdict: Verdict) -> RunResult:
     tail = child.tail()
     last = tail[-1] if tail else "without a word in its log"
     if last.startswith(SAID) and not child.worked:
-        return Outcome(verdict.code, last.removeprefix(SAID))
+        return RunResult(verdict.code, last.removeprefix(SAID))
     reason = f"{child.name} {verdict.reason}: {last.removeprefix(SAID)}"
-    return Outcome(verdict.code if verdict.code > 0 else 1, reason, tail)
+    return RunResult(verdict.code if verdict.code > 0 else 1, reason, tail)
 
 
 def _try_disk(folder: Path) -> None:

@@ -32,7 +32,7 @@ class Scene(Struct, frozen=True):
     hint: str = "Ctrl-C saves and stops."
 
 
-class View(Protocol):
+class RunView(Protocol):
     """Something that shows scenes for as long as it is entered."""
 
     def __enter__(self) -> Self: ...
@@ -49,12 +49,12 @@ class View(Protocol):
         ...
 
 
-def view_on(stream: TextIO) -> View:
+def view_for(stream: TextIO) -> RunView:
     """Return the live page for a terminal, or plain lines for anything else."""
-    return Page(Console(file=stream)) if stream.isatty() else Lines(stream)
+    return LiveView(Console(file=stream)) if stream.isatty() else PlainView(stream)
 
 
-class Page:
+class LiveView:
     """Redraws one page in place."""
 
     def __init__(self, console: Console) -> None:
@@ -78,7 +78,7 @@ class Page:
         self._live.update(page(scene), refresh=True)
 
 
-class Lines:
+class PlainView:
     """Writes a line now and then, and every notice once."""
 
     def __init__(self, stream: TextIO) -> None:

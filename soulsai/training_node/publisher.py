@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from soulsai.algorithms.base import Policy
-from soulsai.config.schema import Training
+from soulsai.config.schema import TrainingSettings
 from soulsai.training_node import onnx_export
 from soulsai.training_node.gate import Gate
 from soulsai.training_node.saving.snapshot import Progress
@@ -44,7 +44,7 @@ class Publisher:
         program: Program,
         spec: RunSpec,
         progress: Progress,
-        config: Training,
+        config: TrainingSettings,
         send: Callable[[Weights], bool],
         clients: int,
     ) -> None:

@@ -20,7 +20,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from soulsai.config.schema import Web, is_loopback
+from soulsai.config.schema import WebSettings, is_loopback
 from soulsai.errors import ConfigError
 from soulsai.web.schemas import Problem
 from soulsai.wire.secrets import read_secret
@@ -153,7 +153,7 @@ class PageAccess:
         return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
 
 
-def access(web: Web) -> PageAccess:
+def access(web: WebSettings) -> PageAccess:
     """Return the access that settings describe; raise ``ConfigError`` if they are not safe."""
     tokens: dict[Role, str] = {}
     named: tuple[tuple[Role, str], ...] = (

@@ -7,7 +7,7 @@ import zlib
 import msgspec
 from msgspec import Struct
 
-from soulsai.config.schema import Redis
+from soulsai.config.schema import RedisSettings
 from soulsai.errors import ConfigError
 from soulsai.wire.names import checked, user_name
 from soulsai.wire.redis.url import check_encrypted, parse
@@ -31,7 +31,7 @@ class Invite(Struct, frozen=True, forbid_unknown_fields=True):
     def __repr__(self) -> str:
         return f"Invite({self.client!r} to {self.run!r} at {self.url})"
 
-    def server(self, redis: Redis) -> Server:
+    def server(self, redis: RedisSettings) -> Server:
         """Return the server as this client speaks to it, at the address that the settings say."""
         check_encrypted(redis.url, insecure=redis.insecure)
         user = user_name("client", self.client)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from soulsai.config.schema import Redis
+from soulsai.config.schema import RedisSettings
 from soulsai.errors import ConfigError
 from soulsai.wire.names import Role
 from soulsai.wire.redis.url import check_encrypted
@@ -30,7 +30,7 @@ class Server:
     public_key: str = ""  # of the training node; what is not signed with it is then refused
 
 
-def server_for(role: Role, redis: Redis, environ: Mapping[str, str] = os.environ) -> Server:
+def server_for(role: Role, redis: RedisSettings, environ: Mapping[str, str] = os.environ) -> Server:
     """Return the configured server with the secret of a role, if there is one.
 
     A node has its own secret where it runs beside the server; elsewhere, and for all clients,

@@ -8,7 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from soulsai.config.schema import Redis
+from soulsai.config.schema import RedisSettings
 from soulsai.errors import WireError
 from soulsai.wire.names import ROLES, acl
 from soulsai.wire.redis.embedded_server import _start, find_binary, settings
@@ -37,7 +37,7 @@ class Broker:
         (folder / "users.acl").write_text(acl(passwords))
         self._command = [str(binary or find_binary()), str(folder / "redis.conf")]
         self._access = RedisAccess(
-            server_for("training_node", Redis(url=url, secrets=str(self.secrets))), "chaos"
+            server_for("training_node", RedisSettings(url=url, secrets=str(self.secrets))), "chaos"
         )
 
     def start(self):

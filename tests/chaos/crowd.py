@@ -199,7 +199,7 @@ def main():
     numbers = range(given.first, given.first + given.count)
     members = [Member(config, number, given.ledgers, rng) for number in numbers]
     error = ""
-    with process.Stop() as stop:
+    with process.StopSignal() as stop:
         try:
             play(config, members, stop)
         except Exception as raised:

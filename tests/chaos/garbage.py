@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 
-from soulsai.config.schema import Redis
+from soulsai.config.schema import RedisSettings
 from soulsai.errors import WireError
 from soulsai.types import Fragment, Hello
 from soulsai.wire.codec import encode_message, pack
@@ -26,7 +26,7 @@ class Garbage(Beside):
 
     def __init__(self, stage):
         super().__init__(self._send)
-        redis = Redis(url=stage.links.url("us"), secrets=str(stage.broker.secrets))
+        redis = RedisSettings(url=stage.links.url("us"), secrets=str(stage.broker.secrets))
         self._server, self._run = server_for("client", redis), stage.config().run.name
         self.sent = 0
         self.seconds = 0.0

@@ -26,7 +26,7 @@ def main():
     broken.seed()
     config = load(given.settings, {}, [])
     with (
-        process.Stop(process.parent(), at_once=True) as stop,
+        process.StopSignal(process.parent(), at_once=True) as stop,
         connect.client(config, None) as wire,
     ):
         serve(

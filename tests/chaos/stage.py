@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from soulsai import runs
-from soulsai.config.schema import PREFIX, Client, load
+from soulsai.config.schema import PREFIX, ClientSettings, load
 from soulsai.train.child_process import Child
 
 from . import stamps
@@ -155,7 +155,7 @@ class Stage:
         sets = [*SETTINGS, *self._sets, f"run.saves={self.saves}"]
         sets += [f"redis.url={self.links.url(who)}", f"redis.secrets={self.broker.secrets}"]
         config = load(None, {}, sets)
-        client = Client(name=who, outbox_mb=config.client.outbox_mb)
+        client = ClientSettings(name=who, outbox_mb=config.client.outbox_mb)
         return msgspec.structs.replace(config, client=client) if who != US else config
 
     def settings(self, who):

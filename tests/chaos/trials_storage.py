@@ -4,7 +4,7 @@ import secrets
 import time
 
 from soulsai import connect
-from soulsai.config.schema import Redis
+from soulsai.config.schema import RedisSettings
 from soulsai.errors import WireError
 from soulsai.training_node.saving import atomic_folders
 from soulsai.wire.names import Keys
@@ -101,7 +101,7 @@ class Flood(Beside):
 
     def __init__(self, stage):
         super().__init__(self._pour, self._look)
-        redis = Redis(url=stage.links.url("us"), secrets=str(stage.broker.secrets))
+        redis = RedisSettings(url=stage.links.url("us"), secrets=str(stage.broker.secrets))
         server = server_for("client", redis)
         self.sent = self.refused = 0
         self.longest = 0.0  # seconds without a new version

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 
 from soulsai import algorithms
-from soulsai.config.schema import DQN, PPO, SAC, AlgorithmChoice, Config, Run
+from soulsai.config.schema import DQN, PPO, SAC, AlgorithmSettings, Config, RunSettings
 from soulsai.types import MASK, ActionSpec, Array, Fragment, Leaf, Spec, zeros
 
 MASKED = {
@@ -50,7 +50,7 @@ class Case(NamedTuple):
 
 
 def case(name: str, spec: Spec, **settings) -> Case:
-    run, choice = Run(max_env_steps=2000), AlgorithmChoice(name)
+    run, choice = RunSettings(max_env_steps=2000), AlgorithmSettings(name)
     return Case(Config(run=run, algorithm=choice, **settings), spec)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from soulsai.config.schema import Checkpoint
+from soulsai.config.schema import CheckpointSettings
 from soulsai.errors import Superseded, WireError
 from soulsai.training_node.admission import Admission
 from soulsai.training_node.fence import Fence
@@ -68,7 +68,7 @@ class Learner:
         self.fence = Fence(run, self.wire, Line(lambda: 0.0), lambda: None)
         parts = {"ledger": self.ledger}
         self.saver = Saver(
-            folder, Checkpoint(keep=2), self.progress, parts, lambda: b"",
+            folder, CheckpointSettings(keep=2), self.progress, parts, lambda: b"",
             clock=lambda: 0.0, took=lambda _: None,
         )  # fmt: skip
         self.admission = Admission(

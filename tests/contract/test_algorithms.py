@@ -13,7 +13,7 @@ import torch
 
 from soulsai import algorithms
 from soulsai.algorithms import ppo
-from soulsai.config.schema import AlgorithmChoice, Config, Run, Training
+from soulsai.config.schema import AlgorithmSettings, Config, RunSettings, TrainingSettings
 from soulsai.errors import ConfigError
 from soulsai.types import zeros
 from tests.contract.algorithm_cases import CASES, make, stream
@@ -130,19 +130,19 @@ def test_its_policy_says_what_it_reads_and_returns(case):
 
 
 def test_an_unknown_algorithm_is_refused_with_the_known_ones():
-    config = Config(algorithm=AlgorithmChoice(name="dqm"))
+    config = Config(algorithm=AlgorithmSettings(name="dqm"))
     with pytest.raises(ConfigError, match=r"no 'dqm'; choose one of .*dqn"):
         algorithms.build(config, CASES["dqn"].spec, seed=0)
 
 
 def test_our_own_algorithms_take_their_settings_from_their_section():
-    config = Config(algorithm=AlgorithmChoice(name="dqn", options={"lr": 1.0}))
+    config = Config(algorithm=AlgorithmSettings(name="dqn", options={"lr": 1.0}))
     with pytest.raises(ConfigError, match="section 'dqn'"):
         algorithms.build(config, CASES["dqn"].spec, seed=0)
 
 
 def test_a_device_that_is_not_there_is_refused():
-    config = Config(training=Training(device="warp"))
+    config = Config(training=TrainingSettings(device="warp"))
     with pytest.raises(ConfigError, match=r"training\.device: 'warp'"):
         algorithms.build(config, CASES["dqn"].spec, seed=0)
 
@@ -165,13 +165,15 @@ def installed(monkeypatch):
 
 @pytest.mark.usefixtures("installed")
 def test_other_packages_add_algorithms_by_entry_point():
-    config = Config(algorithm=AlgorithmChoice("foreign", {"lr": 0.5}), run=Run(max_env_steps=7))
+    config = Config(
+        algorithm=AlgorithmSettings("foreign", {"lr": 0.5}), run=RunSettings(max_env_steps=7)
+    )
     built = algorithms.build(config, CASES["dqn"].spec, seed=3)
     assert built.settings == (0.5, 3, 7, False)
 
 
 @pytest.mark.usefixtures("installed")
 def test_their_options_are_checked_too():
-    config = Config(algorithm=AlgorithmChoice("foreign", {"lrr": 0.5}))
+    config = Config(algorithm=AlgorithmSettings("foreign", {"lrr": 0.5}))
     with pytest.raises(ConfigError, match=r"algorithm\.options: .*lrr"):
         algorithms.build(config, CASES["dqn"].spec, seed=3)

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from soulsai.config.schema import Config, Web, check
+from soulsai.config.schema import Config, WebSettings, check
 from soulsai.errors import ConfigError
 from soulsai.web import security
 from soulsai.web.security import PageAccess
@@ -46,7 +46,7 @@ def private(tmp_path_factory):
     write_run(folder / "saves", LIVE, 50)
     (folder / "operator").write_text(OPERATOR + "\n")
     (folder / "viewer").write_text(VIEWER)
-    web = Web(
+    web = WebSettings(
         bind="0.0.0.0", port=0, hosts=("train.example.org",),
         operator_token=str(folder / "operator"), viewer_token=str(folder / "viewer"),
     )  # fmt: skip
@@ -61,21 +61,21 @@ def bearer(token):
 
 def test_a_page_for_everybody_needs_a_token(tmp_path):
     with pytest.raises(ConfigError, match=r"web\.bind: '0\.0\.0\.0' can be reached"):
-        check(Config(web=Web(bind="0.0.0.0")))
+        check(Config(web=WebSettings(bind="0.0.0.0")))
     with pytest.raises(ConfigError, match=r"web\.bind"):
         PageAccess({}, "192.168.1.7")
     for text, why in (("short", "at least 16"), ("", "one line"), ("two\nlines", "one line")):
         file = tmp_path / "token"
         file.write_text(text)
         with pytest.raises(ConfigError, match=why):
-            security.access(Web(bind="0.0.0.0", operator_token=str(file)))
+            security.access(WebSettings(bind="0.0.0.0", operator_token=str(file)))
     file.write_text(VIEWER)
     with pytest.raises(ConfigError, match="operator_token"):
-        security.access(Web(viewer_token=str(file)))
+        security.access(WebSettings(viewer_token=str(file)))
     with pytest.raises(ConfigError, match="same"):
-        security.access(Web(viewer_token=str(file), operator_token=str(file)))
+        security.access(WebSettings(viewer_token=str(file), operator_token=str(file)))
     with pytest.raises(ConfigError, match="nowhere"):
-        security.access(Web(operator_token=str(tmp_path / "nowhere")))
+        security.access(WebSettings(operator_token=str(tmp_path / "nowhere")))
 
 
 def test_without_a_token_nothing_is_seen(private):

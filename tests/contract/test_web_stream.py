@@ -11,7 +11,7 @@ from functools import partial
 
 import pytest
 
-from soulsai.config.schema import Web
+from soulsai.config.schema import WebSettings
 from soulsai.types import Answer, Pause
 from soulsai.wire.memory import MemoryServer
 from tests.contract.web_cases import (
@@ -216,7 +216,7 @@ def test_a_taken_port_is_waited_for(tmp_path, caplog):
         port = taken.getsockname()[1]
         server = MemoryServer()
         over = threading.Event()
-        config = settings(tmp_path, Web(port=port))
+        config = settings(tmp_path, WebSettings(port=port))
         from soulsai.telemetry_node.node import serve
 
         with training(server) as trainer:
@@ -242,7 +242,7 @@ def test_no_page_if_none_is_wanted(tmp_path):
     server = MemoryServer()
     with training(server):
         serve(
-            settings(tmp_path, Web(enabled=False)), server.telemetry(),
+            settings(tmp_path, WebSettings(enabled=False)), server.telemetry(),
             stopped=iter([False, True]).__next__, connect=server.telemetry,
         )  # fmt: skip
 

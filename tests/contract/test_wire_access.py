@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 
-from soulsai.config.schema import Redis
+from soulsai.config.schema import RedisSettings
 from soulsai.errors import AccessDenied, Unreachable, WireError
 from soulsai.types import Control, Episode, Event, Hello, Status, Stop
 from soulsai.wire.codec import encode_message, pack
@@ -89,7 +89,7 @@ def test_a_wrong_or_missing_password_is_told_with_what_to_do(server):
 def test_a_server_with_nothing_but_requirepass_serves_all_roles(kind, tmp_path):
     write_secret(tmp_path / "redis.secret", "common")
     with plain_server(kind, tmp_path, ["requirepass common"]) as url:
-        redis = Redis(url=url, secrets=str(tmp_path))
+        redis = RedisSettings(url=url, secrets=str(tmp_path))
         node = connect_training(server_for("training_node", redis, {}), "plain")
         client = connect_client(server_for("client", redis, {}), "plain", "c1")
         node.open(SPEC, PROGRAM, fresh=True)

@@ -15,7 +15,13 @@ from pathlib import Path
 
 import msgspec
 
-from soulsai.config.schema import Config, Environment, Run, Telemetry, Web
+from soulsai.config.schema import (
+    Config,
+    EnvironmentSettings,
+    RunSettings,
+    TelemetrySettings,
+    WebSettings,
+)
 from soulsai.errors import ConfigError, Unreachable
 from soulsai.telemetry_node.node import serve
 from soulsai.types import (
@@ -43,15 +49,15 @@ from soulsai.wire.memory import MemoryServer
 
 PROGRAM = Program(b"graph", "weights", ("obs",), ("q",), Head("epsilon_greedy"), {})
 LIVE = "2026-11-22_16-05-33_lunarlander-v3_dqn_7f3a"
-ANYWHERE = Web(port=0)
+ANYWHERE = WebSettings(port=0)
 BEGAN = 1_795_363_533.0  # Unix seconds
 
 
-def settings(saves: Path, web: Web = ANYWHERE, seed: int = 7, lr: float = 5e-4) -> Config:
+def settings(saves: Path, web: WebSettings = ANYWHERE, seed: int = 7, lr: float = 5e-4) -> Config:
     config = Config(
-        run=Run(saves=str(saves), seed=seed, max_env_steps=1_000_000),
-        environment=Environment(info_keys=("landed",)),
-        telemetry=Telemetry(figure_every=10**9),
+        run=RunSettings(saves=str(saves), seed=seed, max_env_steps=1_000_000),
+        environment=EnvironmentSettings(info_keys=("landed",)),
+        telemetry=TelemetrySettings(figure_every=10**9),
         web=web,
     )
     return msgspec.structs.replace(config, dqn=msgspec.structs.replace(config.dqn, lr=lr))

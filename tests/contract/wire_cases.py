@@ -95,7 +95,7 @@ def wires(kind: str, server: EmbeddedServer | None, run: str) -> Iterator[Wires]
 
 def access(server: EmbeddedServer, role) -> Server:
     """Return the server as a role sees it."""
-    return server_for(role, schema.Redis(url=server.url, secrets=str(server.secrets)), {})
+    return server_for(role, schema.RedisSettings(url=server.url, secrets=str(server.secrets)), {})
 
 
 def start(kind: str, folder: Path | None = None) -> EmbeddedServer | None:

@@ -7,7 +7,7 @@ from benchmarks import learning
 from benchmarks.environments import LONGEST_GAME, breakout
 from benchmarks.targets import BREAKOUT, TARGETS
 from soulsai.client.environment import probe
-from soulsai.config.schema import Environment
+from soulsai.config.schema import EnvironmentSettings
 
 SEEDS = (10, 11, 12, 13, 14)  # no setting was chosen on these
 
@@ -26,7 +26,7 @@ def test_a_target_is_reached_over_seeds(name, tmp_path, capsys):
 
 @pytest.mark.learning
 def test_breakout_is_bits_and_ends():
-    spec = probe(Environment(id=BREAKOUT))
+    spec = probe(EnvironmentSettings(id=BREAKOUT))
     (leaf,) = spec.obs.values()
     assert leaf.shape == (10, 10, 4)
     assert np.dtype(leaf.dtype) == np.bool_

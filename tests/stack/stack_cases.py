@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from soulsai import connect
-from soulsai.config.schema import Config, Redis
+from soulsai.config.schema import Config, RedisSettings
 from soulsai.errors import SoulsAIError
 
 ROOT = Path(__file__).parents[2]
@@ -143,7 +143,7 @@ class Stack:
 
     def operator(self):
         url, secrets = f"redis://127.0.0.1:{self.port}", str(self.folder / "config/secrets")
-        return connect.operator(Config(redis=Redis(url=url, secrets=secrets)))
+        return connect.operator(Config(redis=RedisSettings(url=url, secrets=secrets)))
 
     def status(self):
         """Return the training node's status, as an operator on this machine sees it."""

@@ -35,7 +35,7 @@ class Place:
         self.embedded = embedded
 
     def _redis(self):
-        return schema.Redis(url=self.embedded.url, secrets=str(self.embedded.secrets))
+        return schema.RedisSettings(url=self.embedded.url, secrets=str(self.embedded.secrets))
 
     def training(self):
         if self.memory is not None:
@@ -99,9 +99,9 @@ class Client:
         self.stopping = threading.Event()
         self.error = None
         self._config = schema.Config(
-            client=schema.Client(name=name, environments=listed),
-            environment=options.pop("environment_config", schema.Environment()),
-            watchdog=options.pop("watchdog", schema.Watchdog()),
+            client=schema.ClientSettings(name=name, environments=listed),
+            environment=options.pop("environment_config", schema.EnvironmentSettings()),
+            watchdog=options.pop("watchdog", schema.WatchdogSettings()),
         )
         self._options = {"seed": 1, **options}
         self._thread = threading.Thread(target=self._live)

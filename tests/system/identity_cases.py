@@ -77,8 +77,8 @@ class Guarded:
         self.process.kill()
         self.process.wait()
 
-    def settings(self) -> schema.Redis:
-        return schema.Redis(url=self.url, secrets=str(self.secrets))
+    def settings(self) -> schema.RedisSettings:
+        return schema.RedisSettings(url=self.url, secrets=str(self.secrets))
 
     def access(self, role) -> Server:
         return server_for(role, self.settings(), {})

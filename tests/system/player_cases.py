@@ -5,7 +5,14 @@ import time
 import msgspec
 import numpy as np
 
-from soulsai.config.schema import DQN, Checkpoint, Config, Environment, Redis, Run
+from soulsai.config.schema import (
+    DQN,
+    CheckpointSettings,
+    Config,
+    EnvironmentSettings,
+    RedisSettings,
+    RunSettings,
+)
 from soulsai.errors import NoRun
 from soulsai.types import Fragment, Hello
 from soulsai.wire.codec import encode_message, pack
@@ -26,10 +33,10 @@ def wait_for(condition, seconds=START_SECONDS):
 def settings_of(server, folder):
     """Return the settings of a training node that learns as it likes, and a file of them."""
     config = Config(
-        run=Run(saves=str(folder / "saves"), max_env_steps=0, seed=3),
-        redis=Redis(url=server.url, secrets=str(server.secrets)),
-        environment=Environment(id="CartPole-v1"),
-        checkpoint=Checkpoint(every=40),
+        run=RunSettings(saves=str(folder / "saves"), max_env_steps=0, seed=3),
+        redis=RedisSettings(url=server.url, secrets=str(server.secrets)),
+        environment=EnvironmentSettings(id="CartPole-v1"),
+        checkpoint=CheckpointSettings(every=40),
         dqn=DQN(
             hidden=(16,),
             learning_starts=64,

@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks.crowd import Crowd
 from benchmarks.faults import Faults
-from soulsai.config.schema import Redis
+from soulsai.config.schema import RedisSettings
 from soulsai.wire.redis.embedded_server import EmbeddedServer
 from tests.system.train_cases import until
 
@@ -34,7 +34,7 @@ def test_a_crowd_loses_one_after_the_other_and_nobody_stays(tmp_path):
     faults = Faults(kill_seconds=5.0, slow_clients=1, slow_seconds=0.1)
 
     def gathered(server):
-        redis = Redis(url=server.url, secrets=str(server.secrets))
+        redis = RedisSettings(url=server.url, secrets=str(server.secrets))
         crowd = Crowd(
             redis, "soulsai.testing:ToyEnv", clients=3, seed=1, faults=faults, log=log, clock=clock
         )

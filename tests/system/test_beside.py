@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from soulsai.config.schema import Config, Run, Telemetry, Web
+from soulsai.config.schema import Config, RunSettings, TelemetrySettings, WebSettings
 from soulsai.telemetry_node import record
 from soulsai.telemetry_node.node import TelemetryNode, serve
 from soulsai.types import Status
@@ -18,7 +18,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def config(folder: Path, **telemetry: object) -> Config:
     settings = {"window": 5, "figure_every": 10**9, "metrics": {"win": "reward > 3"}, **telemetry}
     return Config(
-        run=Run(saves=str(folder)), telemetry=Telemetry(**settings), web=Web(enabled=False)
+        run=RunSettings(saves=str(folder)),
+        telemetry=TelemetrySettings(**settings),
+        web=WebSettings(enabled=False),
     )
 
 

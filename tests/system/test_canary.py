@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from soulsai import connect
-from soulsai.config.schema import Config, Run
+from soulsai.config.schema import Config, RunSettings
 from soulsai.errors import SoulsAIError
 from soulsai.wire.invite import from_line
 from soulsai.wire.names import ROLES
@@ -73,7 +73,7 @@ class System:
 
     def status(self):
         with suppress(SoulsAIError):
-            config = Config(redis=self.server.settings(), run=Run())
+            config = Config(redis=self.server.settings(), run=RunSettings())
             with connect.operator(config) as wire:
                 return wire.status()
         return None

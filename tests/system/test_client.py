@@ -258,6 +258,6 @@ def test_an_environment_that_does_not_start_is_told(place):
 
 def test_the_clients_own_count_takes_precedence(place):
     node = Node(place, count=2)
-    with playing(place, environment_config=schema.Environment(count=3)):
+    with playing(place, environment_config=schema.EnvironmentSettings(count=3)):
         until(lambda: node.listen() > 10)
     assert node.of(Hello)[0].environments == 3

@@ -29,11 +29,13 @@ CLIENT = f"""
 import json, sys, time
 import soulsai.client.session as session
 loaded = [name for name in {HEAVY} if name in sys.modules]
-from soulsai.config.schema import Client, Config, Redis
+from soulsai.config.schema import ClientSettings, Config, RedisSettings
 from soulsai.wire.redis.roles import connect_client
 from soulsai.wire.secrets import server_for
 
-settings = Config(redis=Redis(url=sys.argv[1], secrets=sys.argv[2]), client=Client(name="one"))
+settings = Config(
+    redis=RedisSettings(url=sys.argv[1], secrets=sys.argv[2]), client=ClientSettings(name="one")
+)
 wire = connect_client(server_for("client", settings.redis), "soulsai", "one")
 deadline = time.monotonic() + 4
 session.serve(settings, wire, seed=1, stopped=lambda: time.monotonic() > deadline)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from soulsai.config.schema import Redis
+from soulsai.config.schema import RedisSettings
 from soulsai.errors import AccessDenied, ConfigError, ServerFull, Unreachable, WireError
 from soulsai.types import Status
 from soulsai.wire.private import sweep
@@ -28,7 +28,7 @@ BINARIES = [None, *([Path(DEBIAN)] if DEBIAN else [])]
 
 
 def access(server: EmbeddedServer, role):
-    return server_for(role, Redis(url=server.url, secrets=str(server.secrets)), {})
+    return server_for(role, RedisSettings(url=server.url, secrets=str(server.secrets)), {})
 
 
 def link(server: EmbeddedServer, role="training_node"):

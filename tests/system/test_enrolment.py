@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from soulsai.config.schema import Config, Redis
+from soulsai.config.schema import Config, RedisSettings
 from soulsai.errors import AccessDenied, ConfigError, WireError
 from soulsai.identity import folder as secrets_folder
 from soulsai.identity.enroller import enroller
@@ -258,7 +258,7 @@ def test_the_invite_opens_the_door_over_tls_and_knows_the_right_server(tmp_path,
         assert invite.url == f"rediss://localhost:{server.tls_port}"
         assert invite.password not in repr(invite)
         assert invite.key == (server.secrets / "manifest.pub").read_text().strip()
-        wire = connect_client(invite.server(Redis(url=invite.url)), "soulsai", "lab")
+        wire = connect_client(invite.server(RedisSettings(url=invite.url)), "soulsai", "lab")
         assert wire.pointer() is None
         wire.close()
         node.close()
@@ -277,7 +277,7 @@ def test_a_fresh_invite_is_that_of_the_command(server, capsys):
 
 
 def test_the_page_of_a_node_that_has_the_secret_lets_in_and_shuts_out(server):
-    settings = Config(redis=Redis(url=server.url, secrets=str(server.secrets)))
+    settings = Config(redis=RedisSettings(url=server.url, secrets=str(server.secrets)))
     door = enroller(settings)
     assert door is not None
     with pytest.raises(ConfigError, match="say where"):

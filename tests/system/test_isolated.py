@@ -18,7 +18,7 @@ from soulsai.client.isolation import process_tree
 from soulsai.client.isolation.environment import Isolated, start
 from soulsai.client.isolation.shared_memory import STEP
 from soulsai.client.isolation.watchdog import Broken
-from soulsai.config.schema import Environment, Watchdog
+from soulsai.config.schema import EnvironmentSettings, WatchdogSettings
 from soulsai.errors import EnvironmentFault
 from soulsai.testing import BoxToy, DictToy, MaskedToy, MultiDiscreteToy
 from soulsai.types import EnvironmentOffer, Spec, zeros
@@ -36,12 +36,12 @@ def caged():
     def cage(id=SICK, limits=None, *, begin=True, stopped=lambda: False, spec=None, **kwargs):
         offer = EnvironmentOffer(id, kwargs, info_keys=("distance",))
         healthy = {"fault": ""} if id == SICK else kwargs
-        seen = spec or probe(Environment(id=id, kwargs=healthy))
+        seen = spec or probe(EnvironmentSettings(id=id, kwargs=healthy))
         one = Isolated(
             id,
             offer,
             seen,
-            Watchdog(**{**QUICK, **(limits or {})}),
+            WatchdogSettings(**{**QUICK, **(limits or {})}),
             stopped=stopped,
             rng=random.Random(1),
         )
@@ -208,7 +208,7 @@ def test_what_does_not_start_at_all_is_a_fault_at_once(caged, fault, words):
 
 
 def test_another_environment_than_the_runs_is_refused(caged):
-    other = probe(Environment(id="CartPole-v1"))
+    other = probe(EnvironmentSettings(id="CartPole-v1"))
     with pytest.raises(EnvironmentFault, match="is not the environment of the run"):
         caged(spec=Spec(other.obs, other.action))
 
@@ -239,11 +239,11 @@ def test_a_client_that_is_killed_leaves_no_environment_behind(tmp_path):
         "import random, sys; sys.path.append(sys.argv[1])\n"
         "from soulsai.client.isolation.environment import Isolated, start\n"
         "from soulsai.client.environment import probe\n"
-        "from soulsai.config.schema import Environment, Watchdog\n"
+        "from soulsai.config.schema import EnvironmentSettings, WatchdogSettings\n"
         "from soulsai.types import EnvironmentOffer, zeros\n"
-        "spec = probe(Environment(id='sick_env:Sick'))\n"
+        "spec = probe(EnvironmentSettings(id='sick_env:Sick'))\n"
         "offer = EnvironmentOffer('', {'fault': 'hang', 'log': sys.argv[2]})\n"
-        "one = Isolated('sick_env:Sick', offer, spec, Watchdog(step_seconds=600),\n"
+        "one = Isolated('sick_env:Sick', offer, spec, WatchdogSettings(step_seconds=600),\n"
         "    stopped=lambda: False, rng=random.Random(1))\n"
         "start(one, lambda: False)\n"
         "rows = {name: zeros(leaf) for name, leaf in spec.obs.items()}\n"

@@ -6,7 +6,7 @@ import sys
 
 import msgspec
 
-from soulsai.config.schema import Redis
+from soulsai.config.schema import RedisSettings
 from soulsai.types import Status
 from soulsai.wire.redis.embedded_server import EmbeddedServer
 from soulsai.wire.redis.roles import connect_training
@@ -26,7 +26,7 @@ def test_it_watches_until_the_run_has_ended(tmp_path):
             soulsai("status", *place, "--watch", cwd=tmp_path)
         )
         training = connect_training(
-            server_for("training_node", Redis(url=server.url, secrets=str(server.secrets))),
+            server_for("training_node", RedisSettings(url=server.url, secrets=str(server.secrets))),
             "soulsai",
         )
         training.open(run_spec("a-run"), PROGRAM, fresh=True)

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from soulsai.client.session import serve
-from soulsai.config.schema import Client, Config, Redis
+from soulsai.config.schema import ClientSettings, Config, RedisSettings
 from soulsai.errors import ProtocolError
 from soulsai.testing.policy import toy_run
 from soulsai.types import OLDEST_PROTOCOL, PROTOCOL, EnvironmentOffer
@@ -95,8 +95,8 @@ class Playing:
     """A client in a thread, and what it raised."""
 
     def __init__(self, server):
-        redis = Redis(url=server.url, secrets=str(server.secrets))
-        config = Config(redis=redis, client=Client(name="c1", environments=(TOY,)))
+        redis = RedisSettings(url=server.url, secrets=str(server.secrets))
+        config = Config(redis=redis, client=ClientSettings(name="c1", environments=(TOY,)))
         self.wire = connect_client(server.access("client"), "soulsai", "c1")
         self.stopping = threading.Event()
         self.error: Exception | None = None

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from soulsai.config.schema import Config, Run, Telemetry
+from soulsai.config.schema import Config, RunSettings, TelemetrySettings
 from soulsai.errors import NoRun, SoulsAIError, Unreachable, WireError
 from soulsai.telemetry_node import figure, record
 from soulsai.telemetry_node.node import RetryPause, TelemetryNode, serve
@@ -34,7 +34,7 @@ def training(server: MemoryServer) -> TrainingRole:
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    return Config(run=Run(saves=str(tmp_path)), telemetry=Telemetry(window=3))
+    return Config(run=RunSettings(saves=str(tmp_path)), telemetry=TelemetrySettings(window=3))
 
 
 @contextmanager
@@ -203,7 +203,7 @@ def test_a_run_cannot_be_named_out_of_the_saves_folder(server, config, name: str
 
 def test_a_folder_that_cannot_be_written_is_one_line(server, training, tmp_path) -> None:
     (tmp_path / "saves").write_text("a file")
-    config = Config(run=Run(saves=str(tmp_path / "saves")))
+    config = Config(run=RunSettings(saves=str(tmp_path / "saves")))
     with node_of(config, server) as node, pytest.raises(SoulsAIError, match="cannot be written"):
         node.turn(0.0)
 

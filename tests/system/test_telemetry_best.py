@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from soulsai.config.schema import Config, Run, Telemetry
+from soulsai.config.schema import Config, RunSettings, TelemetrySettings
 from soulsai.telemetry_node import best
 from soulsai.telemetry_node.node import TelemetryNode
 from soulsai.types import Answer, Event, SaveBest
@@ -41,7 +41,7 @@ class Clock:
 
 @contextmanager
 def node_of(tmp_path: Path, server: MemoryServer, clock: Clock) -> Iterator[TelemetryNode]:
-    config = Config(run=Run(saves=str(tmp_path)), telemetry=Telemetry(window=2))
+    config = Config(run=RunSettings(saves=str(tmp_path)), telemetry=TelemetrySettings(window=2))
     node = TelemetryNode(config, server.telemetry(), clock)
     try:
         yield node

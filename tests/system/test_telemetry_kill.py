@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from soulsai.config.schema import Config, Redis, Run, Telemetry, to_json
+from soulsai.config.schema import Config, RedisSettings, RunSettings, TelemetrySettings, to_json
 from soulsai.telemetry_node import best, record
 from soulsai.types import Answer
 from soulsai.wire.redis.embedded_server import EmbeddedServer
@@ -41,9 +41,9 @@ serve(config, wire, stopped=stop.is_set)
 def config(tmp_path: Path) -> Iterator[Config]:
     with EmbeddedServer() as server:
         yield Config(
-            run=Run(saves=str(tmp_path / "saves")),
-            redis=Redis(url=server.url, secrets=str(server.secrets)),
-            telemetry=Telemetry(window=5),
+            run=RunSettings(saves=str(tmp_path / "saves")),
+            redis=RedisSettings(url=server.url, secrets=str(server.secrets)),
+            telemetry=TelemetrySettings(window=5),
         )
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from soulsai.process import PARENT, PULSE, Stop, parent, unique_name
+from soulsai.process import PARENT, PULSE, StopSignal, parent, unique_name
 
 ROOT = Path(__file__).parents[2]
 CHILD = """
 import sys, time
-from soulsai.process import Stop, parent
-with Stop(parent(), at_once={at_once}) as stop:
+from soulsai.process import StopSignal, parent
+with StopSignal(parent(), at_once={at_once}) as stop:
     print("ready", flush=True)
     while {until}:
         time.sleep(0.01)
@@ -118,7 +118,7 @@ def test_the_parent_is_taken_from_the_environment(monkeypatch):
 
 def test_handlers_are_put_back():
     before = signal.getsignal(signal.SIGTERM)
-    with Stop() as stop:
+    with StopSignal() as stop:
         assert not stop()
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
@@ -133,7 +133,7 @@ def test_names_are_valid_and_differ():
 def test_asking_shows_that_we_go_round_once_a_second(tmp_path, monkeypatch):
     pulse, now = tmp_path / "pulse", [10.0]
     monkeypatch.setenv(PULSE, str(pulse))
-    stop = Stop(clock=lambda: now[0])
+    stop = StopSignal(clock=lambda: now[0])
     assert not pulse.exists(), "nobody has asked yet"
     for seconds, touched in ((0.0, True), (0.5, False), (0.6, True)):
         now[0] += seconds
@@ -144,4 +144,4 @@ def test_asking_shows_that_we_go_round_once_a_second(tmp_path, monkeypatch):
 
 def test_a_pulse_that_cannot_be_written_is_no_reason_to_end(tmp_path, monkeypatch):
     monkeypatch.setenv(PULSE, str(tmp_path / "missing" / "pulse"))
-    assert Stop()() is False
+    assert StopSignal()() is False

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from soulsai import runs
-from soulsai.config.schema import Config, Environment, Redis, Run, to_json
+from soulsai.config.schema import Config, EnvironmentSettings, RedisSettings, RunSettings, to_json
 from soulsai.errors import CheckpointError
 from soulsai.train.summary import best_reward, clock, save, summarise, table
 from soulsai.training_node.saving import atomic_folders
@@ -66,7 +66,9 @@ def test_the_policy_is_that_of_the_newest_undamaged_checkpoint(tmp_path):
 def test_a_run_is_gone_on_with_until_it_is_finished(
     tmp_path, phase, id, algorithm, checkpointed, found
 ):
-    settings = Config(run=Run(saves=str(tmp_path)), environment=Environment(id="X-v0"))
+    settings = Config(
+        run=RunSettings(saves=str(tmp_path)), environment=EnvironmentSettings(id="X-v0")
+    )
     assert runs.unfinished(settings) == ""
     folder = make(tmp_path, "run")
     if checkpointed:
@@ -79,11 +81,11 @@ def test_a_run_is_gone_on_with_until_it_is_finished(
 
 def test_a_resumed_run_keeps_its_settings_but_not_its_server(tmp_path):
     then = Config(
-        run=Run(saves="old", seed=5, clients=3),
-        redis=Redis(url="unix:///gone", secrets="gone"),
+        run=RunSettings(saves="old", seed=5, clients=3),
+        redis=RedisSettings(url="unix:///gone", secrets="gone"),
     )
     folder = make(tmp_path, "run", then)
-    now = Config(run=Run(saves=str(tmp_path)), redis=Redis(url="redis://here"))
+    now = Config(run=RunSettings(saves=str(tmp_path)), redis=RedisSettings(url="redis://here"))
     merged = runs.settings(folder, now, {"SOULSAI__DQN__LR": "0.5"}, ["run.clients=4"])
     merged = runs.kept_in(folder, merged)
     assert merged.run == msgspec.structs.replace(then.run, saves=str(tmp_path), clients=4)
@@ -144,7 +146,7 @@ def test_seconds_as_a_clock():
 
 
 def test_what_a_run_played_is_known_from_its_folder_only(tmp_path):
-    config = Config(environment=Environment(id="mine.py:make"))
+    config = Config(environment=EnvironmentSettings(id="mine.py:make"))
     folder = make(tmp_path, "2026-01-01_a", config)
     assert runs.environment(tmp_path, "latest") == "mine.py:make"
     policy = folder / "policy.onnx"

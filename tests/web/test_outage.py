@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from soulsai.config.schema import Redis
+from soulsai.config.schema import RedisSettings
 from soulsai.wire.redis.embedded_server import EmbeddedServer
 from soulsai.wire.redis.roles import connect_training
 from soulsai.wire.secrets import server_for
@@ -31,7 +31,7 @@ class Server:
     """What a ``Trainer`` wants to know of a server: its training node's wire."""
 
     def __init__(self, server):
-        self._redis = Redis(url=server.url, secrets=str(server.secrets))
+        self._redis = RedisSettings(url=server.url, secrets=str(server.secrets))
 
     def training(self):
         return connect_training(server_for("training_node", self._redis), "soulsai")

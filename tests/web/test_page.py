@@ -6,7 +6,7 @@ import time
 import msgspec
 import pytest
 
-from soulsai.config.schema import Web
+from soulsai.config.schema import WebSettings
 from soulsai.types import Pardon, Promote, Purge
 from soulsai.wire.memory import MemoryServer
 from tests.contract.web_cases import (
@@ -87,7 +87,7 @@ def test_it_goes_on_after_a_restart_of_the_node_without_reload(tmp_path, opened)
             page.get_by_text("100 episodes", exact=True).wait_for()
             page.evaluate("window.same = true")
         page.get_by_text("connecting…").wait_for()
-        again = settings(tmp_path, Web(port=int(url.rpartition(":")[2])))
+        again = settings(tmp_path, WebSettings(port=int(url.rpartition(":")[2])))
         trainer.play(episode(100, 2000, random.Random(0)))
         with telemetry(again, server):
             page.get_by_text("101 episodes", exact=True).wait_for()
@@ -257,7 +257,7 @@ def test_a_token_opens_the_page(tmp_path, opened):
     write_run(tmp_path / "saves", LIVE, 50)
     (tmp_path / "operator").write_text("operator-0123456789")
     (tmp_path / "viewer").write_text("viewer-0123456789")
-    web = Web(
+    web = WebSettings(
         port=0, operator_token=str(tmp_path / "operator"), viewer_token=str(tmp_path / "viewer")
     )
     server = MemoryServer()

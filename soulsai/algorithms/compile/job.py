@@ -43,7 +43,7 @@ def run(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    with process.Stop(process.parent(), at_once=True):
+    with process.StopSignal(process.parent(), at_once=True):
         os.nice(NICE)
         try:
             run(Path(sys.argv[1]))

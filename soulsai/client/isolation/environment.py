@@ -57,7 +57,7 @@ class Isolated:
         id: str,
         offer: EnvironmentOffer,
         spec: Spec,
-        limits: schema.Watchdog,
+        limits: schema.WatchdogSettings,
         *,
         stopped: Callable[[], bool],
         rng: random.Random,

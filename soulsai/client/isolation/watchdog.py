@@ -12,7 +12,7 @@ from typing import Literal
 from msgspec import Struct
 
 from soulsai.client.backoff import Backoff
-from soulsai.config.schema import Watchdog as Limits
+from soulsai.config.schema import WatchdogSettings as Limits
 from soulsai.errors import EnvironmentFault
 
 Kind = Literal["hang", "crash", "slow", "memory", "reset", "planned"]

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from soulsai.config.schema import Telemetry
+from soulsai.config.schema import TelemetrySettings
 from soulsai.prometheus import Family
 from soulsai.telemetry_node.connectors import Connector, Point
 from soulsai.telemetry_node.sinks.tensorboard import FOLDER, EventFile
@@ -18,7 +18,7 @@ from soulsai.web.journal import Note
 class Beside:
     """Tells of one run; nothing here waits, and nothing that fails here reaches the record."""
 
-    def __init__(self, settings: Telemetry, spec: RunSpec, folder: Path) -> None:
+    def __init__(self, settings: TelemetrySettings, spec: RunSpec, folder: Path) -> None:
         self.run = spec.run
         self._all: list[Connector[Any]] = []
         self._points: list[Connector[Point]] = []

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from soulsai.algorithms.base import Stateful
-from soulsai.config.schema import Checkpoint
+from soulsai.config.schema import CheckpointSettings
 from soulsai.errors import CheckpointError
 from soulsai.prometheus import Stopwatch
 from soulsai.training_node.saving import atomic_folders, snapshot
@@ -33,7 +33,7 @@ class Saver:
     def __init__(
         self,
         folder: RunFolder,
-        config: Checkpoint,
+        config: CheckpointSettings,
         progress: Progress,
         parts: dict[str, Stateful],
         policy: Callable[[], bytes],

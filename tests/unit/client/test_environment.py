@@ -23,8 +23,8 @@ def go(environment, rows):
 
 
 def test_probe_tells_of_an_action_mask_only_if_there_is_one():
-    plain = probe(schema.Environment(id="soulsai.testing:ToyEnv"))
-    masked = probe(schema.Environment(id="soulsai.testing:MaskedToy"))
+    plain = probe(schema.EnvironmentSettings(id="soulsai.testing:ToyEnv"))
+    masked = probe(schema.EnvironmentSettings(id="soulsai.testing:MaskedToy"))
     assert MASK not in plain.obs
     assert masked.obs[MASK] == Leaf((3,), "|b1")
     assert masked.seen == plain.obs
@@ -32,12 +32,12 @@ def test_probe_tells_of_an_action_mask_only_if_there_is_one():
 
 @pytest.mark.parametrize("kind", [ToyEnv, MaskedToy, DictToy, MultiDiscreteToy, BoxToy])
 def test_probe_can_play_a_few_steps(kind):
-    probe(schema.Environment(id=f"soulsai.testing:{kind.__name__}"), steps=50)
+    probe(schema.EnvironmentSettings(id=f"soulsai.testing:{kind.__name__}"), steps=50)
 
 
 @pytest.mark.parametrize(("fault", "words"), [("step", "crashed"), ("nan", "finite")])
 def test_probe_finds_what_only_steps_show(fault, words):
-    rude = schema.Environment(id="soulsai.testing:RudeEnv", kwargs={"fault": fault})
+    rude = schema.EnvironmentSettings(id="soulsai.testing:RudeEnv", kwargs={"fault": fault})
     probe(rude)
     with pytest.raises(EnvironmentFault, match=words):
         probe(rude, steps=20)
@@ -47,10 +47,10 @@ def test_probe_reads_a_spec_file_where_the_environment_cannot_be_made(tmp_path):
     spec = Spec({"obs": Leaf((3,), "<f4")}, ActionSpec("discrete", (), (2,)))
     path = tmp_path / "spec.json"
     path.write_bytes(msgspec.json.encode(spec))
-    assert probe(schema.Environment(id="NoSuch-v0", spec_file=str(path))) == spec
+    assert probe(schema.EnvironmentSettings(id="NoSuch-v0", spec_file=str(path))) == spec
     path.write_text("{")
     with pytest.raises(ConfigError, match=r"spec_file.*spec\.json"):
-        probe(schema.Environment(id="NoSuch-v0", spec_file=str(path)))
+        probe(schema.EnvironmentSettings(id="NoSuch-v0", spec_file=str(path)))
 
 
 # Masks

@@ -56,7 +56,9 @@ def test_dicts_and_tuples_are_flattened_to_named_leaves_in_their_order():
     spec = adapted(DictToy())[0].spec
     names = ["camera", "doors", "enemies.0", "enemies.1", "player.pose", "player.weapon"]
     assert sorted(spec.obs) == names
-    assert list(spec.obs) == list(probe(schema.Environment(id="soulsai.testing:DictToy")).obs)
+    assert list(spec.obs) == list(
+        probe(schema.EnvironmentSettings(id="soulsai.testing:DictToy")).obs
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from soulsai.config.schema import (
     DQN,
-    AlgorithmChoice,
+    AlgorithmSettings,
     Config,
-    Environment,
-    Run,
+    EnvironmentSettings,
+    RunSettings,
     defaults_yaml,
     dump,
     load,
@@ -78,7 +78,7 @@ def test_a_named_file_takes_the_place_of_config_yaml(tmp_path) -> None:
     written(tmp_path, "config_d.yaml", "run: {clients: 5, seed: 5}")
     written(tmp_path, "config.yaml", "run: {clients: 6}")
     mine = written(tmp_path, "mine.yaml", "run: {seed: 7}")
-    assert load(mine, {}, []).run == Run(clients=5, seed=7)
+    assert load(mine, {}, []).run == RunSettings(clients=5, seed=7)
 
 
 @pytest.mark.parametrize("text", ["", "\n", "# nothing\n", "---\n", "dqn:\n", "~", "\ufeff"])
@@ -196,7 +196,7 @@ def test_a_missing_file_or_folder_is_named(tmp_path) -> None:
 
 
 def test_the_json_of_a_run_loads_as_settings(tmp_path) -> None:
-    config = Config(dqn=DQN(lr=1e-5), environment=Environment(kwargs={"a": None}))
+    config = Config(dqn=DQN(lr=1e-5), environment=EnvironmentSettings(kwargs={"a": None}))
     assert load(written(tmp_path, "config.json", to_json(config)), {}, []) == config
     assert "config.json" in complaint(written(tmp_path, "config.json", "[1]"))
 
@@ -206,16 +206,16 @@ simple = st.one_of(st.text(), st.integers(), st.booleans(), st.none()) | st.floa
 )
 configs = st.builds(
     Config,
-    run=st.builds(Run, seed=st.none() | st.integers(0, 2**63), saves=st.text(min_size=1)).filter(
-        lambda run: bool(run.saves.strip())
-    ),
+    run=st.builds(
+        RunSettings, seed=st.none() | st.integers(0, 2**63), saves=st.text(min_size=1)
+    ).filter(lambda run: bool(run.saves.strip())),
     environment=st.builds(
-        Environment,
+        EnvironmentSettings,
         kwargs=st.dictionaries(st.text(), simple),
         info_keys=st.lists(st.text(max_size=64), max_size=32).map(tuple),
     ),
     algorithm=st.builds(
-        AlgorithmChoice,
+        AlgorithmSettings,
         options=st.dictionaries(
             st.text(), st.recursive(simple, st.lists, max_leaves=4), max_size=3
         ),

@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from soulsai.config.schema import Client, Config, Run
+from soulsai.config.schema import ClientSettings, Config, RunSettings
 from soulsai.train.children import Crew, seed
 
 
@@ -15,7 +15,7 @@ def crew(tmp_path, monkeypatch):
     private, logs = tmp_path / "private", tmp_path / ".starting-x"
     private.mkdir()
     logs.mkdir()
-    config = Config(run=Run(seed=5, clients=3), client=Client())
+    config = Config(run=RunSettings(seed=5, clients=3), client=ClientSettings())
     return Crew(config, private, logs, names="client", start=0, resume=lambda: "a_run")
 
 

@@ -4,7 +4,16 @@ import io
 
 from rich.console import Console
 
-from soulsai.train.terminal import CLIENTS, Lines, Page, Scene, line, page, remaining, view_on
+from soulsai.train.terminal import (
+    CLIENTS,
+    LiveView,
+    PlainView,
+    Scene,
+    line,
+    page,
+    remaining,
+    view_for,
+)
 from soulsai.types import ClientStatus, Status
 
 
@@ -108,8 +117,8 @@ def test_a_line_says_the_same_without_a_terminal():
 
 def test_lines_come_every_ten_seconds_and_notices_at_once():
     stream = io.StringIO()
-    with view_on(stream) as view:
-        assert isinstance(view, Lines)
+    with view_for(stream) as view:
+        assert isinstance(view, PlainView)
         for tenths in range(250):
             notices = ("client-1 died",) if tenths >= 55 else ()
             view.show(Scene(tenths / 10, "x", notices=notices))
@@ -123,7 +132,7 @@ def test_lines_come_every_ten_seconds_and_notices_at_once():
 
 def test_a_page_is_redrawn_in_place():
     stream = io.StringIO()
-    with Page(Console(file=stream, force_terminal=True, width=100)) as view:
+    with LiveView(Console(file=stream, force_terminal=True, width=100)) as view:
         view.show(Scene(0.0, "x"))
         view.show(Scene(1.0, "x", status()))
     assert "\x1b[1A" in stream.getvalue()

@@ -10,7 +10,13 @@ import onnx
 import torch
 
 from soulsai.algorithms.base import Policy
-from soulsai.config.schema import Checkpoint, Config, Environment, Run, Training
+from soulsai.config.schema import (
+    CheckpointSettings,
+    Config,
+    EnvironmentSettings,
+    RunSettings,
+    TrainingSettings,
+)
 from soulsai.errors import NoRun
 from soulsai.training_node import node, start
 from soulsai.training_node.node import serve
@@ -94,10 +100,10 @@ class Counting:
 
 def config(saves, *, max_env_steps=0, every=10**6, keep=3, name="fake", **training):
     return Config(
-        run=Run(saves=str(saves), max_env_steps=max_env_steps, seed=1, clients=1),
-        environment=Environment(id="Fake-v0"),
-        checkpoint=Checkpoint(every=every, keep=keep),
-        training=Training(publish_seconds=0.05, **training),
+        run=RunSettings(saves=str(saves), max_env_steps=max_env_steps, seed=1, clients=1),
+        environment=EnvironmentSettings(id="Fake-v0"),
+        checkpoint=CheckpointSettings(every=every, keep=keep),
+        training=TrainingSettings(publish_seconds=0.05, **training),
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from soulsai.algorithms import build
 from soulsai.algorithms.ppo import PPO
 from soulsai.config.schema import PPO as PPOConfig
-from soulsai.config.schema import AlgorithmChoice, Config, Run, Training
+from soulsai.config.schema import AlgorithmSettings, Config, RunSettings, TrainingSettings
 from soulsai.errors import ConfigError
 from soulsai.training_node import compiling
 from soulsai.training_node.compiling import Compiling, Work, obstacle, reason
@@ -37,7 +37,7 @@ def test_what_pays(work, why):
 
 
 def config(wanted="auto", steps=0):
-    return Config(training=Training(compile=wanted), run=Run(max_env_steps=steps))
+    return Config(training=TrainingSettings(compile=wanted), run=RunSettings(max_env_steps=steps))
 
 
 def test_what_is_in_the_way(monkeypatch):
@@ -47,7 +47,7 @@ def test_what_is_in_the_way(monkeypatch):
     assert obstacle(config(), algorithm) == ""
     assert "never" in obstacle(config("never"), algorithm)
     assert "dropout" in obstacle(config(), sac(dropout=0.1))
-    named = Config(algorithm=AlgorithmChoice("ppo"))
+    named = Config(algorithm=AlgorithmSettings("ppo"))
     assert obstacle(named, ppo) == "ppo has no compiled form"
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert "no-such-compiler" in obstacle(config(), algorithm)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soulsai.config.schema import Training
+from soulsai.config.schema import TrainingSettings
 from soulsai.training_node.publisher import RETRY_SECONDS, Publisher, share
 from soulsai.training_node.saving.snapshot import Progress
 from soulsai.types import EnvironmentOffer, RunSpec
@@ -21,7 +21,7 @@ class Desk:
         self.policy = Linear()
         self.policy.quota, self.policy.eager = quota, eager
         spec = RunSpec("run", 1, 1, EnvironmentOffer("x"), SPEC, "dqn", "")
-        settings = Training(publish_seconds=10.0, kept_weights_mb=kept_mb)
+        settings = TrainingSettings(publish_seconds=10.0, kept_weights_mb=kept_mb)
         self.publisher = Publisher(
             self.policy, program(), spec, self.progress, settings, self._send, clients
         )

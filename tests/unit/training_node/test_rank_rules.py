@@ -5,7 +5,7 @@ import pytest
 
 from soulsai import connect
 from soulsai.algorithms.sharing import ALONE, Ranks, Shareable
-from soulsai.config.schema import DQN, PPO, SAC, AlgorithmChoice, Config, Training
+from soulsai.config.schema import DQN, PPO, SAC, AlgorithmSettings, Config, TrainingSettings
 from soulsai.errors import ConfigError
 from soulsai.training_node.ranks import check
 
@@ -30,7 +30,9 @@ def test_without_others_there_is_no_group(monkeypatch, size):
     ],
 )
 def test_a_batch_that_cannot_be_divided_is_refused(name, settings, said):
-    config = Config(algorithm=AlgorithmChoice(name), training=Training(ranks=2), **settings)
+    config = Config(
+        algorithm=AlgorithmSettings(name), training=TrainingSettings(ranks=2), **settings
+    )
     with pytest.raises(ConfigError, match=f"{said} cannot be divided among 2 ranks"):
         check(config, 2)
     with (
@@ -38,12 +40,12 @@ def test_a_batch_that_cannot_be_divided_is_refused(name, settings, said):
         connect.led(None, config, never),
     ):
         pass
-    check(msgspec.structs.replace(config, algorithm=AlgorithmChoice("of another package")), 2)
+    check(msgspec.structs.replace(config, algorithm=AlgorithmSettings("of another package")), 2)
 
 
 @pytest.mark.parametrize(("device", "fits"), [("cpu", True), ("cuda", True), ("cuda:1", False)])
 def test_each_rank_needs_a_device_of_its_own(device, fits):
-    config = Config(training=Training(device=device))
+    config = Config(training=TrainingSettings(device=device))
     if fits:
         check(config, 2)
         return

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soulsai import connect
-from soulsai.config.schema import Config, Redis, Run
+from soulsai.config.schema import Config, RedisSettings, RunSettings
 from soulsai.errors import ConfigError
 from soulsai.wire.invite import PREFIX, Invite, from_line, to_line
 from soulsai.wire.secrets import Server
@@ -66,27 +66,29 @@ def test_what_it_says_is_judged_like_any_setting(changes, said):
 
 
 def test_neither_its_repr_nor_that_of_its_server_shows_the_secret():
-    server = INVITE.server(Redis(url=INVITE.url))
+    server = INVITE.server(RedisSettings(url=INVITE.url))
     assert server == Server(INVITE.url, "c-lab", "s3cr3t", ca_data="PEM", public_key="ed25519:x")
     for shown in (repr(INVITE), str(INVITE), repr(server), repr([server, INVITE])):
         assert "s3cr3t" not in shown
 
 
 def test_an_authority_of_ones_own_takes_the_place_of_the_invites():
-    server = INVITE.server(Redis(url=INVITE.url, ca_file="mine.pem"))
+    server = INVITE.server(RedisSettings(url=INVITE.url, ca_file="mine.pem"))
     assert (server.ca_file, server.ca_data) == ("mine.pem", "")
 
 
 def test_an_unencrypted_way_is_refused_with_an_invite_too():
     with pytest.raises(ConfigError, match="--insecure"):
-        INVITE.server(Redis(url="redis://train.example.org"))
-    INVITE.server(Redis(url="redis://train.example.org", insecure=True))
+        INVITE.server(RedisSettings(url="redis://train.example.org"))
+    INVITE.server(RedisSettings(url="redis://train.example.org", insecure=True))
 
 
 def test_it_sets_run_name_and_address_and_keeps_an_address_of_the_users_own():
     config = connect.invited(Config(), INVITE)
     assert (config.redis.url, config.run.name, config.client.name) == (INVITE.url, "soulsai", "lab")
-    own = connect.invited(Config(redis=Redis(url="rediss://other"), run=Run(name="x")), INVITE)
+    own = connect.invited(
+        Config(redis=RedisSettings(url="rediss://other"), run=RunSettings(name="x")), INVITE
+    )
     assert (own.redis.url, own.run.name) == ("rediss://other", "soulsai")
     assert connect.invited(own, None) == own
 

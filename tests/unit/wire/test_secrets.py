@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from soulsai.config.schema import Redis
+from soulsai.config.schema import RedisSettings
 from soulsai.errors import ConfigError
 from soulsai.wire.names import ROLES
 from soulsai.wire.secrets import PASSWORD_FILE, Server, read_secret, server_for, write_secret
@@ -68,7 +68,7 @@ def test_a_server_does_not_show_its_password():
 @pytest.fixture
 def redis(tmp_path):
     (tmp_path / "secrets").mkdir()
-    return Redis(url="rediss://host", secrets=str(tmp_path / "secrets"), ca_file="ca.pem")
+    return RedisSettings(url="rediss://host", secrets=str(tmp_path / "secrets"), ca_file="ca.pem")
 
 
 def put(redis, name, password):

@@ -12,7 +12,7 @@ from soulsai.algorithms.ppo import PPO
 from soulsai.algorithms.ppo.estimates import gae
 from soulsai.algorithms.ppo.objective import explained, standardized, surrogate
 from soulsai.algorithms.ppo.rollouts import lay_out
-from soulsai.config.schema import AlgorithmChoice, Config, Run
+from soulsai.config.schema import AlgorithmSettings, Config, RunSettings
 from soulsai.errors import ConfigError
 from soulsai.testing import ToyEnv
 from soulsai.training_node.saving import state_file
@@ -262,7 +262,7 @@ def test_realtime_clients_never_wait():
 
 def test_settings_left_open_suit_the_actions():
     torch.set_num_threads(1)
-    config = Config(algorithm=AlgorithmChoice("ppo"), run=Run(max_env_steps=10))
+    config = Config(algorithm=AlgorithmSettings("ppo"), run=RunSettings(max_env_steps=10))
     discrete = build(config, spec(DISCRETE), seed=0)
     box = build(config, spec(BOX), seed=0)
     assert isinstance(discrete, PPO)

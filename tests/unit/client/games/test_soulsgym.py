@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from soulsai.client.environment import make, probe
 from soulsai.client.games.soulsgym import IudexObservation, iudex
-from soulsai.config.schema import Environment
+from soulsai.config.schema import EnvironmentSettings
 from soulsai.errors import ConfigError, EnvironmentFault
 from soulsai.testing.iudex import BOSS_ANIMATIONS, BOSS_HP, PLAYER_ANIMATIONS, PLAYER_HP, Iudex
 from soulsai.types import MASK
@@ -96,10 +96,12 @@ def test_an_action_that_is_not_valid_is_refused():
 
 
 def test_it_is_seen_by_its_id_as_it_is_and_by_the_wrapper_as_a_vector():
-    plain = probe(Environment(id="soulsai.testing:Iudex-v0"))
+    plain = probe(EnvironmentSettings(id="soulsai.testing:Iudex-v0"))
     assert list(plain.obs) == [*Iudex().observation_space, MASK]
     assert plain.obs["player_animation"].categories == PLAYER_ANIMATIONS + 1
-    flat = probe(Environment(id="soulsai.client.games.soulsgym:iudex", kwargs={"game": "stand-in"}))
+    flat = probe(
+        EnvironmentSettings(id="soulsai.client.games.soulsgym:iudex", kwargs={"game": "stand-in"})
+    )
     assert list(flat.obs) == ["obs", MASK]
 
 
