@@ -4,11 +4,10 @@ import importlib.util
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from getpass import getpass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -19,9 +18,6 @@ from soulsai.types import Spec
 from soulsai.wire.invite import PREFIX, Invite, from_line
 from soulsai.wire.protocols import ClientWire, OperatorWire, TelemetryWire, TrainingWire
 from soulsai.wire.secrets import PASSWORD_FILE, Server, server_for
-
-if TYPE_CHECKING:
-    from soulsai.algorithms.group import Group
 
 INVITE = "SOULSAI_INVITE"  # variables: the invite itself, or the file that holds it
 INVITE_FILE = "SOULSAI_INVITE_FILE"
@@ -56,42 +52,6 @@ def begin_log() -> None:
         level=logging.INFO,
         format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
     )
-
-
-@contextmanager
-def ranks(stopped: Callable[[], bool]) -> Iterator["Group | None"]:
-    """Join the other processes that ``torchrun``, or the first of them, has started, if any."""
-    size = os.environ.get("WORLD_SIZE", "")
-    if not size.isdecimal() or int(size) < 2:
-        yield None
-        return
-    need_server_extra()
-    from soulsai.algorithms.group import PLACE, joined
-
-    place = os.environ.pop(PLACE, "")
-    where: dict[str, Any] = (
-        {"url": f"file://{place}", "rank": int(os.environ["RANK"]), "size": int(size)}
-        if place
-        else {}
-    )
-    with joined(stopped, **where) as group:
-        yield group
-
-
-@contextmanager
-def led(
-    group: "Group | None", config: Config, stopped: Callable[[], bool]
-) -> Iterator["Group | None"]:
-    """Give the training node those whom it leads: the ranks there are, or those it wants."""
-    if group is not None or config.training.ranks == 1:
-        yield group
-        return
-    from soulsai.training_node.followers import followed
-    from soulsai.training_node.ranks import check
-
-    check(config, config.training.ranks)
-    with followed(config.training.ranks, stopped) as group:
-        yield group
 
 
 def with_name(config: Config) -> Config:

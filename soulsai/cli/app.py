@@ -23,6 +23,7 @@ from soulsai.cli.operator_commands import (
     overrides,
 )
 from soulsai.config.schema import Config, defaults_yaml, dump, load
+from soulsai.errors import ConfigError
 
 app = typer.Typer(
     name="soulsai",
@@ -125,26 +126,22 @@ def training_node(
 ) -> None:
     """Learn: turn the clients' experience into weights, and publish them."""
     named = {"redis.url": redis, "redis.secrets": secrets, "run.saves": saves}
-    with process.StopSignal(process.parent()) as stop, connect.ranks(stop) as ranks:
-        if ranks is not None and ranks.rank:
-            from soulsai.training_node.ranks import follow
-
-            connect.begin_log()
-            follow(ranks)
-            raise typer.Exit(stop.exit_code)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise ConfigError("torchrun: a training node is one process; start it without torchrun")
+    with process.StopSignal(process.parent()) as stop:
         settings = _node_settings(config, named, sets)
         connect.need_server_extra()
         from soulsai import runs
         from soulsai.client.environment import probe
         from soulsai.training_node.node import serve
 
-        with connect.led(ranks, settings, stop) as group, connect.training(settings) as wire:
+        with connect.training(settings) as wire:
             environment = settings.environment
             file = environment.spec_file
             spec = connect.read_spec(Path(file)) if file else probe(environment)
             if resume == AUTO:
                 resume = runs.unfinished(settings)
-            serve(settings, spec, wire, resume=resume, stopped=stop, group=group)
+            serve(settings, spec, wire, resume=resume, stopped=stop)
     raise typer.Exit(stop.exit_code)
 
 

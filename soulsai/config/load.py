@@ -30,9 +30,16 @@ _TRUTHS = {"yes": True, "on": True, "1": True, "no": False, "off": False, "0": F
 
 
 class SettingsLayers:
-    """The values of all sections, beginning with the defaults; later layers override."""
+    """The values of all sections, beginning with the defaults; later layers override.
 
-    def __init__(self, defaults: Struct) -> None:
+    Args:
+        defaults: A struct of the sections.
+        removed: Settings of earlier versions by path, each with the value that still means the
+            same and so is ignored, and with the reason why any other is refused.
+    """
+
+    def __init__(self, defaults: Struct, removed: Mapping[str, tuple[Any, str]]) -> None:
+        self._removed = removed
         self._values: dict[str, dict[str, Any]] = {}
         self._types: dict[str, dict[str, Any]] = {}
         for section, values in msgspec.structs.asdict(defaults).items():
@@ -54,6 +61,8 @@ class SettingsLayers:
                 )
             for key, value in entries.items():
                 origin = _origin(name, lines, (section, key))
+                if self._is_ignored(f"{section}.{key}", value, origin):
+                    continue
                 target = self._known((section, key), origin)
                 self._values[section][key] = _judged(value, target, (section, key), origin)
 
@@ -66,6 +75,8 @@ class SettingsLayers:
         if len(where) < 2:
             self._known(where, origin)
             raise ConfigError(f"{path}: a section, not a setting; set one of its keys; in {origin}")
+        if self._is_ignored(path, lenient(text, origin), origin):
+            return
         target = self._known(where[:2], origin)
         section, key, *names = where
         info = type_info(target)
@@ -81,6 +92,15 @@ class SettingsLayers:
     def values(self) -> dict[str, dict[str, Any]]:
         """Return the settings of every section, all of the right type."""
         return self._values
+
+    def _is_ignored(self, path: str, value: Any, origin: str) -> bool:
+        """Whether a removed setting has a value that changes nothing; raise if it has another."""
+        if path not in self._removed:
+            return False
+        harmless, reason = self._removed[path]
+        if value != harmless:
+            raise ConfigError(f"{path}: {reason} (in {origin})")
+        return True
 
     def _known(self, where: Where, origin: str) -> Any:
         """Return the type of an entry (``None`` for a section); raise if there is no such entry."""

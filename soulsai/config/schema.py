@@ -105,7 +105,6 @@ class TrainingSettings(Struct, frozen=True, forbid_unknown_fields=True):
     publish_seconds: Positive = 1.0  # at most one version per so many seconds, unless clients wait
     device: str = "cpu"  # where the networks live: cpu, cuda, cuda:1
     threads: Count = 1  # of torch; one is fastest for small networks
-    ranks: Count = 1  # processes on this machine that share the updates; with cuda, a GPU for each
     compile: Literal["auto", "never", "always"] = "auto"  # updates to machine code, if that pays
     kept_weights_mb: Positive = 64.0  # recent versions kept so that the best can still be saved
     most_times: Annotated[float, Meta(ge=0)] = 50.0  # as fast as all others one may be; 0: any
@@ -287,6 +286,16 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     sac: SAC = SAC()
 
 
+# Settings of earlier versions: the value that is ignored, and why any other is refused.
+REMOVED: dict[str, tuple[Any, str]] = {
+    "training.ranks": (
+        1,
+        "one learner no longer runs as several processes, which made it slower; remove this line, "
+        "and add clients instead",
+    ),
+}
+
+
 def load(path: Path | None, environ: Mapping[str, str], overrides: Sequence[str]) -> Config:
     """Return the settings of all layers, each overriding those before.
 
@@ -294,7 +303,7 @@ def load(path: Path | None, environ: Mapping[str, str], overrides: Sequence[str]
     ``SOULSAI__SECTION__KEY`` and ``section.key=value`` overrides. A file as ``path`` takes the
     place of ``config.yaml``, and has its ``config_d.yaml`` beside it, if any.
     """
-    layers = SettingsLayers(Config())
+    layers = SettingsLayers(Config(), REMOVED)
     for file in _files(path):
         layers.file(*yaml_file.read(file), str(file))
     for name in sorted(name for name in environ if name.startswith(PREFIX)):

@@ -9,11 +9,10 @@ from functools import partial
 
 import torch
 
-from soulsai.algorithms.group import Group
 from soulsai.config.schema import Config
 from soulsai.errors import CheckpointError, WireError
 from soulsai.prometheus import Exporter, TrainingMetrics
-from soulsai.training_node import entrance, ranks, start
+from soulsai.training_node import entrance, start
 from soulsai.training_node.admission import Arrival, surplus
 from soulsai.training_node.client_table import Roster
 from soulsai.training_node.command_handler import Orders
@@ -24,15 +23,12 @@ from soulsai.training_node.publisher import Publisher
 from soulsai.training_node.receiver import INBOX_BYTES
 from soulsai.training_node.retrying_wire import Line
 from soulsai.training_node.saving.rollback import Rollback
-from soulsai.training_node.saving.run_folder import run_config
 from soulsai.training_node.saving.saver import Saver
 from soulsai.training_node.start import Run
 from soulsai.training_node.status import Phase, Reporter
 from soulsai.training_node.trust.audit_log import Audit
 from soulsai.types import Answer, Control, Event, Fragment, Spec, Status, Weights
 from soulsai.wire.protocols import TrainingWire
-
-__all__ = ["TrainingNode", "run_config", "serve"]
 
 LOOK_SECONDS = 0.1  # between two looks at commands and at whether to stop
 REPORT_SECONDS = 1.0  # between two reports, and between two looks for a newer node
@@ -53,7 +49,6 @@ def serve(
     *,
     resume: str = "",
     stopped: Callable[[], bool],
-    group: Group | None = None,
 ) -> Status:
     """Train until the run's end, a stop command, or ``stopped``; return the last status.
 
@@ -63,7 +58,6 @@ def serve(
         wire: The server; it stays open.
         resume: A run's id or ``latest``, to go on from its newest undamaged checkpoint.
         stopped: Whether to take a last checkpoint and return.
-        group: The other ranks that share the updates, which this process leads.
 
     Raises:
         Superseded: Another training node has taken over; nothing was saved.
@@ -71,15 +65,10 @@ def serve(
         WireError: There is no server at the start, or it refuses us.
     """
     torch.set_num_threads(config.training.threads)
-    if group is not None:
-        ranks.check(config, group.size)
-        stopped = ranks.beating(group, stopped)
     if resume:
         run = start.go_on(config, spec, wire, resume)
     else:
         run = start.begin(config, spec, wire, datetime.now().astimezone())
-    if group is not None:
-        run = ranks.lead(run, group)
     node = TrainingNode(run, wire, stopped=stopped)
     with Exporter(node.metrics.registry, config.metrics.bind, config.metrics.port):
         return node.run()

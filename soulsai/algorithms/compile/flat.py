@@ -102,7 +102,7 @@ class FlatAdam:
 
     @property
     def rate(self) -> Tensor:
-        """The learning rate as a scalar: what compiled forms and other ranks are given."""
+        """The learning rate as a scalar tensor, an input of compiled updates."""
         return torch.full((), self.lr, dtype=torch.float64, device=self._flat.device)
 
     def step(self, gradient: Tensor) -> None:

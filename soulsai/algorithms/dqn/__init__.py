@@ -17,12 +17,10 @@ from soulsai.algorithms.compile.flat import FlatAdam, Gradient, flatten
 from soulsai.algorithms.compile.form import Form, Package, examples
 from soulsai.algorithms.dqn import compiled
 from soulsai.algorithms.dqn.network import QPolicy
-from soulsai.algorithms.dqn.shared import UPDATE, SharedUpdate, moving
 from soulsai.algorithms.dqn.update import Learner, Luck, Report, Rules, update
 from soulsai.algorithms.horizon import Horizon
 from soulsai.algorithms.quantiles import quantile_huber_loss
 from soulsai.algorithms.replay_learner import Experience, tensors
-from soulsai.algorithms.sharing import Ranks, Step, hold
 from soulsai.algorithms.skips import Skips
 from soulsai.algorithms.vision import spectral
 from soulsai.config.schema import DQN as DQNConfig
@@ -125,21 +123,6 @@ class DQN:
     def adopt(self, packages: Mapping[str, Package]) -> None:
         """Update by a compiled form of our own from now on."""
         self.step = compiled.updating(self.learner, packages["update"])
-
-    def share(self, ranks: Ranks) -> Mapping[str, Step]:
-        """Update together with others from now on; see ``Shareable``."""
-        shared = SharedUpdate(self.learner, self.rules, ranks)
-        self.step = shared
-        return {UPDATE: shared.part}
-
-    def held(self) -> Tensors:
-        """Return what all ranks must hold alike."""
-        learner = self.learner
-        return moving(learner) | hold(
-            weights=learner.weights,
-            target_weights=learner.target_weights,
-            adam=learner.optimizer.state_dict(),
-        )
 
     def _measured(self, report: Report, luck: Luck) -> Metrics:
         loss = quantile_huber_loss(report.predicted, report.goal, luck.predicted.levels)

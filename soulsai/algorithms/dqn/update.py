@@ -17,7 +17,6 @@ from soulsai.algorithms.compile.flat import FlatAdam, Gradient
 from soulsai.algorithms.dqn.network import NONE, Chance, QPolicy
 from soulsai.algorithms.quantiles import expected, quantile_huber_slope
 from soulsai.algorithms.replay_learner import leaves
-from soulsai.algorithms.sharing import ALONE, Ranks
 from soulsai.types import MASK
 
 Judge = Callable[[list[Tensor], Chance], Tensor]  # parts of observations to quantiles [B, A, N]
@@ -51,7 +50,6 @@ class Learner(NamedTuple):
     target_weights: Tensor  # [P]
     gradient: Gradient
     optimizer: FlatAdam
-    ranks: Ranks = ALONE
 
 
 class Luck(NamedTuple):
@@ -92,7 +90,6 @@ def update(
     see = online.observation.parts
     seen = compare(see, online.quantiles, target.quantiles, rows, weights, rules, luck)
     gradient = learner.gradient.of(seen.predicted, seen.slope)
-    learner.ranks.average(gradient, finite=seen.error)
     report = found(seen, gradient)
     if report.done:
         if report.norm > rules.grad_clip:

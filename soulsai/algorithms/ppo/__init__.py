@@ -8,8 +8,8 @@ are the same, and this is plain PPO.
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -21,7 +21,6 @@ from soulsai.algorithms.base import Stateful, Tensors, remaining
 from soulsai.algorithms.compile.flat import FlatAdam, Gradient, flatten
 from soulsai.algorithms.distributions import law
 from soulsai.algorithms.normalize import RunningStatistics
-from soulsai.algorithms.ppo import shared
 from soulsai.algorithms.ppo.batches import Batches
 from soulsai.algorithms.ppo.choices import choose
 from soulsai.algorithms.ppo.estimates import gae, vtrace
@@ -30,7 +29,6 @@ from soulsai.algorithms.ppo.objective import explained, standardized, surrogate
 from soulsai.algorithms.ppo.recurrent import Recurrent, RecurrentActor
 from soulsai.algorithms.ppo.reward_scale import RewardScale
 from soulsai.algorithms.ppo.rollouts import Rollout, balance, lay_out
-from soulsai.algorithms.sharing import ALONE, Ranks, Step
 from soulsai.algorithms.skips import Skips
 from soulsai.config.schema import PPO as PPOConfig
 from soulsai.errors import ConfigError
@@ -56,21 +54,10 @@ class Update(Struct):
     count: int = 0  # minibatches done
 
 
-class Found(NamedTuple):
-    """What a rank makes of its part of a minibatch; the rest is made of all parts."""
-
-    slope: Tensor  # [P]
-    losses: Tensor  # [3] of policy, value and entropy
-    weight: Tensor | float  # of these two, among all ranks
-    moves: Tensor  # [3] kl, clip fraction and ratio
-    steps: int  # that these are means of
-
-
 class PPO:
     """Learns to act from experience that is a few iterations old at most."""
 
     Config = PPOConfig
-    ranks: Ranks = ALONE
 
     def __init__(
         self,
@@ -93,7 +80,6 @@ class PPO:
         both = nn.ModuleList([self.policy, self.critic])
         self.weights = weights = flatten(both)
         self._gradient, self._device = Gradient(both, weights), weights.device
-        self.descend: Callable[[Update, Tensor], bool] = self.descend_pieces
         self.optimizer = FlatAdam(weights, lr=self.choices.lr, eps=config.adam_eps)
 
         observation = self.network.observation
@@ -245,7 +231,7 @@ class PPO:
         while update.epoch < self.choices.epochs:
             order = self._shuffled(update)
             while update.minibatch < update.minibatches:
-                if not self.descend(update, order[update.minibatch]):
+                if not self._descend(update, order[update.minibatch]):
                     return True
                 update.minibatch += 1
                 if self._clock() >= until:
@@ -260,15 +246,12 @@ class PPO:
         order = torch.from_numpy(rng.permutation(len(pieces))).to(self._device)
         return pieces[order].tensor_split(update.minibatches)
 
-    def descend_pieces(self, update: Update, pieces: Tensor) -> bool:
+    def _descend(self, update: Update, pieces: Tensor) -> bool:
         """Do one gradient step, unless the policy has moved far enough already."""
         c = self.config
-        found = self._judge(update, pieces) if len(pieces) else self._nothing()
-        slope = found.slope
-        weights = found.weight, found.weight, found.steps
-        self.ranks.average(slope, found.losses, found.moves, weights=weights)
+        slope, found = self._judge(update, pieces)
         norm = torch.linalg.vector_norm(slope)
-        means = torch.cat([found.losses, found.moves, norm[None]]).tolist()
+        means = torch.cat([found, norm[None]]).tolist()
         if c.target_kl and means[3] > 1.5 * c.target_kl:
             return False
         finite = all(map(math.isfinite, means))
@@ -283,8 +266,8 @@ class PPO:
         update.count += 1
         return True
 
-    def _judge(self, update: Update, pieces: Tensor) -> Found:
-        """Return the gradient by some pieces, and what else there is to say of them."""
+    def _judge(self, update: Update, pieces: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradient [P] by some pieces, and the first six of ``MEANS``."""
         c, rollout = self.config, update.rollout
         view = self.network.view(rollout, pieces)
         steps = rollout["step"][view.rows]
@@ -292,8 +275,7 @@ class PPO:
         outputs = {name: output[steps] for name, output in view.outputs.items()}
         law = self._law(rollout, rows, outputs)
         prox, advantage, goal, weight, share = rollout["numbers"][rows].unbind(1)
-        total = share.sum()
-        share = share / total
+        share = share / share.sum()
         log_ratio = (law.log_prob(rollout["action"][rows]) - prox).clamp(-LARGEST, LARGEST)
         ratio, clip = log_ratio.exp(), update.metrics["clip"]
 
@@ -304,14 +286,8 @@ class PPO:
         slope = self._gradient.of(loss, torch.ones_like(loss))
         kl = (ratio - 1.0 - log_ratio).mean()
         clipped = ((ratio - 1.0).abs() > clip).float().mean()
-        losses = torch.stack([policy_loss, value_loss, entropy]).detach()
-        moves = torch.stack([kl, clipped, ratio.mean()]).detach()
-        return Found(slope, losses, total, moves, len(rows))
-
-    def _nothing(self) -> Found:
-        """Return what is found in no pieces at all: the other ranks have them."""
-        slope, three = torch.zeros_like(self.weights), torch.zeros(3, device=self._device)
-        return Found(slope, three, 0.0, three.clone(), 0)
+        means = torch.stack([policy_loss, value_loss, entropy, kl, clipped, ratio.mean()])
+        return slope, means.detach()
 
     def _finish(self, update: Update) -> Metrics:
         self._update = None
@@ -329,17 +305,6 @@ class PPO:
 
     def _tensor(self, array: Array) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
-
-    def share(self, ranks: Ranks) -> Mapping[str, Step]:
-        """Descend together with others from now on; see ``Shareable``."""
-        self.ranks = ranks
-        steps = shared.SharedDescent(self, Update, ranks)
-        self.descend = steps
-        return steps.parts
-
-    def held(self) -> Tensors:
-        """Return what all ranks must hold alike."""
-        return shared.held(self)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the progress, with the update that is under way."""

@@ -22,7 +22,7 @@ from soulsai.algorithms.compile.flat import FlatAdam, Gradient, flatten
 from soulsai.algorithms.compile.form import Form, Package, examples
 from soulsai.algorithms.networks import Encoder, Observation
 from soulsai.algorithms.replay_learner import Experience, leaves, tensors
-from soulsai.algorithms.sac import compiled, shared
+from soulsai.algorithms.sac import compiled
 from soulsai.algorithms.sac.critics import Critics
 from soulsai.algorithms.sac.update import (
     ActorReport,
@@ -33,7 +33,6 @@ from soulsai.algorithms.sac.update import (
     regret,
     wanting,
 )
-from soulsai.algorithms.sharing import ALONE, Ranks, Step
 from soulsai.algorithms.skips import Skips
 from soulsai.config.schema import SAC as SACConfig
 from soulsai.errors import ConfigError
@@ -83,7 +82,6 @@ class SAC:
     """Learns continuous actions from experience of any age."""
 
     Config = SACConfig
-    ranks: Ranks = ALONE
 
     def __init__(
         self, config: SACConfig, spec: Spec, *, seed: int, steps: int, realtime: bool
@@ -187,7 +185,6 @@ class SAC:
             self.policy.law, judges, targets, seen, rows, weights, noise, now, self.rules
         )
         gradient = self._critic_gradient.of(judged.predicted, judged.slope)
-        self.ranks.average(gradient, finite=judged.error)
         report = found(judged, gradient)
         if report.done:
             self.critic_adam.step(gradient)
@@ -203,7 +200,6 @@ class SAC:
         gradient = self._actor_gradient.of(loss, torch.ones_like(loss))
         self.critics.requires_grad_(True)
         loss = loss.detach()
-        self.ranks.average(gradient, loss, entropy)
         report = wanting(loss, entropy, gradient)
         if report.done:
             self.actor_adam.step(gradient)
@@ -228,17 +224,6 @@ class SAC:
         """Update by compiled forms of our own from now on."""
         self.judge = compiled.judging(self, packages["critics"])
         self.act = compiled.acting(self, packages["actor"])
-
-    def share(self, ranks: Ranks) -> Mapping[str, Step]:
-        """Update together with others from now on; see ``Shareable``."""
-        self.ranks = ranks
-        steps = shared.SharedSteps(self)
-        self.judge, self.act = steps.judge, steps.act
-        return steps.parts
-
-    def held(self) -> Tensors:
-        """Return what all ranks must hold alike."""
-        return shared.held(self)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what belongs to no other part: the account, the source of noise, the skips."""

@@ -136,15 +136,6 @@ def find(saves: Path, resume: str) -> RunFolder:
     raise CheckpointError(f"{saves}: there is no run {resume!r} to resume; newest runs: {known}")
 
 
-def run_config(saves: Path, resume: str) -> Config:
-    """Return the settings with which a run was started or last resumed."""
-    folder = find(saves, resume)
-    try:
-        return msgspec.json.decode((folder.path / CONFIG).read_bytes(), type=Config)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{folder.path / CONFIG}: cannot be read: {error}") from error
-
-
 def _without_password(url: str) -> str:
     parts = urlsplit(url)
     if "@" not in parts.netloc:

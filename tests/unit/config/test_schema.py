@@ -190,6 +190,16 @@ def test_settings_that_cannot_work_are_refused(tmp_path, override, path) -> None
     assert "xyzzy" not in text
 
 
+def test_a_removed_setting_is_ignored_where_it_changes_nothing_and_refused_elsewhere(
+    tmp_path,
+) -> None:
+    one = written(tmp_path, "one.yaml", "training:\n  ranks: 1\n  threads: 2\n")
+    assert load(one, {"SOULSAI__TRAINING__RANKS": "1"}, []).training.threads == 2
+    two = written(tmp_path, "two.yaml", "training:\n  ranks: 2\n")
+    assert "add clients instead" in complaint(two)
+    assert complaint(overrides=["training.ranks=2"]).startswith("training.ranks:")
+
+
 def test_a_missing_file_or_folder_is_named(tmp_path) -> None:
     assert "nowhere" in complaint(tmp_path / "nowhere")
     assert "nowhere.yaml" in complaint(tmp_path / "nowhere.yaml")
