@@ -15,11 +15,10 @@ import numpy as np
 from benchmarks.figure import Figure, at_most
 from soulsai.algorithms import build
 from soulsai.client.actor import Actor
-from soulsai.client.environment import Environment, make
-from soulsai.client.isolation.environment import Isolated, start
-from soulsai.client.outbox import Outbox
+from soulsai.client.environment import AdaptedEnvironment, make
+from soulsai.client.isolation.environment import IsolatedEnvironment, start
 from soulsai.client.player import Player
-from soulsai.client.player_link import Progress
+from soulsai.client.player_link import Outbox, PlayerProgress
 from soulsai.client.uplink import Uplink
 from soulsai.config.schema import Config, RedisSettings, WatchdogSettings
 from soulsai.training_node.onnx_export import program, weights
@@ -68,7 +67,7 @@ class Timed(gymnasium.Wrapper[Any, Any, Any, Any]):
 def measure(steps: int = 100_000) -> Iterator[Figure]:
     """Yield the price of a step, with a real server and the real background thread."""
     timed = Timed(make(ENVIRONMENT, {}))
-    environment = Environment(timed, ENVIRONMENT, mask_key="", masked=False)
+    environment = AdaptedEnvironment(timed, ENVIRONMENT, mask_key="", masked=False)
     policy = build(Config(), environment.spec, seed=0).policy
     graph = program(policy, environment.spec)
     spec = RunSpec(
@@ -104,13 +103,13 @@ def measure(steps: int = 100_000) -> Iterator[Figure]:
 
 
 def _play(
-    redis: RedisSettings, spec: RunSpec, graph: Program, environment: Environment, steps: int
+    redis: RedisSettings, spec: RunSpec, graph: Program, environment: AdaptedEnvironment, steps: int
 ) -> float:
     """Play so many steps, and return the CPU seconds they took."""
     wire = connect_client(server_for("client", redis), "soulsai", CLIENT)
     wire.spec()
     position = wire.hello(Hello(CLIENT, PROTOCOL, CLIENT, ENVIRONMENT, 1, spec.crc))
-    progress = Progress()
+    progress = PlayerProgress()
     outbox = Outbox(64_000_000, time.monotonic)
     rng = random.Random(0)
     with Uplink(wire, spec, graph, outbox, progress, position=position, rng=rng) as uplink:
@@ -134,7 +133,7 @@ def _play(
     return seconds
 
 
-def _after(progress: Progress, steps: int) -> Callable[[], bool]:
+def _after(progress: PlayerProgress, steps: int) -> Callable[[], bool]:
     return lambda: progress.steps >= steps
 
 
@@ -150,8 +149,8 @@ def _inference(actor: Actor, spec: Spec, calls: int = 20_000) -> float:
 def _isolated(steps: int = 20_000) -> float:
     """Return the seconds that a step takes longer in a process of its own; medians of both."""
     name = "CartPole-v1"
-    here = Environment(make(name, {}), name, mask_key="", masked=False)
-    there = Isolated(
+    here = AdaptedEnvironment(make(name, {}), name, mask_key="", masked=False)
+    there = IsolatedEnvironment(
         name,
         EnvironmentOffer(name),
         here.spec,

@@ -10,7 +10,7 @@ from msgspec import Struct
 from benchmarks.figure import Figure, at_least, at_most
 from soulsai.algorithms import build
 from soulsai.algorithms.base import Algorithm
-from soulsai.client.environment import Environment, make
+from soulsai.client.environment import AdaptedEnvironment, make
 from soulsai.client.recorder import Recorder
 from soulsai.config.schema import DQN, Config, RedisSettings
 from soulsai.heads import Exploration
@@ -60,7 +60,7 @@ class Message(Struct, frozen=True):
 
 def measure(transitions: int = 300_000) -> Iterator[Figure]:
     """Yield both figures, measured through a private server."""
-    environment = Environment(make(ENVIRONMENT, {}), ENVIRONMENT, mask_key="", masked=False)
+    environment = AdaptedEnvironment(make(ENVIRONMENT, {}), ENVIRONMENT, mask_key="", masked=False)
     config = Config(dqn=DQN(learning_starts=10**9, capacity=200_000))
     algorithm = build(config, environment.spec, seed=0)
     graph = program(algorithm.policy, environment.spec)
@@ -155,7 +155,7 @@ def _received(link: Link) -> int:
     return int(lines["total_net_input_bytes"])
 
 
-def _run_spec(environment: Environment, graph: Program) -> RunSpec:
+def _run_spec(environment: AdaptedEnvironment, graph: Program) -> RunSpec:
     return RunSpec(
         run=CLIENT,
         protocol=PROTOCOL,
@@ -168,7 +168,7 @@ def _run_spec(environment: Environment, graph: Program) -> RunSpec:
     )
 
 
-def _play(environment: Environment, spec: RunSpec, steps: int) -> Iterator[Fragment]:
+def _play(environment: AdaptedEnvironment, spec: RunSpec, steps: int) -> Iterator[Fragment]:
     """Play at random, and cut as a client cuts; use each fragment before the next."""
     action_spec, leaf = environment.spec.action, environment.spec.action.leaf
     rng = np.random.default_rng(0)

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import gymnasium
 import msgspec
@@ -28,7 +28,7 @@ _LARGEST = float(np.finfo(np.float32).max)  # a reward travels in 32 bits
 Kwargs = dict[str, str | int | float | bool | None]
 
 
-class Outcome(NamedTuple):
+class StepResult(NamedTuple):
     """What a step led to, besides the observation."""
 
     reward: float
@@ -36,7 +36,36 @@ class Outcome(NamedTuple):
     truncated: bool
 
 
-class Environment:
+class PlayableEnvironment(Protocol):
+    """An environment as the player sees it."""
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What was said with the last step."""
+        ...
+
+    def ready(self, timeout: float) -> bool:
+        """Return whether it can be reset, after waiting and working for that up to ``timeout``."""
+        ...
+
+    def reset(self, rows: Rows, seed: int | None = None) -> None:
+        """Begin an episode and copy its first observation into ``rows``."""
+        ...
+
+    def step(self, action: Any, rows: Rows, /) -> StepResult:
+        """Take an action that counts from zero, and copy what is seen into ``rows``."""
+        ...
+
+    def check_bounds(self, rows: Rows) -> None:
+        """Warn, once per leaf, if any of many rows are beyond the bounds of their space."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the environment."""
+        ...
+
+
+class AdaptedEnvironment:
     """One environment, whose observations are copied into rows and checked on the way.
 
     All that goes wrong in it comes out as an ``EnvironmentFault`` that names the environment.
@@ -85,11 +114,11 @@ class Environment:
             )
         self._read(obs, rows)
 
-    def step(self, action: Any, rows: Rows) -> Outcome:
+    def step(self, action: Any, rows: Rows) -> StepResult:
         """Take an action that counts from zero, and copy what is seen into ``rows``."""
         try:
             obs, reward, terminated, truncated, self.info = self._env.step(self._native(action))
-            outcome = Outcome(float(reward), bool(terminated), bool(truncated))
+            outcome = StepResult(float(reward), bool(terminated), bool(truncated))
         except Exception as error:
             raise self._raised("step", error) from error
         self._read(obs, rows)
@@ -156,7 +185,7 @@ def probe(environment: schema.EnvironmentSettings, *, steps: int = 0) -> Spec:
         masked = mask_key in info
     except Exception as error:
         raise EnvironmentFault(f"{id}: reset raised {_told(error)}") from error
-    probed = Environment(env, id, mask_key=mask_key, masked=masked)
+    probed = AdaptedEnvironment(env, id, mask_key=mask_key, masked=masked)
     try:
         _play(probed, steps)
     finally:
@@ -164,7 +193,7 @@ def probe(environment: schema.EnvironmentSettings, *, steps: int = 0) -> Spec:
     return probed.spec
 
 
-def _play(environment: Environment, steps: int) -> None:
+def _play(environment: AdaptedEnvironment, steps: int) -> None:
     """Reset, and take random steps, resetting where an episode ends."""
     rows = {name: zeros(leaf) for name, leaf in environment.spec.obs.items()}
     environment.reset(rows)

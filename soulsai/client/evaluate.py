@@ -7,7 +7,7 @@ import numpy as np
 from msgspec import Struct
 
 from soulsai.client.actor import Actor
-from soulsai.client.environment import Environment, make
+from soulsai.client.environment import AdaptedEnvironment, make
 from soulsai.client.environment_offer import check_offer, difference
 from soulsai.errors import ConfigError, EnvironmentFault
 from soulsai.heads import act, to_environment
@@ -45,7 +45,7 @@ def evaluate(policy: Path, *, episodes: int, seed: int, environment: str = "") -
     id = check_offer(offer, named=environment, listed=(), own_kwargs=own)
     masked = MASK in card.spec.obs
     environments = [
-        Environment(
+        AdaptedEnvironment(
             make(id, offer.kwargs, offer.max_episode_steps),
             id,
             mask_key=offer.mask_key,
@@ -79,7 +79,9 @@ def iqm(rewards: list[float]) -> float:
 class _Match:
     """Environments side by side, each with an episode of its own."""
 
-    def __init__(self, actor: Actor, card: PolicyCard, environments: list[Environment]) -> None:
+    def __init__(
+        self, actor: Actor, card: PolicyCard, environments: list[AdaptedEnvironment]
+    ) -> None:
         count = len(environments)
         self._actor = actor
         self._card = card

@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from soulsai.client.actor import Actor
-from soulsai.client.environment import Outcome, Rows, numbers
-from soulsai.client.isolation.watchdog import Broken
-from soulsai.client.player_link import Line, Orders, Progress
+from soulsai.client.environment import PlayableEnvironment, Rows, StepResult, numbers
+from soulsai.client.isolation.watchdog import EnvironmentBroken
+from soulsai.client.player_link import Instructions, PlayerLink, PlayerProgress
 from soulsai.client.recorder import Recorder
-from soulsai.client.trial import Playable
 from soulsai.heads import Exploration, act, explore, to_environment
 from soulsai.types import MASK, Array, Episode, Head, RunSpec, zeros
 
@@ -21,7 +20,12 @@ class _Seat:
     """One environment, with what is going on in it."""
 
     def __init__(
-        self, index: int, environment: Playable, recorder: Recorder, obs: Rows, memory: Rows
+        self,
+        index: int,
+        environment: PlayableEnvironment,
+        recorder: Recorder,
+        obs: Rows,
+        memory: Rows,
     ) -> None:
         self.index = index
         self.environment = environment
@@ -54,11 +58,11 @@ class Player:
 
     def __init__(
         self,
-        environments: Sequence[Playable],
+        environments: Sequence[PlayableEnvironment],
         spec: RunSpec,
         head: Head,
-        line: Line,
-        progress: Progress,
+        line: PlayerLink,
+        progress: PlayerProgress,
         *,
         client: str,
         epoch: int,
@@ -78,7 +82,7 @@ class Player:
         self._step_delay = step_delay
         self._clock = clock
         self._sleep = sleep
-        self._orders = Orders()
+        self._orders = Instructions()
         self._used = 0  # env steps since the newest pointer was seen
         self._cut = 0  # env steps in fragments, of this epoch
         self._episodes = 0  # begun
@@ -124,7 +128,7 @@ class Player:
                 self._round()
                 self._delay(stopped)
 
-    def _obey(self, orders: Orders) -> None:
+    def _obey(self, orders: Instructions) -> None:
         if orders.pointer is not self._orders.pointer:
             self._used = 0
         self._orders = orders
@@ -188,7 +192,7 @@ class Player:
         given = to_environment(self._head, self._spec.spec.action, action)
         try:
             outcome = seat.environment.step(given, seat.rows)
-        except Broken as broken:
+        except EnvironmentBroken as broken:
             self._leave(seat, broken)
             return
         seat.recorder.add(action, outcome.reward, extras, index, seat.rows)
@@ -210,7 +214,7 @@ class Player:
         seed, self._seeds[seat.index] = self._seeds[seat.index], None
         try:
             seat.environment.reset(seat.rows, seed)
-        except Broken as broken:
+        except EnvironmentBroken as broken:
             self._leave(seat, broken)
             return
         if seat.absent:
@@ -231,7 +235,7 @@ class Player:
         seat.recorder.begin(seat.episode, seat.exploration, seat.rows)
         self._take_newest(seat)
 
-    def _leave(self, seat: _Seat, broken: Broken) -> None:
+    def _leave(self, seat: _Seat, broken: EnvironmentBroken) -> None:
         """Give up the episode: of all that was played, an unfinished fragment may be unsound."""
         if not seat.absent:
             seat.absent, self._absent = True, self._absent + 1
@@ -255,7 +259,7 @@ class Player:
                 ready = seat.environment.ready(
                     0.0 if self._absent < len(self._seats) else _PATIENCE
                 )
-            except Broken as broken:
+            except EnvironmentBroken as broken:
                 self._leave(seat, broken)
             else:
                 if ready:
@@ -273,7 +277,7 @@ class Player:
             seat.newest = max(seat.newest, (seat.actor.generation, seat.actor.version))
             seat.recorder.act_with(seat.actor, seat.memory)
 
-    def _end(self, seat: _Seat, outcome: Outcome, now: float) -> None:
+    def _end(self, seat: _Seat, outcome: StepResult, now: float) -> None:
         """Send the end of an episode and its summary, and begin the next one."""
         self._send(seat, terminated=outcome.terminated, truncated=outcome.truncated)
         generation, version = seat.newest

@@ -5,21 +5,18 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from soulsai import __version__
-from soulsai.client.backoff import Backoff
-from soulsai.client.environment import Environment, make
+from soulsai.client.environment import AdaptedEnvironment, PlayableEnvironment, make
 from soulsai.client.environment_offer import check_offer, difference
-from soulsai.client.isolation.environment import Isolated, start
-from soulsai.client.outbox import Outbox
+from soulsai.client.isolation.environment import IsolatedEnvironment, start
 from soulsai.client.player import Player
-from soulsai.client.player_link import Progress
+from soulsai.client.player_link import Outbox, PlayerProgress
 from soulsai.client.spool import Spool, clean
-from soulsai.client.trial import OnTrial, Playable
-from soulsai.client.uplink import Uplink
+from soulsai.client.uplink import Backoff, Uplink
 from soulsai.config.schema import Config
 from soulsai.errors import AccessDenied, EnvironmentFault, NoRun, WireError
 from soulsai.types import MASK, PROTOCOL, Hello, Program, RunSpec
@@ -112,22 +109,22 @@ class _Life(NamedTuple):
         finally:
             _close(environments)
 
-    def _make_all(self, id: str, spec: RunSpec, count: int) -> list[Playable]:
+    def _make_all(self, id: str, spec: RunSpec, count: int) -> list[PlayableEnvironment]:
         """Make the environments; raise ``EnvironmentFault`` if they are not the run's."""
         isolate = self.config.environment.isolate
-        if isolate == "auto" and spec.environment.realtime:
-            isolate = True
-        environments: list[Playable] = []
+        if isolate == "auto":
+            isolate = spec.environment.realtime
+        environments: list[PlayableEnvironment] = []
         try:
             while len(environments) < count:
-                environments.append(self._one(id, spec, isolate=isolate))
+                environments.append(self._isolated(id, spec) if isolate else make_own(id, spec))
         except EnvironmentFault:
             _close(environments)
             raise
         return environments
 
-    def _one(self, id: str, spec: RunSpec, *, isolate: bool | Literal["auto"]) -> Playable:
-        isolated = Isolated(
+    def _isolated(self, id: str, spec: RunSpec) -> IsolatedEnvironment:
+        isolated = IsolatedEnvironment(
             id,
             spec.environment,
             spec.spec,
@@ -137,13 +134,10 @@ class _Life(NamedTuple):
             clock=self.clock,
             sleep=self.sleep,
         )
-        if isolate is True:
-            start(isolated, self.stopped)
-            return isolated
-        inner = make_own(id, spec)
-        return OnTrial(inner, isolated) if isolate == "auto" else inner
+        start(isolated, self.stopped)
+        return isolated
 
-    def _play(self, spec: RunSpec, id: str, environments: Sequence[Playable]) -> str:
+    def _play(self, spec: RunSpec, id: str, environments: Sequence[PlayableEnvironment]) -> str:
         hello = Hello(
             run=spec.run,
             protocol=PROTOCOL,
@@ -171,12 +165,12 @@ class _Life(NamedTuple):
         spec: RunSpec,
         program: Program,
         position: Position,
-        environments: Sequence[Playable],
+        environments: Sequence[PlayableEnvironment],
         spool: Spool | None,
     ) -> str:
         """Play until it is over, and return why."""
         outbox = Outbox(int(self.config.client.outbox_mb * 1e6), self.clock)
-        progress = Progress()
+        progress = PlayerProgress()
         chance, *seeds = np.random.SeedSequence(self.seed).spawn(1 + len(environments))
         with Uplink(
             self.wire,
@@ -254,18 +248,18 @@ def _shown(id: str) -> str:
     return f"{Path(place).name}{colon}{name}" if place.endswith(".py") else id
 
 
-def make_own(id: str, spec: RunSpec) -> Environment:
+def make_own(id: str, spec: RunSpec) -> AdaptedEnvironment:
     """Make an environment in this process; raise ``EnvironmentFault`` if it is not the run's."""
     offer = spec.environment
     env = make(id, offer.kwargs, offer.max_episode_steps)
-    environment = Environment(env, id, mask_key=offer.mask_key, masked=MASK in spec.spec.obs)
+    environment = AdaptedEnvironment(env, id, mask_key=offer.mask_key, masked=MASK in spec.spec.obs)
     if different := difference(environment.spec, spec.spec):
         _close([environment])
         raise EnvironmentFault(f"{id}: is not the environment of the run: {different}")
     return environment
 
 
-def _close(environments: Sequence[Playable]) -> None:
+def _close(environments: Sequence[PlayableEnvironment]) -> None:
     for environment in environments:
         try:
             environment.close()

@@ -11,9 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from soulsai.client.actor import Actor
-from soulsai.client.backoff import Backoff
-from soulsai.client.outbox import Outbox
-from soulsai.client.player_link import Orders, Progress
+from soulsai.client.player_link import Instructions, Outbox, PlayerProgress
 from soulsai.client.spool import Spool
 from soulsai.errors import AccessDenied, NoRun, Unreachable, WireError
 from soulsai.types import Control, Episode, Fragment, Heartbeat, Pointer, Program, RunSpec
@@ -36,6 +34,26 @@ SPILL_BYTES = 200_000  # entries are larger then: what comes back at once is les
 Entry = tuple[Position, bytes]
 
 
+class Backoff:
+    """Full jitter: a uniform draw below a bound that doubles with each failure."""
+
+    def __init__(self, rng: random.Random, first: float = 0.1, most: float = 10.0) -> None:
+        self._rng = rng
+        self._first = first
+        self._most = most
+        self._failures = 0
+
+    def next(self) -> float:
+        """Return the seconds to wait after one more failure."""
+        bound = min(self._most, self._first * 2.0 ** min(self._failures, 30))
+        self._failures += 1
+        return self._rng.uniform(0.0, bound)
+
+    def reset(self) -> None:
+        """Begin again with short waits: it worked."""
+        self._failures = 0
+
+
 class Uplink:
     """Sends what was played, says that we live, and fetches weights; a context manager.
 
@@ -49,7 +67,7 @@ class Uplink:
         spec: RunSpec,
         program: Program,
         outbox: Outbox,
-        progress: Progress,
+        progress: PlayerProgress,
         *,
         position: Position,
         rng: random.Random,
@@ -69,7 +87,7 @@ class Uplink:
         self._clock = clock
         self._backoff = Backoff(rng, most=RECONNECT_SECONDS)
         self._changed = threading.Condition()
-        self._orders = Orders()
+        self._orders = Instructions()
         self._closing = False
         self._woken = False  # by the player, not by a hint
         self._doubt: list[Entry] = []  # pushed, and never heard of; later than what is in the spool
@@ -106,7 +124,7 @@ class Uplink:
             self._thread.result()
 
     @property
-    def orders(self) -> Orders:
+    def orders(self) -> Instructions:
         """What the server wants now."""
         return self._orders
 
@@ -119,12 +137,12 @@ class Uplink:
             self._woken = True
             self._wire.wake()
 
-    def wait(self, orders: Orders, timeout: float) -> None:
+    def wait(self, orders: Instructions, timeout: float) -> None:
         """Sleep until the orders are others than those given, or ``timeout`` seconds pass."""
         with self._changed:
             self._changed.wait_for(lambda: self._orders is not orders, timeout)
 
-    def _give(self, orders: Orders) -> None:
+    def _give(self, orders: Instructions) -> None:
         with self._changed:
             self._orders = orders
             self._changed.notify_all()

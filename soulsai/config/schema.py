@@ -63,7 +63,7 @@ class EnvironmentSettings(Struct, frozen=True, forbid_unknown_fields=True):
     mask_key: str = "action_mask"  # the info key that says which actions are valid
     info_keys: tuple[str, ...] = ()  # numbers of the last info to keep with each episode
     spec_file: str = ""  # JSON written by `soulsai check-env --save`, if the server cannot make it
-    isolate: bool | Literal["auto"] = "auto"  # in a process of its own; auto: if it is slow
+    isolate: bool | Literal["auto"] = "auto"  # in a process of its own; auto: if realtime
 
 
 class ClientSettings(Struct, frozen=True, forbid_unknown_fields=True):

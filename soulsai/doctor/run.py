@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import onnxruntime
 
 from soulsai.client.actor import Actor
-from soulsai.client.environment import Environment, make
+from soulsai.client.environment import AdaptedEnvironment, make
 from soulsai.client.environment_offer import check_offer, difference
 from soulsai.config.schema import Config
 from soulsai.doctor.findings import CheckResult, failure, ok, warning
@@ -89,7 +89,7 @@ def environment(config: Config, spec: RunSpec, named: str = "") -> CheckResult:
     except ConfigError as error:
         return failure("environment", str(error), f"if you trust it: --env {offer.id}")
     try:
-        made = Environment(
+        made = AdaptedEnvironment(
             make(id, offer.kwargs, offer.max_episode_steps), id,
             mask_key=offer.mask_key, masked=MASK in spec.spec.obs,
         )  # fmt: skip

@@ -17,8 +17,8 @@ import ray
 import ray.exceptions
 
 from soulsai import connect
-from soulsai.client.backoff import Backoff
 from soulsai.client.session import serve
+from soulsai.client.uplink import Backoff
 from soulsai.config.schema import Config
 from soulsai.errors import EnvironmentFault, SoulsAIError
 from soulsai.train.children import seed

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soulsai.client.environment import Environment
+from soulsai.client.environment import AdaptedEnvironment
 from soulsai.types import Episode, Fragment, Leaf
 from soulsai.wire.codec import encode_message, pack
 from soulsai.wire.protocols import Position
@@ -65,7 +65,7 @@ def test_no_two_steps_have_the_same_name(monkeypatch):
         monkeypatch.setenv(stamps.CLIENT, str(client))
         monkeypatch.setenv(stamps.LIFE, str(life))
         for env in (stamps.Stamped(), stamps.Stamped()):
-            played = Environment(env, "stamped", mask_key="mask", masked=False)
+            played = AdaptedEnvironment(env, "stamped", mask_key="mask", masked=False)
             (name,) = played.spec.obs
             rows = {name: np.zeros(4, np.float32)}
             for _ in range(3):

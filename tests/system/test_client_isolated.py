@@ -6,7 +6,7 @@ from soulsai.config import schema
 from soulsai.types import EnvironmentOffer, Episode, Heartbeat
 from tests.system.client_cases import Node, Place, playing, until
 
-SICK = "sick_env:Sick"
+SICK = "tests.system.sick_env:Sick"
 LIMITS = schema.WatchdogSettings(step_seconds=1.0, reset_seconds=2.0)
 
 

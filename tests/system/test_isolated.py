@@ -12,19 +12,19 @@ import numpy as np
 import psutil
 import pytest
 
-from soulsai.client.environment import Environment as Own
+from soulsai.client.environment import AdaptedEnvironment as Own
 from soulsai.client.environment import probe
 from soulsai.client.isolation import process_tree
-from soulsai.client.isolation.environment import Isolated, start
+from soulsai.client.isolation.environment import IsolatedEnvironment, start
 from soulsai.client.isolation.shared_memory import STEP
-from soulsai.client.isolation.watchdog import Broken
+from soulsai.client.isolation.watchdog import EnvironmentBroken
 from soulsai.config.schema import EnvironmentSettings, WatchdogSettings
 from soulsai.errors import EnvironmentFault
 from soulsai.testing import BoxToy, DictToy, MaskedToy, MultiDiscreteToy
 from soulsai.types import EnvironmentOffer, Spec, zeros
 from tests.system.client_cases import until
 
-SICK = "sick_env:Sick"
+SICK = "tests.system.sick_env:Sick"
 QUICK = {"step_seconds": 1.0, "reset_seconds": 1.0, "rest_seconds": 1.0}
 
 
@@ -37,7 +37,7 @@ def caged():
         offer = EnvironmentOffer(id, kwargs, info_keys=("distance",))
         healthy = {"fault": ""} if id == SICK else kwargs
         seen = spec or probe(EnvironmentSettings(id=id, kwargs=healthy))
-        one = Isolated(
+        one = IsolatedEnvironment(
             id,
             offer,
             seen,
@@ -65,7 +65,7 @@ def go(environment, rows, steps=100):
 
 
 def broken(environment, rows, steps=100):
-    with pytest.raises(Broken) as caught:
+    with pytest.raises(EnvironmentBroken) as caught:
         go(environment, rows, steps)
     return caught.value.fault
 
@@ -204,7 +204,7 @@ def test_it_rests_when_it_breaks_again_and_again(caged):
 def test_what_does_not_start_at_all_is_a_fault_at_once(caged, fault, words):
     with pytest.raises(EnvironmentFault, match=words) as caught:
         caged(fault=fault)
-    assert not isinstance(caught.value, Broken)
+    assert not isinstance(caught.value, EnvironmentBroken)
 
 
 def test_another_environment_than_the_runs_is_refused(caged):
@@ -237,20 +237,20 @@ def test_a_client_that_is_killed_leaves_no_environment_behind(tmp_path):
     log = tmp_path / "lives"
     code = (
         "import random, sys; sys.path.append(sys.argv[1])\n"
-        "from soulsai.client.isolation.environment import Isolated, start\n"
+        "from soulsai.client.isolation.environment import IsolatedEnvironment, start\n"
         "from soulsai.client.environment import probe\n"
         "from soulsai.config.schema import EnvironmentSettings, WatchdogSettings\n"
         "from soulsai.types import EnvironmentOffer, zeros\n"
-        "spec = probe(EnvironmentSettings(id='sick_env:Sick'))\n"
+        "spec = probe(EnvironmentSettings(id='tests.system.sick_env:Sick'))\n"
         "offer = EnvironmentOffer('', {'fault': 'hang', 'log': sys.argv[2]})\n"
-        "one = Isolated('sick_env:Sick', offer, spec, WatchdogSettings(step_seconds=600),\n"
-        "    stopped=lambda: False, rng=random.Random(1))\n"
+        "one = IsolatedEnvironment('tests.system.sick_env:Sick', offer, spec,\n"
+        "    WatchdogSettings(step_seconds=600), stopped=lambda: False, rng=random.Random(1))\n"
         "start(one, lambda: False)\n"
         "rows = {name: zeros(leaf) for name, leaf in spec.obs.items()}\n"
         "one.reset(rows)\n"
         "while True: one.step(1, rows)\n"
     )
-    words = ["-c", code, str(Path(__file__).parent), str(log)]
+    words = ["-c", code, str(Path(__file__).parents[2]), str(log)]
     with psutil.Popen([sys.executable, *words]) as client:
         until(lambda: log.exists() and log.read_text().strip())
         pid = int(log.read_text())

@@ -15,7 +15,7 @@ from typing import Any, Literal, NoReturn
 
 import msgspec
 
-from soulsai.client.environment import Outcome, Rows
+from soulsai.client.environment import Rows, StepResult
 from soulsai.client.environment_offer import difference
 from soulsai.client.isolation import process_tree
 from soulsai.client.isolation.shared_memory import (
@@ -30,7 +30,7 @@ from soulsai.client.isolation.shared_memory import (
     Sheet,
     action_bytes,
 )
-from soulsai.client.isolation.watchdog import Broken, Fault, Watchdog
+from soulsai.client.isolation.watchdog import EnvironmentBroken, Fault, Watchdog
 from soulsai.config import schema
 from soulsai.errors import EnvironmentFault
 from soulsai.process import PARENT
@@ -46,8 +46,8 @@ log = logging.getLogger(__name__)
 State = Literal["off", "called", "making", "ready"]
 
 
-class Isolated:
-    """Plays like an ``Environment``; what goes wrong comes out as ``Broken``.
+class IsolatedEnvironment:
+    """Plays like an ``Environment``; what goes wrong comes out as ``EnvironmentBroken``.
 
     After that, ``ready`` mends it: it waits, kills, starts again, one short piece at a time.
     """
@@ -107,7 +107,7 @@ class Isolated:
     def ready(self, timeout: float) -> bool:
         """Return whether it can be reset, after waiting and working for that up to ``timeout``.
 
-        Raises ``Broken`` when an attempt to start it has failed.
+        Raises ``EnvironmentBroken`` when an attempt to start it has failed.
         """
         until = self._clock() + timeout
         while True:
@@ -136,7 +136,7 @@ class Isolated:
         self._watchdog.began()
         self._sheet.copy_into(rows)
 
-    def step(self, action: Any, rows: Rows) -> Outcome:
+    def step(self, action: Any, rows: Rows) -> StepResult:
         """Take an action that counts from zero, and copy what is seen into ``rows``."""
         self._weigh()
         if fault := self._watchdog.due(between=False):
@@ -151,7 +151,7 @@ class Isolated:
         self._sheet.copy_into(rows)
         if size:
             self.info = msgspec.msgpack.decode(self._more)
-        return Outcome(reward, bool(terminated), bool(truncated))
+        return StepResult(reward, bool(terminated), bool(truncated))
 
     def check_bounds(self, rows: Rows) -> None:
         """Do nothing: its own process does that."""
@@ -175,7 +175,7 @@ class Isolated:
         seconds, text = self._watchdog.after(fault)
         self._not_before = self._clock() + seconds
         log.warning("env=%s %s: %s", self.name, fault.kind, fault.text)
-        raise Broken(fault.text, msgspec.structs.replace(fault, text=text))
+        raise EnvironmentBroken(fault.text, msgspec.structs.replace(fault, text=text))
 
     def _launch(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -275,7 +275,7 @@ class Isolated:
             except TimeoutError:
                 if self._stopped():
                     self.close(grace=0.0)
-                    raise Broken("stopped") from None
+                    raise EnvironmentBroken("stopped") from None
                 if self._clock() >= until:
                     self._hang(what, seconds or self._limits.start_seconds)
                 continue
@@ -303,12 +303,12 @@ class Isolated:
             self._watchdog.weighed(process_tree.resident(self._process.pid))
 
 
-def start(environment: Isolated, stopped: Callable[[], bool]) -> None:
+def start(environment: IsolatedEnvironment, stopped: Callable[[], bool]) -> None:
     """Start it for the first time; raise ``EnvironmentFault`` if that does not work."""
     try:
         while not environment.ready(SLICE) and not stopped():
             pass
-    except Broken as broken:
+    except EnvironmentBroken as broken:
         environment.close()
         raise EnvironmentFault(str(broken)) from None
 

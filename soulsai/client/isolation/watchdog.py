@@ -11,7 +11,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from soulsai.client.backoff import Backoff
+from soulsai.client.uplink import Backoff
 from soulsai.config.schema import WatchdogSettings as Limits
 from soulsai.errors import EnvironmentFault
 
@@ -37,7 +37,7 @@ class Fault(Struct, frozen=True):
         return self.kind != "reset"
 
 
-class Broken(EnvironmentFault):
+class EnvironmentBroken(EnvironmentFault):
     """The environment cannot be played now; without a fault, because we are told to stop."""
 
     def __init__(self, message: str, fault: Fault | None = None) -> None:

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import msgspec
 
-from soulsai.client.environment import Environment, Outcome, make, numbers
+from soulsai.client.environment import AdaptedEnvironment, StepResult, make, numbers
 from soulsai.client.isolation.shared_memory import (
     ANSWER,
     ASK,
@@ -74,7 +74,7 @@ class _Host:
         plan = self._plan
         try:
             env = make(plan.id, plan.kwargs, plan.max_episode_steps)
-            self._environment = Environment(
+            self._environment = AdaptedEnvironment(
                 env, plan.id, mask_key=plan.mask_key, masked=plan.masked
             )
         except EnvironmentFault as fault:
@@ -96,17 +96,17 @@ class _Host:
         try:
             if kind == RESET:
                 self._environment.reset(self._sheet.rows, seed if seed >= 0 else None)
-                outcome, more = Outcome(0.0, terminated=False, truncated=False), b""
+                outcome, more = StepResult(0.0, terminated=False, truncated=False), b""
             else:
                 outcome, more = self._step()
         except EnvironmentFault as fault:
             text = str(fault).encode(errors="replace")[:MOST_BYTES]
-            self._reply(FAULT, Outcome(0.0, terminated=False, truncated=False), text, 0.0)
+            self._reply(FAULT, StepResult(0.0, terminated=False, truncated=False), text, 0.0)
             return True
         self._reply(ROWS, outcome, more, time.perf_counter() - began)
         return True
 
-    def _reply(self, kind: int, outcome: Outcome, more: bytes, seconds: float) -> None:
+    def _reply(self, kind: int, outcome: StepResult, more: bytes, seconds: float) -> None:
         data = self._sheet.data
         reward, terminated, truncated = outcome
         ANSWER.pack_into(data, 0, kind, terminated, truncated, len(more), reward, seconds)
@@ -117,7 +117,7 @@ class _Host:
         with suppress(EnvironmentFault):
             self._environment.close()
 
-    def _step(self) -> tuple[Outcome, bytes]:
+    def _step(self) -> tuple[StepResult, bytes]:
         environment, rows = self._environment, self._sheet.rows
         action = action_from(bytes(self._ask[ASK.size :]), environment.spec.action)
         outcome = environment.step(action, rows)

@@ -3,7 +3,7 @@
 import gymnasium
 from gymnasium import spaces
 
-from soulsai.client.environment import Environment
+from soulsai.client.environment import AdaptedEnvironment
 from soulsai.types import zeros
 
 
@@ -24,5 +24,5 @@ class Shown(gymnasium.Env):
 
 
 def adapted(env, masked=False):
-    environment = Environment(env, "it", mask_key="action_mask", masked=masked)
+    environment = AdaptedEnvironment(env, "it", mask_key="action_mask", masked=masked)
     return environment, {name: zeros(leaf) for name, leaf in environment.spec.obs.items()}

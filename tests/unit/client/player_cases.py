@@ -5,9 +5,9 @@ import numpy as np
 from gymnasium import spaces
 
 from soulsai.client.actor import Actor
-from soulsai.client.environment import Environment
+from soulsai.client.environment import AdaptedEnvironment
 from soulsai.client.player import Player
-from soulsai.client.player_link import Orders, Progress
+from soulsai.client.player_link import Instructions, PlayerProgress
 from soulsai.testing.policy import linear_program
 from soulsai.types import EnvironmentOffer, Episode, Fragment, Head, Leaf, Pointer, RunSpec, Weights
 from soulsai.wire.codec import decode_entry, encode_message, pack
@@ -84,7 +84,9 @@ def stage(envs, kind="epsilon_greedy", *, memory=False, clock=lambda: 0.0, quota
     knobs = options.pop("knobs", {})
     masked = options.pop("masked", False)
     info_keys = options.pop("info_keys", ())
-    environments = [Environment(env, "it", mask_key="action_mask", masked=masked) for env in envs]
+    environments = [
+        AdaptedEnvironment(env, "it", mask_key="action_mask", masked=masked) for env in envs
+    ]
     spec = environments[0].spec
     program, arrays = linear_program(spec, head, memory=memory)
     settings = {"fragment_steps": 4, "fragment_seconds": 60.0, **options}
@@ -102,8 +104,8 @@ def stage(envs, kind="epsilon_greedy", *, memory=False, clock=lambda: 0.0, quota
     )
     weights = Weights(run="r", generation=1, version=1, arrays=arrays)
     actor = Actor.load(program, weights, spec)
-    line = Recording(run, Orders(Pointer("r", 1, 1, 0, "", quota=quota, knobs=knobs), actor))
-    progress = Progress()
+    line = Recording(run, Instructions(Pointer("r", 1, 1, 0, "", quota=quota, knobs=knobs), actor))
+    progress = PlayerProgress()
     player = Player(
         environments,
         run,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from soulsai.client.environment import Environment, make, probe
+from soulsai.client.environment import AdaptedEnvironment, make, probe
 from soulsai.config import schema
 from soulsai.errors import ConfigError, EnvironmentFault
 from soulsai.testing import BoxToy, DictToy, MaskedToy, MultiDiscreteToy, RudeEnv, ToyEnv
@@ -132,7 +132,7 @@ def test_a_reward_that_is_not_finite_is_a_fault(reward):
 @pytest.mark.parametrize("kind", [name for name in RudeEnv.FAULTS if name != "bounds"])
 def test_every_rudeness_is_one_line_that_names_the_environment(kind):
     masked = kind == "mask"
-    environment = Environment(RudeEnv(kind), "rude", mask_key="action_mask", masked=masked)
+    environment = AdaptedEnvironment(RudeEnv(kind), "rude", mask_key="action_mask", masked=masked)
     rows = {name: zeros(leaf) for name, leaf in environment.spec.obs.items()}
     with pytest.raises(EnvironmentFault, match="rude: ") as caught:
         go(environment, rows)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soulsai.client.outbox import MAX_MESSAGES, Outbox
+from soulsai.client.player_link import MAX_MESSAGES, Outbox
 
 
 def outbox(limit=1000, clock=lambda: 0.0):

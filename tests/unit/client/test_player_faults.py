@@ -1,12 +1,7 @@
 """Environments that break while they are played: what was complete is sent."""
 
-import numpy as np
-import pytest
-
-from soulsai.client.environment import Environment, Outcome
-from soulsai.client.isolation.watchdog import Broken, Fault
-from soulsai.client.trial import TRIAL_STEPS, OnTrial
-from soulsai.errors import EnvironmentFault
+from soulsai.client.environment import AdaptedEnvironment
+from soulsai.client.isolation.watchdog import EnvironmentBroken, Fault
 from tests.unit.client.player_cases import Diary, stage
 
 HANG = Fault("hang", "step: no answer for 5 s")
@@ -14,7 +9,7 @@ SLOW = Fault("slow", "20 steps per minute", sound=True)
 RESET = Fault("reset", "boss is not there")
 
 
-class Fragile(Environment):
+class Fragile(AdaptedEnvironment):
     """Breaks in the steps and resets that it is told to, and is in order after ``repair`` looks."""
 
     def __init__(self, env, steps=(), resets=(), repair=2):
@@ -41,7 +36,7 @@ class Fragile(Environment):
     def fail(self, fault):
         if fault is not None:
             self.left = self.repair
-            raise Broken(fault.text, fault)
+            raise EnvironmentBroken(fault.text, fault)
 
 
 def staged(*environments, **options):
@@ -99,7 +94,9 @@ def test_a_reset_that_fails_is_tried_again_with_no_episode_in_between():
 
 def test_what_breaks_because_we_stop_is_no_fault():
     environment = Fragile(Diary())
-    environment.fail = lambda fault: (_ for _ in ()).throw(Broken("stopped")) if fault else None
+    environment.fail = lambda fault: (
+        (_ for _ in ()).throw(EnvironmentBroken("stopped")) if fault else None
+    )
     environment.steps = {3: HANG}
     _, go, progress = staged(environment)
     environment.left = 0
@@ -109,65 +106,3 @@ def test_what_breaks_because_we_stop_is_no_fault():
 
 
 # In our own process until it is known to be slow
-
-
-class Isolated:
-    """Stands in for a process."""
-
-    def __init__(self):
-        self.info, self.taken = {"from": "there"}, 0
-
-    def ready(self, timeout):
-        return True
-
-    def step(self, action, rows):
-        self.taken += 1
-        return Outcome(1.0, terminated=False, truncated=False)
-
-    def close(self):
-        self.closed = True
-
-
-def tried(seconds, closing=None):
-    now = iter(np.arange(1000) * seconds)
-    inner = Environment(Diary(length=1000), "it", mask_key="", masked=False)
-    closed = []
-    inner.close = closing or (lambda: closed.append(True))
-    isolated = Isolated()
-    trial = OnTrial(inner, isolated, clock=lambda: float(next(now)))
-    rows = {"obs": np.zeros(3, np.float32)}
-    trial.reset(rows)
-    for _ in range(TRIAL_STEPS):
-        trial.step(0, rows)
-    return trial, inner, isolated, rows, closed
-
-
-def test_a_fast_environment_stays_and_is_not_timed_for_ever():
-    trial, inner, isolated, rows, closed = tried(0.001)
-    trial.step(0, rows)
-    assert trial.step == inner.step
-    assert (isolated.taken, closed) == (0, [])
-
-
-def test_a_slow_environment_goes_on_in_a_process_of_its_own():
-    trial, _, isolated, rows, closed = tried(0.05)
-    with pytest.raises(Broken, match="50 ms per step") as caught:
-        trial.step(0, rows)
-    assert caught.value.fault.sound
-    assert closed == [True]
-    assert trial.ready(0.0)
-    trial.step(0, rows)
-    assert (isolated.taken, trial.info) == (1, {"from": "there"})
-    trial.close()
-    assert isolated.closed
-
-
-def test_a_slow_environment_that_does_not_close_goes_on_all_the_same():
-    def refuse():
-        raise EnvironmentFault("it: close raised")
-
-    trial, _, isolated, rows, _ = tried(0.05, refuse)
-    with pytest.raises(Broken):
-        trial.step(0, rows)
-    trial.step(0, rows)
-    assert isolated.taken == 1

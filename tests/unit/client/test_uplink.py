@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from soulsai.client import uplink as module
-from soulsai.client.backoff import Backoff
+from soulsai.client.uplink import Backoff
 from soulsai.errors import AccessDenied, EnvironmentFault, Superseded, Unreachable
 from soulsai.types import Episode, Fragment, Heartbeat, Hello
 from soulsai.wire.codec import decode_entry

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from soulsai.client import uplink as module
-from soulsai.client.player_link import Orders
+from soulsai.client.player_link import Instructions
 from soulsai.errors import Unreachable, WireError
 from soulsai.testing.policy import toy_run
 from soulsai.types import Control, EnvironmentOffer, Weights
@@ -172,4 +172,4 @@ def test_a_restarted_node_of_the_same_run_is_followed(house):
 
 
 def test_orders_are_empty_at_first():
-    assert House(publish=False).uplink.orders == Orders(None, None, False, "")
+    assert House(publish=False).uplink.orders == Instructions(None, None, False, "")

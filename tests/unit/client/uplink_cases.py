@@ -7,8 +7,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from soulsai.client.outbox import Outbox
-from soulsai.client.player_link import Progress
+from soulsai.client.player_link import Outbox, PlayerProgress
 from soulsai.client.uplink import Uplink
 from soulsai.testing.policy import toy_run
 from soulsai.types import EnvironmentOffer, Episode, Fragment, Hello, Weights, zeros
@@ -54,7 +53,7 @@ class House:
         self.wire = Faulty(self.server.client("c"))
         self.wire.spec()
         self.position = self.say_hello(self.wire)
-        self.progress = Progress()
+        self.progress = PlayerProgress()
         self.outbox = Outbox(outbox_bytes, time.monotonic)
         self.uplink = Uplink(
             self.wire,

@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soulsai.client.isolation.watchdog import HEALTHY_STEPS, LONGEST_TEXT, Fault, Watchdog, said_of
+from soulsai.client.isolation.watchdog import (
+    HEALTHY_STEPS,
+    LONGEST_TEXT,
+    Fault,
+    Watchdog,
+    said_of,
+)
 from soulsai.config.schema import WatchdogSettings as Limits
 
 CRASH = Fault("crash", "step: its process was killed by SIGSEGV")
