@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.figure import Figure, at_most, beside
 from soulsai.algorithms.n_step_returns import NStepReturns, transition_columns
-from soulsai.frame_stacks import Stack
+from soulsai.frame_stacks import FrameStack
 from soulsai.replay.prioritized import PrioritizedReplay
 from soulsai.types import (
     PROTOCOL,
@@ -22,7 +22,7 @@ from soulsai.types import (
 )
 from soulsai.wire.codec import encode_message, pack
 
-STACK = Stack(4, 84, 84, last=True)
+STACK = FrameStack(4, 84, 84, last=True)
 SPEC = Spec({"obs": Leaf(STACK.shape, "|u1")}, ActionSpec("discrete", sizes=(6,)))
 RUN = RunSpec("bench", PROTOCOL, PROTOCOL, EnvironmentOffer("Atari"), SPEC, "dqn", "")
 CAPACITY, STEPS, EPISODE = 20_000, 30_000, 960  # more steps than rows: it is full, and goes round

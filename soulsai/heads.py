@@ -1,4 +1,4 @@
-"""How a policy's outputs become actions, in NumPy: what clients and evaluations act with."""
+"""Heads in NumPy: the map from a policy's outputs to actions, on clients and in evaluations."""
 
 from functools import lru_cache
 
@@ -9,25 +9,30 @@ from soulsai.types import ActionSpec, Array, Head
 
 
 class Exploration(Struct, frozen=True):
-    """How one episode is played: without exploring, or with a share of uniform random actions."""
+    """How one episode is played: greedily, or with a share of uniform random actions."""
 
     greedy: bool
     epsilon: float
 
 
 def explore(head: Head, knobs: dict[str, float], rng: np.random.Generator) -> Exploration:
-    """Decide at an episode's start how it is played.
+    """Draw how the next episode is played.
 
-    Each episode draws its own epsilon, so any number of clients covers the whole ladder. While the
-    fleet acts at random only (the knob ``random`` is 1) there is nothing to measure, hence nothing
-    greedy.
+    Every episode draws its own epsilon, ``base ** (1 + alpha * u)`` with uniform ``u``, so any
+    number of clients covers the whole range (Ape-X, arXiv:1803.00933).
+
+    Args:
+        head: Kind of head, with its range of epsilon and its share of greedy episodes.
+        knobs: Values published with the weights; while ``random`` is 1, no episode is greedy, as
+            there is no policy to evaluate.
+        rng: Source of randomness.
     """
-    luck, rung = rng.random(2)
-    if luck < head.eval_fraction and knobs.get("random", 0.0) < 1.0:
+    evaluation, u = rng.random(2)
+    if evaluation < head.eval_fraction and knobs.get("random", 0.0) < 1.0:
         return Exploration(greedy=True, epsilon=0.0)
     if head.kind != "epsilon_greedy":
         return Exploration(greedy=False, epsilon=0.0)
-    epsilon = head.epsilon_base ** (1.0 + head.epsilon_alpha * rung)
+    epsilon = head.epsilon_base ** (1.0 + head.epsilon_alpha * u)
     return Exploration(greedy=False, epsilon=float(epsilon))
 
 
@@ -42,31 +47,41 @@ def act(
     random: float,
     rng: np.random.Generator,
 ) -> tuple[Array, dict[str, Array]]:
-    """Choose actions for E environments, and what the learner must know of the choice.
+    """Choose actions for E environments.
 
     Args:
-        head: Which kind of choice it is.
-        action_spec: What may be done.
+        head: Kind of head.
+        action_spec: Kind and shape of the actions.
         outputs: The policy's outputs [E, ...].
-        mask: Which choices are valid [E, A]; ``None``: all. If none is, the first one is chosen.
-        greedy: Environments whose episode measures the policy [E].
-        epsilon: Each environment's share of uniform random actions [E].
-        random: The least share of uniform random actions of all but the greedy.
-        rng: The only source of chance.
+        mask: Valid choices [E, A]; ``None``: all. A row without any picks the first choice.
+        greedy: Environments in a greedy episode [E].
+        epsilon: Share of uniform random actions of each environment [E].
+        random: Least share of uniform random actions in episodes that are not greedy.
+        rng: Source of randomness.
+
+    Returns:
+        Actions [E, ...] and, by name, extra columns of the fragment: ``logp`` [E], the
+        log-probability of each action, for stochastic heads.
     """
-    at_random = ~greedy & (rng.random(len(greedy)) < np.maximum(epsilon, random))
+    uniform = ~greedy & (rng.random(len(greedy)) < np.maximum(epsilon, random))
     if head.kind == "epsilon_greedy":
-        action = best(outputs["q"], mask)
-        if at_random.any():
-            action = np.where(at_random, anything(outputs["q"].shape, mask, rng), action)
+        action = masked_argmax(outputs["q"], mask)
+        if uniform.any():
+            action = np.where(uniform, random_choice(outputs["q"].shape, mask, rng), action)
         return action.astype(action_spec.leaf.dtype), {}
     if head.kind == "categorical":
-        return _categorical(action_spec, outputs["logits"], mask, greedy, at_random, rng)
-    return _gaussian(head, action_spec, outputs, greedy, at_random, rng)
+        return _categorical(action_spec, outputs["logits"], mask, greedy, uniform, rng)
+    return _gaussian(head, action_spec, outputs, greedy, uniform, rng)
 
 
 def to_environment(head: Head, action_spec: ActionSpec, action: Array) -> int | Array:
-    """Turn one environment's action into what its ``step`` takes."""
+    """Convert one environment's action to the argument of its ``step``.
+
+    Args:
+        head: Kind of head; ``squashed`` actions in -1..1 are scaled to the bounds.
+        action_spec: Kind, shape and bounds of the action.
+        action: The action as it travels [...]; box actions are clipped to the bounds.
+    """
     if action_spec.kind == "discrete":
         return int(action)
     if action_spec.kind == "multidiscrete":
@@ -78,21 +93,30 @@ def to_environment(head: Head, action_spec: ActionSpec, action: Array) -> int | 
     return clipped
 
 
-def best(scores: Array, mask: Array | None) -> Array:
-    """Return the index of the highest valid score [E] of [E, A]."""
+def masked_argmax(scores: Array, mask: Array | None) -> Array:
+    """Return the index [E] of the highest valid score [E, A]."""
     if mask is not None:
         scores = np.where(mask, scores, -np.inf)
     index: Array = scores.argmax(-1)
     return index
 
 
-def anything(shape: tuple[int, ...], mask: Array | None, rng: np.random.Generator) -> Array:
-    """Return the index of a uniformly drawn valid choice [E], for ``shape`` [E, A]."""
-    return best(rng.random(shape), mask)
+def random_choice(shape: tuple[int, ...], mask: Array | None, rng: np.random.Generator) -> Array:
+    """Draw a valid choice uniformly.
+
+    Args:
+        shape: Environments and choices, (E, A).
+        mask: Valid choices [E, A]; ``None``: all.
+        rng: Source of randomness.
+
+    Returns:
+        Indices [E].
+    """
+    return masked_argmax(rng.random(shape), mask)
 
 
 def log_softmax(logits: Array, mask: Array | None) -> Array:
-    """Return log-probabilities [E, A]; of an invalid choice, minus infinity."""
+    """Return log-probabilities [E, A] in float64; minus infinity for invalid choices."""
     logits = logits.astype(np.float64)
     if mask is not None:
         logits = np.where(mask | ~mask.any(-1, keepdims=True), logits, -np.inf)
@@ -106,19 +130,19 @@ def _categorical(
     logits: Array,
     mask: Array | None,
     greedy: Array,
-    at_random: Array,
+    uniform: Array,
     rng: np.random.Generator,
 ) -> tuple[Array, dict[str, Array]]:
-    """Draw from a softmax per component, by the Gumbel trick; log-probabilities add up."""
+    """Draw from one softmax per component by the Gumbel-max trick; log-probabilities add up."""
     rows = np.arange(len(logits))
     chosen, logp, first = [], np.zeros(len(logits)), 0
     for size in action_spec.sizes:
         part = slice(first, first + size)
         valid = None if mask is None else mask[:, part]
-        scores = np.where(at_random[:, None], 0.0, logits[:, part])
+        scores = np.where(uniform[:, None], 0.0, logits[:, part])
         log_probability = log_softmax(scores, valid)
         noise = np.where(greedy[:, None], 0.0, rng.gumbel(size=scores.shape))
-        action = best(log_probability + noise, valid)
+        action = masked_argmax(log_probability + noise, valid)
         logp += log_probability[rows, action]
         chosen.append(action)
         first += size
@@ -131,43 +155,42 @@ def _gaussian(
     action_spec: ActionSpec,
     outputs: dict[str, Array],
     greedy: Array,
-    at_random: Array,
+    uniform: Array,
     rng: np.random.Generator,
 ) -> tuple[Array, dict[str, Array]]:
-    """Draw from a diagonal normal law, squashed by tanh or not; actions are not clipped here."""
+    """Draw from a diagonal normal distribution, squashed by tanh or not; no action is clipped."""
     environments = len(greedy)
     mean = outputs["mean"].reshape(environments, -1).astype(np.float64)
     log_std = outputs["log_std"].reshape(environments, -1).astype(np.float64)
     noise = np.where(greedy[:, None], 0.0, rng.standard_normal(mean.shape))
-    drawn = mean + np.exp(log_std) * noise
+    action = mean + np.exp(log_std) * noise
     logp = -(0.5 * noise**2 + log_std + 0.5 * np.log(2.0 * np.pi)).sum(-1)
     if head.kind == "squashed":
-        # log(1 - tanh(x)^2), written so that it stays finite far out
-        logp -= (2.0 * (np.log(2.0) - drawn - np.logaddexp(0.0, -2.0 * drawn))).sum(-1)
-        drawn = np.tanh(drawn)
+        # log(1 - tanh(x)^2) in a form that stays finite for large x
+        logp -= (2.0 * (np.log(2.0) - action - np.logaddexp(0.0, -2.0 * action))).sum(-1)
+        action = np.tanh(action)
         low, high = np.full_like(mean[0], -1.0), np.ones_like(mean[0])
     else:
         low, high = _bounds(action_spec)
-    if at_random.any():
-        uniform = _uniform(low.reshape(-1), high.reshape(-1), mean.shape, rng)
+    if uniform.any():
+        anywhere = _uniform(low.reshape(-1), high.reshape(-1), mean.shape, rng)
         density = (
             -np.log(np.maximum(high - low, 1e-12)).sum() if np.isfinite(high - low).all() else 0.0
         )
-        drawn = np.where(at_random[:, None], uniform, drawn)
-        logp = np.where(at_random, density, logp)
-    shaped = drawn.reshape(environments, *action_spec.shape)
-    return _single(shaped), {"logp": _single(logp)}
+        action = np.where(uniform[:, None], anywhere, action)
+        logp = np.where(uniform, density, logp)
+    return _single(action.reshape(environments, *action_spec.shape)), {"logp": _single(logp)}
 
 
 def _single(numbers: Array) -> Array:
-    """Return numbers in single precision, the finite ones finite."""
+    """Convert to single precision; numbers beyond its range become its largest."""
     largest = np.finfo(np.float32).max
     single: Array = numbers.clip(-largest, largest).astype(np.float32)
     return single
 
 
 def _uniform(low: Array, high: Array, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """Draw uniformly where the box is bounded, and normally where it is not."""
+    """Draw uniformly from bounded elements, normally from unbounded ones."""
     bounded = np.isfinite(low) & np.isfinite(high)
     start, width = np.where(bounded, low, 0.0), np.where(bounded, high - low, 0.0)
     return np.where(bounded, start + width * rng.random(shape), rng.standard_normal(shape))

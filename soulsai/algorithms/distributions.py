@@ -1,12 +1,13 @@
-"""The heads ``categorical`` and ``gaussian`` in torch: the twins of ``soulsai.heads``.
+"""Action distributions in torch, the learner's counterparts of the heads in ``soulsai.heads``.
 
-Noise comes in as an argument, so that a test can hold them equal.
+Noise is an argument, so that tests can compare both implementations.
 """
 
 import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from soulsai.algorithms.base import Tensors
@@ -16,10 +17,15 @@ LOG_2PI = math.log(2.0 * math.pi)
 
 
 class Categorical:
-    """One softmax per component of an action, independent of each other.
+    """Independent softmax distributions, one per component of an action.
 
-    Invalid choices have no chance and get no gradient; where no choice is valid, the mask is
-    ignored for the probabilities and the first choice is drawn.
+    Invalid choices have probability zero and receive no gradient. Where no choice is valid, the
+    mask is ignored for the probabilities and the first choice is drawn.
+
+    Args:
+        sizes: Number of choices of each component; they sum to A.
+        logits: Unnormalised log-probabilities [B, A].
+        mask: Valid choices [B, A]; ``None``: all.
     """
 
     def __init__(self, sizes: Sequence[int], logits: Tensor, mask: Tensor | None = None) -> None:
@@ -29,17 +35,17 @@ class Categorical:
         self._log = [_log_softmax(*part) for part in zip(parts, self._valid, strict=True)]
 
     def log_prob(self, action: Tensor) -> Tensor:
-        """Return the log-probability [B] of actions [B], or [B, components]."""
+        """Return the log-probability [B] of actions [B] or [B, components]."""
         chosen = action.long().reshape(len(action), -1).split(1, -1)
         parts = [log.gather(-1, one) for log, one in zip(self._log, chosen, strict=True)]
         return _finite(torch.cat(parts, -1).sum(-1))
 
     def entropy(self) -> Tensor:
-        """Return the entropy [B]."""
+        """Return the entropy [B] in nats."""
         return -torch.stack([(log.exp() * log).sum(-1) for log in self._log]).sum(0)
 
     def draw(self, noise: Tensor) -> Tensor:
-        """Return the action that Gumbel ``noise`` [B, choices] picks; zeros pick the likeliest."""
+        """Draw actions by Gumbel noise [B, A]; zeros give the most probable action."""
         noises = noise.split([log.shape[-1] for log in self._log], -1)
         chosen = []
         for log, valid, one in zip(self._log, self._valid, noises, strict=True):
@@ -51,7 +57,12 @@ class Categorical:
 
 
 class Gaussian:
-    """A normal law per element of an action, independent of each other; nothing is clipped."""
+    """Independent normal distributions, one per element of an action; actions are not clipped.
+
+    Args:
+        mean: Means [B, ...].
+        log_std: Logarithms of the standard deviations [B, ...].
+    """
 
     def __init__(self, mean: Tensor, log_std: Tensor) -> None:
         self._mean, self._log_std = mean, log_std
@@ -62,35 +73,64 @@ class Gaussian:
         return _finite(-_summed(0.5 * noise**2 + self._log_std + 0.5 * LOG_2PI))
 
     def entropy(self) -> Tensor:
-        """Return the entropy [B]."""
+        """Return the differential entropy [B] in nats."""
         return _summed(self._log_std + 0.5 * (1.0 + LOG_2PI))
 
     def draw(self, noise: Tensor) -> Tensor:
-        """Return the action that standard normal ``noise`` [B, ...] picks."""
+        """Draw actions by standard normal noise [B, ...]; zeros give the mean."""
         return self._mean + self._log_std.exp() * noise
 
 
-def law(
+def distribution(
     head: Head, action: ActionSpec, outputs: Tensors, mask: Tensor | None
 ) -> Categorical | Gaussian:
-    """Return the law that a stochastic head draws from, given a policy's outputs."""
+    """Return the action distribution of a stochastic head.
+
+    Args:
+        head: ``categorical``, or another for a normal distribution.
+        action: Kind and shape of the actions.
+        outputs: The policy's outputs: ``logits`` [B, A], or ``mean`` and ``log_std`` [B, ...].
+        mask: Valid choices [B, A]; ``None``: all.
+    """
     if head.kind == "categorical":
         return Categorical(action.sizes, outputs["logits"], mask)
     return Gaussian(outputs["mean"], outputs["log_std"])
 
 
+def sample_squashed(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw from a normal distribution squashed by tanh, differentiably (arXiv:1801.01290).
+
+    Args:
+        mean: Means before tanh [B, A].
+        log_std: Logarithms of the standard deviations before tanh [B, A].
+        noise: Standard normal noise [B, A]; zeros give the greedy action.
+
+    Returns:
+        Actions in -1..1 [B, A] and their log-probabilities [B].
+    """
+    drawn = mean + log_std.exp() * noise
+    normal = -0.5 * noise.square() - log_std - 0.5 * LOG_2PI
+    return torch.tanh(drawn), (normal - log_tanh_slope(drawn)).sum(-1)
+
+
+def log_tanh_slope(x: Tensor) -> Tensor:
+    """Return ``log(1 - tanh(x) ** 2)``, finite and exact where the square rounds to 1."""
+    far = x.abs()
+    return 2.0 * (math.log(2.0) - far - F.softplus(-2.0 * far))
+
+
 def _summed(elements: Tensor) -> Tensor:
-    """Add up the elements of each action: [B, ...] to [B]."""
+    """Sum the elements of each action: [B, ...] to [B]."""
     return elements.reshape(len(elements), -1).sum(-1)
 
 
 def _finite(logp: Tensor) -> Tensor:
-    """Return logarithms of probabilities without minus infinity, as they travel."""
+    """Replace minus infinity by the lowest float, as clients do before they send it."""
     return logp.clamp_min(torch.finfo(logp.dtype).min)
 
 
 def _log_softmax(logits: Tensor, valid: Tensor | None) -> Tensor:
-    """Return log-probabilities [B, A], all finite: zero times minus infinity would not be zero."""
+    """Return finite log-probabilities [B, A]: zero times minus infinity would not be a number."""
     if valid is not None:
         logits = logits.masked_fill(~valid & valid.any(-1, keepdim=True), -torch.inf)
     return logits.log_softmax(-1).clamp_min(torch.finfo(logits.dtype).min)

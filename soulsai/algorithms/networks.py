@@ -1,4 +1,4 @@
-"""Networks for observations made of named leaves; every forward pass exports to ONNX."""
+"""Networks over observations of named leaves; every forward pass exports to ONNX."""
 
 import math
 from collections.abc import Sequence
@@ -10,20 +10,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from soulsai.algorithms import vision
-from soulsai.algorithms.vision import Vision
-from soulsai.frame_stacks import form_of
+from soulsai.algorithms.vision import Vision, feature_count, vision_encoder
+from soulsai.frame_stacks import image_axes
 from soulsai.types import Array, Leaf
 
-CLIP = 10.0  # standard deviations a normalised observation may lie from the mean
+CLIP = 10.0  # standard deviations to which normalised elements are clipped
 
 
 class Observation(nn.Module):
-    """Turns raw leaves into parts a network can digest: one vector, and images.
+    """Converts named leaves to the inputs of a network: one vector, then images.
 
     Floats are normalised by the buffers ``mean`` and ``inv_std`` (all float elements, in the order
-    of ``floats``), so the statistics travel with the weights. Integers are scaled by their bounds,
-    categories become one-hot, booleans 0 and 1.
+    of ``floats``), so the statistics travel with the weights. Integers are divided by their
+    largest magnitude, categories become one-hot, booleans 0 and 1.
+
+    Args:
+        leaves: Shape and type of each leaf.
+        normalize: Normalise floats.
     """
 
     mean: Tensor
@@ -44,19 +47,19 @@ class Observation(nn.Module):
             self.register_buffer("inv_std", torch.ones(size))
 
     def parts(self, obs: dict[str, Tensor]) -> list[Tensor]:
-        """Return the vector [B, width], if there is one, and then the images [B, C, H, W]."""
+        """Map leaves [B, ...] to the vector [B, width], if any, and the images [B, C, H, W]."""
         flat: list[Tensor] = []
         if self.floats:
-            vector = _beside([_row(obs[name]).float() for name in self.floats])
+            vector = _concatenated([_row(obs[name]).float() for name in self.floats])
             if self.normalizes:
                 vector = ((vector - self.mean) * self.inv_std).clamp(-CLIP, CLIP)
             flat.append(vector)
         flat += [_flatten(leaf, obs[name]) for name, leaf in self.flat.items()]
-        images = [_picture(leaf, obs[name]) for name, leaf in self.images.items()]
-        return [_beside(flat), *images] if flat else images
+        images = [_image(leaf, obs[name]) for name, leaf in self.images.items()]
+        return [_concatenated(flat), *images] if flat else images
 
     def elements(self, obs: dict[str, Array]) -> Array:
-        """Return what ``mean`` and ``inv_std`` are statistics of, as rows [B, size]."""
+        """Return the normalised elements of leaves [B, ...] as rows [B, size]."""
         rows = [obs[n].reshape(-1, max(1, prod(leaf.shape))) for n, leaf in self.floats.items()]
         if not self.normalizes:
             return np.zeros((0, 0))
@@ -64,7 +67,15 @@ class Observation(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Maps the parts of an observation to features: a CNN per image, then layers over all."""
+    """Maps the parts of an observation to features: one vision encoder per image, then layers.
+
+    Args:
+        observation: The source of the parts.
+        hidden: Widths of the layers; without any, features are concatenated.
+        layer_norm: Add a LayerNorm to each layer.
+        residual: Residual blocks instead of plain layers.
+        vision: Architecture of the vision encoders.
+    """
 
     def __init__(
         self,
@@ -73,29 +84,32 @@ class Encoder(nn.Module):
         *,
         layer_norm: bool,
         residual: bool = False,
-        eyes: Vision = "auto",
+        vision: Vision = "auto",
     ) -> None:
         super().__init__()
-        forms = [form_of(leaf) for leaf in observation.images.values()]
-        planes = [(form.depth, form.height, form.width) for form in forms]
-        self.eyes = nn.ModuleList([vision.eye(eyes, one) for one in planes])
-        seen = sum(vision.width(eye, one) for eye, one in zip(self.eyes, planes, strict=True))
-        inputs = observation.width + seen
-        self.layers: Layers | Blocks = (
-            Blocks(inputs, hidden) if residual else Layers(inputs, hidden, layer_norm=layer_norm)
+        axes = [image_axes(leaf) for leaf in observation.images.values()]
+        shapes = [(image.depth, image.height, image.width) for image in axes]
+        # Checkpoints name the vision encoders ``eyes``.
+        self.eyes = nn.ModuleList([vision_encoder(vision, shape) for shape in shapes])
+        inputs = observation.width
+        inputs += sum(feature_count(e, shape) for e, shape in zip(self.eyes, shapes, strict=True))
+        self.layers: DenseLayers | ResidualBlocks = (
+            ResidualBlocks(inputs, hidden)
+            if residual
+            else DenseLayers(inputs, hidden, layer_norm=layer_norm)
         )
         self.width = self.layers.width
 
     def features(self, parts: list[Tensor]) -> Tensor:
-        """Return features [B, width]."""
+        """Map the parts of an observation to features [B, width]."""
         if not self.eyes:
             return self.layers.features(parts[0])
         vector, images = parts[: -len(self.eyes)], parts[-len(self.eyes) :]
-        seen = [eye(image) for eye, image in zip(self.eyes, images, strict=True)]
-        return self.layers.features(_beside(vector + seen))
+        encoded = [encoder(image) for encoder, image in zip(self.eyes, images, strict=True)]
+        return self.layers.features(_concatenated(vector + encoded))
 
 
-class Layers(nn.Module):
+class DenseLayers(nn.Module):
     """Linear layers, each with an optional LayerNorm and a ReLU."""
 
     def __init__(self, inputs: int, widths: Sequence[int], *, layer_norm: bool) -> None:
@@ -108,8 +122,8 @@ class Layers(nn.Module):
         self._layers = list(zip_longest(linear, norm))
 
     def features(self, x: Tensor) -> Tensor:
-        """Return the last layer's output [B, width]."""
-        # functions, not module calls: for small networks these take a third of an update's time
+        """Map [B, inputs] to the last layer's output [B, width]."""
+        # Module calls take a third of an update's time in small networks; functions do not.
         for linear, norm in self._layers:
             x = F.linear(x, linear.weight, linear.bias)
             if norm is not None:
@@ -118,8 +132,8 @@ class Layers(nn.Module):
         return x
 
 
-class Blocks(nn.Module):
-    """Residual blocks, each with a LayerNorm and a layer four times as wide (arXiv:2410.09754)."""
+class ResidualBlocks(nn.Module):
+    """SimBa (arXiv:2410.09754): residual blocks of LayerNorm and a layer four times as wide."""
 
     def __init__(self, inputs: int, widths: Sequence[int]) -> None:
         super().__init__()
@@ -131,7 +145,7 @@ class Blocks(nn.Module):
         self.last = nn.LayerNorm(self.width)
 
     def features(self, x: Tensor) -> Tensor:
-        """Return the sum of all blocks, normalised [B, width]."""
+        """Map [B, inputs] to the normalised sum of all blocks [B, width]."""
         x = self.enter(x)
         for norm, wide, narrow in zip(self.norm, self.wide, self.narrow, strict=True):
             x = x + narrow(wide(norm(x)).relu())
@@ -140,9 +154,14 @@ class Blocks(nn.Module):
 
 
 class QuantileHead(nn.Module):
-    """Values of every action, as quantiles of the return at levels that are spread evenly.
+    """Action values as quantiles of the return at evenly spread levels (arXiv:1710.10044).
 
-    If dueling, each quantile is a state's value plus the action's advantage over the mean action.
+    Args:
+        features: Number of input features F.
+        actions: Number of actions A.
+        quantiles: Number of quantiles N.
+        dueling: Add the value of the state to centred advantages (arXiv:1511.06581).
+        noisy: Use a noisy output layer.
     """
 
     def __init__(
@@ -151,19 +170,28 @@ class QuantileHead(nn.Module):
         super().__init__()
         self.shape = (actions + dueling, quantiles)
         self.dueling = dueling
-        self.out = output(features, (actions + dueling) * quantiles, noisy=noisy)
+        self.out = output_layer(features, (actions + dueling) * quantiles, noisy=noisy)
 
     def quantiles(
         self, features: Tensor, levels: Tensor | None = None, noise: Tensor | None = None
     ) -> Tensor:
-        """Map features [B, F] to quantiles [B, A, N]; the ``levels`` are our own."""
+        """Map features to quantiles.
+
+        Args:
+            features: Features [B, F].
+            levels: Ignored; the levels are fixed.
+            noise: Noise of the output layer [B or 1, noises].
+
+        Returns:
+            Quantiles [B, A, N].
+        """
         del levels
         out: Tensor = self.out(features, noise).view(-1, *self.shape)
         return dueling_values(out) if self.dueling else out
 
 
-class Output(nn.Linear):
-    """A linear layer that is asked as a noisy one is."""
+class OutputLinear(nn.Linear):
+    """A linear layer with the signature of ``NoisyLinear``."""
 
     noises = 0
 
@@ -174,10 +202,10 @@ class Output(nn.Linear):
         return mapped
 
 
-class Noisy(nn.Linear):
-    """A linear layer whose weights are noisy by as much as it learns (arXiv:1706.10295).
+class NoisyLinear(nn.Linear):
+    """A linear layer with factorised noise of learnt scale on its weights (arXiv:1706.10295).
 
-    The noise is an argument: factors for the inputs, and then for the outputs. None is none.
+    The noise is an argument: factors of the inputs, then of the outputs.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -188,7 +216,7 @@ class Noisy(nn.Linear):
         self.bias_spread = nn.Parameter(torch.full((outputs,), spread))
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Map [..., inputs] and noise [..., inputs + outputs] to [..., outputs]."""
+        """Map [..., inputs] and noise [..., inputs + outputs], or none, to [..., outputs]."""
         mean: Tensor = F.linear(x, self.weight, self.bias)
         if noise is None:
             return mean
@@ -199,18 +227,24 @@ class Noisy(nn.Linear):
         return mean + after * noisy
 
 
-def output(inputs: int, outputs: int, *, noisy: bool) -> Output | Noisy:
-    """Return a last layer."""
-    return Noisy(inputs, outputs) if noisy else Output(inputs, outputs)
+def output_layer(inputs: int, outputs: int, *, noisy: bool) -> OutputLinear | NoisyLinear:
+    """Return a last layer.
+
+    Args:
+        inputs: Number of input features.
+        outputs: Number of outputs.
+        noisy: Whether its weights are noisy.
+    """
+    return NoisyLinear(inputs, outputs) if noisy else OutputLinear(inputs, outputs)
 
 
 def dueling_values(out: Tensor) -> Tensor:
-    """Turn a state's value and its actions' advantages [B, 1 + A, N] into values [B, A, N]."""
+    """Combine a state's value and advantages [B, 1 + A, N] into action values [B, A, N]."""
     value, advantage = out[:, :1], out[:, 1:]
     return value + (advantage - advantage.mean(1, keepdim=True))
 
 
-def _beside(parts: list[Tensor]) -> Tensor:
+def _concatenated(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
@@ -219,7 +253,7 @@ def _kind(leaf: Leaf) -> str:
 
 
 def _is_image(leaf: Leaf) -> bool:
-    """Say whether a leaf is a picture: bytes or booleans over height, width and channels."""
+    """Return whether a leaf is bytes or booleans over height, width and channels."""
     return len(leaf.shape) == 3 and np.dtype(leaf.dtype).itemsize == 1 and not leaf.categories
 
 
@@ -228,7 +262,7 @@ def _flat_width(leaf: Leaf) -> int:
 
 
 def _flatten(leaf: Leaf, raw: Tensor) -> Tensor:
-    """Return a leaf that is neither float nor image as floats [B, width]."""
+    """Convert a leaf [B, ...] that is neither float nor image to floats [B, width]."""
     if leaf.categories:
         names = torch.arange(leaf.categories, device=raw.device)
         return (raw.long().unsqueeze(-1) == names).float().flatten(1)
@@ -236,18 +270,18 @@ def _flatten(leaf: Leaf, raw: Tensor) -> Tensor:
 
 
 def _row(raw: Tensor) -> Tensor:
-    """Return a leaf [B, ...] as [B, width]."""
+    """Reshape a leaf [B, ...] to [B, width]."""
     return raw.flatten(1) if raw.dim() > 1 else raw.unsqueeze(1)
 
 
 def _largest(leaf: Leaf) -> float:
-    """Return the largest magnitude of an integer leaf, as far as it is known."""
+    """Return the largest known magnitude of an integer leaf, else 1."""
     if leaf.low is not None and leaf.high is not None:
         return max(abs(leaf.low), abs(leaf.high), 1.0)
     return 255.0 if leaf.dtype == "|u1" else 1.0
 
 
-def _picture(leaf: Leaf, raw: Tensor) -> Tensor:
-    """Return an image leaf as floats in 0..1 [B, C, H, W]."""
-    picture = raw.permute(0, 3, 1, 2) if form_of(leaf).last else raw
-    return picture.float() if _kind(leaf) == "b" else picture.float() * (1.0 / 255.0)
+def _image(leaf: Leaf, raw: Tensor) -> Tensor:
+    """Convert an image leaf [B, ...] to floats in 0..1 [B, C, H, W]."""
+    image = raw.permute(0, 3, 1, 2) if image_axes(leaf).last else raw
+    return image.float() if _kind(leaf) == "b" else image.float() * (1.0 / 255.0)

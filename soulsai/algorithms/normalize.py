@@ -1,4 +1,4 @@
-"""Running statistics of observations, by the pairwise merge of Chan, Golub and LeVeque."""
+"""Running mean and variance, by the pairwise merge of Chan, Golub and LeVeque (1979)."""
 
 from typing import Any
 
@@ -10,10 +10,14 @@ BLOCK = 64  # rows merged at a time
 
 
 class RunningStatistics:
-    """Mean and variance of each element of all rows so far.
+    """Mean and variance of each element over all rows so far.
 
-    Rows are merged in blocks of fixed size, in order, so the result does not depend on how they
-    were grouped when they came. After ``freeze_after`` rows nothing changes any more.
+    Rows are merged in blocks of fixed size, in order, so the result does not depend on how calls
+    group them.
+
+    Args:
+        size: Number of elements of a row.
+        freeze_after: Number of rows after which the statistics stay constant.
     """
 
     def __init__(self, size: int, *, freeze_after: int = 1_000_000) -> None:
@@ -21,10 +25,10 @@ class RunningStatistics:
         self.count = 0
         self.mean = np.zeros(size)
         self._squares = np.zeros(size)  # summed squared distances from the mean
-        self._rest = np.zeros((0, size))  # rows that do not fill a block yet
+        self._rest = np.zeros((0, size))  # rows of an incomplete block
 
     def update(self, rows: Array) -> bool:
-        """Take each of ``rows`` [B, size] into account, once; say whether anything changed."""
+        """Add rows [B, size]; return whether the statistics changed."""
         if self.count >= self.freeze_after or not self.mean.size:
             return False
         rows = np.concatenate((self._rest, rows), dtype=np.float64)
@@ -32,9 +36,9 @@ class RunningStatistics:
         self._rest = rows[blocks * BLOCK :].copy()
         if not blocks:
             return False
-        whole = rows[: blocks * BLOCK].reshape(blocks, BLOCK, -1)
-        means = whole.mean(axis=1)  # [blocks, size]
-        squares = ((whole - means[:, None]) ** 2).sum(axis=1)
+        complete = rows[: blocks * BLOCK].reshape(blocks, BLOCK, -1)
+        means = complete.mean(axis=1)  # [blocks, size]
+        squares = ((complete - means[:, None]) ** 2).sum(axis=1)
         for mean, summed in zip(means, squares, strict=True):
             self._merge(mean, summed)
         return True
@@ -48,14 +52,14 @@ class RunningStatistics:
 
     @property
     def inv_std(self) -> Array:
-        """One over the standard deviation; one, where there is nothing to tell it from."""
+        """The inverse standard deviation [size], at most 100; 1 before the first block."""
         if not self.count:
             return np.ones_like(self.mean)
         inverse: Array = 1.0 / np.sqrt(np.maximum(self._squares / self.count, 1e-4))
         return inverse
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything, with the rows that wait for a full block."""
+        """Return the statistics and the rows of the incomplete block."""
         return {
             "count": self.count,
             "mean": self.mean,
@@ -64,7 +68,7 @@ class RunningStatistics:
         }
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Take over the statistics of another."""
+        """Load statistics."""
         self.count = int(state_dict["count"])
         self.mean = np.array(state_dict["mean"], np.float64)
         self._squares = np.array(state_dict["squares"], np.float64)

@@ -17,7 +17,7 @@ from soulsai.config.schema import DQN, SAC
 from soulsai.replay.prioritized import PrioritizedReplay
 from soulsai.replay.ratio import Pace
 from soulsai.replay.ring import Batch
-from soulsai.replay.storage import room
+from soulsai.replay.storage import allocator
 from soulsai.replay.uniform import UniformReplay
 from soulsai.types import Array, Fragment, Metrics, Spec
 
@@ -60,11 +60,11 @@ class Experience:
         spans = self.horizon.changes_gamma
         self.columns = columns = transition_columns(spec, masks=masks, spans=spans)
         rows = settings.capacity, columns
-        place = room(settings.replay_folder)
+        allocate = allocator(settings.replay_folder)
         self.replay: PrioritizedReplay | UniformReplay = (
-            PrioritizedReplay(*rows, alpha=settings.priority_alpha, rng=rng, room=place)
+            PrioritizedReplay(*rows, alpha=settings.priority_alpha, rng=rng, allocate=allocate)
             if settings.prioritized
-            else UniformReplay(*rows, rng=rng, room=place)
+            else UniformReplay(*rows, rng=rng, allocate=allocate)
         )
         policy.warmup = settings.learning_starts
         self.normalizer = RunningStatistics(policy.observation.size)

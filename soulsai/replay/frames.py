@@ -1,99 +1,108 @@
-"""Stacks of frames, of which each frame is kept once, however many stacks it is in."""
+"""Deduplicated storage of stacked frames: each distinct frame is stored once."""
 
 import zlib
 
 import numpy as np
 
-from soulsai.frame_stacks import Stack
-from soulsai.replay.storage import Room
+from soulsai.frame_stacks import FrameStack
+from soulsai.replay.storage import Allocate
 from soulsai.types import Array
 
-SPARE = 1024  # frames beyond one per row, to begin with
+SPARE = 1024  # initial capacity beyond one frame per row
 
 
-class Frames:
-    """Finds frames by what is in them; those that no stack needs any more make room."""
+class FrameStore:
+    """Stores the frames of image stacks once, by content, and counts references to them.
 
-    def __init__(self, stack: Stack, dtype: str, rows: int, room: Room) -> None:
+    Args:
+        stack: Axes and sizes of the images.
+        dtype: NumPy type of a pixel.
+        rows: Number of stacks expected; the store grows if frames repeat less than expected.
+        allocate: Allocates the pixel array.
+    """
+
+    def __init__(self, stack: FrameStack, dtype: str, rows: int, allocate: Allocate) -> None:
         self.stack = stack
-        self.top = 0  # places that were ever used
-        self._room = room
-        self._pixels = room((rows + SPARE, stack.height, stack.width), dtype)
-        self._needed = np.zeros(rows + SPARE, np.int64)  # by so many stacks
-        self._where: dict[int, int] = {}  # by checksum
+        self.used = 0  # slots that were ever used, free ones included
+        self._allocate = allocate
+        self._pixels = allocate((rows + SPARE, stack.height, stack.width), dtype)
+        self._references = np.zeros(rows + SPARE, np.int64)
+        self._slot_by_checksum: dict[int, int] = {}
         self._free: list[int] = []
 
     def __len__(self) -> int:
-        """Return the number of different frames."""
-        return self.top - len(self._free)
+        """Return the number of distinct frames."""
+        return self.used - len(self._free)
 
     def put(self, images: Array) -> Array:
-        """Return the places [N, frames] of the frames of images [N, ...]."""
+        """Add images [N, ...]; return the slots [N, frames] of their frames."""
         stacks = np.ascontiguousarray(self.stack.frames(images))
-        places = np.empty(stacks.shape[:2], np.int64)
+        slots = np.empty(stacks.shape[:2], np.int64)
         for row, stack in enumerate(stacks):
-            # most are the one before it and one more frame: cheaper to see than to look all up
+            # Most stacks shift the previous one by a frame: comparing is cheaper than looking up.
             if row and np.array_equal(stack[:-1], stacks[row - 1, 1:]):
-                places[row, :-1] = places[row - 1, 1:]
-                places[row, -1] = self._place(stack[-1])
+                slots[row, :-1] = slots[row - 1, 1:]
+                slots[row, -1] = self._put_frame(stack[-1])
             else:
-                places[row] = [self._place(frame) for frame in stack]
-        np.add.at(self._needed, places, 1)
-        return places
+                slots[row] = [self._put_frame(frame) for frame in stack]
+        np.add.at(self._references, slots, 1)
+        return slots
 
-    def get(self, places: Array) -> Array:
-        """Return the images [B, ...] whose frames are at ``places`` [B, frames]."""
-        stacks = self._pixels.take(places.reshape(-1), axis=0)
-        return self.stack.images(stacks.reshape(*places.shape, *self._pixels.shape[1:]))
+    def get(self, slots: Array) -> Array:
+        """Return images [B, ...] from the slots [B, frames] of their frames."""
+        stacks = self._pixels.take(slots.reshape(-1), axis=0)
+        return self.stack.images(stacks.reshape(*slots.shape, *self._pixels.shape[1:]))
 
-    def release(self, places: Array) -> None:
-        """Forget stacks: their frames go when no other stack needs them."""
-        np.subtract.at(self._needed, places.reshape(-1), 1)
-        for place in np.unique(places[self._needed[places] == 0]).tolist():
-            key = zlib.crc32(self._pixels[place].data)
-            if self._where.get(key) == place:
-                del self._where[key]
-            self._free.append(place)
+    def release(self, slots: Array) -> None:
+        """Drop one reference per slot [N, frames]; free frames without any."""
+        np.subtract.at(self._references, slots.reshape(-1), 1)
+        for slot in np.unique(slots[self._references[slots] == 0]).tolist():
+            checksum = zlib.crc32(self._pixels[slot].data)
+            if self._slot_by_checksum.get(checksum) == slot:
+                del self._slot_by_checksum[checksum]
+            self._free.append(slot)
 
-    def _place(self, frame: Array) -> int:
-        key = zlib.crc32(frame.data)
-        place = self._where.get(key)
-        if place is not None and np.array_equal(self._pixels[place], frame):
-            return place
+    def _put_frame(self, frame: Array) -> int:
+        checksum = zlib.crc32(frame.data)
+        slot = self._slot_by_checksum.get(checksum)
+        if slot is not None and np.array_equal(self._pixels[slot], frame):
+            return slot
         if self._free:
             new = self._free.pop()
         else:
-            new = self.top
-            self.top += 1
-            if self.top > len(self._needed):
+            new = self.used
+            self.used += 1
+            if self.used > len(self._references):
                 self._grow()
         self._pixels[new] = frame
-        self._where[key] = new
+        self._slot_by_checksum[checksum] = new
         return new
 
     def _grow(self) -> None:
-        """Make room for half as many frames again."""
-        old, needed = self._pixels, self._needed
-        size = len(old) + len(old) // 2
-        self._pixels = self._room((size, *old.shape[1:]), old.dtype.str)
-        self._pixels[: len(old)] = old
-        self._needed = np.zeros(size, np.int64)
-        self._needed[: len(old)] = needed
+        """Enlarge the capacity by half."""
+        pixels, references = self._pixels, self._references
+        size = len(pixels) + len(pixels) // 2
+        self._pixels = self._allocate((size, *pixels.shape[1:]), pixels.dtype.str)
+        self._pixels[: len(pixels)] = pixels
+        self._references = np.zeros(size, np.int64)
+        self._references[: len(references)] = references
 
     def state(self) -> Array:
-        """Return all frames."""
-        return self._pixels[: self.top]
+        """Return all frames [used, height, width]; free slots hold stale pixels."""
+        return self._pixels[: self.used]
 
-    def restore(self, pixels: Array, places: list[Array]) -> None:
-        """Take over the frames of another, and the stacks that need them."""
-        self.top = len(pixels)
-        while len(self._needed) < self.top:
+    def restore(self, pixels: Array, references: list[Array]) -> None:
+        """Load frames [used, height, width] and the slot arrays [N, frames] that refer to them."""
+        self.used = len(pixels)
+        while len(self._references) < self.used:
             self._grow()
-        self._pixels[: self.top] = pixels
-        self._needed[:] = 0
-        for stacks in places:
-            np.add.at(self._needed, stacks.reshape(-1), 1)
-        used = self._needed[: self.top] > 0
-        self._free = np.flatnonzero(~used).tolist()
-        places_used = np.flatnonzero(used).tolist()
-        self._where = {zlib.crc32(self._pixels[place].data): place for place in places_used}
+        self._pixels[: self.used] = pixels
+        self._references[:] = 0
+        for slots in references:
+            np.add.at(self._references, slots.reshape(-1), 1)
+        referenced = self._references[: self.used] > 0
+        self._free = np.flatnonzero(~referenced).tolist()
+        self._slot_by_checksum = {
+            zlib.crc32(self._pixels[slot].data): slot
+            for slot in np.flatnonzero(referenced).tolist()
+        }

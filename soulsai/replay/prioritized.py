@@ -1,24 +1,24 @@
-"""Prioritised replay (arXiv:1511.05952): rows the learner is wrong about are drawn more often."""
+"""Prioritised experience replay (arXiv:1511.05952): rows with large errors are drawn more often."""
 
 from typing import Any
 
 import numpy as np
 
 from soulsai.replay.ring import Batch, Ring, rng_state, set_rng_state
-from soulsai.replay.storage import Room, in_memory
+from soulsai.replay.storage import Allocate, in_memory
 from soulsai.types import Array, Leaf
 
 FAN = 64  # children per node: few levels, and each is one NumPy call for a whole batch
-UNIFORM_SHARE = 1e-3  # of draws ignore the priorities, so that no row starves
-ROUNDED = 1.0 - 1e-12  # keeps a depth below a sum that was rounded down, so it finds a number > 0
-FORGET = 0.9999  # per update, of the largest priority: one outlier must not pin it for ever
+UNIFORM_SHARE = 1e-3  # fraction of draws that ignore priorities, so that no row starves
+ROUNDING = 1.0 - 1e-12  # keeps a depth below a sum that was rounded down, so a leaf is positive
+DECAY = 0.9999  # of the largest priority, per update: one outlier must not keep it high for ever
 
 
 class SumTree:
-    """Non-negative numbers of which one is drawn in proportion to its size, a batch at a time."""
+    """A tree of sums over non-negative numbers, for sampling in proportion to them in batches."""
 
     def __init__(self, size: int) -> None:
-        self.levels: list[Array] = []  # leaves first; the last has one row
+        self.levels: list[Array] = []  # [blocks, FAN] each, leaves first; the last has one block
         while True:
             blocks = -(-size // FAN)
             self.levels.append(np.zeros((blocks, FAN)))
@@ -28,41 +28,49 @@ class SumTree:
 
     @property
     def leaves(self) -> Array:
-        """All numbers, and zeros after the last."""
+        """All numbers, padded with zeros."""
         return self.levels[0].reshape(-1)
 
     @property
     def total(self) -> float:
-        """The sum of all."""
+        """The sum of all numbers."""
         return float(self.levels[-1].sum())
 
     def set(self, indices: Array, values: Array | float) -> None:
-        """Set numbers, and all sums above them; of equal indices the last counts."""
+        """Set leaves [B] and update the sums above; the last of equal indices counts."""
         self.leaves[indices] = values
         for below, above in zip(self.levels, self.levels[1:], strict=False):
             indices = indices // FAN
             above.reshape(-1)[indices] = below[indices].sum(axis=1)
 
     def find(self, depths: Array) -> Array:
-        """Return where the running sum of all numbers first exceeds each of ``depths``."""
-        found = np.zeros(len(depths), np.int64)
+        """Return the index [B] at which the running sum first exceeds each depth [B]."""
+        nodes = np.zeros(len(depths), np.int64)
         firsts = np.arange(len(depths)) * FAN
         for level in reversed(self.levels):
-            block = level if len(level) == 1 else level.take(found, axis=0)  # [1 or B, FAN]
+            block = level if len(level) == 1 else level.take(nodes, axis=0)  # [1 or B, FAN]
             sums = block.cumsum(axis=1)
-            depths = np.minimum(depths, sums[:, -1] * ROUNDED)
+            depths = np.minimum(depths, sums[:, -1] * ROUNDING)
             if len(level) == 1:
-                child = at = sums[0].searchsorted(depths, side="right")
+                child = flat = sums[0].searchsorted(depths, side="right")
             else:
                 child = (sums > depths[:, None]).argmax(axis=1)
-                at = firsts + child
-            depths = depths - (sums.take(at) - block.take(at))
-            found = found * FAN + child
-        return found
+                flat = firsts + child
+            depths = depths - (sums.take(flat) - block.take(flat))
+            nodes = nodes * FAN + child
+        return nodes
 
 
 class PrioritizedReplay:
-    """Samples in proportion to ``(|error| + 1e-6) ** alpha``; weights undo the bias."""
+    """Samples in proportion to ``(|error| + 1e-6) ** alpha``; weights correct the bias.
+
+    Args:
+        capacity: Number of rows kept.
+        columns: Shape and type of each column.
+        alpha: Exponent of the errors; 0 samples uniformly.
+        rng: Source of randomness.
+        allocate: Allocates the columns.
+    """
 
     def __init__(
         self,
@@ -71,55 +79,61 @@ class PrioritizedReplay:
         *,
         alpha: float,
         rng: np.random.Generator,
-        room: Room = in_memory,
+        allocate: Allocate = in_memory,
     ) -> None:
-        self.ring = Ring(capacity, columns, room=room)
+        self.ring = Ring(capacity, columns, allocate=allocate)
         self.alpha = alpha
         self._tree = SumTree(capacity)
-        self._largest = 1.0  # priority of rows nobody has learned from yet
+        self._largest = 1.0  # priority of new rows
         self._rng = rng
 
     def __len__(self) -> int:
-        """Return the number of rows held."""
+        """Return the number of rows."""
         return len(self.ring)
 
     @property
     def priorities(self) -> Array:
-        """The priority of each slot in use."""
+        """The priority of each used slot [N]."""
         return self._tree.leaves[: len(self.ring)]
 
     def append(self, rows: dict[str, Array]) -> None:
-        """Add rows, over the oldest if need be, as urgent as any."""
+        """Add rows with the largest priority, overwriting the oldest."""
         self._tree.set(self.ring.append(rows), self._largest)
 
     def sample(self, size: int, *, beta: float) -> Batch:
-        """Draw a batch, one row from each of ``size`` equal parts of the probability."""
-        held, total = len(self.ring), self._tree.total
-        place, luck, anywhere = self._rng.random((3, size))
-        slots = self._tree.find((np.arange(size) + place) * (total / size))
-        slots = np.where(luck < UNIFORM_SHARE, (anywhere * held).astype(np.int64), slots)
-        share = (1.0 - UNIFORM_SHARE) * self._tree.leaves[slots] / total + UNIFORM_SHARE / held
-        weights = (held * share) ** -beta
+        """Draw a batch, stratified: one row from each of ``size`` equal parts of the probability.
+
+        Args:
+            size: Number of rows.
+            beta: Exponent of the importance weights; 1 corrects the bias fully.
+        """
+        count, total = len(self.ring), self._tree.total
+        offset, mixture, uniform = self._rng.random((3, size))
+        slots = self._tree.find((np.arange(size) + offset) * (total / size))
+        slots = np.where(mixture < UNIFORM_SHARE, (uniform * count).astype(np.int64), slots)
+        probability = (1.0 - UNIFORM_SHARE) * self._tree.leaves[slots] / total
+        probability += UNIFORM_SHARE / count
+        weights = (count * probability) ** -beta
         weights = (weights / weights.max()).astype(np.float32)
         return Batch(self.ring.rows(slots), self.ring.ids(slots), weights)
 
     def forget(self, client: str) -> int:
-        """Remove the rows of one client; return how many they were."""
-        held, priorities = len(self.ring), self.priorities.copy()
-        stay = self.ring.remove(client)
+        """Remove the rows of one client; return their number."""
+        before, priorities = len(self.ring), self.priorities.copy()
+        kept = self.ring.remove(client)
         self._tree = SumTree(self.ring.capacity)
-        self._tree.set(np.arange(len(stay)), priorities[stay])
-        return held - len(stay)
+        self._tree.set(np.arange(len(kept)), priorities[kept])
+        return before - len(kept)
 
-    def learned(self, ids: Array, errors: Array) -> None:
-        """Set the priorities of a batch by its errors; rows written over meanwhile are skipped."""
-        held = self.ring.held(ids)
-        priorities = (np.abs(errors[held]).astype(np.float64) + 1e-6) ** self.alpha
-        self._tree.set(ids[held] % self.ring.capacity, priorities)
-        self._largest = max(self._largest * FORGET, float(priorities.max(initial=0.0)))
+    def update_priorities(self, ids: Array, errors: Array) -> None:
+        """Set priorities of rows by id [B] from their errors [B]; skip overwritten rows."""
+        present = self.ring.contains(ids)
+        priorities = (np.abs(errors[present]).astype(np.float64) + 1e-6) ** self.alpha
+        self._tree.set(ids[present] % self.ring.capacity, priorities)
+        self._largest = max(self._largest * DECAY, float(priorities.max(initial=0.0)))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the rows, their priorities and the sampler's state."""
+        """Return rows, priorities and the generator's state."""
         return {
             "ring": self.ring.state_dict(),
             "priorities": self.priorities,
@@ -128,7 +142,7 @@ class PrioritizedReplay:
         }
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Take over the rows, priorities and the sampler's state of another."""
+        """Load rows, priorities and generator state."""
         self.ring.load_state_dict(state_dict["ring"])
         self._tree = SumTree(self.ring.capacity)
         self._tree.set(np.arange(len(self.ring)), np.asarray(state_dict["priorities"]))

@@ -1,4 +1,4 @@
-"""Where replay keeps its columns: in memory, or on disk if there is more than memory holds."""
+"""Allocation of replay columns, in memory or in files for replays larger than memory."""
 
 import tempfile
 from collections.abc import Callable
@@ -10,32 +10,38 @@ import numpy as np
 from soulsai.errors import ConfigError
 from soulsai.types import Array
 
-Room = Callable[[tuple[int, ...], str], Array]  # shape and dtype to zeros
+Allocate = Callable[[tuple[int, ...], str], Array]  # maps shape and dtype to zeros
 
 
 def in_memory(shape: tuple[int, ...], dtype: str) -> Array:
-    """Return zeros, which take no memory before they are written over."""
+    """Return zeros; the system commits their pages on first write."""
     return np.zeros(shape, dtype)
 
 
-def on_disk(folder: str) -> Room:
-    """Return what makes arrays in files of a folder, which are gone with the process."""
-    place = Path(folder)
+def allocator(folder: str) -> Allocate:
+    """Return the allocator of the setting ``replay_folder``.
 
-    def zeros(shape: tuple[int, ...], dtype: str) -> Array:
+    Args:
+        folder: Folder of the memory-mapped files, deleted with the process; empty: memory.
+
+    Returns:
+        An allocator; it raises ``ConfigError`` if the folder cannot hold an array.
+    """
+    if not folder:
+        return in_memory
+    parent = Path(folder)
+
+    def memory_mapped(shape: tuple[int, ...], dtype: str) -> Array:
         size = max(1, prod(shape) * np.dtype(dtype).itemsize)
         try:
-            place.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=place) as file:
+            parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=parent) as file:
                 file.truncate(size)
                 return np.memmap(file, dtype, "r+", shape=shape)
         except OSError as error:
-            wanted = f"replay_folder: {folder!r} holds no {size} bytes"
-            raise ConfigError(f"{wanted}: {error}") from error
+            raise ConfigError(
+                f"replay_folder: cannot allocate {size} bytes in {folder!r} ({error});"
+                " free some space or choose another folder"
+            ) from error
 
-    return zeros
-
-
-def room(folder: str) -> Room:
-    """Return the room that a setting asks for; an empty one asks for memory."""
-    return on_disk(folder) if folder else in_memory
+    return memory_mapped

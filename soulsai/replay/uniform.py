@@ -1,16 +1,23 @@
-"""Replay in which every row is as likely as any other."""
+"""Uniform replay: every row is drawn with the same probability."""
 
 from typing import Any
 
 import numpy as np
 
 from soulsai.replay.ring import Batch, Ring, rng_state, set_rng_state
-from soulsai.replay.storage import Room, in_memory
+from soulsai.replay.storage import Allocate, in_memory
 from soulsai.types import Array, Leaf
 
 
 class UniformReplay:
-    """Samples with replacement from the last ``capacity`` rows; all weights are one."""
+    """Samples with replacement from the last ``capacity`` rows; all weights are one.
+
+    Args:
+        capacity: Number of rows kept.
+        columns: Shape and type of each column.
+        rng: Source of randomness.
+        allocate: Allocates the columns.
+    """
 
     def __init__(
         self,
@@ -18,37 +25,37 @@ class UniformReplay:
         columns: dict[str, Leaf],
         *,
         rng: np.random.Generator,
-        room: Room = in_memory,
+        allocate: Allocate = in_memory,
     ) -> None:
-        self.ring = Ring(capacity, columns, room=room)
+        self.ring = Ring(capacity, columns, allocate=allocate)
         self._rng = rng
 
     def __len__(self) -> int:
-        """Return the number of rows held."""
+        """Return the number of rows."""
         return len(self.ring)
 
     def append(self, rows: dict[str, Array]) -> None:
-        """Add rows, over the oldest if need be."""
+        """Add rows, overwriting the oldest."""
         self.ring.append(rows)
 
     def sample(self, size: int, *, beta: float) -> Batch:  # noqa: ARG002
-        """Draw a batch; ``beta`` has nothing to correct here."""
+        """Draw ``size`` rows; ``beta`` has no effect, as no weight needs correction."""
         slots = self._rng.integers(len(self.ring), size=size)
         return Batch(self.ring.rows(slots), self.ring.ids(slots), np.ones(size, np.float32))
 
     def forget(self, client: str) -> int:
-        """Remove the rows of one client; return how many they were."""
-        held = len(self.ring)
-        return held - len(self.ring.remove(client))
+        """Remove the rows of one client; return their number."""
+        before = len(self.ring)
+        return before - len(self.ring.remove(client))
 
-    def learned(self, ids: Array, errors: Array) -> None:
-        """Ignore how wrong the learner was about a batch."""
+    def update_priorities(self, ids: Array, errors: Array) -> None:
+        """Ignore the errors: there are no priorities."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the rows and the sampler's state."""
+        """Return the rows and the generator's state."""
         return {"ring": self.ring.state_dict(), "rng": rng_state(self._rng)}
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Take over the rows and the sampler's state of another."""
+        """Load rows and generator state."""
         self.ring.load_state_dict(state_dict["ring"])
         set_rng_state(self._rng, state_dict["rng"])

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from soulsai.errors import Rejected, WireError
-from soulsai.frame_stacks import Stack, stack_of
+from soulsai.frame_stacks import FrameStack, stack_of
 from soulsai.types import Array, Fragment, Leaf, RunSpec
 
 # What may cross the wire. Object and string dtypes must never: an array over foreign bytes.
@@ -29,7 +29,7 @@ class Column(NamedTuple):
     bits: bool
     length: int  # in bytes, without padding
     offset: int  # from the beginning of the body; a multiple of 8
-    rolls: Stack | None = None
+    rolls: FrameStack | None = None
 
     def read(self, data: bytes, body: int) -> Array:
         """Return the column as a read-only view into ``data`` (booleans are copied)."""
@@ -97,11 +97,11 @@ class Layout:
         )
 
 
-def plan(spec: RunSpec, steps: int, stacks: Mapping[str, Stack]) -> Plan:
+def plan(spec: RunSpec, steps: int, stacks: Mapping[str, FrameStack]) -> Plan:
     """Return the columns of a fragment, one after another; ``stacks`` travel as their frames."""
     end = 0
 
-    def column(name: str, leaf: Leaf, *rows: int, rolls: Stack | None = None) -> Column:
+    def column(name: str, leaf: Leaf, *rows: int, rolls: FrameStack | None = None) -> Column:
         nonlocal end
         dtype = dtype_of(name, leaf)
         shape = (*rows, *leaf.shape)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from soulsai import heads
-from soulsai.algorithms.distributions import Categorical, Gaussian, law
+from soulsai.algorithms.distributions import Categorical, Gaussian, distribution
 from soulsai.types import ActionSpec, Head
 
 HUGE = float(np.finfo(np.float32).max)
@@ -52,7 +52,7 @@ def categorical(sizes, logits, mask, noise, *, greedy=False):
         rng=Noise(gumbel=noise),
     )
     valid = None if mask is None else torch.from_numpy(mask)
-    twin = law(CATEGORICAL, spec(sizes), {"logits": torch.from_numpy(logits)}, valid)
+    twin = distribution(CATEGORICAL, spec(sizes), {"logits": torch.from_numpy(logits)}, valid)
     drawn = twin.draw(torch.from_numpy(np.zeros_like(noise) if greedy else noise)).numpy()
     return action, extras["logp"], drawn, twin
 
@@ -172,7 +172,9 @@ def test_gaussian(shape, log_std):
             random=0.0,
             rng=Noise(normal=noise),
         )
-        twin = law(GAUSSIAN, box, {n: torch.from_numpy(o) for n, o in outputs.items()}, None)
+        twin = distribution(
+            GAUSSIAN, box, {n: torch.from_numpy(o) for n, o in outputs.items()}, None
+        )
         assert isinstance(twin, Gaussian)
         same = torch.from_numpy((0.0 if greedy else 1.0) * noise.reshape(mean.shape))
         assert np.allclose(twin.draw(same), action, rtol=0, atol=1e-5)

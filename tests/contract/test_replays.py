@@ -85,14 +85,14 @@ def test_it_goes_on_exactly_where_it_was_saved(make):
     one.append(rows(0, 250))
     for _ in range(5):
         batch = one.sample(32, beta=0.4)
-        one.learned(batch.ids, batch.rows["x"] / 100.0)
+        one.update_priorities(batch.ids, batch.rows["x"] / 100.0)
     other.load_state_dict(one.state_dict())
     for step in range(20):
         a, b = one.sample(32, beta=0.4), other.sample(32, beta=0.4)
         assert (a.ids == b.ids).all()
         assert (a.weights == b.weights).all()
         for replay in (one, other):
-            replay.learned(a.ids, np.sin(a.ids + step))
+            replay.update_priorities(a.ids, np.sin(a.ids + step))
             replay.append(rows(250 + step, 1))
 
 
@@ -127,7 +127,7 @@ def test_what_was_drawn_before_forgetting_changes_no_priority_after_it(make):
     replay.append(owned(["a", "b"] * 100))
     batch = replay.sample(64, beta=0.4)
     replay.forget("a")
-    replay.learned(batch.ids, np.full(64, 5.0))
+    replay.update_priorities(batch.ids, np.full(64, 5.0))
     drawn = replay.sample(64, beta=0.4)
     assert (drawn.ids < 100).all()
 

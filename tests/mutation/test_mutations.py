@@ -56,20 +56,20 @@ MUTATIONS = (
     Mutation(
         "the priority for the importance weight",
         "replay/prioritized.py",
-        "weights = (held * share) ** -beta",
+        "weights = (count * probability) ** -beta",
         "weights = self._tree.leaves[slots]",
     ),
     Mutation(
         "priorities that nothing is drawn by",
         "replay/prioritized.py",
-        "slots = self._tree.find((np.arange(size) + place) * (total / size))",
-        "slots = (place * held).astype(np.int64)",
+        "slots = self._tree.find((np.arange(size) + offset) * (total / size))",
+        "slots = (offset * count).astype(np.int64)",
     ),
     Mutation(
         "a stale write-back",
         "replay/prioritized.py",
-        "held = self.ring.held(ids)",
-        "held = np.ones(len(ids), bool)",
+        "present = self.ring.contains(ids)",
+        "present = np.ones(len(ids), bool)",
     ),
     Mutation(
         "truncation as termination, n steps ahead",
@@ -144,8 +144,8 @@ MUTATIONS = (
     Mutation(
         "invalid actions, at random",
         "heads.py",
-        "return best(rng.random(shape), mask)",
-        "return best(rng.random(shape), None)",
+        "return masked_argmax(rng.random(shape), mask)",
+        "return masked_argmax(rng.random(shape), None)",
     ),
     Mutation(
         "a gradient through invalid choices",

@@ -22,7 +22,7 @@ from soulsai.algorithms.horizon import Horizon
 from soulsai.algorithms.quantiles import quantile_huber_loss
 from soulsai.algorithms.replay_learner import Experience, tensors
 from soulsai.algorithms.skips import Skips
-from soulsai.algorithms.vision import spectral
+from soulsai.algorithms.vision import spectral_convolutions
 from soulsai.config.schema import DQN as DQNConfig
 from soulsai.errors import ConfigError
 from soulsai.types import Fragment, Metrics, Spec, zeros
@@ -76,7 +76,7 @@ class DQN:
         self.luck.manual_seed(int(luck_seed.generate_state(1)[0]))
         self.skips = Skips(self.policy)
         self.step: Callable[[Tensors, Tensor, Luck], Report] = self._step
-        self._spectral = spectral(self.policy, self.target)
+        self._spectral = spectral_convolutions(self.policy, self.target)
         self._metrics: Metrics = {}
         self.parts: dict[str, Stateful] = {
             "policy": self.policy,
@@ -100,9 +100,9 @@ class DQN:
         luck = Luck(*(draw(self.config.batch_size, self.luck) for _ in Luck._fields))
         report = self.step(rows, weights, luck)
         if report.done:
-            self.experience.replay.learned(batch.ids, report.error.cpu().numpy())
+            self.experience.replay.update_priorities(batch.ids, report.error.cpu().numpy())
             for part in self._spectral:
-                part.settle()
+                part.power_iteration()
         self.skips.count(skipped=not report.done)
         if not self._metrics or self.experience.pace.updates % METRICS_EVERY == 0:
             self._metrics = self._measured(report, luck)

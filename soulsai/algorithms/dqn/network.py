@@ -42,7 +42,7 @@ class QPolicy(Policy):
             config.hidden,
             layer_norm=config.layer_norm,
             residual=config.network == "residual",
-            eyes=config.vision,
+            vision=config.vision,
         )
         kind = SampledHead if config.sampled else QuantileHead
         self.values = kind(

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from soulsai.algorithms.networks import dueling_values, output
+from soulsai.algorithms.networks import dueling_values, output_layer
 
 COSINES = 64  # by which a level is described
 ACTING = 32  # levels that are asked for when nothing is learnt
@@ -19,7 +19,7 @@ class SampledHead(nn.Module):
         self.samples = samples  # levels drawn per evaluation, when it learns
         self.dueling = dueling
         self.level = nn.Linear(COSINES, features)
-        self.out = output(features, actions + dueling, noisy=noisy)
+        self.out = output_layer(features, actions + dueling, noisy=noisy)
 
     def quantiles(
         self, features: Tensor, levels: Tensor | None = None, noise: Tensor | None = None

@@ -152,7 +152,7 @@ def td_predicted(see: See, online: Judge, rows: Tensors, chance: Chance = NONE) 
 
 
 def best_action(q: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the valid action of highest value [B] of [B, A]: the torch twin of ``heads.best``."""
+    """Return the valid action of highest value [B] of [B, A], as ``heads.masked_argmax`` does."""
     if mask is not None:
         q = q.masked_fill(~mask, -torch.inf)
     return q.argmax(-1)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from soulsai.algorithms.base import Stateful, Tensors, remaining
 from soulsai.algorithms.compile.flat import FlatAdam, Gradient, flatten
-from soulsai.algorithms.distributions import law
+from soulsai.algorithms.distributions import distribution
 from soulsai.algorithms.normalize import RunningStatistics
 from soulsai.algorithms.ppo.batches import Batches
 from soulsai.algorithms.ppo.choices import choose
@@ -194,7 +194,7 @@ class PPO:
     def _law(self, rows: Tensors, which: Tensor, outputs: Tensors) -> Any:
         mask = rows.get(f"obs.{MASK}")
         valid = None if mask is None else mask[which]
-        return law(self.policy.head, self.spec.action, outputs, valid)
+        return distribution(self.policy.head, self.spec.action, outputs, valid)
 
     def _estimate(
         self, rollout: Rollout, prox: Array, value: Array, share: Array

@@ -148,7 +148,7 @@ class SAC:
         self.skips.count(skipped=not report.done)
         if not report.done:
             return self._metrics
-        self.experience.replay.learned(batch.ids, report.error.cpu().numpy())
+        self.experience.replay.update_priorities(batch.ids, report.error.cpu().numpy())
         if updates % self.config.policy_delay == 0:
             self._improve(rows)
         if not self._metrics or updates % METRICS_EVERY == 0:

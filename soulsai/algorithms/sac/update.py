@@ -11,7 +11,7 @@ from msgspec import Struct
 from torch import Tensor
 
 from soulsai.algorithms.base import Tensors
-from soulsai.algorithms.sac import squashed
+from soulsai.algorithms.distributions import sample_squashed
 from soulsai.algorithms.sac.critics import slope, truncated, value
 
 Law = Callable[[list[Tensor]], tuple[Tensor, Tensor]]  # parts to means, logarithms of deviations
@@ -71,7 +71,7 @@ def judge(
     """
     obs, next_obs = seen
     with torch.no_grad():
-        action, logp = squashed.sample(*law(next_obs), noise)
+        action, logp = sample_squashed(*law(next_obs), noise)
         future = truncated(targets(next_obs, action), rules.drop)
         soft = future - temperature * logp[:, None]
         goal = rows["ret"][:, None] * rules.reward_scale + rows["discount"][:, None] * soft
@@ -92,7 +92,7 @@ def regret(
     law: Law, critics: Judge, obs: list[Tensor], noise: Tensor, temperature: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return the actor's loss, differentiable, and its entropy, both []."""
-    action, logp = squashed.sample(*law(obs), noise)
+    action, logp = sample_squashed(*law(obs), noise)
     loss = (temperature * logp - value(critics(obs, action))).mean()
     return loss, -logp.detach().mean()
 

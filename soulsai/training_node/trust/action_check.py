@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from soulsai.algorithms.base import Policy, Tensors
-from soulsai.algorithms.distributions import law
+from soulsai.algorithms.distributions import distribution
 from soulsai.training_node.publisher import Kept
 from soulsai.training_node.trust.evidence import SHARES, hits
 from soulsai.types import MASK, Array, Fragment, Program, RunSpec
@@ -88,7 +88,9 @@ class SpotCheck:
     ) -> Checked:
         action = torch.from_numpy(fragment.action[:count].copy())
         masks = None if mask is None else torch.from_numpy(mask.copy())
-        ours = law(self._program.head, self._spec.spec.action, outputs, masks).log_prob(action)
+        ours = distribution(self._program.head, self._spec.spec.action, outputs, masks).log_prob(
+            action
+        )
         differs = np.abs(ours.numpy() - fragment.extras["logp"][:count])
         near = differs <= LOGP_NEAR * np.maximum(1.0, np.abs(ours.numpy()))
         said = f"{near.mean():.0%} of its log-probabilities are those of version {fragment.version}"

@@ -107,7 +107,7 @@ def test_4_draws_follow_priorities_and_weights_undo_them():
     replay = PrioritizedReplay(8, {"x": Leaf((), "<f4")}, alpha=0.6, rng=np.random.default_rng(0))
     replay.append({"x": np.arange(8.0)})
     errors = np.array([0.01, 0.1, 0.5, 1, 2, 4, 8, 16])
-    replay.learned(np.arange(8), errors)
+    replay.update_priorities(np.arange(8), errors)
     share = (errors + 1e-6) ** 0.6
     share = (1 - UNIFORM_SHARE) * share / share.sum() + UNIFORM_SHARE / 8
     batches = [replay.sample(64, beta=1.0) for _ in range(1000)]
@@ -124,7 +124,7 @@ def test_4_a_stale_write_back_is_ignored():
     replay.append({"x": np.arange(4.0)})
     batch = replay.sample(4, beta=1.0)
     replay.append({"x": np.arange(4.0, 8.0)})
-    replay.learned(batch.ids, np.full(4, 99.0))
+    replay.update_priorities(batch.ids, np.full(4, 99.0))
     assert (replay.priorities == 1.0).all()
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from soulsai.algorithms.compile.flat import FlatAdam, Gradient, flatten
-from soulsai.algorithms.networks import Encoder, Layers, Observation, QuantileHead
+from soulsai.algorithms.networks import DenseLayers, Encoder, Observation, QuantileHead
 from soulsai.types import Leaf, zeros
 
 LEAVES = {
@@ -82,7 +82,7 @@ def test_an_encoder_without_layers_hands_the_vector_on():
 
 
 def test_layers_are_linear_norm_relu():
-    layers = Layers(5, (7, 6), layer_norm=True)
+    layers = DenseLayers(5, (7, 6), layer_norm=True)
     modules = [
         m for pair in zip(layers.linear, layers.norm, strict=True) for m in (*pair, torch.relu)
     ]
@@ -103,7 +103,7 @@ def test_dueling_quantiles_are_the_value_plus_centred_advantages():
 
 
 def test_one_vector_holds_all_parameters_and_moving_it_moves_them():
-    layers = Layers(4, (3,), layer_norm=True)
+    layers = DenseLayers(4, (3,), layer_norm=True)
     before = [p.clone() for p in layers.parameters()]
     flat = flatten(layers)
     assert all(torch.equal(a, b) for a, b in zip(before, layers.parameters(), strict=True))
@@ -115,7 +115,7 @@ def test_one_vector_holds_all_parameters_and_moving_it_moves_them():
 
 def test_flat_adam_is_adam():
     torch.manual_seed(0)
-    ours, theirs = (Layers(4, (8, 2), layer_norm=False) for _ in range(2))
+    ours, theirs = (DenseLayers(4, (8, 2), layer_norm=False) for _ in range(2))
     theirs.load_state_dict(ours.state_dict())
     flat = flatten(ours)
     mine, gradient = FlatAdam(flat, lr=0.01, eps=1e-5), Gradient(ours, flat)

@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from soulsai.algorithms.vision import Impala, Pool, SpectralConv, eye, width
+from soulsai.algorithms.vision import (
+    Impala,
+    MaxPoolToGrid,
+    SpectralConv,
+    feature_count,
+    vision_encoder,
+)
 
 
 @pytest.mark.parametrize(
@@ -21,8 +27,8 @@ from soulsai.algorithms.vision import Impala, Pool, SpectralConv, eye, width
     ],
 )
 def test_how_many_features_an_image_has(kind, planes, features):
-    look = eye(kind, planes)
-    assert width(look, planes) == features
+    look = vision_encoder(kind, planes)
+    assert feature_count(look, planes) == features
     assert look(torch.rand(2, *planes)).shape == (2, features)
 
 
@@ -31,7 +37,7 @@ def test_pooling_is_the_adaptive_one(shape):
     image = torch.randn(2, 3, *shape)
     size = tuple(min(6, length) for length in shape)
     expected = nn.AdaptiveMaxPool2d(size)(image)
-    assert torch.equal(Pool(*shape, 6)(image), expected)
+    assert torch.equal(MaxPoolToGrid(*shape, 6)(image), expected)
 
 
 def test_the_largest_singular_value_is_one_and_stays_so():
@@ -43,7 +49,7 @@ def test_the_largest_singular_value_is_one_and_stays_so():
             conv.conv.weight.add_(0.01 * torch.randn_like(conv.conv.weight))
             conv.conv.bias.zero_()
         for _ in range(200):
-            conv.settle()
+            conv.power_iteration()
         largest = torch.linalg.matrix_norm(conv.conv.weight.flatten(1), 2)
         x[0, :, 2, 2] = torch.randn(8)
         with torch.no_grad():
@@ -63,7 +69,7 @@ def test_the_gradient_goes_through_the_norm():
 
 
 def test_a_forward_pass_changes_nothing():
-    look = Impala((4, 20, 20), wide=1)
+    look = Impala((4, 20, 20), widen=1)
     before = {name: tensor.clone() for name, tensor in look.state_dict().items()}
     look(torch.rand(2, 4, 20, 20))
     assert all(torch.equal(tensor, before[name]) for name, tensor in look.state_dict().items())

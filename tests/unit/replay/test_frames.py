@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from soulsai.errors import ConfigError
-from soulsai.frame_stacks import Stack, stack_of
+from soulsai.frame_stacks import FrameStack, stack_of
 from soulsai.replay import frames as frames_module
-from soulsai.replay.frames import Frames
+from soulsai.replay.frames import FrameStore
 from soulsai.replay.ring import OWNER, Ring, owner
-from soulsai.replay.storage import in_memory, room
+from soulsai.replay.storage import allocator, in_memory
 from soulsai.types import Leaf
 
 SIDE = 32
@@ -38,8 +38,8 @@ def same(ring, slots, first):
 
 
 def test_what_is_a_stack():
-    assert stack_of(STACK) == Stack(4, SIDE, SIDE, last=True)
-    assert stack_of(Leaf((4, 84, 90), "|u1")) == Stack(4, 84, 90, last=False)
+    assert stack_of(STACK) == FrameStack(4, SIDE, SIDE, last=True)
+    assert stack_of(Leaf((4, 84, 90), "|u1")) == FrameStack(4, 84, 90, last=False)
     assert stack_of(Leaf((10, 10, 4), "|b1")) is None  # too small
     assert stack_of(Leaf((84, 84, 4), "<f4")) is None
     assert stack_of(Leaf((84, 84, 1), "|u1")) is None
@@ -49,7 +49,7 @@ def test_what_is_a_stack():
 @pytest.mark.parametrize("last", [False, True])
 @given(depth=st.integers(2, 5), count=st.integers(1, 9), seed=st.integers(0, 9))
 def test_images_that_roll_are_their_frames_and_back(last, depth, count, seed):
-    stack = Stack(depth, 3, 4, last)
+    stack = FrameStack(depth, 3, 4, last)
     frames = np.random.default_rng(seed).integers(9, size=(count + depth - 1, 3, 4))
     windows = np.stack([frames[row : row + depth] for row in range(count)])
     images = np.moveaxis(windows, 1, 3) if last else windows
@@ -83,7 +83,7 @@ def test_each_frame_is_kept_once_and_goes_with_the_last_row_that_needs_it():
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(1, 14)), min_size=1, max_size=12))
 def test_rows_survive_whatever_is_shared(groups):
-    """Frames are drawn from few, so that equal ones come again and again."""
+    """FrameStore are drawn from few, so that equal ones come again and again."""
     ring, kept = Ring(8, COLUMNS), []
     for first, count in groups:
         added = rows(first, count)
@@ -105,7 +105,7 @@ def test_equal_checksums_are_not_taken_for_equal_frames(monkeypatch):
 
 def test_a_store_grows_when_nothing_is_shared(monkeypatch):
     monkeypatch.setattr(frames_module, "SPARE", 2)
-    store = Frames(Stack(4, SIDE, SIDE, last=True), "|u1", 2, in_memory)
+    store = FrameStore(FrameStack(4, SIDE, SIDE, last=True), "|u1", 2, in_memory)
     images = np.stack([np.stack([frame(4 * i + k) for k in range(4)], 2) for i in range(5)])
     places = store.put(images)
     assert np.array_equal(store.get(places), images)
@@ -136,7 +136,7 @@ def test_frames_of_a_client_that_is_forgotten_go_with_its_rows():
 
 def test_replay_on_disk_leaves_nothing_behind(tmp_path):
     folder = tmp_path / "replay"
-    ring = Ring(10, COLUMNS, room=room(str(folder)))
+    ring = Ring(10, COLUMNS, allocate=allocator(str(folder)))
     assert isinstance(ring.columns["ret"], np.memmap)
     ring.append(rows(0, 13))
     assert same(ring, np.arange(3, 13) % 10, 3)
@@ -146,4 +146,4 @@ def test_replay_on_disk_leaves_nothing_behind(tmp_path):
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="replay_folder"):
-        Ring(10, COLUMNS, room=room(str(tmp_path / "file" / "under")))
+        Ring(10, COLUMNS, allocate=allocator(str(tmp_path / "file" / "under")))

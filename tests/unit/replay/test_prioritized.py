@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from soulsai.replay.prioritized import FAN, FORGET, UNIFORM_SHARE, PrioritizedReplay, SumTree
+from soulsai.replay.prioritized import DECAY, FAN, UNIFORM_SHARE, PrioritizedReplay, SumTree
 from soulsai.types import Leaf
 
 COLUMNS = {"x": Leaf((), "<i8")}
@@ -45,7 +45,7 @@ def test_the_tree_never_finds_an_empty_place(size, seed):
 def test_rows_are_drawn_in_proportion_to_their_priority_and_weighed_against_it():
     r = replay(50, rows=50, seed=3)
     errors = np.linspace(0.1, 5.0, 50)
-    r.learned(np.arange(50), errors)
+    r.update_priorities(np.arange(50), errors)
     share = (1 - UNIFORM_SHARE) * (errors + 1e-6) / (errors + 1e-6).sum() + UNIFORM_SHARE / 50
     counts = np.zeros(50)
     for _ in range(2000):
@@ -59,7 +59,7 @@ def test_rows_are_drawn_in_proportion_to_their_priority_and_weighed_against_it()
 
 def test_alpha_flattens_priorities():
     r = replay(4, rows=4, alpha=0.5)
-    r.learned(np.arange(4), np.array([1.0, -4.0, 9.0, 16.0]))
+    r.update_priorities(np.arange(4), np.array([1.0, -4.0, 9.0, 16.0]))
     assert r.priorities == pytest.approx([1, 2, 3, 4], rel=1e-4)
 
 
@@ -67,7 +67,7 @@ def test_a_row_written_over_meanwhile_keeps_its_own_priority():
     r = replay(10, rows=10)
     batch = r.sample(64, beta=1.0)
     r.append({"x": np.arange(100, 106)})  # over the rows 0 to 5
-    r.learned(batch.ids, np.full(64, 0.25))
+    r.update_priorities(batch.ids, np.full(64, 0.25))
     assert (r.priorities[:6] == 1.0).all()
     assert r.priorities[6:] == pytest.approx(0.25, rel=1e-4)
 
@@ -81,17 +81,17 @@ def test_ids_name_the_rows_that_were_drawn():
 
 def test_new_rows_are_as_urgent_as_any_and_an_outlier_is_forgotten_slowly():
     r = replay(100, rows=50)
-    r.learned(np.array([3]), np.array([40.0]))
+    r.update_priorities(np.array([3]), np.array([40.0]))
     r.append({"x": np.array([7])})
     assert r.priorities[50] == pytest.approx(40.0)
     for _ in range(100):
-        r.learned(np.array([3]), np.array([0.5]))
+        r.update_priorities(np.array([3]), np.array([0.5]))
     r.append({"x": np.array([8])})
-    assert r.priorities[51] == pytest.approx(40.0 * FORGET**100, rel=1e-6)
+    assert r.priorities[51] == pytest.approx(40.0 * DECAY**100, rel=1e-6)
 
 
 def test_no_row_starves():
     r = replay(20, rows=20)
-    r.learned(np.arange(20), np.r_[1e6, np.zeros(19)])
+    r.update_priorities(np.arange(20), np.r_[1e6, np.zeros(19)])
     drawn = np.concatenate([r.sample(64, beta=1.0).rows["x"] for _ in range(3000)])
     assert len(np.unique(drawn)) == 20

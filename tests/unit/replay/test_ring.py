@@ -29,8 +29,8 @@ def test_it_holds_the_last_rows_and_knows_their_ids(capacity, counts):
     assert sorted(held["x"]) == list(range(added - len(ring), added))
     assert (held["y"][:, 1] == -held["x"]).all()
     assert (ring.ids(slots) == held["x"]).all()
-    assert ring.held(held["x"]).all()
-    assert not ring.held(np.array([added - capacity - 1])).any()
+    assert ring.contains(held["x"]).all()
+    assert not ring.contains(np.array([added - capacity - 1])).any()
 
 
 def test_rows_are_copied_in_and_out():

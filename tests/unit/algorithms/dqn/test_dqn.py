@@ -9,7 +9,7 @@ from soulsai import heads
 from soulsai.algorithms.dqn import DQN
 from soulsai.algorithms.dqn.update import best_action, rescaled, td_target
 from soulsai.algorithms.quantiles import expected, quantile_huber_loss, quantile_huber_slope
-from soulsai.algorithms.vision import spectral
+from soulsai.algorithms.vision import spectral_convolutions
 from soulsai.errors import ConfigError
 from soulsai.types import MASK, ActionSpec, Head, Leaf, Spec
 from tests.unit.algorithms.learning_cases import ACTIONS, endless, episode, settings, spec, stream
@@ -75,7 +75,7 @@ def test_the_head_s_twin_chooses_alike():
     q, mask = rng.normal(size=(100, 3)).astype("f4"), rng.random((100, 3)) < 0.5
     for valid in (mask, None):
         ours = best_action(torch.from_numpy(q), None if valid is None else torch.from_numpy(valid))
-        assert (ours.numpy() == heads.best(q, valid)).all()
+        assert (ours.numpy() == heads.masked_argmax(q, valid)).all()
 
 
 def test_the_policy_s_q_is_the_mean_of_its_quantiles():
@@ -325,7 +325,7 @@ def test_spectral_norms_follow_the_weights_after_every_update():
     ]
     config = settings(vision="impala", normalize_obs=False)
     algorithm = DQN(config, image, seed=0, steps=0, realtime=False)
-    parts = spectral(algorithm.policy, algorithm.target)
+    parts = spectral_convolutions(algorithm.policy, algorithm.target)
     assert len(parts) > 2
     before = [part.u.clone() for part in parts]
     updates = algorithm.learn(endless([]))

@@ -12,7 +12,7 @@ from soulsai.algorithms.dqn import DQN
 from soulsai.algorithms.dqn.sampled import SampledHead
 from soulsai.algorithms.dqn.update import NO_LUCK, Luck, rescaled, td_target, unscaled, update
 from soulsai.algorithms.horizon import Horizon
-from soulsai.algorithms.networks import Noisy
+from soulsai.algorithms.networks import NoisyLinear
 from soulsai.algorithms.quantiles import quantile_huber_loss, quantile_huber_slope
 from soulsai.algorithms.replay_learner import packed
 from soulsai.errors import ConfigError
@@ -114,7 +114,7 @@ def test_a_sampled_quantile_depends_on_its_level_alone():
 
 
 def test_noise_is_factorised_and_none_is_none():
-    layer = Noisy(4, 3)
+    layer = NoisyLinear(4, 3)
     x, noise = torch.randn(5, 4), torch.randn(1, 7)
     factor = noise.sign() * noise.abs().sqrt()
     before, after = factor[0, :4], factor[0, 4:]
