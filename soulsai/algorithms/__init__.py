@@ -7,9 +7,9 @@ import msgspec
 import torch
 
 from soulsai.algorithms.base import Algorithm
-from soulsai.algorithms.dqn import DQN
-from soulsai.algorithms.ppo import PPO
-from soulsai.algorithms.sac import SAC
+from soulsai.algorithms.dqn.learner import DQN
+from soulsai.algorithms.ppo.learner import PPO
+from soulsai.algorithms.sac.learner import SAC
 from soulsai.config.schema import Config
 from soulsai.errors import ConfigError
 from soulsai.types import Spec

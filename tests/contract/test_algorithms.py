@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from soulsai import algorithms
-from soulsai.algorithms import ppo
+from soulsai.algorithms.ppo import learner as ppo
 from soulsai.config.schema import AlgorithmSettings, Config, RunSettings, TrainingSettings
 from soulsai.errors import ConfigError
 from soulsai.types import zeros

@@ -1,6 +1,6 @@
 """The actor as a client gets it: a program that says what the network says, for any batch."""
 
-from soulsai.algorithms.sac import SAC
+from soulsai.algorithms.sac.learner import SAC
 from soulsai.config.schema import SAC as SACConfig
 from soulsai.training_node import onnx_export
 from soulsai.types import ActionSpec, Leaf, Spec

@@ -197,7 +197,7 @@ MUTATIONS = (
     ),
     Mutation(
         "chance that no seed governs",
-        "algorithms/dqn/__init__.py",
+        "algorithms/dqn/learner.py",
         "rng=np.random.default_rng(replay_seed)",
         "rng=np.random.default_rng()",
     ),

@@ -14,7 +14,7 @@ from soulsai.algorithms.replay_learner import packed
 from soulsai.algorithms.sac.update import ActorReport, CriticReport, found, judge, regret, wanting
 
 if TYPE_CHECKING:
-    from soulsai.algorithms.sac import SAC
+    from soulsai.algorithms.sac.learner import SAC
 
 MOMENTS = 4  # tensors of ``Moments``
 

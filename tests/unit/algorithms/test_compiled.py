@@ -7,8 +7,8 @@ import torch
 
 from soulsai.algorithms.compile.flat import FlatAdam, Moments, adam, correction
 from soulsai.algorithms.compile.form import Compilable, Form, NotCompilable, compare
-from soulsai.algorithms.dqn import DQN
-from soulsai.algorithms.sac import SAC
+from soulsai.algorithms.dqn.learner import DQN
+from soulsai.algorithms.sac.learner import SAC
 from soulsai.config.schema import SAC as SACConfig
 from soulsai.types import ActionSpec, Leaf, Spec
 from tests.unit.algorithms.learning_cases import endless, episode, settings, spec

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from soulsai import heads
-from soulsai.algorithms.dqn import DQN
+from soulsai.algorithms.dqn.learner import DQN
 from soulsai.algorithms.dqn.update import td_target
 from soulsai.algorithms.n_step_returns import NStepReturns
 from soulsai.algorithms.normalize import BLOCK, RunningStatistics

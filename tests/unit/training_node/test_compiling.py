@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from soulsai.algorithms import build
-from soulsai.algorithms.ppo import PPO
+from soulsai.algorithms.ppo.learner import PPO
 from soulsai.config.schema import PPO as PPOConfig
 from soulsai.config.schema import AlgorithmSettings, Config, RunSettings, TrainingSettings
 from soulsai.errors import ConfigError

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from soulsai import heads
-from soulsai.algorithms.dqn import DQN
+from soulsai.algorithms.dqn.learner import DQN
 from soulsai.algorithms.dqn.update import best_action, rescaled, td_target
 from soulsai.algorithms.quantiles import expected, quantile_huber_loss, quantile_huber_slope
 from soulsai.algorithms.vision import spectral_convolutions

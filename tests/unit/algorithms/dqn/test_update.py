@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soulsai.algorithms.dqn import DQN
+from soulsai.algorithms.dqn.learner import DQN
 from soulsai.algorithms.dqn.sampled import SampledHead
 from soulsai.algorithms.dqn.update import NO_LUCK, Luck, rescaled, td_target, unscaled, update
 from soulsai.algorithms.horizon import Horizon

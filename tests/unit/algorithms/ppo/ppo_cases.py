@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from soulsai import heads
-from soulsai.algorithms.ppo import PPO
+from soulsai.algorithms.ppo.learner import PPO
 from soulsai.config.schema import PPO as PPOConfig
 from soulsai.types import MASK, ActionSpec, Array, Fragment, Leaf, Spec
 

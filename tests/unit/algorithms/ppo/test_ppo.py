@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from soulsai.algorithms import build
-from soulsai.algorithms.ppo import PPO
 from soulsai.algorithms.ppo.estimates import gae
+from soulsai.algorithms.ppo.learner import PPO
 from soulsai.algorithms.ppo.objective import explained, standardized, surrogate
 from soulsai.algorithms.ppo.rollouts import lay_out
 from soulsai.config.schema import AlgorithmSettings, Config, RunSettings

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from soulsai.algorithms.sac import SAC
+from soulsai.algorithms.sac.learner import SAC
 from soulsai.config.schema import SAC as SACConfig
 from soulsai.errors import ConfigError
 from soulsai.replay.ring import Batch

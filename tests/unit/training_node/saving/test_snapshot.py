@@ -5,7 +5,7 @@ from itertools import chain, repeat
 import numpy as np
 import pytest
 
-from soulsai.algorithms.dqn import DQN
+from soulsai.algorithms.dqn.learner import DQN
 from soulsai.errors import CheckpointError
 from soulsai.training_node.admission import Mark
 from soulsai.training_node.saving import atomic_folders, snapshot, state_file
