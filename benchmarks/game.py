@@ -18,7 +18,7 @@ import gymnasium
 import msgspec
 
 from benchmarks.figure import Figure, at_least
-from soulsai.client.games.soulsgym import iudex
+from soulsai.client.games import soulsgym
 from soulsai.client.isolation.shared_memory import Kwargs
 from soulsai.config.schema import (
     DQN,
@@ -40,7 +40,7 @@ from soulsai.wire.secrets import server_for
 
 LIMIT = 95.0  # per cent of the experience without faults
 CLIENTS = 4  # of each kind
-GAME = "soulsai.client.games.soulsgym:iudex"
+GAME = "soulsai.testing:SoulsGymIudex-v0"
 NAMES = {"leak": "memory"}  # what the server calls the game's moods, where it is another word
 STARTING_SECONDS = 180.0
 SETTLING_SECONDS = 60.0  # until the last fault has been noticed and told
@@ -56,7 +56,7 @@ WATCHDOG = WatchdogSettings(
 
 def polite(**kwargs: Any) -> gymnasium.Env[Array, Any]:
     """Make the same game, with good manners."""
-    return iudex(**{**kwargs, "faults_per_hour": 0.0})
+    return soulsgym.make(GAME, {**kwargs, "faults_per_hour": 0.0})
 
 
 def measure(minutes: float, faults_per_hour: float) -> Iterator[Figure]:
@@ -84,7 +84,6 @@ def measure(minutes: float, faults_per_hour: float) -> Iterator[Figure]:
 
 def _settings(folder: Path, redis: RedisSettings, faults_per_hour: float) -> Config:
     kwargs: Kwargs = {
-        "game": "stand-in",
         "faults_per_hour": faults_per_hour,
     }
     return Config(

@@ -15,6 +15,7 @@ import gymnasium
 import msgspec
 import numpy as np
 
+from soulsai.client.games import soulsgym
 from soulsai.client.spaces import Reader, action_spec, action_start, read_mask, readers
 from soulsai.config import schema
 from soulsai.errors import ConfigError, EnvironmentFault
@@ -223,6 +224,10 @@ def make(id: str, kwargs: Kwargs, max_episode_steps: int = 0) -> gymnasium.Env[A
 
     ``module:Id`` is an id which the module registers, or a class or function in it.
     """
+    if soulsgym.is_fight(id):
+        return soulsgym.make(id, kwargs, max_episode_steps)
+    if id.startswith(soulsgym.FORMER):
+        raise EnvironmentFault(f"{id}: {soulsgym.FORMER_HINT}")
     try:
         found = _found(id)
         if isinstance(found, str):

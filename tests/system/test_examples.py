@@ -61,7 +61,7 @@ def test_a_described_environment_needs_not_be_made_by_the_server(tmp_path):
 
 
 def test_the_description_of_the_game_is_that_of_its_stand_in(tmp_path):
-    game = ("soulsai.client.games.soulsgym:iudex", "--set=environment.kwargs.game=stand-in", *HURRY)
+    game = ("soulsai.testing:SoulsGymIudex-v0", *HURRY)
     written = soulsai("check-env", *game, "--save", "spec.json", cwd=tmp_path)
     assert written.returncode == 0, written.stderr
     described = json.loads((EXAMPLES / "soulsgym_iudex.json").read_text())
