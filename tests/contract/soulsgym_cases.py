@@ -53,13 +53,12 @@ class FakeGame:
         self.data = self
         self.clock = 0.0
         self.lock_on = True
+        self.img = np.zeros((90, 160, 3), np.uint8)
         self.player_hp, self.player_max_hp = 454, 454
         self.player_sp, self.player_max_sp = 95, 95
         self.boss_hp, self.iudex_max_hp = 1037, 1037
         self.player_animation, self.boss_animation = "Idle", "IdleBattle"
         self.camera_pose = np.array([139.0, 575.0, -67.0, 0.0, 1.0, 0.0])
-        self.img = np.zeros((90, 160, 3), np.uint8)
-        self._static_stats = self.player_stats
         self.player_pose = np.array(self.coordinates["iudex"]["post_fog_wall"])
         self.iudex_pose = np.array(self.coordinates["iudex"]["boss_init_pose"])
 
