@@ -113,6 +113,10 @@ class FaultyWire:
             timeout = min(timeout, max(0.0, self._coming[0][0] - self._clock()))
         return self._wire.wait(timeout)
 
+    def notice(self) -> str:
+        """Return the training node's notice for this client."""
+        return self._wire.notice()
+
     def wake(self) -> None:
         """End a ``wait`` now, from any thread."""
         self._wire.wake()

@@ -288,7 +288,7 @@ class Control(Struct, frozen=True):
 class Event(Struct, frozen=True):
     """Something worth telling everybody who watches."""
 
-    kind: Literal["checkpoint", "best", "stopped"]
+    kind: Literal["checkpoint", "best", "stopped", "client"]
     text: str
 
 
@@ -363,6 +363,7 @@ class ClientStatus(Struct, frozen=True):
     faults: dict[str, int] = {}  # of its environments, by kind
     trouble: str = ""  # the last of them, in a line
     held: str = ""  # why nothing of it is let in, if it is in quarantine
+    finding: str = ""  # of the check of actions, if they do not follow the weights it names
 
 
 class Status(Struct, frozen=True):

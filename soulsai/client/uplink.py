@@ -98,6 +98,7 @@ class Uplink:
         self._connected = True
         self._beat_at = clock()  # due then
         self._poll_at = -math.inf  # done then
+        self._notice = ""  # of the training node for us
         self._tried = (0, 0)  # generation and version of the pointer last looked into
         self._damaged_until = 0.0
         self._executor = ThreadPoolExecutor(1, "uplink")
@@ -186,6 +187,8 @@ class Uplink:
         woken, self._woken = self._woken, False
         for control in controls:
             self._obey(control)
+        if controls:
+            self._read_notice()
         return woken, due
 
     def _due(self) -> float:
@@ -210,6 +213,19 @@ class Uplink:
         elif self._orders.paused != (control.op == "pause"):
             log.info("control=%s", control.op)
             self._give(self._orders._replace(paused=control.op == "pause"))
+
+    def _read_notice(self) -> None:
+        """Log why this client is kept out, and when it is let in again; each once."""
+        notice = self._wire.notice()
+        if notice == self._notice:
+            return
+        self._notice = notice
+        if notice:
+            log.warning(
+                "kept out by the training node, which learns nothing from this client: %s", notice
+            )
+        else:
+            log.info("let in again by the training node")
 
     def _push(self, now: float) -> None:
         """Send what is on disk, piece by piece, then what is in doubt, then what is due."""

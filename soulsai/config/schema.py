@@ -30,6 +30,7 @@ Count = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
 NAME_PATTERN = r"\A[a-z0-9][a-z0-9_-]{0,63}\Z"
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
+ActionCheckMode = Literal["off", "report", "quarantine"]
 
 
 class RunSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -108,6 +109,12 @@ class TrainingSettings(Struct, frozen=True, forbid_unknown_fields=True):
     compile: Literal["auto", "never", "always"] = "auto"  # updates to machine code, if that pays
     kept_weights_mb: Positive = 64.0  # recent versions kept so that the best can still be saved
     most_times: Annotated[float, Meta(ge=0)] = 50.0  # as fast as all others one may be; 0: any
+
+
+class TrustSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the training node does about clients that do not play as they say."""
+
+    action_check: ActionCheckMode = "report"  # actions unlike the weights: or "off", "quarantine"
 
 
 class CheckpointSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -276,6 +283,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     watchdog: WatchdogSettings = WatchdogSettings()
     fragments: FragmentSettings = FragmentSettings()
     training: TrainingSettings = TrainingSettings()
+    trust: TrustSettings = TrustSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     web: WebSettings = WebSettings()

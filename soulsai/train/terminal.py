@@ -85,6 +85,7 @@ class PlainView:
         self._stream = stream
         self._next = 0.0
         self._notices: tuple[str, ...] = ()
+        self._notice = ""  # of the last status
 
     def __enter__(self) -> Self:
         return self
@@ -100,6 +101,10 @@ class PlainView:
         """Write what is new, at most a line every ten seconds."""
         lines = list(scene.notices[len(self._notices) :])
         self._notices = scene.notices
+        notice = scene.status.notice if scene.status is not None else self._notice
+        if notice != self._notice:
+            self._notice = notice
+            lines.append(notice or "all is well again")
         if scene.elapsed >= self._next:
             self._next = scene.elapsed + LINE_SECONDS
             lines.append(line(scene))
@@ -223,6 +228,8 @@ def _clients(clients: Sequence[ClientStatus]) -> RenderableType:
         parts.append(Text(f"and {len(clients) - CLIENTS} more", style=FAINT))
     troubled = [client for client in clients[:CLIENTS] if client.trouble]
     parts += [Text(trouble(client), style="yellow") for client in troubled]
+    found = [client for client in clients[:CLIENTS] if client.finding]
+    parts += [Text(f"{client.client}: {client.finding}", style="yellow") for client in found]
     return Group(*parts)
 
 

@@ -163,17 +163,24 @@ class Roster:
             known[kind if kind in known or len(known) < MOST_KINDS else "other"] += count
 
     def statuses(
-        self, version: int, held: Callable[[str], str] = lambda _: ""
+        self,
+        version: int,
+        held: Callable[[str], str] = lambda _: "",
+        finding: Callable[[str], str] = lambda _: "",
     ) -> tuple[ClientStatus, ...]:
-        """Return all clients in order of their names, given the newest version.
+        """Return all clients in order of their names.
 
-        ``held`` says why a client is kept out, or nothing.
+        Args:
+            version: The newest version.
+            held: Returns the reason of a client's exclusion, or an empty text.
+            finding: Returns the finding of the action check, or an empty text.
         """
         return tuple(
             ClientStatus(
                 client=name,
                 state="quarantine" if held(name) else self._state(player),
                 held=held(name),
+                finding=finding(name),
                 steps_per_second=player.rate.per_second(self._now, player.admitted),
                 admitted=player.admitted,
                 rejected=player.rejected,

@@ -7,8 +7,8 @@ import msgspec
 
 from soulsai.training_node.retrying_wire import Line
 from soulsai.training_node.saving.saver import Saver
-from soulsai.training_node.trust.audit_log import Audit
-from soulsai.training_node.trust.guard import Guard
+from soulsai.training_node.trust.audit_log import AuditLog
+from soulsai.training_node.trust.quarantine import Quarantine
 from soulsai.types import (
     Answer,
     Control,
@@ -37,8 +37,8 @@ class Orders:
         wire: TrainingWire,
         line: Line,
         saver: Saver,
-        guard: Guard,
-        audit: Audit,
+        quarantine: Quarantine,
+        audit: AuditLog,
         best_policy: Callable[[int, int], bytes | None],
     ) -> None:
         self.paused = False
@@ -46,7 +46,7 @@ class Orders:
         self._wire = wire
         self._line = line
         self._saver = saver
-        self._guard = guard
+        self._quarantine = quarantine
         self._audit = audit
         self._best_policy = best_policy
 
@@ -64,7 +64,7 @@ class Orders:
             if not isinstance(request.command, SaveBest):
                 said = answer.message if answer is not None else ""
                 command = msgspec.to_builtins(request.command)
-                self._audit.note("command", who=request.who, command=command, answer=said)
+                self._audit.write("command", who=request.who, command=command, answer=said)
             if answer is not None:
                 log.info("command who=%s done=%s %s", request.who, answer.done, answer.message)
                 self._answer(request, answer)
@@ -88,9 +88,9 @@ class Orders:
         if isinstance(command, Promote):
             return self._told(self._saver.promote(command), "best")
         if isinstance(command, Purge):
-            return self._guard.purge(command.client)
+            return self._quarantine.purge(command.client)
         if isinstance(command, Pardon):
-            return self._guard.pardon(command.client)
+            return self._quarantine.pardon(command.client)
         self._stops.append(request)
         return None
 

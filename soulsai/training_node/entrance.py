@@ -6,12 +6,13 @@ from random import Random
 from soulsai.training_node.admission import Admission
 from soulsai.training_node.publisher import Publisher
 from soulsai.training_node.receiver import Receiver
+from soulsai.training_node.retrying_wire import Line
 from soulsai.training_node.start import Run
-from soulsai.training_node.trust.action_check import SpotCheck
-from soulsai.training_node.trust.audit_log import Audit
-from soulsai.training_node.trust.guard import Guard
-from soulsai.training_node.trust.rate_limit import FairShare
-from soulsai.training_node.trust.watch import Watch
+from soulsai.training_node.trust.action_check import ActionCheck, Recomputation
+from soulsai.training_node.trust.audit_log import AuditLog
+from soulsai.training_node.trust.quarantine import Quarantine
+from soulsai.training_node.trust.rate_limit import RateLimit
+from soulsai.types import Event
 from soulsai.wire.codec import decode_entry
 from soulsai.wire.protocols import TrainingWire
 
@@ -38,10 +39,32 @@ def receiver(run: Run, wire: TrainingWire, clock: Clock, now: Clock) -> Receiver
     return receiver
 
 
-def guard(run: Run, publisher: Publisher, audit: Audit, clock: Clock, now: Clock) -> Guard:
-    """Return who judges the clients of a run."""
-    algorithm = run.algorithm
-    check = SpotCheck(algorithm.policy, run.program, run.spec, publisher.kept)
-    watch = Watch(check, run.spec.spec.obs, rng=Random(), clock=clock)
-    share = FairShare(run.config.training.most_times, clock)
-    return Guard(run.progress, algorithm.parts, watch, share, audit, now)
+def quarantine(
+    run: Run,
+    publisher: Publisher,
+    audit: AuditLog,
+    wire: TrainingWire,
+    line: Line,
+    clock: Clock,
+    now: Clock,
+) -> Quarantine:
+    """Return the quarantine of a run's clients, with its checks."""
+    config, algorithm = run.config, run.algorithm
+
+    def announce(event: Event) -> bool:
+        return line.attempt(lambda: wire.announce(event))
+
+    recompute = Recomputation(algorithm.policy, run.program, run.spec, publisher.kept)
+    check = ActionCheck(
+        config.trust.action_check, recompute, audit, announce=announce, rng=Random(), clock=clock
+    )
+    return Quarantine(
+        run.progress.quarantined,
+        algorithm.parts,
+        check,
+        RateLimit(config.training.most_times, clock),
+        audit,
+        notify=lambda client, notice: line.attempt(lambda: wire.notify(client, notice)),
+        announce=announce,
+        now=now,
+    )

@@ -26,7 +26,7 @@ from soulsai.training_node.saving.rollback import Rollback
 from soulsai.training_node.saving.saver import Saver
 from soulsai.training_node.start import Run
 from soulsai.training_node.status import Phase, Reporter
-from soulsai.training_node.trust.audit_log import Audit
+from soulsai.training_node.trust.audit_log import AuditLog
 from soulsai.types import Answer, Control, Event, Fragment, Spec, Status, Weights
 from soulsai.wire.protocols import TrainingWire
 
@@ -110,14 +110,17 @@ class TrainingNode:
         self._compiling = Compiling(config, run.spec.spec, run.algorithm, self._measures, clock)
         self._rollback = Rollback(run)
         self._fence = Fence(run, wire, self._line, self._publish)
-        audit = Audit(run.folder.path, now)
-        self._guard = entrance.guard(run, self._publisher, audit, clock, now)
-        self._orders = Orders(
-            wire, self._line, self._saver, self._guard, audit, self._publisher.kept_file
+        self._audit = AuditLog(run.folder.path, now)
+        self._quarantine = entrance.quarantine(
+            run, self._publisher, self._audit, wire, self._line, clock, now
         )
+        self._orders = Orders(
+            wire, self._line, self._saver, self._quarantine, self._audit,
+            self._publisher.kept_file,
+        )  # fmt: skip
         self._reporter = Reporter(
             run, wire, self._line, self._roster, self._measures, self._saver, self._publisher.gate,
-            self._guard, clock=clock, now=now,
+            self._quarantine, clock=clock, now=now,
         )  # fmt: skip
         self._asked = 0  # times that the algorithm asked for arrivals since its last update
         self._waiting: deque[Arrival] = deque()  # noted, but not yet admitted
@@ -225,8 +228,8 @@ class TrainingNode:
         """Admit what waits; what is counted here is given to the algorithm at once."""
         fragments: list[Fragment] = []
         while self._waiting and not self._is_full:
-            arrival = self._guard.judged(self._waiting.popleft())
-            self._receiver.held = self._guard.conduct.held
+            arrival = self._quarantine.admit(self._waiting.popleft())
+            self._receiver.held = self._quarantine.excluded
             self._progress.marks[arrival.client] = arrival.mark
             self._measures.arrived(arrival)
             before = self._progress.env_steps
@@ -236,7 +239,7 @@ class TrainingNode:
                     fragments.append(fragment)
             taken = self._progress.env_steps - before
             self._roster.admitted(arrival, taken)
-            self._guard.learnt(arrival, taken)
+            self._audit.count(arrival, taken)
             for episode in self._reporter.note(arrival.episodes):
                 self._measures.finished(episode)
         return fragments
@@ -245,9 +248,9 @@ class TrainingNode:
         """Do what is due about ten times a second, and what is due once a second."""
         self._stop_asked = self._stop_asked or self._stopped()
         self._orders.serve()
-        self._guard.look()
+        self._quarantine.look()
         self._publisher.count(self._roster.active)
-        self._receiver.held = self._guard.conduct.held
+        self._receiver.held = self._quarantine.excluded
         self._reporter.record()
         self._compiling.look()
         if self._saver.due:
@@ -307,7 +310,7 @@ class TrainingNode:
     def _saved(self) -> None:
         """Let go of what a checkpoint covers."""
         self._rollback.saved()
-        self._guard.saved(self._saver.newest, self._progress.env_steps)
+        self._audit.saved(self._saver.newest, self._progress.env_steps)
         self._trim()
         event = Event("checkpoint", f"{self._saver.newest} at {self._progress.updates} updates")
         self._line.attempt(lambda: self._wire.announce(event))
@@ -374,7 +377,7 @@ class TrainingNode:
         """Write the last checkpoint; one of unsound weights would only hide the last good one."""
         if not self._publisher.gate.judge().fault:
             self._saver.final()
-            self._guard.saved(self._saver.newest, self._progress.env_steps)
+            self._audit.saved(self._saver.newest, self._progress.env_steps)
         else:
             self._saver.close()
             log.warning("no last checkpoint fault=%r", self._publisher.gate.fault)

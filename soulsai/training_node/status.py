@@ -14,7 +14,7 @@ from soulsai.training_node.measures import Measures
 from soulsai.training_node.retrying_wire import Line
 from soulsai.training_node.saving.saver import Saver
 from soulsai.training_node.start import Run
-from soulsai.training_node.trust.guard import Guard
+from soulsai.training_node.trust.quarantine import Quarantine
 from soulsai.types import Episode, Status
 from soulsai.wire.protocols import TrainingWire
 
@@ -38,7 +38,7 @@ class Reporter:
         measures: Measures,
         saver: Saver,
         gate: Gate,
-        guard: Guard,
+        quarantine: Quarantine,
         *,
         clock: Callable[[], float],
         now: Callable[[], float],
@@ -51,7 +51,7 @@ class Reporter:
         self._measures = measures
         self._saver = saver
         self._gate = gate
-        self._guard = guard
+        self._quarantine = quarantine
         self._clock = clock
         self._now = now
         self._start = clock()
@@ -125,7 +125,9 @@ class Reporter:
             bytes_received=progress.bytes_received,
             checkpoint=self._saver.newest,
             checkpoint_age=self._saver.age,
-            clients=self._roster.statuses(progress.version, self._guard.conduct.reason),
+            clients=self._roster.statuses(
+                progress.version, self._quarantine.reason, self._quarantine.finding
+            ),
             metrics=measures.told,
             notice=self._notice,
             withheld=progress.withheld,
@@ -138,4 +140,6 @@ class Reporter:
     def _notice(self) -> str:
         unrecorded = f"{self._unrecorded} episodes were not recorded" if self._unrecorded else ""
         gate = f"no version is published: {self._gate.fault}" if self._gate.fault else ""
-        return "; ".join(filter(None, (self._line.fault, self._saver.notice, gate, unrecorded)))
+        kept_out = self._quarantine.notice
+        parts = (self._line.fault, self._saver.notice, gate, unrecorded, kept_out)
+        return "; ".join(filter(None, parts))

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 
-from soulsai.errors import Forged, NoRun, Superseded, Unreachable, WireError
+from soulsai.errors import AccessDenied, Forged, NoRun, Superseded, Unreachable, WireError
 from soulsai.types import Control, Hello, Pointer, Program, RunSpec, Weights
 from soulsai.wire.codec import encode_message, pack
 from soulsai.wire.link import Access, OldId
@@ -152,6 +152,14 @@ class ClientRole:
             if said:
                 controls.append(decode(said, Control))
         return controls
+
+    def notice(self) -> str:
+        """Return the training node's notice for this client, or an empty text."""
+        try:
+            notice = self._fetch(self._keys.notice(self._client), _SMALL_BYTES)
+        except AccessDenied:  # an invite of an earlier release has no right to read it
+            return ""
+        return notice.decode("utf-8", "replace")
 
     def wake(self) -> None:
         """End a ``wait`` now, from any thread."""

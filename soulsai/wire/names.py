@@ -89,6 +89,10 @@ class Keys:
         """String: the last ``Control``; also the channel that says it when it is said."""
         return f"{self.prefix}control"
 
+    def notice(self, client: str) -> str:
+        """Return the key of the training node's notice for one client (string)."""
+        return f"{self.prefix}notice:{client}"
+
     @property
     def event(self) -> str:
         """Channel: ``Event``."""
@@ -143,7 +147,7 @@ _RIGHTS: dict[Role, str] = {
     "client": (
         f"{_LINK} &{_ANY}model &{_ANY}control +subscribe "
         f"(%R~{_ANY}spec %R~{_ANY}program %R~{_ANY}manifest %R~{_ANY}model* %R~{_ANY}control "
-        "+getrange) "
+        f"%R~{_ANY}notice:{{client}} +getrange) "
         f"(%W~{_ANY}exp:{{client}} +xadd)"
     ),
     # Whoever watches the server itself; it sees no key. Never CONFIG: it prints passwords.

@@ -92,6 +92,13 @@ class ClientWire(Protocol):
         """
         ...
 
+    def notice(self) -> str:
+        """Return why nothing of this client is learnt from, or an empty text.
+
+        It changes only just before a control comes, or while there is no connection.
+        """
+        ...
+
     def wake(self) -> None:
         """End a ``wait`` now, from any thread."""
         ...
@@ -169,6 +176,13 @@ class TrainingWire(Protocol):
 
     def tell(self, control: Control) -> None:
         """Tell all clients."""
+        ...
+
+    def notify(self, client: str, notice: str) -> None:
+        """Store a notice for one client and wake it; an empty notice removes it.
+
+        ``open`` removes all notices.
+        """
         ...
 
     def announce(self, event: Event) -> None:

@@ -78,6 +78,7 @@ class TrainingRole:
         self._program: Program | None = None
         self._run = ""
         self._generation = 0
+        self._control = encode(Control("resume"))  # the last one
         self._mean_bytes = 4096.0  # of recent entries
         self._newest: list[str] = []  # keys of the newest weights
         self._old: deque[tuple[list[str], int]] = deque()
@@ -95,6 +96,7 @@ class TrainingRole:
             self._remove("model*")
             self._link.ask("UNLINK", self._keys.episodes, self._keys.status)
         generation = int(self._link.ask("INCR", self._keys.generation))
+        self._remove("notice:*")
         for key in self._scan("model:*"):
             self._link.ask("EXPIRE", key, _OLD_VERSION_SECONDS)
         raise_first(
@@ -261,12 +263,19 @@ class TrainingRole:
 
     def tell(self, control: Control) -> None:
         """Tell all clients, also those that connect later."""
-        data = encode(control)
+        data = self._control = encode(control)
         raise_first(
             self._link.ask_all(
                 [("SET", self._keys.control, data), ("PUBLISH", self._keys.control, data)]
             )
         )
+
+    def notify(self, client: str, notice: str) -> None:
+        """Store a notice for one client; the control is repeated, because it wakes the client."""
+        key = self._keys.notice(client)
+        change = ("SET", key, notice.encode()) if notice else ("UNLINK", key)
+        wake = ("PUBLISH", self._keys.control, self._control)
+        raise_first(self._link.ask_all([change, wake]))
 
     def announce(self, event: Event) -> None:
         """Tell all who watch."""

@@ -18,6 +18,8 @@ PLACES = {
     "model": KEYS.model,
     "piece": KEYS.piece(1, 2, 3),
     "control": KEYS.control,
+    "own notice": KEYS.notice("lab"),
+    "notice": KEYS.notice("other"),
     "event": KEYS.event,
     "own": KEYS.experience("lab"),
     "exp": KEYS.experience("other"),
@@ -53,14 +55,17 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "get": {"spec", "status"}, "xadd": {"cmd:operator"}, "blpop": {"reply:operator"},
     },
     "client": {
-        "getrange": {"spec", "program", "manifest", "model", "piece", "control"},
+        "getrange": {
+            "spec", "program", "manifest", "model", "piece", "control", "own notice", "notice",
+        },
         "xadd": {"own", "exp"},
         "subscribe": {"model", "control"},
     },
     "metrics": {},
     "admin": {},
     "c-lab": {
-        "getrange": {"spec", "program", "manifest", "model", "piece", "control"}, "xadd": {"own"},
+        "getrange": {"spec", "program", "manifest", "model", "piece", "control", "own notice"},
+        "xadd": {"own"},
         "subscribe": {"model", "control"},
     },
 }  # fmt: skip

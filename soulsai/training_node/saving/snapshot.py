@@ -10,12 +10,21 @@ from soulsai.errors import CheckpointError
 from soulsai.training_node.admission import Mark
 from soulsai.training_node.saving import atomic_folders, state_file
 from soulsai.training_node.saving.atomic_folders import Buffer
-from soulsai.training_node.trust.quarantine import Quarantine
 
 PROGRESS = "progress.json"
 POLICY = "policy.onnx"
 REPLAY = "replay"  # the part that may be left out
 SUFFIX = ".state"
+
+
+class Exclusion(Struct):
+    """One client's entry in the quarantine."""
+
+    reason: str
+    since: float  # Unix seconds
+    until: float | None  # Unix seconds; None: until it is pardoned
+    times: int = 1
+    over: bool = False  # kept all the same, so that the next exclusion takes longer
 
 
 class Progress(Struct):
@@ -36,7 +45,7 @@ class Progress(Struct):
     marks: dict[str, Mark] = {}
     withheld: int = 0  # versions whose weights were not sound
     rollbacks: int = 0  # to the last good version
-    quarantined: dict[str, Quarantine] = {}
+    quarantined: dict[str, Exclusion] = {}
 
     def go_back(self, then: "Progress") -> None:
         """Count on from an earlier state of this run; numbers of versions are never used again."""

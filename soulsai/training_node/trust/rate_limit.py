@@ -1,9 +1,9 @@
-"""How much of what is learnt may come from one client. Pure, given the time.
+"""A bound on the env steps that one client may add, relative to the other clients.
 
-Who floods would fill the replay, and with it the quotas that the others wait for. How fast the
-honest are cannot be known beforehand: but hardly one, however many environments it plays, is
-fifty times as fast as all others. The slowest say nothing, since anybody could send little under
-many names.
+A flood would fill the replay and spend the quotas of all clients. The honest rate is not known
+beforehand, but hardly any honest client, however many environments it plays, is fifty times as
+fast as all others. The slowest clients give no bound, because anyone can send little under many
+names.
 """
 
 import math
@@ -11,15 +11,15 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-MEMORY_SECONDS = 3600.0  # of play that a pace is the mean of, older ones fading
-ABSENT_SECONDS = 60.0  # of silence: what is longer is no time of play
-ADVANCE_SECONDS = 600.0  # that a client may have played before we knew it: it has a spool
-KNOWN_SECONDS = 10.0  # of play, after which a pace is a measure for others
-ENOUGH_OTHERS = 2  # of two clients nobody knows which one is odd
-MOST = 4096  # clients remembered
+MEMORY_SECONDS = 3600.0  # of play over which a rate is averaged; older play fades
+ABSENT_SECONDS = 60.0  # of silence; longer silence is no time of play
+ADVANCE_SECONDS = 600.0  # that a client may have played before its first message: it has a spool
+KNOWN_SECONDS = 10.0  # of play, after which a rate is a bound for others
+ENOUGH_OTHERS = 2  # between two clients the odd one cannot be told
+MOST_CLIENTS = 4096  # remembered
 
 
-class Pace(Struct):
+class ClientRate(Struct):
     """The env steps of one client, and the seconds of play that they are of; both fade."""
 
     seen: float
@@ -35,38 +35,38 @@ class Pace(Struct):
         self.seen = now
 
 
-class FairShare:
-    """Compares every client with the fastest of the others that play now."""
+class RateLimit:
+    """Compares every client with the fastest of the others that are playing."""
 
     def __init__(self, times: float, clock: Callable[[], float]) -> None:
-        """Let clients be so many ``times`` as fast; 0 is any number of times."""
+        """Allow a client ``times`` the rate of the fastest other; 0 allows any rate."""
         self._times = times
         self._clock = clock
-        self._paces: dict[str, Pace] = {}
+        self._rates: dict[str, ClientRate] = {}
 
-    def takes(self, client: str, steps: int) -> bool:
-        """Return whether so many env steps more are no more than a client may have."""
+    def allows(self, client: str, steps: int) -> bool:
+        """Return whether a client may add ``steps`` env steps now, and count them if it may."""
         now = self._clock()
-        pace = self._paces.pop(client, None) or Pace(now)
-        self._paces[client] = pace  # last in order: the first is the one longest quiet
-        if len(self._paces) > MOST:
-            del self._paces[next(iter(self._paces))]
-        pace.advance(now)
-        if self._times and not self._allows(client, pace, steps, now):
+        rate = self._rates.pop(client, None) or ClientRate(now)
+        self._rates[client] = rate  # the last in order: the first is the longest quiet
+        if len(self._rates) > MOST_CLIENTS:
+            del self._rates[next(iter(self._rates))]
+        rate.advance(now)
+        if self._times and not self._within(client, rate, steps, now):
             return False
-        pace.steps += steps
+        rate.steps += steps
         return True
 
-    def _allows(self, client: str, pace: Pace, steps: int, now: float) -> bool:
-        """Look for another that is fast enough; mostly the one heard of last is."""
-        span = max(pace.seconds, ADVANCE_SECONDS)
+    def _within(self, client: str, rate: ClientRate, steps: int, now: float) -> bool:
+        """Search for a fast enough client; mostly the most recent one is."""
+        span = max(rate.seconds, ADVANCE_SECONDS)
         others = 0
-        for name, other in reversed(self._paces.items()):
+        for name, other in reversed(self._rates.items()):
             if now - other.seen > ABSENT_SECONDS:
-                break  # whoever is left was heard of even earlier
+                break  # all that remain have been silent for longer
             if name == client or other.seconds < KNOWN_SECONDS:
                 continue
-            if self._times * (other.steps / other.seconds) * span >= pace.steps + steps:
+            if self._times * (other.steps / other.seconds) * span >= rate.steps + steps:
                 return True
             others += 1
         return others < ENOUGH_OTHERS

@@ -3,7 +3,7 @@ import { get } from "./api.js";
 import { count, duration, h, number, say, unused } from "./dom.js";
 
 const columns = [
-  ["Client", (row) => h("div", { class: "who-cell" }, h("span", { class: "name" }, row.client), h("span", { class: `state ${row.state} small` }, state(row)), row.held || row.trouble ? h("span", { class: "small wrong" }, row.held || trouble(row)) : null)],
+  ["Client", (row) => h("div", { class: "who-cell" }, h("span", { class: "name" }, row.client), h("span", { class: `state ${row.state} small` }, state(row)), row.held || row.trouble || row.finding ? h("span", { class: "small wrong" }, row.held || trouble(row) || row.finding) : null)],
   ["Env steps/s", (row, most) => h("span", { class: "bar" }, h("meter", { min: 0, max: most || 1, value: row.steps_per_second, "aria-hidden": "true" }), number(Math.round(row.steps_per_second)))],
   ["Env steps", (row) => count(row.admitted)],
   ["Episodes", (row) => count(row.episodes)],

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soulsai.training_node.trust import rate_limit
-from soulsai.training_node.trust.rate_limit import ADVANCE_SECONDS, MOST, FairShare
+from soulsai.training_node.trust.rate_limit import ADVANCE_SECONDS, MOST_CLIENTS, RateLimit
 from soulsai.wire.memory import MemoryServer
 from tests.unit.training_node.node_cases import Node, Player, config, wait_for
 
@@ -17,7 +17,7 @@ class Fleet:
 
     def __init__(self, times=10.0):
         self.now = 0.0
-        self.share = FairShare(times, lambda: self.now)
+        self.share = RateLimit(times, lambda: self.now)
         self.taken, self.sent = {}, {}
 
     def play(self, seconds, **steps):
@@ -28,7 +28,7 @@ class Fleet:
 
     def send(self, client, count):
         self.sent[client] = self.sent.get(client, 0) + count
-        if self.share.takes(client, count):
+        if self.share.allows(client, count):
             self.taken[client] = self.taken.get(client, 0) + count
 
     def refused(self, client):
@@ -101,12 +101,12 @@ def test_what_a_link_held_back_for_hours_is_let_in():
 
 
 def test_only_so_many_clients_are_remembered(monkeypatch):
-    monkeypatch.setattr(rate_limit, "MOST", 10)
-    assert MOST > 10
+    monkeypatch.setattr(rate_limit, "MOST_CLIENTS", 10)
+    assert MOST_CLIENTS > 10
     fleet = Fleet()
     for number in range(50):
         fleet.send(f"c{number}", 1)
-    assert list(fleet.share._paces) == [f"c{number}" for number in range(40, 50)]
+    assert list(fleet.share._rates) == [f"c{number}" for number in range(40, 50)]
 
 
 def test_what_is_too_much_is_counted_and_its_sender_is_not_kept_out(monkeypatch, tmp_path):

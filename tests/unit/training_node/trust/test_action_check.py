@@ -1,4 +1,4 @@
-"""Liars are caught within 500 transitions, and the honest hardly ever: a simulated fleet."""
+"""Dishonest clients are found within 500 transitions, and honest ones hardly ever."""
 
 from random import Random
 
@@ -9,12 +9,10 @@ import torch
 from soulsai.algorithms.base import Policy
 from soulsai.training_node.admission import Arrival, Mark
 from soulsai.training_node.publisher import Kept
-from soulsai.training_node.trust.action_check import SpotCheck
-from soulsai.training_node.trust.watch import Watch
+from soulsai.training_node.trust.action_check import ActionCheck, Recomputation
 from soulsai.types import (
     ActionSpec,
     EnvironmentOffer,
-    Episode,
     Fragment,
     Head,
     Leaf,
@@ -64,9 +62,13 @@ class Fleet:
                        "dqn", "")  # fmt: skip
         program = Program(b"", "w", ("obs",), self.policy.outputs, Head(kind), leaves)
         knobs = {"random": random}
-        check = SpotCheck(self.policy, program, spec, lambda _, v: Kept(self.versions[v], knobs, 0))
+        recompute = Recomputation(
+            self.policy, program, spec, lambda _, v: Kept(self.versions[v], knobs, 0)
+        )
         self.time = 0.0
-        self.watch = Watch(check, spec.spec.obs, rng=Random(seed), clock=lambda: self.time)
+        self.check = ActionCheck(
+            "quarantine", recompute, None, announce=None, rng=Random(seed), clock=lambda: self.time
+        )
         self.players = {}
 
     def round(self, name, version, lie=""):
@@ -77,38 +79,23 @@ class Fleet:
             length = int(rng.integers(40, 200))
             greedy = rng.random() < 0.05
             epsilon = 0.0 if greedy else 0.4 ** (1 + 7 * rng.random())
-            player |= {"left": length, "greedy": greedy, "epsilon": epsilon, "total": 0.0,
-                       "scale": rng.uniform(0.5, 2.0)}  # fmt: skip
+            player |= {"left": length, "greedy": greedy, "epsilon": epsilon}
         steps = min(STEPS, player["left"])
         player["left"] -= steps
         ended = player["left"] <= 0
         walk = player["obs"] + np.cumsum(rng.normal(0, 0.2, (steps + 1, 8)), axis=0)
         obs = np.clip(walk, -3, 3).astype("f4")
         player["obs"] = obs[-1] * 0.5
-        if lie == "frozen":
-            obs[:] = obs[0]
         acting = max(0, version - 40) if lie == "old" else version
         action, logp = self._act(obs[:-1], self.versions[acting], player, lie)
-        reward = (player["scale"] * rng.normal(0, 1, steps)).astype("f4")
-        if ended:
-            reward[-1] += rng.choice([-100, 100])
-        if lie == "reward":
-            reward *= 10
-        player["total"] += float(reward.sum())
         fragment = Fragment(
             client=name, epoch=1, episode=0, start=0, clock=0, generation=1, version=version,
-            obs={"obs": obs}, action=action.astype("u1"), reward=reward, terminated=ended,
-            truncated=False, greedy=player["greedy"], epsilon=player["epsilon"],
+            obs={"obs": obs}, action=action.astype("u1"), reward=np.zeros(steps, "f4"),
+            terminated=ended, truncated=False, greedy=player["greedy"], epsilon=player["epsilon"],
             extras={"logp": logp} if self.kind == "categorical" else {},
         )  # fmt: skip
-        episodes = ()
-        if ended:
-            episodes = (Episode(1, version, 0, player["total"], 100, 1.0, True, player["greedy"],
-                                player["epsilon"], client=name),)  # fmt: skip
         self.time += 1.0
-        return self.watch.seen(
-            Arrival(name, Mark(), 100, fragments=(fragment,), episodes=episodes)
-        ), steps
+        return self.check.judge(Arrival(name, Mark(), 100, fragments=(fragment,))), steps
 
     def _act(self, obs, weights, player, lie):
         state = {name: torch.from_numpy(array) for name, array in weights.items()}
@@ -142,7 +129,7 @@ def version(turn):
 
 
 @pytest.mark.parametrize("kind", HEADS)
-@pytest.mark.parametrize("lie", ["reward", "random", "frozen", "old"])
+@pytest.mark.parametrize("lie", ["random", "old"])
 def test_one_liar_among_ten_is_caught_within_500_transitions(kind, lie):
     for seed in range(3):
         fleet = Fleet(kind, seed)
