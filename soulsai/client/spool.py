@@ -1,129 +1,139 @@
-"""What could not be sent, on disk: bounded, oldest thrown away first, and checked when read back.
+"""Entries that could not be sent, in an SQLite file: bounded, in order, and checked when read.
 
-An entry is written together with the place in our stream that it has been given. So whether it
-was stored before the link broke need not be known: sent once more, it cannot be stored twice.
-
-A record is ``crc32, size, epoch, seq`` and the entry; records stand in segments of a few
-megabytes, named by their first place, each with the checksum of the run's spec at its beginning.
-Written is what ``append`` has returned from: it is with the operating system at once, and with
-the disk too (fsync), which costs a few milliseconds per second in a thread that waits anyway. A
-record that is cut off or altered is left out, together with what follows it in its segment.
+An entry is stored with its position in the client's stream. A position is assigned once, and the
+server ignores an entry that it has: it is safe to send an entry again after a lost reply.
 """
 
 import logging
-import os
 import shutil
-import struct
+import sqlite3
 import time
 import zlib
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
 
 from soulsai.types import RunSpec
-from soulsai.wire.protocols import ClientWire, Position
+from soulsai.wire.protocols import START, ClientWire, Position
 
 log = logging.getLogger(__name__)
 
-SUFFIX = ".spool"
-SEGMENT_BYTES = 4_000_000
-LONGEST_ENTRY = 2_000_000
+SUFFIX = ".sqlite3"
 PUSH_BYTES = 256_000  # sent in one round trip
-KEPT_DAYS = 7  # what a run has left behind that was not played again
-_HEAD = struct.Struct("<8sI")
-_MAGIC = b"soulspl1"
-_RECORD = struct.Struct("<IIQQ")
+READ_BYTES = 4_000_000  # read, and later deleted, in one transaction
+KEPT_DAYS = 7  # after the last write, until the file of an abandoned run is removed
+_OLD_SUFFIX = ".spool"  # of the segment files of versions before SQLite
+_OPEN = """
+PRAGMA page_size = 32768; PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 256;
+CREATE TABLE IF NOT EXISTS entries
+    (epoch INTEGER, seq INTEGER, crc INTEGER, data BLOB, PRIMARY KEY (epoch, seq));
+"""
 
 Entry = tuple[Position, bytes]
 
 
-class _Segment(NamedTuple):
-    path: Path
-    first: Position
-    size: int
-
-
 class Spool:
-    """The entries of one client of one run, oldest first; survives both.
+    """The unsent entries of one client of one run, oldest first; a later process continues it.
 
-    Whatever the disk does, nothing is raised: it is logged, and what cannot be kept is lost.
+    An error of the disk is logged and never raised. The file exists while there are entries.
     """
 
     def __init__(self, folder: Path, spec: RunSpec, client: str, limit: int) -> None:
-        """Look for what an earlier life has left; ``limit`` is in bytes."""
-        self.dropped = 0  # entries, for want of room
-        self._folder = folder / spec.run / client
+        """Open the file of an earlier process, if there is one.
+
+        Args:
+            folder: The folder of all spools.
+            spec: The run; its checksum is part of the checksum of each entry.
+            client: The client's name.
+            limit: Bytes of entries to keep; the oldest are deleted beyond it.
+        """
+        self.dropped = 0  # entries, for lack of space
+        self.size = 0  # bytes of the unsent entries
+        self._count = 0  # unsent entries
+        self._path = folder / spec.run / f"{client}{SUFFIX}"
         self._crc = spec.crc
         self._limit = limit
-        self._largest = min(SEGMENT_BYTES, max(1, limit // 4))
-        self._segments: deque[_Segment] = deque()
-        self._loaded: deque[Entry] | None = None  # of the first segment
-        self._file: BinaryIO | None = None  # of the last one
-        try:
-            self._find()
-        except OSError as error:
-            log.warning("spool=%s cannot be read: %s", self._folder, error)
+        self._loaded: deque[Entry] = deque()  # the oldest unsent entries
+        self._sent = START  # the last position sent; not all up to it is deleted yet
+        self._database: sqlite3.Connection | None = None
+        old = folder / spec.run / client
+        if any(old.glob(f"*{_OLD_SUFFIX}")):
+            log.warning(
+                "spool=%s is of an older version of SoulsAI, which alone can send it; run that "
+                "version once more, or delete the folder",
+                old,
+            )
+        if self._path.exists():
+            try:
+                self._open()
+            except (OSError, sqlite3.Error) as error:
+                self._fail("cannot be read", error)
 
     def __repr__(self) -> str:
-        return f"Spool({self._folder}, {len(self._segments)} segments, {self.size} bytes)"
+        return f"Spool({self._path}, {self._count} entries, {self.size} bytes)"
 
     def __bool__(self) -> bool:
-        """Whether there is anything to send."""
-        return bool(self._segments)
-
-    @property
-    def size(self) -> int:
-        """How many bytes it takes."""
-        return sum(segment.size for segment in self._segments)
+        """Return whether there is an entry to send."""
+        return self._count > 0
 
     def append(self, entries: Sequence[Entry]) -> bool:
-        """Write entries, each later than those before; return whether all are kept."""
+        """Write entries to the disk, all or none, and return whether this succeeded.
+
+        Args:
+            entries: Pairs of a position and its bytes, each later than all before.
+        """
+        rows = [(*position, self._checksum(position, data), data) for position, data in entries]
         try:
-            for position, data in entries:
-                self._write(position, data)
-            if self._file is not None:
-                self._file.flush()
-                os.fsync(self._file.fileno())
-        except OSError as error:
-            log.warning("spool=%s cannot be written: %s", self._folder, error)
-            self._close_file()
+            database = self._database or self._open()
+            self._delete_sent()
+            database.execute("PRAGMA synchronous = FULL")  # an append survives a power failure
+            with database:
+                database.executemany("INSERT INTO entries VALUES (?, ?, ?, ?)", rows)
+            self._count += len(rows)
+            self.size += sum(len(data) for _, data in entries)
+            self._make_room(database)
+        except (OSError, sqlite3.Error) as error:
+            self._fail("cannot be written", error)
             return False
-        self._make_room()
         return True
 
     def oldest(self, most: int = PUSH_BYTES) -> list[Entry]:
         """Return the oldest entries, in order: one, and more up to ``most`` bytes."""
-        while self._segments:
-            if self._loaded is None:
-                self._loaded = self._load(self._segments[0])
-            if not self._loaded:
-                self._remove_first()
-                continue
-            taken: list[Entry] = []
-            size = 0
-            for entry in self._loaded:
-                size += len(entry[1])
-                if taken and size > most:
-                    break
-                taken.append(entry)
-            return taken
-        return []
+        if self._count and not self._loaded:
+            try:
+                self._load()
+            except sqlite3.Error as error:
+                self._fail("cannot be read", error)
+        taken: list[Entry] = []
+        size = 0
+        for entry in self._loaded:
+            size += len(entry[1])
+            if taken and size > most:
+                break
+            taken.append(entry)
+        return taken
 
     def done(self, entries: Sequence[Entry]) -> None:
-        """Forget the oldest entries: the server has them."""
-        if self._loaded is None:
-            return
-        for _ in entries:
+        """Remove the oldest entries, after the server has stored them."""
+        for position, data in entries:
             self._loaded.popleft()
-        if not self._loaded:
-            self._remove_first()
+            self._sent = position
+            self._count -= 1
+            self.size -= len(data)
+        if not self._count:
+            self.discard()
+        elif not self._loaded:
+            try:
+                self._delete_sent()
+            except sqlite3.Error as error:
+                self._fail("cannot be written", error)
 
     def deliver(self, wire: ClientWire) -> int:
-        """Send all that an earlier life has left, before a new one says hello; return how many.
+        """Send all entries of an earlier process and return their number.
 
-        Raises what the wire raises; to be tried again then.
+        They precede the hello of this process, because they are of an earlier epoch. An error of
+        the wire is raised; the rest is sent by the next call.
         """
         sent = 0
         while entries := self.oldest():
@@ -133,110 +143,106 @@ class Spool:
         return sent
 
     def discard(self) -> None:
-        """Throw everything away."""
-        while self._segments:
-            self._remove_first()
+        """Delete all entries."""
+        if self._database is not None:
+            self._database.close()
+        self._database, self._count, self.size, self._sent = None, 0, 0, START
+        self._loaded.clear()
+        for end in ("", "-wal", "-shm"):
+            with suppress(OSError):
+                self._path.with_name(self._path.name + end).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let go of the disk; what is not sent stays there."""
-        self._close_file()
-        for folder in (self._folder, self._folder.parent):
-            with suppress(OSError):
-                folder.rmdir()  # unless there is something in it
-
-    def _find(self) -> None:
-        found = []
-        for path in self._folder.glob(f"*{SUFFIX}"):
-            epoch, _, seq = path.stem.partition("-")
-            if epoch.isdecimal() and seq.isdecimal():
-                found.append(_Segment(path, Position(int(epoch), int(seq)), path.stat().st_size))
-        self._segments.extend(sorted(found, key=lambda segment: segment.first))
-
-    def _write(self, position: Position, data: bytes) -> None:
-        file = self._file
-        if file is None or self._segments[-1].size >= self._largest:
-            file = self._begin(position)
-        place = struct.pack("<QQ", *position)
-        record = struct.pack("<II", zlib.crc32(data, zlib.crc32(place)), len(data)) + place + data
-        file.write(record)
-        last = self._segments[-1]
-        self._segments[-1] = last._replace(size=last.size + len(record))
-
-    def _begin(self, position: Position) -> BinaryIO:
-        """Begin a segment."""
-        self._close_file()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / f"{position.epoch}-{position.seq}{SUFFIX}"
-        self._file = path.open("wb")
-        self._file.write(_HEAD.pack(_MAGIC, self._crc))
-        self._segments.append(_Segment(path, position, _HEAD.size))
-        return self._file
-
-    def _make_room(self) -> None:
-        while len(self._segments) > 1 and self.size > self._limit:
-            if self._loaded is None:
-                self._loaded = self._load(self._segments[0])
-            self.dropped += len(self._loaded)
-            self._remove_first()
-            log.warning("spool=%s is full: dropped=%d entries so far", self._folder, self.dropped)
-
-    def _load(self, segment: _Segment) -> deque[Entry]:
-        """Read a segment back, as far as it is undamaged; it is not written to any more."""
-        if len(self._segments) == 1:
-            self._close_file()
-        try:
-            data = segment.path.read_bytes()
-        except OSError as error:
-            log.warning("spool=%s cannot be read: %s", segment.path, error)
-            return deque()
-        if data[: _HEAD.size] != _HEAD.pack(_MAGIC, self._crc):
-            log.warning("spool=%s is of another run or damaged: left out", segment.path)
-            return deque()
-        entries: deque[Entry] = deque()
-        at = _HEAD.size
-        for position, entry in _records(data):
-            if entries and position <= entries[-1][0]:
-                break
-            entries.append((position, entry))
-            at += _RECORD.size + len(entry)
-        if at < len(data):
-            log.warning("spool=%s is damaged: %d bytes left out", segment.path, len(data) - at)
-        return entries
-
-    def _remove_first(self) -> None:
-        if len(self._segments) == 1:
-            self._close_file()
-        self._loaded = None
+        """Close the file; entries that are not sent stay in it."""
+        if not self._count:
+            self.discard()
+        if self._database is not None:
+            with suppress(sqlite3.Error):
+                self._delete_sent()
+            self._database.close()
+            self._database = None
         with suppress(OSError):
-            self._segments.popleft().path.unlink()
+            self._path.parent.rmdir()  # it stays if it is not empty
 
-    def _close_file(self) -> None:
-        if self._file is not None:
-            with suppress(OSError):
-                self._file.close()
-            self._file = None
+    def _open(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        # The main thread opens the file and the uplink's thread uses it, never both at once.
+        database = sqlite3.connect(self._path, timeout=1.0, check_same_thread=False)
+        try:
+            database.executescript(_OPEN)
+            total = database.execute("SELECT count(*), total(length(data)) FROM entries").fetchone()
+        except BaseException:
+            database.close()
+            raise
+        self._database, self._count, self.size = database, total[0], int(total[1])
+        return database
 
-
-def _records(data: bytes) -> Iterator[Entry]:
-    """Yield the records of a segment until one is not as it was written."""
-    at = _HEAD.size
-    while at + _RECORD.size <= len(data):
-        crc, size, epoch, seq = _RECORD.unpack_from(data, at)
-        at += _RECORD.size
-        entry = data[at : at + size]
-        if size > LONGEST_ENTRY or zlib.crc32(entry, zlib.crc32(data[at - 16 : at])) != crc:
+    def _load(self) -> None:
+        """Read the oldest unsent entries; entries that are damaged or of another spec count out."""
+        self._delete_sent()
+        if self._database is None:
             return
-        if len(entry) != size:
+        size = 0
+        query = "SELECT epoch, seq, crc, data FROM entries ORDER BY epoch, seq"
+        with closing(self._database.execute(query)) as rows:
+            for epoch, seq, crc, data in rows:
+                position = Position(epoch, seq)
+                if crc != self._checksum(position, data):
+                    log.warning("spool=%s: %s is of another run or damaged", self._path, position)
+                    self._count -= 1
+                    self.size -= len(data)
+                    continue
+                self._loaded.append((position, data))
+                size += len(data)
+                if size >= READ_BYTES:
+                    break
+        if not self._loaded:
+            self.discard()
+
+    def _delete_sent(self) -> None:
+        if self._database is None or self._sent == START:
             return
-        yield Position(epoch, seq), entry
-        at += size
+        # A deletion that a power failure undoes costs no more than to send the entries again.
+        self._database.execute("PRAGMA synchronous = NORMAL")
+        with self._database:
+            self._database.execute("DELETE FROM entries WHERE (epoch, seq) <= (?, ?)", self._sent)
+        self._sent = START
+
+    def _make_room(self, database: sqlite3.Connection) -> None:
+        if self.size <= self._limit:
+            return
+        query = "SELECT epoch, seq, length(data) FROM entries ORDER BY epoch, seq"
+        with closing(database.execute(query)) as rows:
+            while self.size > self._limit and self._count > 1:
+                epoch, seq, size = next(rows)
+                self._sent = Position(epoch, seq)
+                self._count -= 1
+                self.size -= size
+                self.dropped += 1
+        self._loaded.clear()
+        self._delete_sent()
+        log.warning("spool=%s is full: dropped=%d entries so far", self._path, self.dropped)
+
+    def _checksum(self, position: Position, data: bytes) -> int:
+        return zlib.crc32(data, zlib.crc32(b"%d-%d" % position, self._crc))
+
+    def _fail(self, trouble: str, error: Exception) -> None:
+        """Log an error, and delete a file that is damaged beyond reading."""
+        log.warning("spool=%s %s: %s", self._path, trouble, error)
+        if not isinstance(error, OSError | sqlite3.OperationalError):
+            self.discard()
 
 
 def clean(folder: Path, now: float | None = None) -> None:
-    """Remove what runs have left behind that nobody has played for days."""
+    """Remove the entries of runs that no client of this machine has played for days.
+
+    Args:
+        folder: The folder of all spools.
+        now: The time as seconds since 1970; by default, the clock's.
+    """
     oldest = (time.time() if now is None else now) - KEPT_DAYS * 24 * 3600
     with suppress(OSError):
         for run in folder.iterdir():
-            files = [path.stat().st_mtime for path in run.rglob(f"*{SUFFIX}")]
-            if files and max(files) < oldest:
+            written = [path.stat().st_mtime for path in run.rglob("*") if path.is_file()]
+            if written and max(written) < oldest:
                 shutil.rmtree(run, ignore_errors=True)

@@ -2,9 +2,10 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 
 import pytest
 
@@ -36,7 +37,12 @@ def client(server, spool):
 
 
 def spooled(spool):
-    return sum(path.stat().st_size for path in spool.rglob("*.spool"))
+    """Return the bytes of all entries on disk."""
+    total = 0
+    for path in spool.rglob("*.sqlite3"):
+        with closing(sqlite3.connect(path)) as database, suppress(sqlite3.Error):
+            total += database.execute("SELECT total(length(data)) FROM entries").fetchone()[0]
+    return total
 
 
 def kill(server):

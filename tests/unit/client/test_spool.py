@@ -1,6 +1,5 @@
 """What waits on disk: bounded, in order, checked when it is read back, and never fatal."""
 
-import os
 import random
 import shutil
 import tempfile
@@ -12,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from soulsai.client import spool as module
 from soulsai.client.spool import Spool, clean
 from soulsai.errors import Unreachable
 from soulsai.types import Fragment, Hello
@@ -91,30 +89,42 @@ def test_another_spec_of_the_same_run_is_not_sent(tmp_path, caplog):
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
-def test_damage_is_found_wherever_it_is_and_costs_only_what_follows(tmp_path_factory, data):
+def test_damage_anywhere_costs_entries_and_gives_no_wrong_ones(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("spool")
-    written = entries(1, 8, size=50)
+    written = entries(1, 8, size=20_000)
     spool = Spool(folder, RUN, "one", 10**8)
     spool.append(written)
     spool.close()
-    (file,) = folder.rglob("*.spool")
+    (file,) = folder.rglob("*.sqlite3")
     raw = bytearray(file.read_bytes())
+    at = data.draw(st.integers(0, len(raw) - 1))
     if data.draw(st.booleans(), "cut"):
-        at = data.draw(st.integers(0, len(raw) - 1))
         raw = raw[:at]
     else:
-        at = data.draw(st.integers(0, len(raw) - 1))
         raw[at] ^= 1 << data.draw(st.integers(0, 7))
     file.write_bytes(bytes(raw))
     again = Spool(folder, RUN, "one", 10**8)
     found = everything(again)
+    assert [entry for entry in written if entry in found] == found
+    assert not again
+    assert again.append(entries(20, 3))
+    assert everything(again) == entries(20, 3)
     again.close()
-    whole = max(0, (at - 12) // (24 + 50)) if at >= 12 else 0
-    assert found == written[:whole]
-    assert not list(folder.rglob("*.spool"))
+    assert not list(folder.rglob("*.sqlite3"))
 
 
-def test_a_disk_that_refuses_is_told_and_not_fatal(tmp_path, caplog, monkeypatch):
+def test_a_damaged_entry_costs_only_itself(tmp_path, caplog):
+    written = entries(1, 5)
+    spool = Spool(tmp_path, RUN, "one", 10**8)
+    spool.append(written)
+    with spool._database as database:
+        database.execute("UPDATE entries SET data = zeroblob(100) WHERE seq = 3")
+    assert everything(spool) == written[:2] + written[3:]
+    assert "damaged" in caplog.text
+    spool.close()
+
+
+def test_a_disk_that_refuses_is_told_and_not_fatal(tmp_path, caplog):
     (tmp_path / RUN.run).write_text("in the way")
     spool = Spool(tmp_path, RUN, "one", 10**8)
     assert not spool.append(entries(1, 3))
@@ -122,39 +132,52 @@ def test_a_disk_that_refuses_is_told_and_not_fatal(tmp_path, caplog, monkeypatch
     assert everything(spool) == []
     spool.close()
 
-    fine = Spool(tmp_path / "other", RUN, "one", 10**8)
-    assert fine.append(entries(1, 2))
 
-    def full(number):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "fsync", full)
-        assert not fine.append(entries(3, 2))
-    assert fine.append(entries(5, 2))  # there is room again
-    positions = [position.seq for position, _ in everything(fine)]
-    assert positions[:2] == [1, 2]
-    assert positions[-2:] == [5, 6]
-    fine.close()
-
-
-def test_what_cannot_be_read_is_left_out(tmp_path, caplog, monkeypatch):
+def test_a_full_disk_loses_nothing(tmp_path, caplog):
+    written = entries(1, 40, size=50_000)
     spool = Spool(tmp_path, RUN, "one", 10**8)
-    spool.append(entries(1, 2))
+    assert spool.append(written[:10])
+    pages = spool._database.execute("PRAGMA page_count").fetchone()[0]
+    spool._database.execute(f"PRAGMA max_page_count = {pages + 2}")
+    for _ in range(3):
+        assert not spool.append(written[10:20])
+    assert "database or disk is full" in caplog.text
+    assert spool.size == 500_000
+    spool._database.execute("PRAGMA max_page_count = 1000000")
+    assert spool.append(written[10:20])
     spool.close()
-    (file,) = tmp_path.rglob("*.spool")
-    file.unlink()
-    file.mkdir()
     again = Spool(tmp_path, RUN, "one", 10**8)
-    assert everything(again) == []
+    assert again.append(written[20:])
+    assert everything(again) == written
+    again.close()
+
+
+def test_a_file_that_is_no_database_is_removed(tmp_path, caplog):
+    file = tmp_path / RUN.run / "one.sqlite3"
+    file.parent.mkdir()
+    file.write_bytes(b"nonsense" * 1000)
+    spool = Spool(tmp_path, RUN, "one", 10**8)
     assert "cannot be read" in caplog.text
+    assert spool.append(entries(1, 2))
+    assert everything(spool) == entries(1, 2)
 
 
-def test_what_nobody_came_back_for_is_removed_after_a_week(tmp_path):
+def test_the_folder_of_an_older_version_is_named_and_left(tmp_path, caplog):
+    old = tmp_path / RUN.run / "one" / "5-1.spool"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"soulspl1")
+    spool = Spool(tmp_path, RUN, "one", 10**8)
+    assert f"spool={old.parent} is of an older version" in caplog.text
+    spool.append(entries(1, 2))
+    spool.close()
+    assert old.exists()
+
+
+def test_an_abandoned_file_is_removed_after_a_week(tmp_path):
     spool = Spool(tmp_path, RUN, "one", 10**8)
     spool.append(entries(1, 2))
     spool.close()
-    (file,) = tmp_path.rglob("*.spool")
+    (file,) = tmp_path.rglob("*.sqlite3")
     written = file.stat().st_mtime
     clean(tmp_path, written + 6 * 24 * 3600)
     assert file.exists()
@@ -220,8 +243,8 @@ class Lives(RuleBasedStateMachine):
 
     @rule()
     def the_client_is_killed_and_started_again(self):
-        if self.spool._file is not None:
-            self.spool._file.close()  # nothing was buffered: append has flushed
+        if self.spool._database is not None:
+            self.spool._database.close()  # as if killed: nothing was buffered
         self.wire.close()
         self.start()
 
@@ -265,12 +288,3 @@ class Lives(RuleBasedStateMachine):
 
 TestLives = Lives.TestCase
 TestLives.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
-
-
-def test_segments_are_of_bounded_size(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "SEGMENT_BYTES", 1000)
-    spool = Spool(tmp_path, RUN, "one", 10**8)
-    spool.append(entries(1, 20, size=300))
-    assert len(list(tmp_path.rglob("*.spool"))) == 5
-    assert everything(spool) == entries(1, 20, size=300)
-    spool.close()
