@@ -13,7 +13,6 @@ import gymnasium
 import numpy as np
 
 from benchmarks.figure import Figure, at_most
-from soulsai.algorithms import build
 from soulsai.client.actor import Actor
 from soulsai.client.environment import AdaptedEnvironment, make
 from soulsai.client.isolation.environment import IsolatedEnvironment, start
@@ -22,6 +21,7 @@ from soulsai.client.player_link import Outbox, PlayerProgress
 from soulsai.client.uplink import Uplink
 from soulsai.config.schema import Config, RedisSettings, WatchdogSettings
 from soulsai.training_node.onnx_export import program, weights
+from soulsai.training_node.start import build_algorithm
 from soulsai.types import (
     OLDEST_PROTOCOL,
     PROTOCOL,
@@ -68,7 +68,7 @@ def measure(steps: int = 100_000) -> Iterator[Figure]:
     """Yield the price of a step, with a real server and the real background thread."""
     timed = Timed(make(ENVIRONMENT, {}))
     environment = AdaptedEnvironment(timed, ENVIRONMENT, mask_key="", masked=False)
-    policy = build(Config(), environment.spec, seed=0).policy
+    policy = build_algorithm(Config(), environment.spec, seed=0).policy
     graph = program(policy, environment.spec)
     spec = RunSpec(
         run=CLIENT,

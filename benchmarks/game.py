@@ -18,10 +18,10 @@ import gymnasium
 import msgspec
 
 from benchmarks.figure import Figure, at_least
+from soulsai.algorithms.dqn.settings import DQNSettings
 from soulsai.client.games import soulsgym
 from soulsai.client.isolation.shared_memory import Kwargs
 from soulsai.config.schema import (
-    DQN,
     Config,
     EnvironmentSettings,
     FragmentSettings,
@@ -92,7 +92,7 @@ def _settings(folder: Path, redis: RedisSettings, faults_per_hour: float) -> Con
         environment=EnvironmentSettings(id=GAME, kwargs=kwargs, realtime=True),
         watchdog=WATCHDOG,
         fragments=FragmentSettings(seconds=1.0),
-        dqn=DQN(hidden=(64, 64), replay_ratio=0.1, learning_starts=500),
+        dqn=DQNSettings(hidden=(64, 64), replay_ratio=0.1, learning_starts=500),
     )
 
 

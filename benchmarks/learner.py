@@ -15,11 +15,12 @@ import numpy as np
 import torch
 
 from benchmarks.figure import Figure, at_least, beside
-from soulsai.algorithms import build
 from soulsai.algorithms.base import Algorithm
+from soulsai.algorithms.build import build
 from soulsai.algorithms.compile.form import Compilable, load
 from soulsai.algorithms.compile.job import JOB, SUFFIX, Job
-from soulsai.config.schema import DQN, SAC, AlgorithmSettings, Config
+from soulsai.algorithms.dqn.settings import DQNSettings
+from soulsai.algorithms.sac.settings import SACSettings
 from soulsai.errors import ConfigError
 from soulsai.types import ActionSpec, Fragment, Leaf, Spec
 
@@ -32,7 +33,7 @@ ROUNDS = 7  # they take turns, so that a noisy machine is noisy for all
 CHOICE = ActionSpec("discrete", sizes=(ACTIONS,))
 BOX = ActionSpec("box", shape=(AXES,), low=(-1.0,) * AXES, high=(1.0,) * AXES)
 NET, BATCH = (128, 128), 64  # of DQN; SAC's are the defaults of both
-PLAIN_DQN = DQN(
+PLAIN_DQN = DQNSettings(
     hidden=NET,
     batch_size=BATCH,
     quantiles=1,
@@ -43,7 +44,7 @@ PLAIN_DQN = DQN(
     normalize_obs=False,
     n_step=1,
 )
-PLAIN_SAC = SAC(quantiles=1, layer_norm=False, policy_delay=1, normalize_obs=False)
+PLAIN_SAC = SACSettings(quantiles=1, layer_norm=False, policy_delay=1, normalize_obs=False)
 
 Run = Callable[[int], None]
 
@@ -51,12 +52,19 @@ Run = Callable[[int], None]
 def measure() -> Iterator[Figure]:
     """Yield our rates with the peer's features, compiled and eager, and with all of ours."""
     torch.set_num_threads(1)
-    yield from _measure("DQN", CHOICE, PLAIN_DQN, DQN(hidden=NET, batch_size=BATCH), DQN_LIMIT, 300)
-    yield from _measure("SAC", BOX, PLAIN_SAC, SAC(), SAC_LIMIT, 30)
+    yield from _measure(
+        "DQN", CHOICE, PLAIN_DQN, DQNSettings(hidden=NET, batch_size=BATCH), DQN_LIMIT, 300
+    )
+    yield from _measure("SAC", BOX, PLAIN_SAC, SACSettings(), SAC_LIMIT, 30)
 
 
 def _measure(
-    name: str, actions: ActionSpec, plain: DQN | SAC, full: DQN | SAC, limit: float, updates: int
+    name: str,
+    actions: ActionSpec,
+    plain: DQNSettings | SACSettings,
+    full: DQNSettings | SACSettings,
+    limit: float,
+    updates: int,
 ) -> Iterator[Figure]:
     net, batch = ("128-128", BATCH) if name == "DQN" else ("256-256", PLAIN_SAC.batch_size)
     runs = {
@@ -80,16 +88,12 @@ def _measure(
     yield beside(f"{what}, all our features, compiled", rate["full"], "1/s", rate["peer"])
 
 
-def _ours(actions: ActionSpec, settings: DQN | SAC, *, compiled: bool) -> Run:
-    config = (
-        Config(algorithm=AlgorithmSettings("dqn"), dqn=settings)
-        if isinstance(settings, DQN)
-        else Config(algorithm=AlgorithmSettings("sac"), sac=settings)
-    )
+def _ours(actions: ActionSpec, settings: DQNSettings | SACSettings, *, compiled: bool) -> Run:
+    name = "dqn" if isinstance(settings, DQNSettings) else "sac"
     spec = Spec({"obs": Leaf((OBS,), "<f4")}, actions)
-    algorithm = build(config, spec, seed=0)
+    algorithm = build(name, settings, spec, seed=0)
     if compiled:
-        _compile(algorithm, Job(config, spec))
+        _compile(algorithm, Job(name, msgspec.to_builtins(settings), spec))
     rng = np.random.default_rng(0)
     waiting = [_fragment(rng, number, actions) for number in range(STORED // 64)]
     updates = _endless(algorithm, waiting)

@@ -8,14 +8,15 @@ import numpy as np
 from msgspec import Struct
 
 from benchmarks.figure import Figure, at_least, at_most
-from soulsai.algorithms import build
 from soulsai.algorithms.base import Algorithm
+from soulsai.algorithms.dqn.settings import DQNSettings
 from soulsai.client.environment import AdaptedEnvironment, make
 from soulsai.client.recorder import Recorder
-from soulsai.config.schema import DQN, Config, RedisSettings
+from soulsai.config.schema import Config, RedisSettings
 from soulsai.heads import Exploration
 from soulsai.training_node.admission import Admission
 from soulsai.training_node.onnx_export import program
+from soulsai.training_node.start import build_algorithm
 from soulsai.types import (
     OLDEST_PROTOCOL,
     PROTOCOL,
@@ -61,8 +62,8 @@ class Message(Struct, frozen=True):
 def measure(transitions: int = 300_000) -> Iterator[Figure]:
     """Yield both figures, measured through a private server."""
     environment = AdaptedEnvironment(make(ENVIRONMENT, {}), ENVIRONMENT, mask_key="", masked=False)
-    config = Config(dqn=DQN(learning_starts=10**9, capacity=200_000))
-    algorithm = build(config, environment.spec, seed=0)
+    config = Config(dqn=DQNSettings(learning_starts=10**9, capacity=200_000))
+    algorithm = build_algorithm(config, environment.spec, seed=0)
     graph = program(algorithm.policy, environment.spec)
     spec = _run_spec(environment, graph)
     messages = [

@@ -15,6 +15,12 @@ Metrics = dict[str, float]
 _NO_DEVICE = r"(?!(?i:con|prn|aux|nul|com\d|lpt\d)(\.|\Z))"
 RunId = Annotated[str, Meta(pattern=rf"\A{_NO_DEVICE}(?![.-])[A-Za-z0-9_.-]{{1,200}}(?<!\.)\Z")]
 
+Positive = Annotated[float, Meta(gt=0)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+Count = Annotated[int, Meta(ge=1)]
+Natural = Annotated[int, Meta(ge=0)]
+ActionKind = Literal["discrete", "multidiscrete", "box"]
+
 MASK = "mask"  # the observation leaf that says which actions are valid
 PROTOCOL = 1  # what this package speaks
 OLDEST_PROTOCOL = 1  # what it still understands
@@ -42,7 +48,7 @@ class ActionSpec(Struct, frozen=True):
     bounds, of shape ``shape``.
     """
 
-    kind: Literal["discrete", "multidiscrete", "box"]
+    kind: ActionKind
     shape: tuple[int, ...] = ()
     sizes: tuple[int, ...] = ()
     low: tuple[float, ...] = ()

@@ -13,7 +13,7 @@ from soulsai.algorithms.horizon import Horizon
 from soulsai.algorithms.n_step_returns import NStepReturns, transition_columns
 from soulsai.algorithms.networks import Observation
 from soulsai.algorithms.normalize import RunningStatistics
-from soulsai.config.schema import DQN, SAC
+from soulsai.algorithms.settings import ReplaySettings
 from soulsai.replay.prioritized import PrioritizedReplay
 from soulsai.replay.ratio import Pace
 from soulsai.replay.ring import Batch
@@ -42,7 +42,7 @@ class Experience:
 
     def __init__(
         self,
-        settings: DQN | SAC,
+        settings: ReplaySettings,
         spec: Spec,
         policy: Seeing,
         *,

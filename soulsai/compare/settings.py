@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from soulsai.algorithms.registry import BUILT_IN
 from soulsai.errors import CheckpointError
 from soulsai.training_node.saving.run_folder import CONFIG
 
@@ -75,4 +76,4 @@ def text(value: Any) -> str:
 
 def _matters(path: str, used: set[str]) -> bool:
     section = path.partition(".")[0]
-    return section not in {"dqn", "ppo", "sac"} - used
+    return section not in {*BUILT_IN} - used

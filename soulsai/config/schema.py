@@ -15,19 +15,18 @@ import msgspec
 from msgspec import Meta, Struct
 
 from soulsai import episode_metrics
+from soulsai.algorithms.registry import BUILT_IN, AlgorithmSections
+from soulsai.algorithms.settings import LearnerSettings
 from soulsai.config import yaml_file
 from soulsai.config.load import SettingsLayers
 from soulsai.errors import ConfigError
+from soulsai.types import Count, Natural, Positive
 
 FOLDER = Path("config")  # where settings are looked for when no place is named
 DEFAULTS = "config_d.yaml"
 OWN = "config.yaml"
 PREFIX = "SOULSAI__"  # of environment variables: SOULSAI__SECTION__KEY
 
-Positive = Annotated[float, Meta(gt=0)]
-Fraction = Annotated[float, Meta(ge=0, le=1)]
-Count = Annotated[int, Meta(ge=1)]
-Natural = Annotated[int, Meta(ge=0)]
 NAME_PATTERN = r"\A[a-z0-9][a-z0-9_-]{0,63}\Z"
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 ActionCheckMode = Literal["off", "report", "quarantine"]
@@ -165,116 +164,8 @@ class AlgorithmSettings(Struct, frozen=True, forbid_unknown_fields=True):
     options: dict[str, Any] = {}  # for algorithms of other packages
 
 
-class DQN(Struct, frozen=True, forbid_unknown_fields=True):
-    """Double, dueling, n-step, prioritised Q-learning (and quantiles of the return)."""
-
-    hidden: tuple[Count, ...] = (256, 256)  # widths of the network's layers
-    layer_norm: bool = True
-    network: Literal["layers", "residual"] = "layers"  # residual: blocks as in SimBa
-    vision: Literal["auto", "small", "minatar", "nature", "impala"] = "auto"  # what sees images
-    dueling: bool = True
-    double: bool = True
-    quantiles: Count = 16  # of the return; 1: its mean only
-    sampled: bool = False  # draw the quantiles' levels anew in every update (IQN)
-    munchausen: Fraction = 0.0  # share of the policy's own logarithm in the reward; 0.9, or 0: off
-    temperature: Positive = 0.03  # with munchausen: of the soft policy, in units of reward
-    noisy: bool = False  # explore by noise in the last layer, drawn anew for every episode
-    n_step: Count = 3
-    gamma: Annotated[float, Meta(gt=0, le=1)] = 0.99
-    n_step_first: Natural = 0  # n_step at the beginning; 0: the same throughout
-    gamma_first: Fraction = 0.0  # gamma at the beginning; 0: the same throughout
-    anneal_steps: Count = 50_000  # env steps over which these two change
-    lr: Positive = 5e-4
-    anneal_lr: bool = False  # to zero, over the planned steps
-    adam_eps: Positive = 1e-5
-    batch_size: Count = 64
-    replay_ratio: Positive = 1.0  # gradient steps per new env step
-    pace: Literal["hold", "free", "lockstep"] = "hold"  # hold: simulators wait for the learner
-    slack_steps: Count = 500  # with hold: env steps the fleet may be ahead of the learner
-    capacity: Count = 100_000  # transitions in replay
-    replay_folder: str = ""  # keep replay there, on disk; empty: in memory
-    learning_starts: Natural = 2_000  # env steps of uniform random actions before the first update
-    target_ema: Annotated[float, Meta(gt=0, le=1)] = 0.005  # of the target network, per update
-    act_with: Literal["average", "online"] = "average"  # weights that clients play with
-    grad_clip: Positive = 10.0
-    prioritized: bool = True
-    priority_alpha: Fraction = 0.6
-    priority_beta: Fraction = 0.4  # grows to 1 over the planned steps
-    explore_steps: Natural = 10_000  # env steps after learning_starts, ever fewer at random
-    epsilon_base: Fraction = 0.4  # an episode plays with base ** (1 + alpha * u), u uniform
-    epsilon_alpha: Annotated[float, Meta(ge=0)] = 7.0
-    eval_fraction: Fraction = 0.05  # of episodes played greedily, to measure by
-    normalize_obs: bool = True
-    reward_scale: Positive = 1.0
-    rescale_values: bool = False  # learn about the square root of values, where they vary widely
-
-
-class SAC(Struct, frozen=True, forbid_unknown_fields=True):
-    """Soft actor-critic with truncated quantile critics, for continuous actions."""
-
-    hidden: tuple[Count, ...] = (256, 256)  # widths of the layers of actor and critics
-    layer_norm: bool = True  # of the critics
-    critics: Count = 2
-    quantiles: Count = 25  # of the return, per critic; 1: its mean only, which is plain SAC
-    drop: Natural = 2  # highest quantiles per critic that are left out of targets
-    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0  # of the critics; DroQ: 0.01
-    n_step: Count = 1
-    gamma: Annotated[float, Meta(gt=0, le=1)] = 0.99
-    lr: Positive = 3e-4
-    adam_eps: Positive = 1e-8
-    batch_size: Count = 256
-    replay_ratio: Positive = 1.0  # gradient steps per new env step; DroQ: 20
-    policy_delay: Count = 2  # gradient steps of the critics per one of the actor; DroQ: 20
-    pace: Literal["hold", "free", "lockstep"] = "hold"  # hold: simulators wait for the learner
-    slack_steps: Count = 500  # with hold: env steps the fleet may be ahead of the learner
-    capacity: Count = 300_000  # transitions in replay
-    replay_folder: str = ""  # keep replay there, on disk; empty: in memory
-    learning_starts: Natural = 1_000  # env steps of uniform random actions before the first update
-    target_ema: Annotated[float, Meta(gt=0, le=1)] = 0.005  # of the target critics, per update
-    temperature: Positive = 1.0  # what a nat of entropy is worth in reward, at first; then learnt
-    entropy_per_dim: float = -1.0  # wanted of the policy, in nats per dimension of the action
-    prioritized: bool = False
-    priority_alpha: Fraction = 0.6
-    priority_beta: Fraction = 0.4  # grows to 1 over the planned steps
-    eval_fraction: Fraction = 0.05  # of episodes played greedily, to measure by
-    normalize_obs: bool = True
-    reward_scale: Positive = 1.0
-
-
-class PPO(Struct, frozen=True, forbid_unknown_fields=True):
-    """Proximal policy optimisation from the fresh experience of whoever is there."""
-
-    hidden: tuple[Count, ...] = (64, 64)  # widths of the layers of actor and critic
-    activation: Literal["tanh", "relu"] = "tanh"  # relu comes with layer normalisation
-    memory: Natural = 0  # width of an LSTM, for what one observation does not tell; 0: none
-    unroll: Count = 128  # env steps through which it learns to remember
-    batch_steps: Count | None = None  # env steps per iteration; empty: 2048, box actions 4096
-    epochs: Count | None = None  # passes over a batch; empty: 4, box actions 10
-    minibatch: Count = 64  # env steps per gradient step
-    lr: Positive | None = None  # empty: 1e-3, box actions 3e-4
-    anneal_lr: bool = True  # to zero, over the planned steps
-    adam_eps: Positive = 1e-5
-    gamma: Annotated[float, Meta(gt=0, le=1)] = 0.99
-    gae_lambda: Fraction = 0.95
-    estimator: Literal["gae", "vtrace"] = "gae"  # of advantages
-    clip: Positive = 0.2  # how far the probability of an action may move per iteration
-    anneal_clip: bool = False  # to zero, over the planned steps
-    entropy: Annotated[float, Meta(ge=0)] | None = None  # bonus; empty: 0.01, box actions 0
-    value: Annotated[float, Meta(ge=0)] = 0.5  # weight of the critic's loss
-    grad_clip: Positive = 0.5
-    target_kl: Annotated[float, Meta(ge=0)] = 0.02  # epochs end at 1.5 times that; 0: never
-    max_lag: Natural | None = None  # in iterations; empty: 8, box actions 4; 0: clients wait
-    weight_cap: Positive = 5.0  # of importance weights
-    deadline: Positive = 10.0  # seconds after which 60 % of a batch will do
-    pace: Literal["hold", "free"] = "hold"  # hold: simulators get at most a batch ahead
-    balance: bool = False  # no client counts for more than the mean client
-    eval_fraction: Fraction = 0.02  # of episodes played greedily, to measure by; not learnt from
-    normalize_obs: bool | None = None  # empty: only with box actions
-    normalize_rewards: bool = True  # divide by the deviation of discounted returns
-
-
-class Config(Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything."""
+class Config(AlgorithmSections, frozen=True, forbid_unknown_fields=True):
+    """All settings: the sections below, and one for each built-in algorithm."""
 
     run: RunSettings = RunSettings()
     redis: RedisSettings = RedisSettings()
@@ -289,9 +180,13 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     web: WebSettings = WebSettings()
     metrics: MetricsSettings = MetricsSettings()
     algorithm: AlgorithmSettings = AlgorithmSettings()
-    dqn: DQN = DQN()
-    ppo: PPO = PPO()
-    sac: SAC = SAC()
+
+    @property
+    def learner(self) -> LearnerSettings | dict[str, Any]:
+        """The settings of the chosen algorithm: its section, or the options of another package."""
+        name = self.algorithm.name
+        section: LearnerSettings | None = getattr(self, name) if name in BUILT_IN else None
+        return self.algorithm.options if section is None else section
 
 
 # Settings of earlier versions: the value that is ignored, and why any other is refused.
@@ -344,7 +239,12 @@ def to_json(config: Config) -> str:
 
 def defaults_yaml() -> str:
     """Return ``config_d.yaml``: every default, with what the comments above say of it."""
-    fields = yaml_file.comments(Path(__file__).read_text("utf-8"))
+    modules = {inspect.getsourcefile(type(section)) for section in _sections(Config()).values()}
+    fields = {
+        field: comment
+        for module in modules
+        for field, comment in yaml_file.comments(Path(str(module)).read_text("utf-8")).items()
+    }
     head = "# Every setting and its default. Change config.yaml beside this file instead:"
     then = "# each entry there overrides the one here.\n"
     lines = _render(Config(), lambda section, key: fields[type(section).__name__, key])
@@ -360,12 +260,19 @@ def is_loopback(address: str) -> bool:
 
 
 def _render(config: Config, comment: Callable[[Struct, str], str]) -> Iterator[str]:
-    for name, section in msgspec.structs.asdict(config).items():
+    for name, section in _sections(config).items():
         yield f"# {inspect.getdoc(section)}"
         yield f"{name}:"
-        for key, value in msgspec.structs.asdict(section).items():
+        for key in type(section).__annotations__:  # in the order of the source
+            value = getattr(section, key)
             yield f"  {key}: {yaml_file.emit(value)}  {comment(section, key)}".rstrip()
         yield ""
+
+
+def _sections(config: Config) -> dict[str, Struct]:
+    """Return the sections by name, those of algorithms last."""
+    sections = msgspec.structs.asdict(config)
+    return {name: sections[name] for name in sorted(sections, key=lambda name: name in BUILT_IN)}
 
 
 def _files(path: Path | None) -> list[Path]:
@@ -409,9 +316,6 @@ def _faults(config: Config) -> Iterator[str]:
         yield f"redis.url: {config.redis.url!r}; begin with redis://, rediss://, unix://, sentinel://"
     if url.password:
         yield f"redis.url: holds a password; put it into {config.redis.secrets}/redis.secret"
-    for name, learner in (("dqn", config.dqn), ("sac", config.sac)):
-        if learner.capacity < learner.batch_size:
-            least = f"a batch of {name}.batch_size, {learner.batch_size}"
-            yield f"{name}.capacity: {learner.capacity} transitions are less than {least}"
-    if config.sac.drop >= config.sac.quantiles > 1:
-        yield f"sac.drop: {config.sac.drop} of {config.sac.quantiles} quantiles leaves none"
+    for name in BUILT_IN:
+        section: LearnerSettings = getattr(config, name)
+        yield from (f"{name}.{problem}" for problem in section.problems())

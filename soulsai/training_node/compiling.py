@@ -161,7 +161,14 @@ class Compiling:
         try:
             self._folder = tempfile.TemporaryDirectory(prefix="soulsai-compile-")
             folder = Path(self._folder.name)
-            job = Job(self._config, self._spec)
+            training = self._config.training
+            job = Job(
+                self._config.algorithm.name,
+                msgspec.to_builtins(self._config.learner),
+                self._spec,
+                training.device,
+                training.threads,
+            )
             (folder / JOB).write_bytes(msgspec.json.encode(job))
             with (folder / "log").open("wb") as said:
                 self._process = subprocess.Popen(  # noqa: S603 - our own module

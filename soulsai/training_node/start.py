@@ -9,11 +9,12 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from soulsai import algorithms
 from soulsai.algorithms.base import Algorithm
+from soulsai.algorithms.build import build
+from soulsai.algorithms.registry import BUILT_IN
 from soulsai.config.schema import Config
 from soulsai.episode_metrics import info_keys, measures
-from soulsai.errors import SoulsAIError
+from soulsai.errors import ConfigError, SoulsAIError
 from soulsai.training_node import onnx_export
 from soulsai.training_node.saving import atomic_folders, run_folder, snapshot
 from soulsai.training_node.saving.run_folder import RunFolder
@@ -36,13 +37,38 @@ class Run(Struct, frozen=True, eq=False):
     progress: Progress
 
 
+def build_algorithm(config: Config, spec: Spec, *, seed: int) -> Algorithm:
+    """Make the algorithm that the settings choose, on the device they name.
+
+    Args:
+        config: All settings.
+        spec: Observations and actions of the environment.
+        seed: The source of the algorithm's randomness.
+
+    Raises:
+        ConfigError: See ``build``; or options are set for a built-in algorithm.
+    """
+    name = config.algorithm.name
+    if config.algorithm.options and name in BUILT_IN:
+        raise ConfigError(f"algorithm.options: the settings of {name!r} stand in section {name!r}")
+    return build(
+        name,
+        config.learner,
+        spec,
+        seed=seed,
+        steps=config.run.max_env_steps,
+        realtime=config.environment.realtime,
+        device=config.training.device,
+    )
+
+
 def begin(config: Config, spec: Spec, wire: TrainingWire, now: datetime) -> Run:
     """Make a new run, and publish it in place of what was there under its name."""
     if config.run.seed is None:
         seeded = msgspec.structs.replace(config.run, seed=secrets.randbits(31))
         config = msgspec.structs.replace(config, run=seeded)
     wire.generation()  # fails at once if there is no server
-    algorithm = algorithms.build(config, spec, seed=config.run.seed or 0)
+    algorithm = build_algorithm(config, spec, seed=config.run.seed or 0)
     program = _export(algorithm, spec)
     folder = run_folder.create(config, now)
     try:
@@ -65,7 +91,7 @@ def go_on(config: Config, spec: Spec, wire: TrainingWire, resume: str) -> Run:
     folder = run_folder.find(Path(config.run.saves), resume)
     wire.generation()
     folder.tidy()
-    algorithm = algorithms.build(config, spec, seed=config.run.seed or 0)
+    algorithm = build_algorithm(config, spec, seed=config.run.seed or 0)
     seen = atomic_folders.numbered(folder.checkpoints)
     newest = folder.newest()
     progress = snapshot.restore(newest, algorithm.parts)

@@ -6,8 +6,12 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from soulsai import algorithms
-from soulsai.config.schema import DQN, PPO, SAC, AlgorithmSettings, Config, RunSettings
+from soulsai.algorithms.base import Algorithm
+from soulsai.algorithms.dqn.settings import DQNSettings
+from soulsai.algorithms.ppo.settings import PPOSettings
+from soulsai.algorithms.sac.settings import SACSettings
+from soulsai.config.schema import AlgorithmSettings, Config, RunSettings
+from soulsai.training_node.start import build_algorithm
 from soulsai.types import MASK, ActionSpec, Array, Fragment, Leaf, Spec, zeros
 
 MASKED = {
@@ -21,8 +25,10 @@ FOUR = ActionSpec("discrete", (), (4,))
 TWO_AND_TWO = ActionSpec("multidiscrete", (2,), (2, 2))
 BOX = ActionSpec("box", (2,), (), (-1.0, -2.0), (1.0, 2.0))
 
-Q = DQN(hidden=(16,), quantiles=4, learning_starts=40, batch_size=8, capacity=150, replay_ratio=0.2)
-ON = PPO(
+Q = DQNSettings(
+    hidden=(16,), quantiles=4, learning_starts=40, batch_size=8, capacity=150, replay_ratio=0.2
+)
+ON = PPOSettings(
     hidden=(8,),
     batch_steps=24,
     minibatch=8,
@@ -31,7 +37,7 @@ ON = PPO(
     eval_fraction=0.0,
     normalize_obs=True,
 )
-SOFT = SAC(
+SOFT = SACSettings(
     hidden=(8,),
     quantiles=4,
     drop=1,
@@ -86,8 +92,8 @@ CASES = {
 }
 
 
-def make(case: Case, seed: int = 0) -> algorithms.Algorithm:
-    return algorithms.build(case.config, case.spec, seed=seed)
+def make(case: Case, seed: int = 0) -> Algorithm:
+    return build_algorithm(case.config, case.spec, seed=seed)
 
 
 def stream(case: Case, steps: int, seed: int = 0) -> list[list[Fragment]]:

@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from soulsai import algorithms
+from soulsai.algorithms import build
+from soulsai.algorithms.build import GROUP
 from soulsai.algorithms.ppo import learner as ppo
+from soulsai.algorithms.registry import BUILT_IN
 from soulsai.config.schema import AlgorithmSettings, Config, RunSettings, TrainingSettings
 from soulsai.errors import ConfigError
-from soulsai.types import zeros
+from soulsai.training_node.start import build_algorithm
+from soulsai.types import ActionSpec, Spec, zeros
 from tests.contract.algorithm_cases import CASES, make, stream
 
 
@@ -49,7 +52,7 @@ def run(algorithm, groups):
 
 
 def test_every_algorithm_has_a_case():
-    assert {case.config.algorithm.name for case in CASES.values()} == set(algorithms.ALGORITHMS)
+    assert {case.config.algorithm.name for case in CASES.values()} == set(BUILT_IN)
 
 
 @pytest.mark.parametrize("saved_after", [0, 1, 40, 117])
@@ -132,19 +135,36 @@ def test_its_policy_says_what_it_reads_and_returns(case):
 def test_an_unknown_algorithm_is_refused_with_the_known_ones():
     config = Config(algorithm=AlgorithmSettings(name="dqm"))
     with pytest.raises(ConfigError, match=r"no 'dqm'; choose one of .*dqn"):
-        algorithms.build(config, CASES["dqn"].spec, seed=0)
+        build_algorithm(config, CASES["dqn"].spec, seed=0)
 
 
 def test_our_own_algorithms_take_their_settings_from_their_section():
     config = Config(algorithm=AlgorithmSettings(name="dqn", options={"lr": 1.0}))
     with pytest.raises(ConfigError, match="section 'dqn'"):
-        algorithms.build(config, CASES["dqn"].spec, seed=0)
+        build_algorithm(config, CASES["dqn"].spec, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "action", "words"),
+    [
+        ("dqn", ActionSpec("box", (1,), low=(0.0,), high=(1.0,)), "discrete.*choose ppo or sac"),
+        ("dqn", ActionSpec("multidiscrete", (2,), (3, 2)), "choose ppo$"),
+        ("sac", ActionSpec("discrete", (), (3,)), "box.*choose dqn or ppo"),
+        ("sac", ActionSpec("multidiscrete", (2,), (3, 2)), "choose ppo$"),
+    ],
+)
+def test_actions_that_an_algorithm_cannot_learn_are_refused_with_those_that_can(
+    name, action, words
+):
+    config, spec = Config(algorithm=AlgorithmSettings(name)), Spec(CASES["dqn"].spec.obs, action)
+    with pytest.raises(ConfigError, match=words):
+        build_algorithm(config, spec, seed=0)
 
 
 def test_a_device_that_is_not_there_is_refused():
     config = Config(training=TrainingSettings(device="warp"))
     with pytest.raises(ConfigError, match=r"training\.device: 'warp'"):
-        algorithms.build(config, CASES["dqn"].spec, seed=0)
+        build_algorithm(config, CASES["dqn"].spec, seed=0)
 
 
 class Foreign:
@@ -159,8 +179,8 @@ class Foreign:
 
 @pytest.fixture
 def installed(monkeypatch):
-    entry = EntryPoint("foreign", f"{__name__}:Foreign", algorithms.GROUP)
-    monkeypatch.setattr(algorithms, "entry_points", lambda *, group: EntryPoints([entry]))
+    entry = EntryPoint("foreign", f"{__name__}:Foreign", GROUP)
+    monkeypatch.setattr(build, "entry_points", lambda *, group: EntryPoints([entry]))
 
 
 @pytest.mark.usefixtures("installed")
@@ -168,7 +188,7 @@ def test_other_packages_add_algorithms_by_entry_point():
     config = Config(
         algorithm=AlgorithmSettings("foreign", {"lr": 0.5}), run=RunSettings(max_env_steps=7)
     )
-    built = algorithms.build(config, CASES["dqn"].spec, seed=3)
+    built = build_algorithm(config, CASES["dqn"].spec, seed=3)
     assert built.settings == (0.5, 3, 7, False)
 
 
@@ -176,4 +196,4 @@ def test_other_packages_add_algorithms_by_entry_point():
 def test_their_options_are_checked_too():
     config = Config(algorithm=AlgorithmSettings("foreign", {"lrr": 0.5}))
     with pytest.raises(ConfigError, match=r"algorithm\.options: .*lrr"):
-        algorithms.build(config, CASES["dqn"].spec, seed=3)
+        build_algorithm(config, CASES["dqn"].spec, seed=3)

@@ -5,7 +5,15 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "matplotlib", "onnx", "onnxscript", "fastapi", "pydantic", "soulsai.algorithms")
+HEAVY = (
+    "torch",
+    "matplotlib",
+    "onnx",
+    "onnxscript",
+    "fastapi",
+    "pydantic",
+    "soulsai.algorithms.base",
+)
 
 
 def test_arrows_point_down():

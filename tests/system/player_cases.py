@@ -5,8 +5,8 @@ import time
 import msgspec
 import numpy as np
 
+from soulsai.algorithms.dqn.settings import DQNSettings
 from soulsai.config.schema import (
-    DQN,
     CheckpointSettings,
     Config,
     EnvironmentSettings,
@@ -37,7 +37,7 @@ def settings_of(server, folder):
         redis=RedisSettings(url=server.url, secrets=str(server.secrets)),
         environment=EnvironmentSettings(id="CartPole-v1"),
         checkpoint=CheckpointSettings(every=40),
-        dqn=DQN(
+        dqn=DQNSettings(
             hidden=(16,),
             learning_starts=64,
             batch_size=16,

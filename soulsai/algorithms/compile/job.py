@@ -6,16 +6,16 @@ The folder holds ``job.json``; the packages are put beside it.
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
 from msgspec import Struct
 
 from soulsai import process
-from soulsai.algorithms import build
+from soulsai.algorithms.build import build
 from soulsai.algorithms.compile.dense import trace_products
 from soulsai.algorithms.compile.form import Compilable, NotCompilable, compile_form
-from soulsai.config.schema import Config
 from soulsai.errors import SoulsAIError
 from soulsai.types import Spec
 
@@ -26,17 +26,20 @@ NICE = 10  # learning and clients come first
 class Job(Struct, frozen=True):
     """Whose updates are to be compiled."""
 
-    config: Config
+    algorithm: str
+    settings: dict[str, Any]
     spec: Spec
+    device: str = "cpu"
+    threads: int = 1
 
 
 def run(folder: Path) -> None:
     """Compile all forms of the algorithm that ``job.json`` describes."""
     job = msgspec.json.decode((folder / JOB).read_bytes(), type=Job)
-    torch.set_num_threads(job.config.training.threads)
-    algorithm = build(job.config, job.spec, seed=0)
+    torch.set_num_threads(job.threads)
+    algorithm = build(job.algorithm, job.settings, job.spec, seed=0, device=job.device)
     if not isinstance(algorithm, Compilable):
-        raise NotCompilable(f"{job.config.algorithm.name} has no compiled form")
+        raise NotCompilable(f"{job.algorithm} has no compiled form")
     trace_products()
     for name, form in algorithm.forms().items():
         compile_form(form, folder / f"{name}{SUFFIX}")

@@ -17,14 +17,13 @@ from soulsai.algorithms.compile.flat import FlatAdam, Gradient, flatten
 from soulsai.algorithms.compile.form import Form, Package, examples
 from soulsai.algorithms.dqn import compiled
 from soulsai.algorithms.dqn.network import QPolicy
+from soulsai.algorithms.dqn.settings import DQNSettings
 from soulsai.algorithms.dqn.update import Learner, Luck, Report, Rules, update
 from soulsai.algorithms.horizon import Horizon
 from soulsai.algorithms.quantiles import quantile_huber_loss
 from soulsai.algorithms.replay_learner import Experience, tensors
 from soulsai.algorithms.skips import Skips
 from soulsai.algorithms.vision import spectral_convolutions
-from soulsai.config.schema import DQN as DQNConfig
-from soulsai.errors import ConfigError
 from soulsai.types import Fragment, Metrics, Spec, zeros
 
 METRICS_EVERY = 16  # updates; reading numbers out of torch costs time
@@ -33,12 +32,11 @@ METRICS_EVERY = 16  # updates; reading numbers out of torch costs time
 class DQN:
     """Learns the values of discrete actions from experience of any age."""
 
-    Config = DQNConfig
+    Config = DQNSettings
 
     def __init__(
-        self, config: DQNConfig, spec: Spec, *, seed: int, steps: int, realtime: bool
+        self, config: DQNSettings, spec: Spec, *, seed: int, steps: int, realtime: bool
     ) -> None:
-        check(spec)
         weights_seed, replay_seed, luck_seed = np.random.SeedSequence(seed).spawn(3)
         self.config = config
         with torch.random.fork_rng(devices=[]):
@@ -150,16 +148,7 @@ class DQN:
             self.luck.set_state(state_dict["luck"].cpu())
 
 
-def check(spec: Spec) -> None:
-    """Raise ``ConfigError`` if actions are not choices of one among several."""
-    if spec.action.kind != "discrete":
-        raise ConfigError(
-            f"algorithm.name: dqn needs discrete actions, not {spec.action.kind!r};"
-            f" choose {'sac or ppo' if spec.action.kind == 'box' else 'ppo'}"
-        )
-
-
-def _rules(config: DQNConfig) -> Rules:
+def _rules(config: DQNSettings) -> Rules:
     return Rules(
         double=config.double,
         reward_scale=config.reward_scale,
@@ -171,6 +160,6 @@ def _rules(config: DQNConfig) -> Rules:
     )
 
 
-def _horizon(config: DQNConfig) -> Horizon:
+def _horizon(config: DQNSettings) -> Horizon:
     first = config.n_step_first, config.gamma_first
     return Horizon(config.n_step, config.gamma, *first, config.anneal_steps)

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from soulsai.algorithms.base import Policy, Tensors
 from soulsai.algorithms.dqn.sampled import SampledHead
+from soulsai.algorithms.dqn.settings import DQNSettings
 from soulsai.algorithms.networks import Encoder, Observation, QuantileHead
 from soulsai.algorithms.quantiles import expected
-from soulsai.config.schema import DQN
 from soulsai.errors import ConfigError
 from soulsai.types import Head, Leaf, Spec
 
@@ -30,7 +30,7 @@ NONE = Chance()
 class QPolicy(Policy):
     """Values of all actions; the head picks the best, or a random one."""
 
-    def __init__(self, config: DQN, spec: Spec) -> None:
+    def __init__(self, config: DQNSettings, spec: Spec) -> None:
         noisy = (NOISE,) if config.noisy else ()
         explores = config.epsilon_base, config.epsilon_alpha, config.eval_fraction
         super().__init__(Head("epsilon_greedy", *explores, noise=noisy), spec, outputs=("q",))

@@ -1,11 +1,11 @@
-"""What PPO does where its settings leave it open: as suits the environment's actions."""
+"""What PPOSettings does where its settings leave it open: as suits the environment's actions."""
 
 from typing import Any
 
 from msgspec import Struct
 
 from soulsai.algorithms.ppo.batches import Pace
-from soulsai.config.schema import PPO
+from soulsai.algorithms.ppo.settings import PPOSettings
 from soulsai.errors import ConfigError
 
 
@@ -21,7 +21,7 @@ class Choices(Struct, frozen=True):
     pace: Pace
 
 
-def choose(config: PPO, *, is_box: bool, realtime: bool) -> Choices:
+def choose(config: PPOSettings, *, is_box: bool, realtime: bool) -> Choices:
     """Return the settings that are left open, as suits the actions."""
 
     def given(value: Any, discrete: Any, box: Any) -> Any:

@@ -29,8 +29,8 @@ from soulsai.algorithms.ppo.objective import explained, standardized, surrogate
 from soulsai.algorithms.ppo.recurrent import Recurrent, RecurrentActor
 from soulsai.algorithms.ppo.reward_scale import RewardScale
 from soulsai.algorithms.ppo.rollouts import Rollout, balance, lay_out
+from soulsai.algorithms.ppo.settings import PPOSettings
 from soulsai.algorithms.skips import Skips
-from soulsai.config.schema import PPO as PPOConfig
 from soulsai.errors import ConfigError
 from soulsai.types import MASK, Array, Fragment, Leaf, Metrics, Spec
 
@@ -57,11 +57,11 @@ class Update(Struct):
 class PPO:
     """Learns to act from experience that is a few iterations old at most."""
 
-    Config = PPOConfig
+    Config = PPOSettings
 
     def __init__(
         self,
-        config: PPOConfig,
+        config: PPOSettings,
         spec: Spec,
         *,
         seed: int,
@@ -323,7 +323,7 @@ class PPO:
         self._grant()
 
 
-def build(config: PPOConfig, spec: Spec, *, normalize: bool) -> Network:
+def build(config: PPOSettings, spec: Spec, *, normalize: bool) -> Network:
     """Make actor and critic, with a memory if one is asked for."""
     if not config.hidden:
         raise ConfigError("ppo.hidden: wanted the widths of one layer or more, found none")

@@ -24,6 +24,7 @@ from soulsai.algorithms.networks import Encoder, Observation
 from soulsai.algorithms.replay_learner import Experience, leaves, tensors
 from soulsai.algorithms.sac import compiled
 from soulsai.algorithms.sac.critics import Critics
+from soulsai.algorithms.sac.settings import SACSettings
 from soulsai.algorithms.sac.update import (
     ActorReport,
     CriticReport,
@@ -34,7 +35,6 @@ from soulsai.algorithms.sac.update import (
     wanting,
 )
 from soulsai.algorithms.skips import Skips
-from soulsai.config.schema import SAC as SACConfig
 from soulsai.errors import ConfigError
 from soulsai.types import Fragment, Head, Metrics, Spec, zeros
 
@@ -45,7 +45,7 @@ METRICS_EVERY = 16  # updates; reading numbers out of torch costs time
 class Actor(Policy):
     """The normal law that actions are drawn from, before tanh squashes them into -1..1."""
 
-    def __init__(self, config: SACConfig, spec: Spec) -> None:
+    def __init__(self, config: SACSettings, spec: Spec) -> None:
         head = Head("squashed", eval_fraction=config.eval_fraction)
         super().__init__(head, spec, outputs=("mean", "log_std"))
         self.shape = spec.action.shape
@@ -81,12 +81,13 @@ class Temperature(nn.Module):
 class SAC:
     """Learns continuous actions from experience of any age."""
 
-    Config = SACConfig
+    Config = SACSettings
 
     def __init__(
-        self, config: SACConfig, spec: Spec, *, seed: int, steps: int, realtime: bool
+        self, config: SACSettings, spec: Spec, *, seed: int, steps: int, realtime: bool
     ) -> None:
-        check(spec)
+        if not np.isfinite((*spec.action.low, *spec.action.high)).all():
+            raise ConfigError("algorithm.name: sac needs actions with finite bounds; choose ppo")
         keep_freed_memory()
         weights_seed, replay_seed, noise_seed = np.random.SeedSequence(seed).spawn(3)
         self.config = config
@@ -237,22 +238,10 @@ class SAC:
         self.skips.begin_again(int(state_dict["skipped"]))
 
 
-def _rules(config: SACConfig, spec: Spec) -> Rules:
+def _rules(config: SACSettings, spec: Spec) -> Rules:
     return Rules(
         drop=config.drop,
         reward_scale=config.reward_scale,
         target_ema=config.target_ema,
         target_entropy=config.entropy_per_dim * prod(spec.action.shape),
     )
-
-
-def check(spec: Spec) -> None:
-    """Raise ``ConfigError`` if the actions are not numbers between finite bounds."""
-    action = spec.action
-    if action.kind != "box":
-        raise ConfigError(
-            f"algorithm.name: sac needs box actions, not {action.kind!r};"
-            f" choose {'dqn or ppo' if action.kind == 'discrete' else 'ppo'}"
-        )
-    if not np.isfinite((*action.low, *action.high)).all():
-        raise ConfigError("algorithm.name: sac needs actions with finite bounds; choose ppo")

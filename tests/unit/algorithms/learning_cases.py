@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from soulsai.config.schema import DQN as DQNConfig
+from soulsai.algorithms.dqn.settings import DQNSettings
 from soulsai.types import MASK, ActionSpec, Array, Fragment, Leaf, Spec
 
 ACTIONS = 3
@@ -16,10 +16,10 @@ def spec(*, masked: bool = False) -> Spec:
     return Spec({"obs": Leaf((2,), "<f4"), **mask}, ActionSpec("discrete", (), (ACTIONS,)))
 
 
-def settings(**changes) -> DQNConfig:
+def settings(**changes) -> DQNSettings:
     """A learner small and eager enough for tests."""
     small = {"hidden": (16,), "quantiles": 4, "learning_starts": 32, "batch_size": 16}
-    return DQNConfig(**{**small, "capacity": 500, "slack_steps": 64, **changes})
+    return DQNSettings(**{**small, "capacity": 500, "slack_steps": 64, **changes})
 
 
 def episode(

@@ -9,7 +9,7 @@ from soulsai.algorithms.compile.flat import FlatAdam, Moments, adam, correction
 from soulsai.algorithms.compile.form import Compilable, Form, NotCompilable, compare
 from soulsai.algorithms.dqn.learner import DQN
 from soulsai.algorithms.sac.learner import SAC
-from soulsai.config.schema import SAC as SACConfig
+from soulsai.algorithms.sac.settings import SACSettings
 from soulsai.types import ActionSpec, Leaf, Spec
 from tests.unit.algorithms.learning_cases import endless, episode, settings, spec
 
@@ -22,7 +22,7 @@ def dqn(**changes):
 
 def sac(**changes):
     small = {"hidden": (16, 16), "quantiles": 5, "learning_starts": 32, "batch_size": 16}
-    config = SACConfig(**{**small, "capacity": 500, "slack_steps": 64, **changes})
+    config = SACSettings(**{**small, "capacity": 500, "slack_steps": 64, **changes})
     box = Spec({"obs": Leaf((2,), "<f4")}, ActionSpec("box", (2,), (), (-1.0,) * 2, (1.0,) * 2))
     return SAC(config, box, seed=3, steps=1000, realtime=False)
 

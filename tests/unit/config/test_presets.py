@@ -5,8 +5,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from soulsai.algorithms import build
 from soulsai.config import schema
+from soulsai.training_node.start import build_algorithm
 from soulsai.types import ActionSpec, Leaf, Spec
 
 PRESETS = Path(__file__).parents[3] / "examples" / "presets"
@@ -26,6 +26,6 @@ def test_every_preset_is_tried():
 def test_a_preset_can_be_built(name):
     settings = schema.load(PRESETS / f"{name}.yaml", {}, ["dqn.capacity=256", "sac.capacity=256"])
     assert settings != schema.Config()
-    algorithm = build(settings, SPECS[name], seed=0)
+    algorithm = build_algorithm(settings, SPECS[name], seed=0)
     said = msgspec.structs.asdict(settings)[settings.algorithm.name]
     assert algorithm.policy.warmup == said.learning_starts

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from soulsai.algorithms.dqn.settings import DQNSettings
 from soulsai.config.schema import (
-    DQN,
     AlgorithmSettings,
     Config,
     EnvironmentSettings,
@@ -71,7 +71,7 @@ def test_each_layer_overrides_single_entries_of_those_before(tmp_path) -> None:
     environ = {"SOULSAI__DQN__CAPACITY": "7", "SOULSAI__DQN__SLACK_STEPS": "3"}
     dqn = load(tmp_path, environ, ["dqn.slack_steps=5", "dqn.slack_steps=4"]).dqn
     assert (dqn.n_step, dqn.batch_size, dqn.capacity, dqn.slack_steps) == (1, 2, 7, 4)
-    assert dqn.gamma == DQN().gamma
+    assert dqn.gamma == DQNSettings().gamma
 
 
 def test_a_named_file_takes_the_place_of_config_yaml(tmp_path) -> None:
@@ -170,6 +170,8 @@ def test_a_misspelt_variable_is_an_error(tmp_path) -> None:
     ("override", "path"),
     [
         ("dqn.batch_size=200000", "dqn.capacity"),
+        ("sac.batch_size=400000", "sac.capacity"),
+        ("sac.drop=25", "sac.drop"),
         ("redis.url=http://there", "redis.url"),
         ("redis.url=redis://:xyzzy@there", "redis.url"),
         ("redis.url=redis://[", "redis.url"),
@@ -206,7 +208,7 @@ def test_a_missing_file_or_folder_is_named(tmp_path) -> None:
 
 
 def test_the_json_of_a_run_loads_as_settings(tmp_path) -> None:
-    config = Config(dqn=DQN(lr=1e-5), environment=EnvironmentSettings(kwargs={"a": None}))
+    config = Config(dqn=DQNSettings(lr=1e-5), environment=EnvironmentSettings(kwargs={"a": None}))
     assert load(written(tmp_path, "config.json", to_json(config)), {}, []) == config
     assert "config.json" in complaint(written(tmp_path, "config.json", "[1]"))
 
@@ -231,7 +233,7 @@ configs = st.builds(
         ),
     ),
     dqn=st.builds(
-        DQN,
+        DQNSettings,
         lr=st.floats(1e-300, 1e300),
         hidden=st.lists(st.integers(1, 10**6)).map(tuple),
         double=st.booleans(),

@@ -7,15 +7,15 @@ import tempfile
 import msgspec
 import pytest
 
-from soulsai.algorithms import build
 from soulsai.algorithms.ppo.learner import PPO
-from soulsai.config.schema import PPO as PPOConfig
+from soulsai.algorithms.ppo.settings import PPOSettings
 from soulsai.config.schema import AlgorithmSettings, Config, RunSettings, TrainingSettings
 from soulsai.errors import ConfigError
 from soulsai.training_node import compiling
 from soulsai.training_node.compiling import Compiling, Work, obstacle, reason
 from soulsai.training_node.measures import Measures
 from soulsai.training_node.saving.snapshot import Progress
+from soulsai.training_node.start import build_algorithm
 from tests.unit.algorithms.learning_cases import settings, spec
 from tests.unit.algorithms.test_compiled import dqn, learnt, sac
 
@@ -42,7 +42,7 @@ def config(wanted="auto", steps=0):
 
 def test_what_is_in_the_way(monkeypatch):
     algorithm = dqn()
-    ppo = PPO(PPOConfig(), spec(), seed=0, steps=0, realtime=False)
+    ppo = PPO(PPOSettings(), spec(), seed=0, steps=0, realtime=False)
     monkeypatch.setenv("CXX", sys.executable)
     assert obstacle(config(), algorithm) == ""
     assert "never" in obstacle(config("never"), algorithm)
@@ -113,7 +113,7 @@ def test_a_compiler_is_run_and_leaves_nothing_behind(tmp_path, monkeypatch, capl
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     caplog.set_level(logging.INFO, LOG)
     wanted = msgspec.structs.replace(config("always"), dqn=settings())
-    algorithm = build(wanted, spec(masked=True), seed=0)
+    algorithm = build_algorithm(wanted, spec(masked=True), seed=0)
     eager = algorithm.step
     one, measures = compiler(algorithm, wanted)
     for _ in range(2):

@@ -15,7 +15,7 @@ from torch import nn
 
 from soulsai.algorithms.base import Policy
 from soulsai.algorithms.dqn.network import QPolicy
-from soulsai.config.schema import DQN
+from soulsai.algorithms.dqn.settings import DQNSettings
 from soulsai.errors import SoulsAIError
 from soulsai.training_node import onnx_export
 from soulsai.types import ActionSpec, EnvironmentOffer, Head, Leaf, PolicyCard, Program, Spec
@@ -86,7 +86,7 @@ class Folded(Plain):
 
 
 def q(spec, **settings):
-    return lambda: QPolicy(DQN(hidden=(32, 32), **settings), spec)
+    return lambda: QPolicy(DQNSettings(hidden=(32, 32), **settings), spec)
 
 
 NETWORKS = {

@@ -10,7 +10,6 @@ from soulsai.algorithms.dqn.learner import DQN
 from soulsai.algorithms.dqn.update import best_action, rescaled, td_target
 from soulsai.algorithms.quantiles import expected, quantile_huber_loss, quantile_huber_slope
 from soulsai.algorithms.vision import spectral_convolutions
-from soulsai.errors import ConfigError
 from soulsai.types import MASK, ActionSpec, Head, Leaf, Spec
 from tests.unit.algorithms.learning_cases import ACTIONS, endless, episode, settings, spec, stream
 
@@ -277,12 +276,6 @@ def test_many_kinds_of_leaves_go_through():
     }
     whole = msgspec.structs.replace(episode(80), obs=obs)
     assert run(algorithm, [whole], 2)[-1]["replay_size"] == 80
-
-
-def test_box_actions_are_refused_in_one_line():
-    box = Spec({"obs": Leaf((2,), "<f4")}, ActionSpec("box", (1,), low=(0.0,), high=(1.0,)))
-    with pytest.raises(ConfigError, match="discrete"):
-        DQN(settings(), box, seed=0, steps=0, realtime=False)
 
 
 def test_building_one_does_not_touch_the_global_generator():

@@ -8,7 +8,7 @@ import torch
 
 from soulsai import heads
 from soulsai.algorithms.ppo.learner import PPO
-from soulsai.config.schema import PPO as PPOConfig
+from soulsai.algorithms.ppo.settings import PPOSettings
 from soulsai.types import MASK, ActionSpec, Array, Fragment, Leaf, Spec
 
 ACTIONS = 3
@@ -20,10 +20,10 @@ def spec(action: ActionSpec = DISCRETE, *, width: int = 2, masked: bool = False)
     return Spec({"obs": Leaf((width,), "<f4"), **mask}, action)
 
 
-def settings(**changes) -> PPOConfig:
+def settings(**changes) -> PPOSettings:
     """A learner small enough for tests."""
     small = {"hidden": (8,), "batch_steps": 64, "minibatch": 16, "epochs": 2, "lr": 1e-2}
-    return PPOConfig(**{**small, "deadline": 1e6, "eval_fraction": 0.0, **changes})
+    return PPOSettings(**{**small, "deadline": 1e6, "eval_fraction": 0.0, **changes})
 
 
 def ppo(spec: Spec, *, seed=0, steps=0, realtime=False, clock=lambda: 0.0, **changes) -> PPO:

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from soulsai.algorithms import build
 from soulsai.algorithms.ppo.estimates import gae
 from soulsai.algorithms.ppo.learner import PPO
 from soulsai.algorithms.ppo.objective import explained, standardized, surrogate
@@ -16,6 +15,7 @@ from soulsai.config.schema import AlgorithmSettings, Config, RunSettings
 from soulsai.errors import ConfigError
 from soulsai.testing import ToyEnv
 from soulsai.training_node.saving import state_file
+from soulsai.training_node.start import build_algorithm
 from soulsai.types import ActionSpec, Leaf, Spec
 from tests.unit.algorithms.ppo.ppo_cases import DISCRETE, Fleet, cut, fragment, ppo, spec
 
@@ -263,8 +263,8 @@ def test_realtime_clients_never_wait():
 def test_settings_left_open_suit_the_actions():
     torch.set_num_threads(1)
     config = Config(algorithm=AlgorithmSettings("ppo"), run=RunSettings(max_env_steps=10))
-    discrete = build(config, spec(DISCRETE), seed=0)
-    box = build(config, spec(BOX), seed=0)
+    discrete = build_algorithm(config, spec(DISCRETE), seed=0)
+    box = build_algorithm(config, spec(BOX), seed=0)
     assert isinstance(discrete, PPO)
     assert isinstance(box, PPO)
     assert not discrete.network.observation.normalizes

@@ -1,0 +1,85 @@
+"""Make an algorithm by its name, a built-in one or one of another package."""
+
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from pkgutil import resolve_name
+from typing import Any
+
+import msgspec
+import torch
+
+from soulsai.algorithms.base import Algorithm
+from soulsai.algorithms.registry import AlgorithmSections
+from soulsai.algorithms.settings import LearnerSettings
+from soulsai.errors import ConfigError
+from soulsai.types import Spec
+
+GROUP = "soulsai.algorithms"  # the entry points by which other packages add their algorithms
+
+
+def build(
+    name: str,
+    settings: LearnerSettings | Mapping[str, Any],
+    spec: Spec,
+    *,
+    seed: int,
+    steps: int = 0,
+    realtime: bool = False,
+    device: str = "cpu",
+) -> Algorithm:
+    """Make an algorithm.
+
+    Args:
+        name: A built-in algorithm, or an entry point of the group ``GROUP``.
+        settings: Its settings, or a mapping that is converted to its ``Config``.
+        spec: Observations and actions of the environment.
+        seed: The only source of its randomness.
+        steps: Env steps planned for the run; 0 if unknown.
+        realtime: Whether the environment never waits for the learner.
+        device: Torch device of its networks.
+
+    Raises:
+        ConfigError: No such algorithm or device, an option it does not have, or an environment it
+            cannot learn.
+    """
+    kind = _load(name)
+    if isinstance(settings, Mapping):
+        try:
+            settings = msgspec.convert(settings, kind.Config)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"algorithm.options: {error}") from error
+    if isinstance(settings, LearnerSettings) and spec.action.kind not in settings.actions:
+        others = [n for n, each in _built_in().items() if spec.action.kind in each.actions]
+        raise ConfigError(
+            f"algorithm.name: {name} needs {' or '.join(settings.actions)} actions, "
+            f"not {spec.action.kind!r}; choose {' or '.join(others)}"
+        )
+    with _device(device):
+        algorithm: Algorithm = kind(settings, spec, seed=seed, steps=steps, realtime=realtime)
+    return algorithm
+
+
+def _load(name: str) -> Any:
+    """Return the class of an algorithm."""
+    built_in, installed = _built_in(), entry_points(group=GROUP)
+    if name in built_in:
+        return resolve_name(built_in[name].learner)
+    for entry in installed:
+        if entry.name == name:
+            return entry.load()
+    known = ", ".join(sorted({*built_in, *installed.names}))
+    raise ConfigError(f"algorithm.name: no {name!r}; choose one of {known}")
+
+
+def _built_in() -> dict[str, LearnerSettings]:
+    return msgspec.structs.asdict(AlgorithmSections())
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"training.device: {name!r} cannot be used: {reason}") from error
+    return device

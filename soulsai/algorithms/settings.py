@@ -1,0 +1,41 @@
+"""Bases of the settings of algorithms; like every module of settings, free of torch."""
+
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+from msgspec import Struct
+
+from soulsai.types import ActionKind
+
+
+class LearnerSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """The settings of one algorithm, a section of the configuration."""
+
+    learner: ClassVar[str]  # "module:Class" of the algorithm, imported when it is built
+    actions: ClassVar[tuple[ActionKind, ...]]  # kinds of action spaces it can learn
+
+    def problems(self) -> Iterator[str]:
+        """Yield each combination of settings that cannot work, as ``setting: reason``."""
+        yield from ()
+
+
+class ReplaySettings(LearnerSettings, frozen=True, forbid_unknown_fields=True):
+    """The settings that ``replay_learner.Experience`` reads; each algorithm adds the defaults."""
+
+    n_step: int
+    gamma: float
+    batch_size: int
+    replay_ratio: float
+    pace: Literal["hold", "free", "lockstep"]
+    slack_steps: int
+    capacity: int
+    replay_folder: str
+    learning_starts: int
+    prioritized: bool
+    priority_alpha: float
+    priority_beta: float
+
+    def problems(self) -> Iterator[str]:
+        """Yield the capacity, if replay could never hold one batch."""
+        if self.capacity < self.batch_size:
+            yield f"capacity: {self.capacity} transitions, less than one batch ({self.batch_size})"
