@@ -86,8 +86,6 @@ class SAC:
     def __init__(
         self, config: SACSettings, spec: Spec, *, seed: int, steps: int, realtime: bool
     ) -> None:
-        if not np.isfinite((*spec.action.low, *spec.action.high)).all():
-            raise ConfigError("algorithm.name: sac needs actions with finite bounds; choose ppo")
         keep_freed_memory()
         weights_seed, replay_seed, noise_seed = np.random.SeedSequence(seed).spawn(3)
         self.config = config
@@ -239,6 +237,8 @@ class SAC:
 
 
 def _rules(config: SACSettings, spec: Spec) -> Rules:
+    if not np.isfinite((*spec.action.low, *spec.action.high)).all():
+        raise ConfigError("algorithm.name: sac needs actions with finite bounds; choose ppo")
     return Rules(
         drop=config.drop,
         reward_scale=config.reward_scale,
