@@ -33,10 +33,10 @@ from soulsai.types import (
     Weights,
     zeros,
 )
-from soulsai.wire.codec import program_digest
 from soulsai.wire.redis.embedded_server import EmbeddedServer
 from soulsai.wire.redis.roles import connect_client, connect_training
 from soulsai.wire.secrets import server_for
+from soulsai.wire.weights import program_digest
 
 ENVIRONMENT = "LunarLander-v3"
 CLIENT = "bench"

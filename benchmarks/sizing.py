@@ -14,9 +14,9 @@ import psutil
 
 from soulsai.config.schema import RedisSettings
 from soulsai.types import Status
-from soulsai.wire.link import Link
+from soulsai.wire.redis.connection import RedisConnection
 from soulsai.wire.redis.embedded_server import EmbeddedServer
-from soulsai.wire.redis.roles import RedisAccess, connect_operator
+from soulsai.wire.redis.roles import connect_operator
 from soulsai.wire.secrets import server_for
 
 WATCH = 20.0  # seconds
@@ -53,9 +53,7 @@ def measure(clients: int, rate: float) -> str:
         operator = stack.enter_context(
             closing(connect_operator(server_for("operator", redis), "soulsai"))
         )
-        link = stack.enter_context(
-            closing(RedisAccess(server_for("metrics", redis), "sizing").link())
-        )
+        link = stack.enter_context(closing(RedisConnection(server_for("metrics", redis), "sizing")))
         deadline = time.monotonic() + PATIENCE
         while (now := operator.status()) is None or now.updates < 20 or len(now.clients) < clients:
             if time.monotonic() > deadline:
@@ -85,10 +83,10 @@ def steps(before: Status, after: Status) -> int:
     return max(1, after.env_steps - before.env_steps)
 
 
-def traffic(link: Link) -> tuple[int, int]:
+def traffic(link: RedisConnection) -> tuple[int, int]:
     """Return what all clients have sent, and what they got, in bytes."""
     sent = got = 0
-    for line in link.ask("CLIENT", "LIST").decode().splitlines():
+    for line in link.execute("CLIENT", "LIST").decode().splitlines():
         pairs = dict(word.split("=", 1) for word in line.split())
         if pairs["user"] == "client":
             sent += int(pairs["tot-net-in"])
@@ -96,9 +94,11 @@ def traffic(link: Link) -> tuple[int, int]:
     return sent, got
 
 
-def memory_of_redis(link: Link) -> float:
+def memory_of_redis(link: RedisConnection) -> float:
     lines = dict(
-        line.split(":", 1) for line in link.ask("INFO", "memory").decode().split() if ":" in line
+        line.split(":", 1)
+        for line in link.execute("INFO", "memory").decode().split()
+        if ":" in line
     )
     return int(lines["used_memory"]) / 1e6
 

@@ -27,12 +27,13 @@ from soulsai.types import (
     RunSpec,
     zeros,
 )
-from soulsai.wire.codec import decode_entry, encode_message, pack, program_digest
-from soulsai.wire.link import Link
+from soulsai.wire.codec import decode_entry, encode_message, pack
 from soulsai.wire.protocols import ClientWire, Position, TrainingWire
+from soulsai.wire.redis.connection import RedisConnection
 from soulsai.wire.redis.embedded_server import EmbeddedServer
-from soulsai.wire.redis.roles import RedisAccess, connect_client, connect_training
+from soulsai.wire.redis.roles import connect_client, connect_training
 from soulsai.wire.secrets import server_for
+from soulsai.wire.weights import program_digest
 
 ENVIRONMENT = "LunarLander-v3"
 CLIENT = "bench"
@@ -77,14 +78,16 @@ def measure(transitions: int = 300_000) -> Iterator[Figure]:
         training.open(spec, graph, fresh=True)
         player = connect_client(server_for("client", redis), "soulsai", CLIENT)
         player.spec()
-        link = RedisAccess(server_for("metrics", redis), CLIENT).link()
+        link = RedisConnection(server_for("metrics", redis), CLIENT)
         yield _bytes(player, link, messages, spec)
         yield _ingest(player, training, algorithm, messages, spec, transitions)
         for wire in (player, training, link):
             wire.close()
 
 
-def _bytes(player: ClientWire, link: Link, messages: Sequence[Message], spec: RunSpec) -> Figure:
+def _bytes(
+    player: ClientWire, link: RedisConnection, messages: Sequence[Message], spec: RunSpec
+) -> Figure:
     """Count what the server receives when entries are pushed one by one, at its lowest thrift."""
     sent, steps = _entries(messages, _hello(player, spec), len(messages) // PER_ENTRY)
     before = _received(link)
@@ -150,8 +153,8 @@ def _entries(
     return entries, steps
 
 
-def _received(link: Link) -> int:
-    stats = bytes(link.ask("INFO", "stats")).decode()
+def _received(link: RedisConnection) -> int:
+    stats = bytes(link.execute("INFO", "stats")).decode()
     lines = dict(line.split(":", 1) for line in stats.splitlines() if ":" in line)
     return int(lines["total_net_input_bytes"])
 

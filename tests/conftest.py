@@ -4,6 +4,7 @@ import atexit
 import os
 import re
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -44,6 +45,8 @@ def nothing_left_over():
     processes = set(psutil.Process().children(recursive=True))
     threads = set(threading.enumerate())
     yield
+    if memory_server := sys.modules.get("tests.memory_server"):
+        memory_server.close_all()
     deadline = time.monotonic() + LEAVING_SECONDS
     while time.monotonic() < deadline:
         left = _processes() - processes

@@ -164,10 +164,10 @@ def clients(
 @contextmanager
 def _enrolment(settings: Config) -> Iterator["Enrolment"]:
     from soulsai.identity.users import Enrolment
-    from soulsai.wire.redis.roles import RedisAccess
+    from soulsai.wire.redis.connection import RedisConnection
 
     redis = connect.place(settings)
-    link = RedisAccess(server_for("admin", redis), "admin").link()
+    link = RedisConnection(server_for("admin", redis), "admin")
     try:
         yield Enrolment(link, Path(redis.secrets))
     finally:

@@ -21,7 +21,7 @@ from soulsai.config.schema import Config
 from soulsai.errors import AccessDenied, EnvironmentFault, NoRun, WireError
 from soulsai.types import MASK, PROTOCOL, Hello, Program, RunSpec
 from soulsai.wire.protocols import ClientWire, Position
-from soulsai.wire.version import Spoken, check_protocol
+from soulsai.wire.version import ProtocolRange, check_protocol
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class _Life(NamedTuple):
         spec = self._patiently(self.wire.spec)
         if spec is None:
             return ""
-        if warning := check_protocol(Spoken(spec.protocol, spec.oldest_protocol)):
+        if warning := check_protocol(ProtocolRange(spec.protocol, spec.oldest_protocol)):
             log.warning("protocol=%d: %s", PROTOCOL, warning)
         id = check_offer(
             spec.environment,

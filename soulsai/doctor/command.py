@@ -55,7 +55,7 @@ def on_client(
 ) -> Iterator[CheckResult]:
     """Examine all that a client needs."""
     from soulsai.doctor import rights, run
-    from soulsai.wire.redis.roles import RedisAccess
+    from soulsai.wire.redis.connection import RedisConnection
 
     yield machine.software(CLIENT_PACKAGES, "")
     yield machine.disk(Path(tempfile.gettempdir()), "temporary files")
@@ -68,7 +68,7 @@ def on_client(
     unreachable = yield from _road(server)
     if unreachable:
         return
-    link = RedisAccess(server, "doctor").link()
+    link = RedisConnection(server, "doctor")
     try:
         entered = rights.password("client", link)
         yield entered
@@ -116,9 +116,9 @@ def on_server(config: Config) -> Iterator[CheckResult]:
 
 
 def _with_link(config: Config) -> Iterator[CheckResult]:
-    from soulsai.wire.redis.roles import RedisAccess
+    from soulsai.wire.redis.connection import RedisConnection
 
-    link = RedisAccess(server_for("training_node", config.redis), "doctor").link()
+    link = RedisConnection(server_for("training_node", config.redis), "doctor")
     try:
         yield road.clock_skew(link)
         yield road.speed(link)

@@ -1,19 +1,19 @@
 """Whether a password opens what its role needs, and nothing more; nothing is changed by asking."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from soulsai.doctor.findings import CheckResult, failure, ok, warning
 from soulsai.errors import AccessDenied, WireError
-from soulsai.wire.link import Link, Word
 from soulsai.wire.names import Keys, Role
+from soulsai.wire.redis.connection import RedisCommand, RedisConnection
 
-Question = Sequence[Word]
+Question = RedisCommand
 
 
-def password(role: str, link: Link) -> CheckResult:
+def password(role: str, link: RedisConnection) -> CheckResult:
     """Examine whether we get in."""
     try:
-        link.ask("PING")
+        link.execute("PING")
     except AccessDenied as error:
         return failure(f"{role}", str(error), _password_mend(role, str(error)))
     except WireError as error:
@@ -21,7 +21,7 @@ def password(role: str, link: Link) -> CheckResult:
     return ok(f"{role}", "the password is right")
 
 
-def rights(role: Role, link: Link, run: str, client: str = "") -> Iterator[CheckResult]:
+def rights(role: Role, link: RedisConnection, run: str, client: str = "") -> Iterator[CheckResult]:
     """Examine what a role may do: all that it needs, and not what only the server's owner may."""
     check = f"{role} rights"
     try:
@@ -84,9 +84,9 @@ def needed(role: Role, run: str, client: str = "") -> list[Question]:
     return questions[role]
 
 
-def may(link: Link, question: Question) -> bool:
+def may(link: RedisConnection, question: Question) -> bool:
     """Whether the server allows a command, however it answers it."""
-    (reply,) = link.ask_all([question])
+    (reply,) = link.execute_all([question])
     return not isinstance(reply, AccessDenied)
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from soulsai.doctor.findings import CheckResult, failure, ok, warning
 from soulsai.errors import WireError
-from soulsai.wire.link import Link
+from soulsai.wire.redis.connection import RedisConnection
 from soulsai.wire.redis.url import Address, Sentinel, Tcp, Unix, parse, stays_private
 from soulsai.wire.secrets import Server
 
@@ -73,11 +73,11 @@ def certificate(server: Server, now: datetime) -> Iterator[CheckResult]:
         yield ok("certificate", said)
 
 
-def speed(link: Link, clock: Callable[[], float] = time.perf_counter) -> CheckResult:
+def speed(link: RedisConnection, clock: Callable[[], float] = time.perf_counter) -> CheckResult:
     """Measure how long an answer takes, and how much goes there and back per second."""
     try:
-        times = [_timed(lambda: link.ask("PING"), clock) for _ in range(5)]
-        seconds = min(_timed(lambda: link.ask("PING", _PAYLOAD), clock) for _ in range(3))
+        times = [_timed(lambda: link.execute("PING"), clock) for _ in range(5)]
+        seconds = min(_timed(lambda: link.execute("PING", _PAYLOAD), clock) for _ in range(3))
     except WireError as error:
         mend = "the connection breaks under load; look at the network, or try by cable"
         return failure("speed", str(error), mend)
@@ -90,11 +90,11 @@ def speed(link: Link, clock: Callable[[], float] = time.perf_counter) -> CheckRe
     return ok("speed", said)
 
 
-def clock_skew(link: Link, now: Callable[[], float] = time.time) -> CheckResult:
+def clock_skew(link: RedisConnection, now: Callable[[], float] = time.time) -> CheckResult:
     """Compare our clock with the server's."""
     before = now()
     try:
-        seconds, microseconds = link.ask("TIME")
+        seconds, microseconds = link.execute("TIME")
     except WireError as error:
         return warning("clock", f"the server's time is not known: {error}", "renew its users: "
                        "`soulsai secrets init`")  # fmt: skip

@@ -21,7 +21,7 @@ from soulsai.errors import (
 )
 from soulsai.types import MASK, PROTOCOL, RunSpec, zeros
 from soulsai.wire.protocols import ClientWire
-from soulsai.wire.version import Spoken, check_protocol
+from soulsai.wire.version import ProtocolRange, check_protocol
 
 _ACTS = 50  # that are timed
 
@@ -60,7 +60,7 @@ def _published(
         yield failure("run", str(error), "restart the training node, so that it publishes again")
         return
     yield ok("run", f"{spec.run}: {spec.algorithm} on {spec.environment.id}")
-    later = check_protocol(Spoken(spec.protocol, spec.oldest_protocol))
+    later = check_protocol(ProtocolRange(spec.protocol, spec.oldest_protocol))
     if later:
         yield warning("protocol", later, "pip install --upgrade soulsai")
     else:

@@ -7,9 +7,8 @@ from soulsai.config.schema import Config
 from soulsai.doctor.findings import CheckResult, failure, ok, warning
 from soulsai.doctor.rights import password, rights
 from soulsai.errors import WireError
-from soulsai.wire.link import Link
 from soulsai.wire.names import OLDEST_SERVER, Role, parse_version
-from soulsai.wire.redis.roles import RedisAccess
+from soulsai.wire.redis.connection import RedisConnection
 from soulsai.wire.secrets import file_of, server_for
 
 NODES: tuple[Role, ...] = ("training_node", "telemetry_node", "operator", "metrics", "admin")
@@ -23,7 +22,7 @@ def roles(config: Config) -> Iterator[CheckResult]:
     for role in NODES:
         if role != "training_node" and not file_of(Path(config.redis.secrets), role).is_file():
             continue
-        link = RedisAccess(server_for(role, config.redis), "doctor").link()
+        link = RedisConnection(server_for(role, config.redis), "doctor")
         try:
             entered = password(role, link)
             yield entered
@@ -36,10 +35,10 @@ def roles(config: Config) -> Iterator[CheckResult]:
             link.close()
 
 
-def settings(link: Link) -> Iterator[CheckResult]:
+def settings(link: RedisConnection) -> Iterator[CheckResult]:
     """Examine a server's version, and what it does when it is full or ends."""
     try:
-        told = _pairs(link.ask("INFO"))
+        told = _pairs(link.execute("INFO"))
     except WireError as error:
         yield failure("server", str(error), "see what the server's log says")
         return

@@ -9,7 +9,7 @@ from soulsai.config.schema import Config
 from soulsai.identity import users
 from soulsai.identity.users import Enrolment
 from soulsai.wire.invite import to_line
-from soulsai.wire.redis.roles import RedisAccess
+from soulsai.wire.redis.connection import RedisConnection
 from soulsai.wire.secrets import server_for
 
 ADMIN = "admin.secret"
@@ -36,7 +36,7 @@ class PageEnroller:
 
     def _with(self, act: Callable[[Enrolment], Result]) -> Result:
         place = connect.place(self._config)
-        link = RedisAccess(server_for("admin", place), "admin").link()
+        link = RedisConnection(server_for("admin", place), "admin")
         try:
             enrolment = Enrolment(link, Path(place.secrets))
             done = act(enrolment)

@@ -10,7 +10,6 @@ from soulsai.config.schema import RedisSettings, is_loopback
 from soulsai.errors import AccessDenied, ConfigError, SoulsAIError, WireError
 from soulsai.identity import folder as secrets_folder
 from soulsai.wire.invite import Invite
-from soulsai.wire.link import Link
 from soulsai.wire.names import (
     CLIENT_USER,
     Version,
@@ -21,6 +20,7 @@ from soulsai.wire.names import (
     user_name,
     user_rules,
 )
+from soulsai.wire.redis.connection import RedisConnection
 from soulsai.wire.redis.url import Tcp, parse
 from soulsai.wire.secrets import CA, PUBLIC_KEY, read_secret
 
@@ -43,7 +43,7 @@ class Enrolled(Struct, frozen=True):
 class Enrolment:
     """Changes the users of a running server, and keeps the changes where it finds them again."""
 
-    def __init__(self, link: Link, folder: Path) -> None:
+    def __init__(self, link: RedisConnection, folder: Path) -> None:
         """``folder`` holds the secrets of the server, if this is its machine."""
         self._link = link
         self._users = folder / secrets_folder.USERS
@@ -82,7 +82,7 @@ class Enrolment:
     def keep(self) -> bool:
         """Let the server write down its users; return whether they will survive its restart."""
         try:
-            self._link.ask("ACL", "SAVE")
+            self._link.execute("ACL", "SAVE")
         except WireError:
             return self._users.is_file()
         return True
@@ -105,7 +105,7 @@ class Enrolment:
 
     def _ask(self, *words: str) -> list[bytes]:
         try:
-            answer: list[bytes] = self._link.ask(*words)
+            answer: list[bytes] = self._link.execute(*words)
         except AccessDenied as error:
             raise AccessDenied(
                 f"{error}; run this on the server, where admin.secret is "

@@ -19,7 +19,7 @@ from soulsai.types import (
     RunSpec,
     Spec,
 )
-from soulsai.wire.codec import program_digest
+from soulsai.wire.weights import program_digest
 
 
 def toy_run(

@@ -316,6 +316,6 @@ def _try_disk(folder: Path) -> None:
 
 
 def _private_folder() -> AbstractContextManager[Path]:
-    from soulsai.wire.private import PrivateFolder  # not on Windows
+    from soulsai.wire.redis.embedded_server import PrivateFolder  # not on Windows
 
     return PrivateFolder()

@@ -20,8 +20,8 @@ from soulsai.training_node.saving import atomic_folders, run_folder, snapshot
 from soulsai.training_node.saving.run_folder import RunFolder
 from soulsai.training_node.saving.snapshot import Progress
 from soulsai.types import OLDEST_PROTOCOL, PROTOCOL, EnvironmentOffer, Program, RunSpec, Spec
-from soulsai.wire.codec import program_digest
 from soulsai.wire.protocols import TrainingWire
+from soulsai.wire.weights import program_digest
 
 log = logging.getLogger(__name__)
 

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 from soulsai.errors import AccessDenied, Forged, NoRun, Superseded, Unreachable, WireError
 from soulsai.types import Control, Hello, Pointer, Program, RunSpec, Weights
-from soulsai.wire.codec import encode_message, pack
-from soulsai.wire.link import Access, OldId
+from soulsai.wire.codec import decode, encode_message, pack
 from soulsai.wire.names import Keys, checked
 from soulsai.wire.protocols import Position
+from soulsai.wire.redis.connection import OldId, RedisConnection
+from soulsai.wire.redis.subscriber import Subscriber
 from soulsai.wire.signing import Manifest, Signed, Verifier
-from soulsai.wire.structs import decode
-from soulsai.wire.version import Spoken, check_protocol
+from soulsai.wire.version import ProtocolRange, check_protocol
 from soulsai.wire.weights import PIECE_BYTES, decode_weights, digest, weights_bytes
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ class ClientRole:
     """Implements ``ClientWire``; see there for what each method promises."""
 
     def __init__(
-        self, access: Access, run: str, client: str, verifier: Verifier | None = None
+        self, connection: RedisConnection, run: str, client: str, verifier: Verifier | None = None
     ) -> None:
         self._keys = Keys(run)
         self._stream = self._keys.experience(checked("client.name", client))
@@ -34,8 +34,8 @@ class ClientRole:
         self._spec: RunSpec | None = None
         self._pointer: Pointer | None = None  # the last one that was authentic
         self._forged = False
-        self._link = access.link()
-        self._ear = access.ear(self._keys.model, self._keys.control)
+        self._connection = connection
+        self._subscriber = Subscriber(connection, (self._keys.model, self._keys.control))
 
     def __repr__(self) -> str:
         return f"ClientRole({self._client!r} in {self._keys.run!r})"
@@ -46,7 +46,7 @@ class ClientRole:
         if not data:
             raise NoRun(f"no training run is published under the name {self._keys.run!r} yet")
         # Of a spec that is too new for us we may understand no more than this.
-        check_protocol(decode(data, Spoken))
+        check_protocol(decode(data, ProtocolRange))
         try:
             self._check_manifest(data)
         except Forged as error:
@@ -80,10 +80,10 @@ class ClientRole:
         """
         data = pack([encode_message(hello, self._spec or self.spec())])
         try:
-            position = position_of(self._link.ask(*self._add("*", data)))
+            position = position_of(self._connection.execute(*self._add("*", data)))
             if position.seq:
                 position = Position(position.epoch + 1, 0)
-                self._link.ask(*self._add(text_of(position), data))
+                self._connection.execute(*self._add(text_of(position), data))
         except OldId as error:
             # Only the training node can repair that, by deleting the stream.
             raise Unreachable(f"our stream takes no more entries: {error}") from error
@@ -92,7 +92,7 @@ class ClientRole:
     def push(self, entries: Sequence[tuple[Position, bytes]], retry: bool = False) -> None:
         """Append entries in one round trip."""
         commands = [self._add(text_of(position), data) for position, data in entries]
-        for reply in self._link.ask_all(commands) if commands else ():
+        for reply in self._connection.execute_all(commands) if commands else ():
             if isinstance(reply, OldId):
                 if not retry:
                     raise Superseded(
@@ -132,7 +132,7 @@ class ClientRole:
         pieces: list[bytes] = []
         for number in range(-(-pointer.bytes // PIECE_BYTES)):
             key = self._keys.piece(pointer.generation, pointer.version, number)
-            piece: bytes = self._link.ask("GETRANGE", key, 0, PIECE_BYTES - 1)
+            piece: bytes = self._connection.execute("GETRANGE", key, 0, PIECE_BYTES - 1)
             if not piece:
                 raise WireError(f"weights {pointer.generation}-{pointer.version} are gone")
             pieces.append(piece)
@@ -145,7 +145,7 @@ class ClientRole:
         one that was said while we were not connected is not missed.
         """
         controls: list[Control] = []
-        for channel, data in self._ear.listen(timeout):
+        for channel, data in self._subscriber.receive(timeout):
             if channel != self._keys.control:
                 continue
             said = self._fetch(self._keys.control, _SMALL_BYTES) if data is None else data
@@ -163,12 +163,12 @@ class ClientRole:
 
     def wake(self) -> None:
         """End a ``wait`` now, from any thread."""
-        self._ear.wake()
+        self._subscriber.wake()
 
     def close(self) -> None:
         """Let go of the connection."""
-        self._ear.close()
-        self._link.close()
+        self._subscriber.close()
+        self._connection.close()
 
     def _add(self, id: str, data: bytes) -> tuple[str | int | bytes, ...]:
         most = self._spec.stream_entries if self._spec else _STREAM_ENTRIES
@@ -188,7 +188,7 @@ class ClientRole:
         pieces: list[bytes] = []
         size = 0
         while True:
-            piece: bytes = self._link.ask("GETRANGE", key, size, size + PIECE_BYTES - 1)
+            piece: bytes = self._connection.execute("GETRANGE", key, size, size + PIECE_BYTES - 1)
             pieces.append(piece)
             size += len(piece)
             if size > limit:

@@ -9,7 +9,7 @@ stacks of frames that follow one another, each frame travels once.
 
 import struct
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import lz4.block
 import msgspec
@@ -17,25 +17,10 @@ from msgspec import Meta, Struct
 
 from soulsai.errors import ConfigError, Rejected, SoulsAIError, WireError
 from soulsai.types import Episode, Fragment, Heartbeat, Hello, RunSpec
-from soulsai.wire.layout import Column, Layout, padded, plan
+from soulsai.wire.layout import Layout, WireColumn, padded, plan
 from soulsai.wire.protocols import Entry
-from soulsai.wire.structs import decode, encode
-from soulsai.wire.weights import decode_weights, encode_weights, program_digest
 
-__all__ = [
-    "ENTRY_BYTES",
-    "Message",
-    "check_spec",
-    "decode",
-    "decode_entry",
-    "decode_weights",
-    "encode",
-    "encode_message",
-    "encode_weights",
-    "pack",
-    "program_digest",
-]
-
+T = TypeVar("T", bound=Struct)
 Message = Fragment | Episode | Heartbeat | Hello
 
 ENTRY_BYTES = 2_000_000  # of an entry as it travels
@@ -98,6 +83,19 @@ _episodes = msgspec.msgpack.Decoder(_Episode)
 _heartbeats = msgspec.msgpack.Decoder(_Heartbeat)
 _hellos = msgspec.msgpack.Decoder(_Hello)
 _layouts: dict[int, tuple[RunSpec, Layout]] = {}
+
+
+def encode(value: Struct) -> bytes:
+    """Return the bytes of a struct; they depend on its content and the order of its dicts only."""
+    return _encoder.encode(value)
+
+
+def decode(data: bytes, kind: type[T]) -> T:
+    """Return the struct in ``data``; raise ``WireError`` if it is not one of that kind."""
+    try:
+        return msgspec.msgpack.decode(data, type=kind)
+    except Exception as error:  # bad UTF-8 and deep nesting raise what they like
+        raise WireError(f"not a {kind.__name__}: {error}"[:200]) from error
 
 
 def encode_message(message: Message, spec: RunSpec) -> bytes:
@@ -294,7 +292,7 @@ def _encode_fragment(fragment: Fragment, layout: Layout) -> bytes:
     return b"".join(parts)
 
 
-def _append(parts: list[bytes], column: Column, data: bytes) -> None:
+def _append(parts: list[bytes], column: WireColumn, data: bytes) -> None:
     parts.append(data)
     if padding := -column.length % 8:
         parts.append(bytes(padding))

@@ -17,7 +17,7 @@ MAX_LEAF_BYTES = 64 * 2**20
 REWARD = Leaf((), "<f4")
 
 
-class Column(NamedTuple):
+class WireColumn(NamedTuple):
     """One array in a message; ``bits`` marks booleans, eight to a byte.
 
     With ``rolls``, images are the same stack one frame later each, and travel as their frames.
@@ -53,14 +53,14 @@ class Column(NamedTuple):
         return np.packbits(value).tobytes() if self.bits else value.tobytes()
 
 
-class Plan(NamedTuple):
+class FragmentColumns(NamedTuple):
     """All columns of a fragment of one length."""
 
-    obs: tuple[Column, ...]
-    action: Column
-    reward: Column
-    extras: tuple[Column, ...]
-    memory: tuple[Column, ...]
+    obs: tuple[WireColumn, ...]
+    action: WireColumn
+    reward: WireColumn
+    extras: tuple[WireColumn, ...]
+    memory: tuple[WireColumn, ...]
     size: int  # of the body
 
 
@@ -74,9 +74,9 @@ class Layout:
             name: stack for name, leaf in spec.spec.obs.items() if (stack := stack_of(leaf))
         }
         self._spec = spec
-        self._plans: dict[tuple[int, bool], Plan] = {}
+        self._plans: dict[tuple[int, bool], FragmentColumns] = {}
 
-    def plan(self, steps: int, *, rolls: bool) -> Plan:
+    def plan(self, steps: int, *, rolls: bool) -> FragmentColumns:
         """Return the columns of a fragment of ``steps`` steps; raise ``Rejected`` if too many.
 
         With ``rolls``, stacks of frames travel as their frames.
@@ -97,11 +97,11 @@ class Layout:
         )
 
 
-def plan(spec: RunSpec, steps: int, stacks: Mapping[str, FrameStack]) -> Plan:
+def plan(spec: RunSpec, steps: int, stacks: Mapping[str, FrameStack]) -> FragmentColumns:
     """Return the columns of a fragment, one after another; ``stacks`` travel as their frames."""
     end = 0
 
-    def column(name: str, leaf: Leaf, *rows: int, rolls: FrameStack | None = None) -> Column:
+    def column(name: str, leaf: Leaf, *rows: int, rolls: FrameStack | None = None) -> WireColumn:
         nonlocal end
         dtype = dtype_of(name, leaf)
         shape = (*rows, *leaf.shape)
@@ -110,7 +110,7 @@ def plan(spec: RunSpec, steps: int, stacks: Mapping[str, FrameStack]) -> Plan:
         count = int(np.prod(shape, dtype=object))
         bits = dtype == np.bool_
         length = -(-count // 8) if bits else count * dtype.itemsize
-        placed = Column(name, shape, dtype, bits, length, end, rolls)
+        placed = WireColumn(name, shape, dtype, bits, length, end, rolls)
         end += padded(length)
         return placed
 
@@ -122,7 +122,7 @@ def plan(spec: RunSpec, steps: int, stacks: Mapping[str, FrameStack]) -> Plan:
     reward = column("reward", REWARD, steps)
     extras = tuple(column(name, leaf, steps) for name, leaf in spec.extras.items())
     memory = tuple(column(name, leaf) for name, leaf in spec.memory.items())
-    return Plan(obs, action, reward, extras, memory, end)
+    return FragmentColumns(obs, action, reward, extras, memory, end)
 
 
 def dtype_of(name: str, leaf: Leaf) -> np.dtype[np.generic]:

@@ -10,10 +10,10 @@ from soulsai.errors import ConfigError
 
 Role = Literal["client", "training_node", "telemetry_node", "operator", "metrics", "admin"]
 Version = tuple[int, int]  # of a Redis, or of the Redis whose commands a Valkey knows
-Asker = Literal["operator", "telemetry"]
+CommandingRole = Literal["operator", "telemetry"]
 
 ROLES: tuple[Role, ...] = get_args(Role)
-ASKERS: tuple[Asker, ...] = get_args(Asker)
+COMMANDING_ROLES: tuple[CommandingRole, ...] = get_args(CommandingRole)
 
 OLDEST_SERVER: Version = (7, 0)  # before it, rights could not tell reading from writing
 CLIENT_USER = "c-"  # what the users of enrolled clients begin with
@@ -107,11 +107,11 @@ class Keys:
         """Stream: stamped ``Episode`` of all clients."""
         return f"{self.prefix}episodes"
 
-    def commands(self, who: Asker) -> str:
+    def commands(self, who: CommandingRole) -> str:
         """Return the key of one role's commands (stream)."""
         return f"{self.prefix}cmd:{who}"
 
-    def reply(self, who: Asker, id: str) -> str:
+    def reply(self, who: CommandingRole, id: str) -> str:
         """Return the key of the answer to one command (list)."""
         return f"{self.prefix}reply:{who}:{id}"
 

@@ -21,12 +21,11 @@ from soulsai.types import (
     Weights,
 )
 from soulsai.wire.client_role import position_of
-from soulsai.wire.codec import check_spec
-from soulsai.wire.link import Access, raise_first
-from soulsai.wire.names import ASKERS, Asker, Keys, is_name
+from soulsai.wire.codec import check_spec, decode, encode
+from soulsai.wire.names import COMMANDING_ROLES, CommandingRole, Keys, is_name
 from soulsai.wire.protocols import Entry, Position, Request
+from soulsai.wire.redis.connection import RedisConnection, raise_first
 from soulsai.wire.signing import Manifest, Signed, Signer
-from soulsai.wire.structs import decode, encode
 from soulsai.wire.weights import (
     PIECE_BYTES,
     WeightsDtype,
@@ -47,7 +46,7 @@ _ID_END = 2**64  # both numbers of an entry's id are below that
 _READ_ENTRIES = 128  # at most, per client and call
 
 
-class Asked(Struct, frozen=True):
+class CommandEntry(Struct, frozen=True):
     """A command as it lies in its stream; nobody waits for its answer after ``patience``."""
 
     id: Annotated[str, Meta(max_length=64)]
@@ -58,13 +57,12 @@ class Asked(Struct, frozen=True):
 class TrainingRole:
     """Implements ``TrainingWire``; see there for what each method promises.
 
-    ``read`` and ``clients`` have a connection of their own, so that one thread can sleep in them
-    while another publishes.
+    One thread can sleep in ``read`` while another publishes.
     """
 
     def __init__(
         self,
-        access: Access,
+        connection: RedisConnection,
         run: str,
         dtype: WeightsDtype = "float32",
         signer: Signer | None = None,
@@ -72,8 +70,7 @@ class TrainingRole:
         self._keys = Keys(run)
         self._dtype: WeightsDtype = dtype
         self._signer = signer
-        self._reading = access.link()
-        self._link = access.link()
+        self._connection = connection
         self._closed = threading.Event()
         self._program: Program | None = None
         self._run = ""
@@ -90,17 +87,17 @@ class TrainingRole:
         """Publish a run; clients that pause are told to go on, weights of other nodes expire."""
         check_spec(spec)
         if spec.program_sha256 != program_digest(program):
-            raise WireError("spec.program_sha256 is not wire.codec.program_digest(program)")
+            raise WireError("spec.program_sha256 is not wire.weights.program_digest(program)")
         if fresh or not self._holds(spec.run):
             self._remove("exp:*")
             self._remove("model*")
-            self._link.ask("UNLINK", self._keys.episodes, self._keys.status)
-        generation = int(self._link.ask("INCR", self._keys.generation))
+            self._connection.execute("UNLINK", self._keys.episodes, self._keys.status)
+        generation = int(self._connection.execute("INCR", self._keys.generation))
         self._remove("notice:*")
         for key in self._scan("model:*"):
-            self._link.ask("EXPIRE", key, _OLD_VERSION_SECONDS)
+            self._connection.execute("EXPIRE", key, _OLD_VERSION_SECONDS)
         raise_first(
-            self._link.ask_all(
+            self._connection.execute_all(
                 [
                     ("SET", self._keys.program, encode(program)),
                     ("SET", self._keys.manifest, self._signed("manifest", _manifest(spec))),
@@ -114,7 +111,7 @@ class TrainingRole:
 
     def _holds(self, run: str) -> bool:
         """Whether what the server has under our name is of this run."""
-        published = self._link.ask("GET", self._keys.spec)
+        published = self._connection.execute("GET", self._keys.spec)
         try:
             return published is not None and decode(published, RunSpec).run == run
         except WireError:
@@ -122,12 +119,12 @@ class TrainingRole:
 
     def generation(self) -> int:
         """Return the newest generation."""
-        return int(self._link.ask("GET", self._keys.generation) or 0)
+        return int(self._connection.execute("GET", self._keys.generation) or 0)
 
     def clients(self) -> list[str]:
         """Return the names under which streams exist; what is no client's name is left alone."""
         start = len(self._keys.experience(""))
-        names = {key[start:] for key in self._scan("exp:*", reading=True)}
+        names = {key[start:] for key in self._scan("exp:*")}
         return sorted(name for name in names if is_name(name))
 
     def read(self, after: Mapping[str, Position], timeout: float) -> list[Entry]:
@@ -145,7 +142,7 @@ class TrainingRole:
         while True:
             block = min(left, _BLOCK_SECONDS)
             wait = ("BLOCK", max(1, int(block * 1000))) if block > 0 else ()
-            reply = self._reading.ask("XREAD", "COUNT", count, *wait, "STREAMS", *keys, *ids)
+            reply = self._connection.execute("XREAD", "COUNT", count, *wait, "STREAMS", *keys, *ids)
             left -= block
             if reply or left <= 0 or self._closed.is_set():
                 return self._entries(reply or {})
@@ -157,17 +154,17 @@ class TrainingRole:
             for client, position in upto.items()
         ]
         if commands:
-            raise_first(self._link.ask_all(commands))
+            raise_first(self._connection.execute_all(commands))
 
     def forget(self, client: str) -> None:
         """Delete a client's stream."""
-        self._link.ask("UNLINK", self._keys.experience(client))
+        self._connection.execute("UNLINK", self._keys.experience(client))
 
     def discard(self, client: str, after: Position) -> int:
         """Delete all entries of a client's stream, but not the stream; return how many were new."""
         key = self._keys.experience(client)
-        self._reading.ask("XTRIM", key, "MINID", _after(after))
-        return int(self._reading.ask("XTRIM", key, "MAXLEN", 0))
+        self._connection.execute("XTRIM", key, "MINID", _after(after))
+        return int(self._connection.execute("XTRIM", key, "MAXLEN", 0))
 
     def bound(self, clients: Sequence[str], entries: int) -> None:
         """Delete the oldest entries of those streams that have more than so many."""
@@ -175,7 +172,7 @@ class TrainingRole:
             ("XTRIM", self._keys.experience(client), "MAXLEN", entries) for client in clients
         ]
         if commands:
-            raise_first(self._reading.ask_all(commands))
+            raise_first(self._connection.execute_all(commands))
 
     def publish(self, weights: Weights) -> Pointer:
         """Store a version, point to it, then hint at it; raise ``Superseded`` if we are.
@@ -197,13 +194,13 @@ class TrainingRole:
             knobs=weights.knobs,
         )
         keys = self._store(pointer, data)
-        self._link.ask("SET", self._keys.model, self._signed("pointer", pointer))
+        self._connection.execute("SET", self._keys.model, self._signed("pointer", pointer))
         older = [] if self._newest == keys else self._newest
         self._newest = keys
         if older:
             self._old.append((older, len(data)))
         raise_first(
-            self._link.ask_all(
+            self._connection.execute_all(
                 [
                     *(("PERSIST", key) for key in keys),
                     *(("EXPIRE", key, _OLD_VERSION_SECONDS) for key in older),
@@ -221,11 +218,11 @@ class TrainingRole:
             for episode in episodes
         ]
         if commands:
-            raise_first(self._link.ask_all(commands))
+            raise_first(self._connection.execute_all(commands))
 
     def report(self, status: Status) -> None:
         """Store the status for ten seconds."""
-        self._link.ask("SET", self._keys.status, encode(status), "EX", _STATUS_SECONDS)
+        self._connection.execute("SET", self._keys.status, encode(status), "EX", _STATUS_SECONDS)
 
     def requests(self) -> list[Request]:
         """Return new commands, each at most once ever.
@@ -233,23 +230,25 @@ class TrainingRole:
         They are deleted as they are taken, so a restarted node does not repeat them. What was
         asked while no node was there is still done if the asker is still waiting for the answer.
         """
-        keys = [self._keys.commands(who) for who in ASKERS]
-        reply = self._link.ask("XREAD", "COUNT", _COMMANDS, "STREAMS", *keys, *["0-0"] * len(keys))
+        keys = [self._keys.commands(who) for who in COMMANDING_ROLES]
+        reply = self._connection.execute(
+            "XREAD", "COUNT", _COMMANDS, "STREAMS", *keys, *["0-0"] * len(keys)
+        )
         if not reply:
             return []
         streams = {_text(key): items for key, items in reply.items()}
         raise_first(
-            self._link.ask_all(
+            self._connection.execute_all(
                 [
                     ("XTRIM", key, "MINID", _after(position_of(items[-1][0])))
                     for key, items in streams.items()
                 ]
             )
         )
-        seconds, microseconds = self._link.ask("TIME")
+        seconds, microseconds = self._connection.execute("TIME")
         now = int(seconds) + int(microseconds) / 1e6
         requests: list[Request] = []
-        for who in ASKERS:
+        for who in COMMANDING_ROLES:
             for id, fields in streams.get(self._keys.commands(who), ()):
                 request = self._request(who, fields, now - position_of(id).epoch / 1e3)
                 if request is not None:
@@ -258,14 +257,14 @@ class TrainingRole:
 
     def answer(self, request: Request, answer: Answer) -> None:
         """Say what became of a command; the answer is kept for a minute."""
-        who: Asker = "telemetry" if request.who == "telemetry" else "operator"
+        who: CommandingRole = "telemetry" if request.who == "telemetry" else "operator"
         self._reply(who, request.id, answer)
 
     def tell(self, control: Control) -> None:
         """Tell all clients, also those that connect later."""
         data = self._control = encode(control)
         raise_first(
-            self._link.ask_all(
+            self._connection.execute_all(
                 [("SET", self._keys.control, data), ("PUBLISH", self._keys.control, data)]
             )
         )
@@ -275,17 +274,16 @@ class TrainingRole:
         key = self._keys.notice(client)
         change = ("SET", key, notice.encode()) if notice else ("UNLINK", key)
         wake = ("PUBLISH", self._keys.control, self._control)
-        raise_first(self._link.ask_all([change, wake]))
+        raise_first(self._connection.execute_all([change, wake]))
 
     def announce(self, event: Event) -> None:
         """Tell all who watch."""
-        self._link.ask("PUBLISH", self._keys.event, encode(event))
+        self._connection.execute("PUBLISH", self._keys.event, encode(event))
 
     def close(self) -> None:
         """Let go of both connections; a ``read`` that sleeps ends."""
         self._closed.set()
-        self._reading.close()
-        self._link.close()
+        self._connection.close()
 
     def _entries(self, reply: Mapping[bytes, Any]) -> list[Entry]:
         start = len(self._keys.experience(""))
@@ -311,7 +309,7 @@ class TrainingRole:
         for number in range(-(-len(data) // PIECE_BYTES)):
             key = self._keys.piece(pointer.generation, pointer.version, number)
             piece = data[number * PIECE_BYTES : (number + 1) * PIECE_BYTES]
-            self._link.ask("SET", key, piece, "EX", _OLD_VERSION_SECONDS)
+            self._connection.execute("SET", key, piece, "EX", _OLD_VERSION_SECONDS)
             keys.append(key)
         return keys
 
@@ -324,11 +322,11 @@ class TrainingRole:
         while len(self._old) > 1 and total > _OLD_VERSIONS_BYTES:
             keys, size = self._old.popleft()
             total -= size
-            self._link.ask("UNLINK", *keys)
+            self._connection.execute("UNLINK", *keys)
 
-    def _request(self, who: Asker, fields: Sequence[bytes], age: float) -> Request | None:
+    def _request(self, who: CommandingRole, fields: Sequence[bytes], age: float) -> Request | None:
         try:
-            asked = decode(fields[1], Asked)
+            asked = decode(fields[1], CommandEntry)
         except WireError as error:
             self._reply(who, _id_in(fields), Answer(False, f"not a command: {error}"))
             return None
@@ -336,25 +334,24 @@ class TrainingRole:
             return None
         return Request(who, asked.id, asked.command)
 
-    def _reply(self, who: Asker, id: str, answer: Answer) -> None:
+    def _reply(self, who: CommandingRole, id: str, answer: Answer) -> None:
         if not is_name(id):
             return
         key = self._keys.reply(who, id)
         try:
             raise_first(
-                self._link.ask_all(
+                self._connection.execute_all(
                     [("RPUSH", key, encode(answer)), ("EXPIRE", key, _REPLY_SECONDS)]
                 )
             )
         except ServerFull:
             return  # the command is done all the same; its asker learns that no answer came
 
-    def _scan(self, pattern: str, reading: bool = False) -> set[str]:
-        link = self._reading if reading else self._link
+    def _scan(self, pattern: str) -> set[str]:
         found: set[str] = set()
         cursor: Any = 0
         while True:
-            cursor, keys = link.ask(
+            cursor, keys = self._connection.execute(
                 "SCAN", cursor, "MATCH", self._keys.prefix + pattern, "COUNT", 1000
             )
             found.update(_text(key) for key in keys)
@@ -364,7 +361,7 @@ class TrainingRole:
     def _remove(self, pattern: str) -> None:
         keys = self._scan(pattern)
         if keys:
-            self._link.ask("UNLINK", *keys)
+            self._connection.execute("UNLINK", *keys)
 
 
 def fair_count(streams: int, mean_bytes: float) -> int:

@@ -6,14 +6,14 @@ from soulsai.errors import ProtocolError
 from soulsai.types import OLDEST_PROTOCOL, PROTOCOL
 
 
-class Spoken(Struct, frozen=True):
+class ProtocolRange(Struct, frozen=True):
     """What a server speaks: all of its spec that every version can be relied on to understand."""
 
     protocol: int
     oldest_protocol: int
 
 
-def check_protocol(spoken: Spoken) -> str:
+def check_protocol(spoken: ProtocolRange) -> str:
     """Return a warning if the server will soon not understand us, else nothing.
 
     Raises:

@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from soulsai.errors import NoRun, WireError
 from soulsai.types import Answer, Command, Episode, Event, RunSpec, Status
 from soulsai.wire.client_role import position_of
-from soulsai.wire.link import Access, Ear
-from soulsai.wire.names import Asker, Keys
+from soulsai.wire.codec import decode, encode
+from soulsai.wire.names import CommandingRole, Keys
 from soulsai.wire.protocols import Position
-from soulsai.wire.structs import decode, encode
-from soulsai.wire.training_role import Asked
+from soulsai.wire.redis.connection import RedisConnection
+from soulsai.wire.redis.subscriber import Subscriber
+from soulsai.wire.training_role import CommandEntry
 
 _BLOCK_SECONDS = 0.25
 _EPISODES_PER_CALL = 1000
@@ -23,38 +24,38 @@ _log = logging.getLogger(__name__)
 class OperatorRole:
     """Implements ``OperatorWire``; see there for what each method promises."""
 
-    _who: Asker = "operator"
+    _who: CommandingRole = "operator"
 
-    def __init__(self, access: Access, run: str) -> None:
+    def __init__(self, connection: RedisConnection, run: str) -> None:
         self._keys = Keys(run)
-        self._link = access.link()
+        self._connection = connection
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._keys.run!r})"
 
     def spec(self) -> RunSpec:
         """Return the published run; raise ``NoRun`` if there is none."""
-        data = self._link.ask("GET", self._keys.spec)
+        data = self._connection.execute("GET", self._keys.spec)
         if not data:
             raise NoRun(f"no training run is published under the name {self._keys.run!r} yet")
         return decode(data, RunSpec)
 
     def status(self) -> Status | None:
         """Return the training node's status, or ``None`` if no training node is alive."""
-        data = self._link.ask("GET", self._keys.status)
+        data = self._connection.execute("GET", self._keys.status)
         return decode(data, Status) if data else None
 
     def command(self, command: Command, timeout: float) -> Answer:
         """Ask the training node and wait for its answer; raise ``WireError`` if none comes."""
         id = secrets.token_hex(16)
-        self._link.ask(
+        self._connection.execute(
             *("XADD", self._keys.commands(self._who), "MAXLEN", "~", _COMMANDS_KEPT, "*"),
-            *("d", encode(Asked(id, timeout, command))),
+            *("d", encode(CommandEntry(id, timeout, command))),
         )
         left = timeout
         while left > 0:
             block = min(left, _BLOCK_SECONDS)
-            reply = self._link.ask(
+            reply = self._connection.execute(
                 "BLPOP", self._keys.reply(self._who, id), f"{max(block, 0.001):.3f}"
             )
             if reply:
@@ -67,19 +68,18 @@ class OperatorRole:
 
     def close(self) -> None:
         """Let go of the connection."""
-        self._link.close()
+        self._connection.close()
 
 
 class TelemetryRole(OperatorRole):
     """Implements ``TelemetryWire``; see there for what each method promises."""
 
-    _who: Asker = "telemetry"
+    _who: CommandingRole = "telemetry"
 
-    def __init__(self, access: Access, run: str) -> None:
-        super().__init__(access, run)
+    def __init__(self, connection: RedisConnection, run: str) -> None:
+        super().__init__(connection, run)
         self.unreadable = 0
-        self._access = access
-        self._ear: Ear | None = None
+        self._subscriber: Subscriber | None = None
         self._counted = Position(0, 0)  # the newest unreadable entry so far
 
     def episodes(self, after: str, timeout: float) -> list[tuple[str, Episode]]:
@@ -97,7 +97,7 @@ class TelemetryRole(OperatorRole):
 
     def _read(self, after: str, block: float) -> list[tuple[bytes, list[bytes]]]:
         wait = ("BLOCK", max(1, int(block * 1000))) if block > 0 else ()
-        reply = self._link.ask(
+        reply = self._connection.execute(
             *("XREAD", "COUNT", _EPISODES_PER_CALL, *wait),
             *("STREAMS", self._keys.episodes, after),
         )
@@ -119,17 +119,17 @@ class TelemetryRole(OperatorRole):
 
     def announce(self, event: Event) -> None:
         """Tell all who watch."""
-        self._link.ask("PUBLISH", self._keys.event, encode(event))
+        self._connection.execute("PUBLISH", self._keys.event, encode(event))
 
     def events(self, timeout: float) -> Iterable[Event]:
         """Return the events since the last call; listening begins with the first."""
-        if self._ear is None:
-            self._ear = self._access.ear(self._keys.event)
-        heard = self._ear.listen(timeout)
+        if self._subscriber is None:
+            self._subscriber = Subscriber(self._connection, [self._keys.event])
+        heard = self._subscriber.receive(timeout)
         return [decode(data, Event) for _, data in heard if data is not None]
 
     def close(self) -> None:
         """Let go of the connections."""
-        if self._ear is not None:
-            self._ear.close()
+        if self._subscriber is not None:
+            self._subscriber.close()
         super().close()

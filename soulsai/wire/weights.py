@@ -7,8 +7,8 @@ import numpy as np
 
 from soulsai.errors import WireError
 from soulsai.types import Array, Leaf, Pointer, Program, Weights
+from soulsai.wire.codec import encode
 from soulsai.wire.layout import dtype_of, padded
-from soulsai.wire.structs import encode
 
 PIECE_BYTES = 2**20  # one key holds so much, far below any limit on a server's strings
 WeightsDtype = Literal["float32", "float16"]

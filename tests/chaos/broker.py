@@ -11,8 +11,8 @@ from pathlib import Path
 from soulsai.config.schema import RedisSettings
 from soulsai.errors import WireError
 from soulsai.wire.names import ROLES, acl
+from soulsai.wire.redis.connection import RedisConnection
 from soulsai.wire.redis.embedded_server import _start, find_binary, settings
-from soulsai.wire.redis.roles import RedisAccess
 from soulsai.wire.secrets import server_for, write_secret
 
 START_SECONDS = 30.0
@@ -36,19 +36,19 @@ class Broker:
         (folder / "redis.conf").write_text(text.replace("bind 127.0.0.1", f"bind {host}"))
         (folder / "users.acl").write_text(acl(passwords))
         self._command = [str(binary or find_binary()), str(folder / "redis.conf")]
-        self._access = RedisAccess(
-            server_for("training_node", RedisSettings(url=url, secrets=str(self.secrets))), "chaos"
+        self._server = server_for(
+            "training_node", RedisSettings(url=url, secrets=str(self.secrets))
         )
 
     def start(self):
         """Start it, and wait until it answers."""
         began = time.monotonic()
         self._process = _start(self._command)  # it ends with us, however we end
-        link = self._access.link()
+        link = RedisConnection(self._server, "chaos")
         try:
             while True:
                 try:
-                    link.ask("PING")
+                    link.execute("PING")
                     break
                 except WireError as error:
                     if self._process.poll() is not None or self.since(began) > START_SECONDS:

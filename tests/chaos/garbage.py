@@ -10,7 +10,8 @@ from soulsai.errors import WireError
 from soulsai.types import Fragment, Hello
 from soulsai.wire.codec import encode_message, pack
 from soulsai.wire.names import Keys
-from soulsai.wire.redis.roles import RedisAccess, connect_client
+from soulsai.wire.redis.connection import RedisConnection
+from soulsai.wire.redis.roles import connect_client
 from soulsai.wire.secrets import server_for
 
 from .beside import Beside
@@ -47,7 +48,7 @@ class Garbage(Beside):
         return self.sent / len(self._piles) / self.seconds
 
     def _send(self):
-        link = RedisAccess(self._server, "garbage").link()
+        link = RedisConnection(self._server, "garbage")
         keys = {name: Keys(self._run).experience(name) for name in self._piles}
         rng, began = random.Random(3), time.monotonic()
         due = 0
@@ -59,7 +60,7 @@ class Garbage(Beside):
                 for name, pile in self._piles.items()
                 for _ in range(count)
             ]
-            self.sent += sum(not isinstance(one, WireError) for one in link.ask_all(words))
+            self.sent += sum(not isinstance(one, WireError) for one in link.execute_all(words))
         link.close()
 
 

@@ -8,7 +8,7 @@ from soulsai.config.schema import RedisSettings
 from soulsai.errors import WireError
 from soulsai.training_node.saving import atomic_folders
 from soulsai.wire.names import Keys
-from soulsai.wire.redis.roles import RedisAccess
+from soulsai.wire.redis.connection import RedisConnection
 from soulsai.wire.secrets import server_for
 
 from . import namespace
@@ -106,7 +106,7 @@ class Flood(Beside):
         self.sent = self.refused = 0
         self.longest = 0.0  # seconds without a new version
         self._key = Keys(stage.config().run.name).experience("flood")
-        self._link = RedisAccess(server, "flood").link()
+        self._link = RedisConnection(server, "flood")
         self._config = stage.config("flood")
 
     def __exit__(self, *reason):
@@ -118,7 +118,7 @@ class Flood(Beside):
             rubbish = secrets.token_bytes(RUBBISH_BYTES)
             words = [("XADD", self._key, "*", "d", rubbish)] * 16
             try:
-                replies = self._link.ask_all(words)
+                replies = self._link.execute_all(words)
             except WireError:
                 self.stop.wait(0.1)
                 continue

@@ -10,13 +10,12 @@ import numpy as np
 from soulsai.config import yaml_file
 from soulsai.errors import Rejected, SoulsAIError
 from soulsai.types import Control, Episode, Hello, RunSpec, Stop
-from soulsai.wire.codec import decode_entry, encode_message, pack
+from soulsai.wire.codec import decode, decode_entry, encode, encode_message, pack
 from soulsai.wire.invite import from_line
-from soulsai.wire.memory import MemoryServer
 from soulsai.wire.names import Keys
 from soulsai.wire.protocols import START, Entry, Position
-from soulsai.wire.structs import decode, encode
 from tests.contract.wire_cases import PROGRAM, fragment, run_spec, weights
+from tests.memory_server import MemoryServer
 
 SPEC = run_spec()
 KEYS = Keys("soulsai")
@@ -85,22 +84,22 @@ def decode_everywhere(data):
     quiet(client.wait, 0.0)
     for key in (KEYS.spec, KEYS.program, KEYS.manifest, KEYS.model, KEYS.control, KEYS.status,
                 KEYS.piece(pointer.generation, 1, 0)):  # fmt: skip
-        before = link.ask("GET", key)
-        link.ask("SET", key, data)
+        before = link.execute("GET", key)
+        link.execute("SET", key, data)
         quiet(client.spec)
         quiet(client.program, SPEC)
         quiet(client.pointer)
         quiet(client.weights, pointer, PROGRAM)
         quiet(operator.spec)
         quiet(operator.status)
-        link.ask("SET", key, before or b"")
+        link.execute("SET", key, before or b"")
     for channel in (KEYS.model, KEYS.control, KEYS.event):
-        link.ask("PUBLISH", channel, data)
+        link.execute("PUBLISH", channel, data)
     quiet(client.wait, 0.0)
     quiet(telemetry.events, 0.0)
-    link.ask("XADD", KEYS.episodes, *LATEST, "d", data)
-    link.ask("XADD", KEYS.commands("operator"), *LATEST, "d", data)
-    link.ask("XADD", KEYS.experience("c1"), *LATEST, "d", data)
+    link.execute("XADD", KEYS.episodes, *LATEST, "d", data)
+    link.execute("XADD", KEYS.commands("operator"), *LATEST, "d", data)
+    link.execute("XADD", KEYS.experience("c1"), *LATEST, "d", data)
     quiet(telemetry.episodes, "0-0", 0.0)
     quiet(node.requests)
     for entry in node.read({"c1": START}, 0.0):

@@ -11,7 +11,8 @@ from soulsai.training_node.receiver import Receiver
 from soulsai.types import Hello
 from soulsai.wire.codec import decode_entry, pack
 from soulsai.wire.protocols import Entry, Position
-from soulsai.wire.redis.roles import RedisAccess, connect_client, connect_training
+from soulsai.wire.redis.connection import RedisConnection
+from soulsai.wire.redis.roles import connect_client, connect_training
 from tests.contract.garbage_cases import KINDS, NEWEST, RUN, valid
 from tests.contract.wire_cases import PROGRAM, access, start
 
@@ -75,7 +76,7 @@ def test_through_a_real_server_each_kind_is_refused_and_the_honest_goes_on():
         node.open(RUN, PROGRAM, fresh=True)
         villain = connect_client(access(server, "client"), "soulsai", "villain")
         honest = connect_client(access(server, "client"), "soulsai", "honest")
-        link = RedisAccess(access(server, "client"), "villain").link()
+        link = RedisConnection(access(server, "client"), "villain")
         hello = Hello(RUN.run, 1, "t", "e", 1, RUN.crc)
         at, good = villain.hello(hello), honest.hello(hello)
         judges = admission()
@@ -87,7 +88,7 @@ def test_through_a_real_server_each_kind_is_refused_and_the_honest_goes_on():
                 if data is None:
                     key = villain._keys.experience("villain")
                     id = f"{at.epoch}-{at.seq}"
-                    link.ask("XADD", key, "MAXLEN", "~", 4096, id, "a", b"", "b", b"")
+                    link.execute("XADD", key, "MAXLEN", "~", 4096, id, "a", b"", "b", b"")
                 else:
                     villain.push([(at, data)])
                 good = Position(good.epoch, good.seq + 1)

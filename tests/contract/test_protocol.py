@@ -56,7 +56,7 @@ class TrimsEarly(Learner):
 class LetsTheServerNumber(Client):
     def push(self, entries):
         for _, data in entries:
-            self.wire._link.ask(*self.wire._add("*", data))
+            self.wire._connection.execute(*self.wire._add("*", data))
 
 
 class SavesPositionsFirst(Learner):

@@ -10,14 +10,14 @@ import pytest
 
 from soulsai.errors import Forged, WireError
 from soulsai.types import EnvironmentOffer
-from soulsai.wire.memory import MemoryServer
+from soulsai.wire.codec import decode, encode
 from soulsai.wire.names import Keys
 from soulsai.wire.redis.roles import connect_client, connect_training
 from soulsai.wire.secrets import Server
 from soulsai.wire.signing import Manifest, Signed, Signer, Verifier
-from soulsai.wire.structs import decode, encode
 from soulsai.wire.weights import digest
 from tests.contract.wire_cases import PROGRAM, access, program, run_spec, start, weights
+from tests.memory_server import MemoryServer
 
 SPEC = run_spec()
 EVIL = msgspec.structs.replace(SPEC, environment=EnvironmentOffer("evil_module:Lander"))
@@ -37,10 +37,10 @@ class Place:
         self._mallory = self.server.link()
 
     def get(self, key):
-        return self._mallory.ask("GET", key)
+        return self._mallory.execute("GET", key)
 
     def set(self, key, value):
-        self._mallory.ask("SET", key, value)
+        self._mallory.execute("SET", key, value)
 
 
 @pytest.mark.parametrize(("signer", "key"), [(OWN, OWN), (OWN, None), (None, None)])

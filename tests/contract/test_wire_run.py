@@ -10,10 +10,10 @@ import pytest
 
 from soulsai.errors import Superseded, WireError
 from soulsai.types import Answer, Control, Episode, Event, Pause, Quicksave, SaveBest, Status, Stop
-from soulsai.wire.memory import MemoryServer
-from soulsai.wire.structs import encode
+from soulsai.wire.codec import encode
 from soulsai.wire.training_role import _Identified
 from tests.contract.wire_cases import KINDS, PROGRAM, program, run_spec, start, weights, wires
+from tests.memory_server import MemoryServer, set_clock
 
 SPEC = run_spec()
 EPISODE = Episode(1, 2, 3, -4.5, 60, 1.5, True, False, 0.1, {"x": 1.0}, "c1", 1000, 12.5)
@@ -217,10 +217,12 @@ def test_a_command_is_taken_once_and_never_after_its_asker_has_gone(wire, node):
 def test_what_is_no_command_is_answered_with_what_is_wrong(wire, node):
     operator = wire.operator()
     key = operator._keys.commands("operator")
-    operator._link.ask("XADD", key, "MAXLEN", "~", 256, "*", "d", b"\xc1 nonsense")
-    operator._link.ask("XADD", key, "MAXLEN", "~", 256, "*", "d", encode(_Identified("a1")))
+    operator._connection.execute("XADD", key, "MAXLEN", "~", 256, "*", "d", b"\xc1 nonsense")
+    operator._connection.execute(
+        "XADD", key, "MAXLEN", "~", 256, "*", "d", encode(_Identified("a1"))
+    )
     assert node.requests() == []
-    _, data = operator._link.ask("BLPOP", operator._keys.reply("operator", "a1"), "1")
+    _, data = operator._connection.execute("BLPOP", operator._keys.reply("operator", "a1"), "1")
     assert b"not a command" in data
 
 
@@ -232,9 +234,10 @@ def test_the_status_is_there_while_it_is_renewed(wire, node):
     assert np.isnan(seen.metrics["loss"])
 
 
-def test_the_status_vanishes_after_ten_seconds():
+def test_the_status_vanishes_after_ten_seconds(monkeypatch):
     now = [1000.0]
-    memory = MemoryServer(clock=lambda: now[0])
+    set_clock(monkeypatch, lambda: now[0])
+    memory = MemoryServer()
     node = memory.training()
     node.report(STATUS)
     now[0] += 9.9
@@ -243,9 +246,10 @@ def test_the_status_vanishes_after_ten_seconds():
     assert memory.operator().status() is None
 
 
-def test_the_newest_weights_never_vanish_and_older_ones_do():
+def test_the_newest_weights_never_vanish_and_older_ones_do(monkeypatch):
     now = [1000.0]
-    memory = MemoryServer(clock=lambda: now[0])
+    set_clock(monkeypatch, lambda: now[0])
+    memory = MemoryServer()
     node, client = memory.training(), memory.client("c1")
     node.open(SPEC, PROGRAM, fresh=True)
     old = node.publish(weights(1))
@@ -260,7 +264,7 @@ def test_the_newest_weights_never_vanish_and_older_ones_do():
 
 
 def test_old_weights_do_not_fill_the_server(monkeypatch):
-    monkeypatch.setattr("soulsai.wire.protocols.training_role._OLD_VERSIONS_BYTES", 100)
+    monkeypatch.setattr("soulsai.wire.training_role._OLD_VERSIONS_BYTES", 100)
     memory = MemoryServer()
     node, client = memory.training(), memory.client("c1")
     node.open(SPEC, PROGRAM, fresh=True)
@@ -288,8 +292,8 @@ def test_what_is_no_episode_is_skipped_and_counted_once(wire, node):
     node.record([EPISODE])
     add = ("XADD", node._keys.episodes, "MAXLEN", "~", 10_000, "*")
     for _ in range(1100):  # more than one call reads
-        node._link.ask(*add, "d", b"\xc1 nonsense")
-    node._link.ask(*add, "d", b"", "e", b"")
+        node._connection.execute(*add, "d", b"\xc1 nonsense")
+    node._connection.execute(*add, "d", b"", "e", b"")
     (found,) = telemetry.episodes("0-0", 0.0)
     assert telemetry.episodes(found[0], 0.0) == []
     node.record([EPISODE])

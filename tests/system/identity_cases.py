@@ -11,8 +11,8 @@ from pathlib import Path
 from soulsai.__main__ import run
 from soulsai.config import schema
 from soulsai.identity import folder as secrets_folder
+from soulsai.wire.redis.connection import RedisConnection
 from soulsai.wire.redis.embedded_server import find_binary
-from soulsai.wire.redis.roles import RedisAccess
 from soulsai.wire.secrets import Server, read_secret, server_for
 
 DEBIAN = shutil.which("redis-server")
@@ -84,7 +84,7 @@ class Guarded:
         return server_for(role, self.settings(), {})
 
     def link(self, role="admin"):
-        return RedisAccess(self.access(role), "test").link()
+        return RedisConnection(self.access(role), "test")
 
     def password(self, role) -> str:
         return read_secret(secrets_folder.file_of(self.secrets, role))

@@ -19,8 +19,8 @@ from soulsai.types import (
     SaveBest,
     Spec,
 )
-from soulsai.wire.codec import program_digest
 from soulsai.wire.training_role import TrainingRole
+from soulsai.wire.weights import program_digest
 
 PROGRAM = Program(b"graph", "weights", ("obs",), ("q",), Head("epsilon_greedy"), {})
 

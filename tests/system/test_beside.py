@@ -9,7 +9,7 @@ from soulsai.config.schema import Config, RunSettings, TelemetrySettings, WebSet
 from soulsai.telemetry_node import record
 from soulsai.telemetry_node.node import TelemetryNode, serve
 from soulsai.types import Status
-from soulsai.wire.memory import MemoryServer
+from tests.memory_server import MemoryServer
 from tests.system.telemetry_cases import PROGRAM, beside, drain, episode, run_spec, until
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

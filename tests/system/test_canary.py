@@ -104,7 +104,7 @@ class System:
             ("admin", ("CLIENT", "LIST")), ("admin", ("ACL", "GETUSER", "c-lab")),
         ):  # fmt: skip
             link = self.server.link(role)
-            self.seen[" ".join(map(str, words))] = repr(link.ask(*words)).encode()
+            self.seen[" ".join(map(str, words))] = repr(link.execute(*words)).encode()
             link.close()
 
     def files(self):

@@ -191,7 +191,7 @@ def test_a_run_that_does_not_fit(a_run, invite, doctor, changes, check, state, s
 
 def test_no_run_is_a_warning(server, invite, doctor):
     link = server.link("training_node")
-    link.ask("UNLINK", "soulsai:{soulsai}:spec")
+    link.execute("UNLINK", "soulsai:{soulsai}:spec")
     link.close()
     code, findings = doctor("--invite", invite)
     assert (code, bad(findings)) == (0, {"run": "warning"})
@@ -202,7 +202,7 @@ def test_users_of_an_older_version_lack_rights(server, a_run, doctor):
     file = server.folder / "old.invite"
     assert server.command("enroll", "old", "--out", file) == 0
     link = server.link()
-    link.ask("ACL", "SETUSER", "c-old", "clearselectors", "(%W~soulsai:{*}:exp:old +xadd)")
+    link.execute("ACL", "SETUSER", "c-old", "clearselectors", "(%W~soulsai:{*}:exp:old +xadd)")
     link.close()
     code, findings = doctor("--invite", file)
     assert code == 1
@@ -239,8 +239,8 @@ def test_a_server_that_throws_away_what_it_likes(tmp_path, doctor):
 def test_nothing_is_left_behind(server, a_run, invite, doctor):
     a_run.publish()
     link = server.link("training_node")
-    before = sorted(link.ask("SCAN", 0, "COUNT", 1000)[1])
+    before = sorted(link.execute("SCAN", 0, "COUNT", 1000)[1])
     doctor("--invite", invite, "--env", TOY)
     doctor("--redis", server.url, "--secrets", server.secrets)
-    assert sorted(link.ask("SCAN", 0, "COUNT", 1000)[1]) == before
+    assert sorted(link.execute("SCAN", 0, "COUNT", 1000)[1]) == before
     link.close()

@@ -16,10 +16,10 @@ import pytest
 from soulsai.config.schema import RedisSettings
 from soulsai.errors import AccessDenied, ConfigError, ServerFull, Unreachable, WireError
 from soulsai.types import Status
-from soulsai.wire.private import sweep
 from soulsai.wire.protocols import Position
-from soulsai.wire.redis.embedded_server import EmbeddedServer, find_binary
-from soulsai.wire.redis.roles import RedisAccess, connect_client, connect_training
+from soulsai.wire.redis.connection import RedisConnection
+from soulsai.wire.redis.embedded_server import EmbeddedServer, find_binary, sweep
+from soulsai.wire.redis.roles import connect_client, connect_training
 from soulsai.wire.secrets import Server, server_for
 
 DEBIAN = shutil.which("redis-server")
@@ -32,7 +32,7 @@ def access(server: EmbeddedServer, role):
 
 
 def link(server: EmbeddedServer, role="training_node"):
-    return RedisAccess(access(server, role), "test").link()
+    return RedisConnection(access(server, role), "test")
 
 
 def is_alive(pid: int) -> bool:
@@ -61,7 +61,7 @@ def test_it_starts_at_once_and_leaves_nothing(binary):
     server = EmbeddedServer(binary=binary)
     private, pid = server.secrets.parent, server.pid
     one = link(server)
-    assert one.ask("INCR", "soulsai:{x}:generation") == 1
+    assert one.execute("INCR", "soulsai:{x}:generation") == 1
     one.close()
     server.stop()
     server.stop()
@@ -80,7 +80,7 @@ def test_its_secrets_are_ours_alone_and_in_no_argument():
         assert secret not in server.log_tail()
         assert secret not in repr(server)
         with pytest.raises(AccessDenied):
-            RedisAccess(Server(server.url), "test").link().ask("PING")
+            RedisConnection(Server(server.url), "test").execute("PING")
 
 
 def test_it_listens_on_loopback_when_asked_and_not_otherwise():
@@ -90,7 +90,7 @@ def test_it_listens_on_loopback_when_asked_and_not_otherwise():
     with EmbeddedServer(port=port) as server:
         assert server.url == f"redis://127.0.0.1:{port}"
         one = link(server, "client")
-        assert one.ask("PING") == b"PONG"
+        assert one.execute("PING") == b"PONG"
         one.close()
         with pytest.raises(WireError, match="did not start") as caught:
             EmbeddedServer(port=port)

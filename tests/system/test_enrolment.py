@@ -14,7 +14,8 @@ from soulsai.identity.enroller import enroller
 from soulsai.identity.users import Enrolment, NotEnrolled
 from soulsai.wire.invite import Invite, from_line
 from soulsai.wire.protocols import Position
-from soulsai.wire.redis.roles import RedisAccess, connect_client, connect_training
+from soulsai.wire.redis.connection import RedisConnection
+from soulsai.wire.redis.roles import connect_client, connect_training
 from soulsai.wire.secrets import Server, write_file
 from soulsai.wire.signing import signer_in
 from tests.system.identity_cases import KINDS, TLS_KIND, guarded, until
@@ -40,9 +41,9 @@ def as_client(server, name, password):
 
 
 def gets_in(server, name, password) -> bool:
-    link = RedisAccess(as_client(server, name, password), "t").link()
+    link = RedisConnection(as_client(server, name, password), "t")
     try:
-        return link.ask("PING") == b"PONG"
+        return link.execute("PING") == b"PONG"
     except AccessDenied:
         return False
     finally:
@@ -52,8 +53,8 @@ def gets_in(server, name, password) -> bool:
 def test_an_enrolled_client_has_its_own_stream_and_nothing_else(server, enrolment):
     password = enrolment.enroll("lab")
     assert len(password) >= 43, "256 bits"
-    link = RedisAccess(as_client(server, "lab", password), "t").link()
-    link.ask("XADD", "soulsai:{soulsai}:exp:lab", "*", "d", "x")
+    link = RedisConnection(as_client(server, "lab", password), "t")
+    link.execute("XADD", "soulsai:{soulsai}:exp:lab", "*", "d", "x")
     for words in (
         ("XADD", "soulsai:{soulsai}:exp:other", "*", "d", "x"),
         ("XADD", "soulsai:{soulsai}:exp:lab2", "*", "d", "x"),
@@ -62,7 +63,7 @@ def test_an_enrolled_client_has_its_own_stream_and_nothing_else(server, enrolmen
         ("ACL", "SETUSER", "c-lab", "+@all"),
     ):
         with pytest.raises(AccessDenied):
-            link.ask(*words)
+            link.execute(*words)
     link.close()
 
 
@@ -171,7 +172,9 @@ class Pusher:
         while self.go_on:
             try:
                 if position is None:
-                    position = self.wire._link.ask("XADD", self.wire._stream, "*", "d", b"x")
+                    position = self.wire._connection.execute(
+                        "XADD", self.wire._stream, "*", "d", b"x"
+                    )
                     epoch, seq = map(int, position.split(b"-"))
                 seq += 1
                 self.wire.push([(Position(epoch, seq), b"x")])
@@ -189,8 +192,8 @@ def test_the_list_says_who_may_come_and_who_is_there(server, enrolment, capsys):
     assert [one.client for one in enrolment.clients()] == [""], "only the common secret"
     lab = enrolment.enroll("lab")
     enrolment.enroll("away")
-    link = RedisAccess(as_client(server, "lab", lab), "t").link()
-    link.ask("PING")
+    link = RedisConnection(as_client(server, "lab", lab), "t")
+    link.execute("PING")
     listed = {one.client: one.connections for one in enrolment.clients()}
     assert listed == {"away": 0, "lab": 1, "": 0}
     assert server.command("clients") == 0

@@ -13,8 +13,8 @@ from soulsai.__main__ import run
 from soulsai.cli.app import app
 from soulsai.testing.policy import toy_run
 from soulsai.types import EnvironmentOffer, Pointer, RunSpec, Status
+from soulsai.wire.codec import decode, encode
 from soulsai.wire.names import is_name
-from soulsai.wire.structs import decode, encode
 
 SPEC = toy_run(EnvironmentOffer("soulsai.testing:ToyEnv"))[0]
 

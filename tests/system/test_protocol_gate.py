@@ -13,10 +13,10 @@ from soulsai.config.schema import ClientSettings, Config, RedisSettings
 from soulsai.errors import ProtocolError
 from soulsai.testing.policy import toy_run
 from soulsai.types import OLDEST_PROTOCOL, PROTOCOL, EnvironmentOffer
+from soulsai.wire.codec import encode
 from soulsai.wire.redis.roles import connect_client, connect_training
 from soulsai.wire.signing import signer_in
-from soulsai.wire.structs import encode
-from soulsai.wire.version import Spoken, check_protocol
+from soulsai.wire.version import ProtocolRange, check_protocol
 from tests.system.identity_cases import KINDS, guarded, until
 from tests.system.train_cases import environ
 
@@ -34,7 +34,7 @@ TOY = "soulsai.testing:ToyEnv"
     ],
 )
 def test_the_verdict(oldest, theirs, refused, warned):
-    spoken = Spoken(theirs, oldest)
+    spoken = ProtocolRange(theirs, oldest)
     if refused:
         with pytest.raises(ProtocolError, match=refused) as caught:
             check_protocol(spoken)
@@ -68,14 +68,14 @@ def publish(server, **changes):
 
 def connections(server) -> int:
     link = server.link("metrics")
-    told = link.ask("INFO", "stats").decode()
+    told = link.execute("INFO", "stats").decode()
     link.close()
     return int(told.partition("total_connections_received:")[2].split()[0])
 
 
 def test_a_client_that_is_too_old_says_so_once_and_goes(server):
     link = server.link("training_node")
-    link.ask("SET", "soulsai:{soulsai}:spec", encode(Newer()))
+    link.execute("SET", "soulsai:{soulsai}:spec", encode(Newer()))
     link.close()
     before = connections(server)
     done = subprocess.run(

@@ -15,8 +15,8 @@ from soulsai.config.schema import Config, RunSettings, TelemetrySettings
 from soulsai.errors import NoRun, SoulsAIError, Unreachable, WireError
 from soulsai.telemetry_node import figure, record
 from soulsai.telemetry_node.node import RetryPause, TelemetryNode, serve
-from soulsai.wire.memory import MemoryServer
 from soulsai.wire.training_role import TrainingRole
+from tests.memory_server import MemoryServer
 from tests.system.telemetry_cases import PROGRAM, drain, episode, run_spec, until
 
 

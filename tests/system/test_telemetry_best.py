@@ -12,8 +12,8 @@ from soulsai.config.schema import Config, RunSettings, TelemetrySettings
 from soulsai.telemetry_node import best
 from soulsai.telemetry_node.node import TelemetryNode
 from soulsai.types import Answer, Event, SaveBest
-from soulsai.wire.memory import MemoryServer
 from soulsai.wire.training_role import TrainingRole
+from tests.memory_server import MemoryServer
 from tests.system.telemetry_cases import PROGRAM, answering, drain, episode, run_spec
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from soulsai.errors import AccessDenied, ConfigError, Unreachable, WireError
 from soulsai.identity.folder import init
-from soulsai.wire.redis.roles import RedisAccess, connect_client, connect_training
+from soulsai.wire.redis.connection import RedisConnection
+from soulsai.wire.redis.roles import connect_client, connect_training
 from soulsai.wire.secrets import Server, read_secret
 
 REDIS = shutil.which("redis-server")
@@ -247,11 +248,11 @@ def sentinel(tmp_path):
             mode=("--sentinel",),
         ),
     ):  # fmt: skip
-        ask = RedisAccess(Server(f"redis://127.0.0.1:{second}", "", "secret"), "t").link()
-        until(lambda: b"master_link_status:up" in ask.ask("INFO", "replication"))
+        ask = RedisConnection(Server(f"redis://127.0.0.1:{second}", "", "secret"), "t")
+        until(lambda: b"master_link_status:up" in ask.execute("INFO", "replication"))
         ask.close()
-        watching = RedisAccess(Server(f"redis://127.0.0.1:{watch}"), "t").link()
-        until(lambda: len(watching.ask("SENTINEL", "REPLICAS", "games")) == 1)
+        watching = RedisConnection(Server(f"redis://127.0.0.1:{watch}"), "t")
+        until(lambda: len(watching.execute("SENTINEL", "REPLICAS", "games")) == 1)
         watching.close()
         yield f"sentinel://127.0.0.1:{free_port()},127.0.0.1:{watch}/games", master
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from soulsai.wire.memory import MemoryServer
 from tests.contract.web_cases import LIVE, Browser, settings, telemetry, training, until, write_run
+from tests.memory_server import MemoryServer
 
 PAGES = ("run", "clients", "models", "compare", "events")
 SIZES = {"desk": (1280, 900), "phone": (360, 740)}

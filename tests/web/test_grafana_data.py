@@ -3,8 +3,8 @@
 import json
 import subprocess
 
-from soulsai.wire.memory import MemoryServer
 from tests.contract.web_cases import LIVE, Browser, settings, telemetry, training, until, write_run
+from tests.memory_server import MemoryServer
 
 SCRIPT = """
 const { toDataFrame, isLikelyAscendingVector } = require("@grafana/data");

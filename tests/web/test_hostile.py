@@ -6,7 +6,6 @@ import msgspec
 import pytest
 
 from soulsai.types import Event
-from soulsai.wire.memory import MemoryServer
 from tests.contract.web_cases import (
     LIVE,
     Browser,
@@ -18,6 +17,7 @@ from tests.contract.web_cases import (
     until,
     write_run,
 )
+from tests.memory_server import MemoryServer
 
 PAYLOADS = (
     "<script>hacked()</script>",

@@ -8,7 +8,6 @@ import pytest
 
 from soulsai.config.schema import WebSettings
 from soulsai.types import Pardon, Promote, Purge
-from soulsai.wire.memory import MemoryServer
 from tests.contract.web_cases import (
     LIVE,
     Browser,
@@ -21,6 +20,7 @@ from tests.contract.web_cases import (
     until,
     write_run,
 )
+from tests.memory_server import MemoryServer
 
 OLD = "2026-11-20_09-11-02_lunarlander-v3_dqn_11aa"
 PAGES = ("run", "clients", "models", "compare", "events")

@@ -9,7 +9,6 @@ import time
 
 import pytest
 
-from soulsai.wire.memory import MemoryServer
 from tests.contract.web_cases import (
     LIVE,
     Browser,
@@ -20,6 +19,7 @@ from tests.contract.web_cases import (
     until,
     write_run,
 )
+from tests.memory_server import MemoryServer
 
 REQUESTS = 10_000
 EXAMPLES = 600  # for each operation; some have fewer different ones

@@ -1,14 +1,16 @@
-"""Making a connection to a real server, and saying what went wrong in our own words."""
+"""Commands to a Redis or Valkey server through redis-py, with errors in the project's own terms."""
 
 import inspect
 import os
-import socket
 import ssl
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
-from redis import exceptions
+from redis import ConnectionPool, Redis, exceptions
+from redis import Sentinel as SentinelClient
 from redis.backoff import NoBackoff
+from redis.client import PubSub
 from redis.connection import (
     AbstractConnection,
     Connection,
@@ -21,107 +23,213 @@ from soulsai.errors import (
     AccessDenied,
     ConfigError,
     ServerFull,
-    SoulsAIError,
     Unreachable,
     WireError,
 )
-from soulsai.wire.link import OldId
-from soulsai.wire.redis.url import Address, Sentinel, Tcp, Unix, parse
+from soulsai.wire.redis.url import Sentinel, Tcp, parse
 from soulsai.wire.secrets import Server
 
+Word = bytes | str | int
+RedisCommand = Sequence[Word]
+
 _SECONDS = 5.0
+_BATCH_BYTES = 256 * 1024  # sent before replies are awaited: 50 KB/s suffice for the time-out
 _PASSING = ("BUSY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "READONLY")
 
 
-class Connected(Protocol):
-    """What we use of a redis-py connection, which itself is not typed."""
-
-    _sock: socket.socket | None  # to sleep on; redis-py has no way to wait on two things at once
-    connect: Callable[[], None]
-    disconnect: Callable[[], None]
-    send_command: Callable[..., None]
-    send_packed_command: Callable[[Any], None]
-    pack_commands: Callable[[Any], Any]
-    can_read: Callable[[float], bool]
-    read_response: Callable[..., Any]
+class OldId(WireError):
+    """The id of an entry is not greater than the newest id of its stream."""
 
 
-_tcp: Callable[..., Any] = Connection
-_tls: Callable[..., Any] = SSLConnection
-_unix: Callable[..., Any] = UnixDomainSocketConnection
+class RedisConnection:
+    """Sends commands to one server as one user; safe between threads.
 
-
-class Dialler:
-    """Makes connections to one server as one user.
-
-    Nothing is retried here: an append that was sent twice under an id of the server's own making
-    would be stored twice, and whoever asks knows better when to ask again.
+    A broken connection is replaced by the next call. Nothing is retried: a repeated append under
+    an id chosen by the server would be stored twice, and the caller knows better when to try again.
     """
 
-    def __init__(self, server: Server, name: str) -> None:
-        self._server = server
-        self._address = parse(server.url)
-        self._username = server.username
-        self._options = {**_options(), "client_name": name}
+    def __init__(
+        self,
+        server: Server,
+        name: str,
+        new_client: Callable[[Server, str, str], Redis] | None = None,
+    ) -> None:
+        """Prepare the connection; the first call that needs it makes it.
+
+        Args:
+            server: Address and credentials.
+            name: Shown by ``CLIENT LIST`` on the server.
+            new_client: Makes the redis-py client of a server, a user name and a client name.
+        """
         if server.ca_file and not os.path.isfile(server.ca_file):
             raise ConfigError(f"redis.ca_file: there is no file {server.ca_file}")
+        self._server = server
+        self._name = f"soulsai:{name}"
+        self._new_client = new_client or redis_client
+        self._username = server.username
+        self._client = self._new_client(server, server.username, self._name)
+        self._closed = False
 
     def __repr__(self) -> str:
-        return self._server.url
+        return f"RedisConnection({self._server.url!r})"
 
-    def dial(self) -> Connected:
-        """Return an authenticated connection."""
+    def execute(self, *command: Word) -> Any:
+        """Return the server's reply to one command; raise ``WireError`` for an error reply."""
+        (reply,) = self.execute_all([command])
+        if isinstance(reply, WireError):
+            raise reply
+        return reply
+
+    def execute_all(self, commands: Sequence[RedisCommand]) -> list[Any]:
+        """Send commands in batches and return one reply per command, errors in their places.
+
+        Raises:
+            Unreachable: A reply is missing. The number of executed commands is then unknown.
+        """
+        with self._borrowed() as connection:
+            replies: list[Any] = []
+            for batch in batches(commands):
+                connection.send_packed_command(connection.pack_commands(batch))
+                replies += [self._reply(connection) for _ in batch]
+            return replies
+
+    def subscribe(self, channels: Sequence[str]) -> PubSub:
+        """Return a new subscription to channels; its methods raise errors of redis-py."""
+        with self._borrowed():  # selects the user that the server accepts
+            pubsub: PubSub = self._client.pubsub()  # type: ignore[no-untyped-call]
         try:
-            return self._connected()
-        except AccessDenied:
+            pubsub.subscribe(*channels)
+        except BaseException:
+            pubsub.close()
+            raise
+        return pubsub
+
+    def close(self) -> None:
+        """Close the idle connections; later calls raise ``Unreachable``."""
+        self._closed = True
+        self._client.connection_pool.disconnect(inuse_connections=False)
+
+    def translated(self, error: exceptions.RedisError) -> WireError:
+        """Return the project's error for one of redis-py."""
+        where, text = self._server.url, str(error)
+        if isinstance(error, exceptions.AuthenticationError) or text.startswith("NOAUTH"):
+            return AccessDenied(
+                f"{where} refuses our password; redis.secret must be the same here and on the "
+                f"server, and an invite must not have been revoked ({text})"
+            )
+        if isinstance(error, exceptions.NoPermissionError):
+            return AccessDenied(f"{where} does not allow our user this: {text}")
+        if _has_untrusted_certificate(error):
+            return AccessDenied(
+                f"{where}: the server's certificate is not trusted; set redis.ca_file to the "
+                f"certificate of its authority, and use the host name it was made for ({text})"
+            )
+        if isinstance(error, exceptions.OutOfMemoryError) or text.startswith("MISCONF"):
+            return ServerFull(f"{where} has no room: {text}")
+        if "equal or smaller" in text or "exhausted the last possible ID" in text:
+            return OldId(text)
+        if _is_passing(error):
+            return Unreachable(f"{where} cannot be reached now: {text}")
+        return WireError(f"{where} refuses: {text}")
+
+    @contextmanager
+    def _borrowed(self) -> Iterator[Any]:
+        """Yield a connection of the pool; an error closes it, for its state is then unknown."""
+        if self._closed:
+            raise Unreachable("this connection is closed")
+        try:
+            pool, connection = self._connected()
+            try:
+                yield connection
+            except BaseException:
+                connection.disconnect()
+                raise
+            finally:
+                pool.release(connection)
+        except exceptions.RedisError as error:
+            raise self.translated(error) from error
+        finally:
+            if self._closed:
+                self._client.connection_pool.disconnect(inuse_connections=False)
+
+    def _connected(self) -> tuple[Any, Any]:
+        pool: Any = self._client.connection_pool
+        try:
+            return pool, pool.get_connection()
+        except exceptions.AuthenticationError:
             if self._username != "client":
                 raise
-        # A server with nothing but `requirepass` knows no such user.
-        self._username = ""
+        # A server that has only `requirepass` knows no user `client`.
+        client = self._new_client(self._server, "", self._name)
+        pool = client.connection_pool
+        connection = pool.get_connection()
+        self._client, self._username = client, ""
+        return pool, connection
+
+    def _reply(self, connection: Any) -> Any:
         try:
-            return self._connected()
-        except SoulsAIError:
-            self._username = "client"
-            raise
-
-    def _connected(self) -> Connected:
-        connection = self._connection(_master(self._address))
-        try:
-            connection.connect()
-        except exceptions.RedisError as error:
-            connection.disconnect()
-            raise translated(error, self._server.url) from error
-        return connection
-
-    def _connection(self, address: Tcp | Unix) -> Connected:
-        options: dict[str, Any] = {**self._options, "db": address.db}
-        if self._server.password:
-            options["password"] = self._server.password
-            options["username"] = self._username or None
-        make = _tcp
-        if isinstance(address, Unix):
-            make = _unix
-            options["path"] = address.path
-        else:
-            options |= {"host": address.host, "port": address.port}
-            if address.tls:
-                make = _tls
-                options["ssl_ca_certs"] = self._server.ca_file or None
-                options["ssl_ca_data"] = self._server.ca_data or None
-                options["ssl_cert_reqs"] = "required"
-                options["ssl_check_hostname"] = True
-                options["ssl_min_version"] = ssl.TLSVersion.TLSv1_2
-        connection: Connected = make(**options)
-        return connection
+            return connection.read_response(disable_decoding=True)
+        except exceptions.ResponseError as error:
+            if _is_passing(error):
+                raise
+            return self.translated(error)
 
 
-def socket_of(connection: Connected) -> socket.socket | None:
-    """Return the socket of a connection, if it is connected."""
-    return connection._sock
+def redis_client(server: Server, username: str, name: str) -> Redis:
+    """Return a redis-py client without retries that speaks RESP3 and leaves replies as they are.
+
+    Args:
+        server: Address, password and certificate authority.
+        username: Empty for the server's default user.
+        name: Shown by ``CLIENT LIST`` on the server.
+    """
+    address = parse(server.url)
+    options = {**_options(), "client_name": name, "db": address.db}
+    if server.password:
+        options |= {"password": server.password, "username": username or None}
+    if isinstance(address, Sentinel):
+        sentinels: Any = SentinelClient(  # type: ignore[no-untyped-call]
+            address.sentinels, sentinel_kwargs=_options()
+        )
+        client: Redis = sentinels.master_for(address.service, **options)
+        return client
+    if not isinstance(address, Tcp):
+        options |= {"connection_class": UnixDomainSocketConnection, "path": address.path}
+        return Redis(connection_pool=ConnectionPool(**options))
+    options |= {"connection_class": Connection, "host": address.host, "port": address.port}
+    if address.tls:
+        options |= {
+            "connection_class": SSLConnection,
+            "ssl_ca_certs": server.ca_file or None,
+            "ssl_ca_data": server.ca_data or None,
+            "ssl_cert_reqs": "required",
+            "ssl_check_hostname": True,
+            "ssl_min_version": ssl.TLSVersion.TLSv1_2,
+        }
+    return Redis(connection_pool=ConnectionPool(**options))
+
+
+def raise_first(replies: Sequence[Any]) -> None:
+    """Raise the first error among replies, if there is one."""
+    for reply in replies:
+        if isinstance(reply, WireError):
+            raise reply
+
+
+def batches(commands: Sequence[RedisCommand]) -> Iterator[Sequence[RedisCommand]]:
+    """Yield slices of commands of at most 256 KiB each; a larger command has its own slice."""
+    start = size = 0
+    for index, command in enumerate(commands):
+        length = sum(len(word) for word in command if not isinstance(word, int))
+        if index > start and size + length > _BATCH_BYTES:
+            yield commands[start:index]
+            start, size = index, 0
+        size += length
+    yield commands[start:]
 
 
 def _options() -> dict[str, Any]:
-    """Return what every connection is made with, in the terms of the installed redis-py."""
+    """Return the options of every connection that the installed redis-py knows."""
     options: dict[str, Any] = {
         "protocol": 3,
         "socket_timeout": _SECONDS,
@@ -133,62 +241,19 @@ def _options() -> dict[str, Any]:
     known = inspect.signature(AbstractConnection.__init__).parameters
     if "legacy_responses" in known:
         options["legacy_responses"] = False
-    if "driver_info" in known:  # our users may not say CLIENT SETINFO, which 7.0 does not have
+    if "driver_info" in known:  # the roles have no right to CLIENT SETINFO, unknown to Redis 7.0
         options["driver_info"] = None
     else:
         options["lib_name"] = options["lib_version"] = None
+    if "maint_notifications_config" in known:  # only a managed service of Redis sends them
+        from redis.maint_notifications import MaintNotificationsConfig
+
+        options["maint_notifications_config"] = MaintNotificationsConfig(enabled=False)
     return options
 
 
-def _master(address: Address) -> Tcp | Unix:
-    """Return where the server is now; sentinels are asked each time, in their order."""
-    if not isinstance(address, Sentinel):
-        return address
-    problem = "none of them answered"
-    for host, port in address.sentinels:
-        connection = _tcp(
-            host=host, port=port, **{**_options(), "protocol": 2, "health_check_interval": 0}
-        )
-        try:
-            connection.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", address.service)
-            reply = connection.read_response()
-        except exceptions.RedisError as error:
-            problem = str(translated(error, f"sentinel {host}:{port}"))
-            continue
-        finally:
-            connection.disconnect()
-        if reply:
-            return Tcp(reply[0].decode(), int(reply[1]), db=address.db)
-        problem = f"sentinel {host}:{port} knows no service {address.service!r}"
-    raise Unreachable(f"the sentinels do not say where the server is: {problem}")
-
-
-def translated(error: exceptions.RedisError, where: str) -> WireError:
-    """Return our own error for one of redis-py's."""
-    text = str(error)
-    if isinstance(error, exceptions.AuthenticationError) or text.startswith("NOAUTH"):
-        return AccessDenied(
-            f"{where} refuses our password; redis.secret must be the same here and on the server, "
-            f"and an invite must not have been revoked ({text})"
-        )
-    if isinstance(error, exceptions.NoPermissionError):
-        return AccessDenied(f"{where} does not allow our user this: {text}")
-    if _has_untrusted_certificate(error):
-        return AccessDenied(
-            f"{where}: the server's certificate is not trusted; set redis.ca_file to the "
-            f"certificate of its authority, and use the host name it was made for ({text})"
-        )
-    if isinstance(error, exceptions.OutOfMemoryError) or text.startswith("MISCONF"):
-        return ServerFull(f"{where} has no room: {text}")
-    if "equal or smaller" in text or "exhausted the last possible ID" in text:
-        return OldId(text)
-    if is_passing(error):
-        return Unreachable(f"{where} cannot be reached now: {text}")
-    return WireError(f"{where} refuses: {text}")
-
-
-def is_passing(error: exceptions.RedisError) -> bool:
-    """Whether the connection is of no use any more, though a new one may be."""
+def _is_passing(error: exceptions.RedisError) -> bool:
+    """Return whether the connection is of no use any more, though a new one may be."""
     if isinstance(error, exceptions.ResponseError):
         kinds = (exceptions.ReadOnlyError, exceptions.ClusterDownError, exceptions.TryAgainError)
         return isinstance(error, kinds) or str(error).startswith(_PASSING)

@@ -1,26 +1,28 @@
 """A private server for one machine: started here, reachable by its secrets only, gone with us."""
 
 import atexit
+import fcntl
 import os
 import secrets
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from soulsai.errors import AccessDenied, ConfigError, Unreachable, WireError
-from soulsai.wire.link import Link
 from soulsai.wire.names import OLDEST_SERVER, ROLES, Version, acl, parse_version
-from soulsai.wire.private import PrivateFolder
-from soulsai.wire.redis.roles import RedisAccess
+from soulsai.wire.redis.connection import RedisConnection
 from soulsai.wire.secrets import Server, file_of, write_secret
 
 BINARY = "SOULSAI_REDIS_SERVER"
 _START_SECONDS = 10.0
 _STOP_SECONDS = 10.0
 _LOG_TAIL = 2000
+_PREFIX = "soulsai-"
+_LOCK = "lock"
 
 # Run before the server in its process: the kernel ends it when we die, even by SIGKILL.
 _DIE_WITH_PARENT = """
@@ -121,10 +123,10 @@ class EmbeddedServer:
         self._folder.remove()
 
     def _await_ready(self) -> None:
-        link = RedisAccess(self._us, "start").link()
+        connection = RedisConnection(self._us, "start")
         deadline = time.monotonic() + _START_SECONDS
         try:
-            while (problem := _problem(link)) is not None:
+            while (problem := _problem(connection)) is not None:
                 code = self._ended_within(0.005)
                 if code is not None:
                     problem = f"it ended with exit code {code}"
@@ -132,7 +134,7 @@ class EmbeddedServer:
                     continue
                 raise WireError(f"the private server did not start: {problem}\n{self.log_tail()}")
         finally:
-            link.close()
+            connection.close()
 
     def _ended_within(self, seconds: float) -> int | None:
         try:
@@ -141,10 +143,10 @@ class EmbeddedServer:
             return None
 
 
-def _problem(link: Link) -> str | None:
+def _problem(connection: RedisConnection) -> str | None:
     """Return why the server does not answer us yet, or ``None`` if it does."""
     try:
-        link.ask("PING")
+        connection.execute("PING")
     except (Unreachable, AccessDenied) as error:
         return str(error)
     return None
@@ -234,3 +236,56 @@ def _start(command: list[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603 - the server's binary, found or named by the user
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, process_group=0
     )
+
+
+class PrivateFolder:
+    """A new folder that only this user can read; it is locked for as long as this process lives.
+
+    Making one first sweeps away those whose makers were killed.
+    """
+
+    def __init__(self) -> None:
+        # Short, because a socket's path may have no more than a hundred characters or so.
+        sweep(Path(tempfile.gettempdir()))
+        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        self._lock = _own(self.path)
+
+    def __repr__(self) -> str:
+        return f"PrivateFolder({str(self.path)!r})"
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+    def remove(self) -> None:
+        """Remove it and all that is in it; call it once."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what is left there of makers that were killed: we can lock what nobody owns."""
+    for lock in folder.glob(f"{_PREFIX}*/{_LOCK}"):
+        try:
+            descriptor = os.open(lock, os.O_RDWR)
+        except OSError:
+            continue  # another user's, or gone just now
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            continue  # its owner lives
+        else:
+            shutil.rmtree(lock.parent, ignore_errors=True)
+        finally:
+            os.close(descriptor)
+
+
+def _own(private: Path) -> int:
+    """Lock a folder for as long as this process lives; it is never seen unlocked."""
+    new = private / "new"
+    descriptor = os.open(new, os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    new.rename(private / _LOCK)
+    return descriptor

@@ -10,8 +10,8 @@ from soulsai.errors import Unreachable
 from soulsai.training_node.admission import Admission
 from soulsai.types import Fragment, Hello, Weights
 from soulsai.wire.codec import decode_entry, encode_message, pack
-from soulsai.wire.memory import MemoryServer
 from soulsai.wire.protocols import Position
+from tests.memory_server import MemoryServer
 from tests.unit.client.uplink_cases import ARRAYS, PROGRAM, RUN, Faulty, fragment
 
 

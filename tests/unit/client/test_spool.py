@@ -15,8 +15,8 @@ from soulsai.client.spool import Spool, clean
 from soulsai.errors import Unreachable
 from soulsai.types import Fragment, Hello
 from soulsai.wire.codec import decode_entry, encode_message, pack
-from soulsai.wire.memory import MemoryServer
 from soulsai.wire.protocols import START, Position
+from tests.memory_server import MemoryServer
 from tests.unit.client.uplink_cases import PROGRAM, RUN, fragment
 
 

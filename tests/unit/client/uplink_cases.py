@@ -12,7 +12,7 @@ from soulsai.client.uplink import Uplink
 from soulsai.testing.policy import toy_run
 from soulsai.types import EnvironmentOffer, Episode, Fragment, Hello, Weights, zeros
 from soulsai.wire.codec import decode_entry
-from soulsai.wire.memory import MemoryServer
+from tests.memory_server import MemoryServer
 
 RUN, PROGRAM, ARRAYS = toy_run(EnvironmentOffer("soulsai.testing:ToyEnv"))
 

@@ -11,7 +11,7 @@ from soulsai.training_node import publisher
 from soulsai.training_node.gate import fault
 from soulsai.training_node.saving import atomic_folders
 from soulsai.training_node.saving.rollback import Diverged
-from soulsai.wire.memory import MemoryServer
+from tests.memory_server import MemoryServer
 from tests.unit.training_node.node_cases import Counting, Node, Player, config, program, wait_for
 
 SOUND = {"linear.weight": np.ones((3, 2), "f4"), "linear.bias": np.zeros(3, "f4")}

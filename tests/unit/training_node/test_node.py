@@ -8,7 +8,7 @@ import pytest
 from soulsai.training_node.saving import atomic_folders
 from soulsai.training_node.trust import quarantine
 from soulsai.types import Pause, PolicyCard, Promote, Quicksave, Resume, SaveBest, Status, Stop
-from soulsai.wire.memory import MemoryServer
+from tests.memory_server import MemoryServer
 from tests.unit.training_node.node_cases import Counting, Node, Player, config, wait_for
 
 

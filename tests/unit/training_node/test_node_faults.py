@@ -11,7 +11,7 @@ import pytest
 from soulsai.errors import CheckpointError, Superseded
 from soulsai.training_node.saving import atomic_folders, state_file
 from soulsai.types import Episode, RunSpec
-from soulsai.wire.memory import MemoryServer
+from tests.memory_server import MemoryServer
 from tests.unit.training_node.node_cases import Counting, Node, Player, config, wait_for
 
 

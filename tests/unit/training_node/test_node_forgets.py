@@ -5,8 +5,8 @@ import pytest
 from soulsai.training_node import node as module
 from soulsai.training_node import receiver
 from soulsai.training_node.admission import Mark, surplus
-from soulsai.wire.memory import MemoryServer
 from soulsai.wire.protocols import Position
+from tests.memory_server import MemoryServer
 from tests.unit.training_node.node_cases import Node, Player, config, wait_for
 
 

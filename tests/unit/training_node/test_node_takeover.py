@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from soulsai.errors import Superseded
-from soulsai.wire.memory import MemoryServer
+from tests.memory_server import MemoryServer
 from tests.unit.training_node.node_cases import PATIENCE, Node, Player, config
 
 

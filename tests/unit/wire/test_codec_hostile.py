@@ -17,13 +17,11 @@ from soulsai.wire.codec import (
     RAW_BYTES,
     decode,
     decode_entry,
-    decode_weights,
     encode,
     encode_message,
-    encode_weights,
     pack,
 )
-from soulsai.wire.weights import digest
+from soulsai.wire.weights import decode_weights, digest, encode_weights
 from tests.unit.wire.test_codec import (
     FRAMES_LAST,
     RICH,

@@ -6,7 +6,7 @@ import pytest
 
 from soulsai.errors import ConfigError
 from soulsai.wire.names import (
-    ASKERS,
+    COMMANDING_ROLES,
     ROLES,
     Keys,
     acl,
@@ -53,8 +53,8 @@ def all_keys(run: str) -> list[str]:
         keys.event,
         keys.experience("c1"),
         keys.episodes,
-        *(keys.commands(who) for who in ASKERS),
-        *(keys.reply(who, "ab") for who in ASKERS),
+        *(keys.commands(who) for who in COMMANDING_ROLES),
+        *(keys.reply(who, "ab") for who in COMMANDING_ROLES),
         keys.status,
     ]
 

@@ -20,7 +20,7 @@ from soulsai.training_node.trust.quarantine import (
     Quarantine,
 )
 from soulsai.types import Pardon, Pause, Purge, Resume
-from soulsai.wire.memory import MemoryServer
+from tests.memory_server import MemoryServer
 from tests.unit.training_node.node_cases import Counting, Node, Player, config, wait_for
 
 

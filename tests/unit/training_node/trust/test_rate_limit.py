@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from soulsai.training_node.trust import rate_limit
 from soulsai.training_node.trust.rate_limit import ADVANCE_SECONDS, MOST_CLIENTS, RateLimit
-from soulsai.wire.memory import MemoryServer
+from tests.memory_server import MemoryServer
 from tests.unit.training_node.node_cases import Node, Player, config, wait_for
 
 HOUR = 3600
