@@ -36,9 +36,9 @@ texts = {
 
 
 def text_places(text):
-    cases.quiet(cases.config_file.parse, text, "test")
-    cases.quiet(cases.config_file._parse_json, text, "test")
-    cases.quiet(cases.config_file.lenient, text, "test")
+    cases.quiet(cases.yaml_file.parse, text, "test")
+    cases.quiet(cases.yaml_file._parse_json, text, "test")
+    cases.quiet(cases.yaml_file.lenient, text, "test")
 
 
 cases.warm_up()
