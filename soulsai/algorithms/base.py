@@ -1,4 +1,4 @@
-"""What an algorithm is: a policy that acts on clients, and a ``learn`` that improves it."""
+"""The protocol of an algorithm: a policy that acts on clients, and ``learn`` that improves it."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -9,24 +9,26 @@ from soulsai.types import Fragment, Head, Leaf, Metrics, Spec
 
 Tensors = dict[str, Tensor]
 
+PATIENCE = 32  # skipped updates in a row after which a learner gives up
+
 
 class Policy(nn.Module):
-    """What clients run: its forward pass becomes the program, its ``state_dict`` the weights.
+    """The network that clients run: its forward pass is exported, its ``state_dict`` published.
 
-    Observation statistics belong in here as buffers, so that they travel with the weights.
+    Observation statistics are buffers of it, so that they travel with the weights.
     """
 
     head: Head
-    inputs: tuple[str, ...]  # observation leaves the forward pass reads, in order
-    outputs: tuple[str, ...]  # what it returns, in order
-    memory: dict[str, Leaf]  # what a recurrent policy remembers per environment
-    extras: dict[str, Leaf]  # per-step columns its head adds to a fragment
+    inputs: tuple[str, ...]  # observation leaves that the forward pass reads, in order
+    outputs: tuple[str, ...]  # tensors that it returns, in order
+    memory: dict[str, Leaf]  # state of a recurrent policy, per environment
+    extras: dict[str, Leaf]  # columns per step that its head adds to a fragment
 
     quota: int | None = None  # env steps the whole fleet may take under one version, then it waits
-    eager: bool = False  # publish every update; otherwise the node publishes as it sees fit
-    warmup: int = 0  # env steps that are collected before anything is learnt
-    fault: str = ""  # why learning cannot go on: then the node goes back to the last checkpoint
-    newest: tuple[int, int] = (0, 0)  # generation and version that went out last, says the node
+    eager: bool = False  # publish every update; otherwise the node decides when
+    warmup: int = 0  # env steps that are collected before the first update
+    fault: str = ""  # why learning cannot continue: the node goes back to the last checkpoint
+    newest: tuple[int, int] = (0, 0)  # generation and version published last, set by the node
     knobs: dict[str, float]  # numbers for the head, published with every version
 
     def __init__(self, head: Head, spec: Spec, outputs: tuple[str, ...]) -> None:
@@ -43,7 +45,7 @@ class Policy(nn.Module):
         raise NotImplementedError
 
     def twin(self) -> "Policy":
-        """Return the policy that is exported and broadcast: itself, unless layers must be folded.
+        """Return the policy to export and publish: this one, unless clients act with another.
 
         Its ``state_dict`` has the names and shapes of the program's weights.
         """
@@ -57,45 +59,73 @@ class Stateful(Protocol):
     """
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that must survive."""
+        """Return the state to save."""
         ...
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> Any:
-        """Take over what ``state_dict`` returned."""
+        """Restore a saved state."""
         ...
 
 
 @runtime_checkable
 class Forgetful(Protocol):
-    """A part that holds experience, and can let go of one client's."""
+    """A part that holds experience, and can remove that of one client."""
 
     def forget(self, client: str) -> int:
-        """Remove what came of a client; return how much that was, in transitions or env steps."""
+        """Remove the experience of a client; return its size in transitions or env steps."""
         ...
 
 
 class Algorithm(Protocol):
-    """Runs on the training node.
+    """A learner on the training node.
 
-    Built as ``Kind(config, spec, seed=..., steps=..., realtime=...)``, where ``config`` is of type
-    ``Kind.Config``, ``steps`` the env steps planned (0: unknown) and ``seed`` the only source of
-    randomness.
+    It is constructed as ``Kind(config, spec, seed=..., steps=..., realtime=...)``; ``build``
+    documents the arguments, and ``config`` is an instance of ``Kind.Config``.
     """
 
     policy: Policy
-    parts: dict[str, Stateful]  # all that must survive a crash, by the name it is saved under
+    parts: dict[str, Stateful]  # everything a checkpoint saves, by the name it is saved under
 
     def learn(self, arrivals: Iterable[Sequence[Fragment]]) -> Iterator[Metrics]:
-        """Turn experience into better weights, for as long as experience arrives.
+        """Improve the policy for as long as experience arrives.
 
-        ``for fragments in arrivals`` takes what came, possibly nothing; each ``yield`` hands over
-        the metrics of one update. The node saves, publishes and stops only while the algorithm
-        waits for arrivals, so between two updates it must ask for them. When ``arrivals`` ends,
-        so does the generator.
+        The node saves, publishes and stops only while it produces the next item of ``arrivals``,
+        so the algorithm must take one between any two updates.
+
+        Args:
+            arrivals: Groups of new fragments, often empty. The generator ends when they end.
+
+        Yields:
+            The metrics of each update.
         """
         ...
 
 
+class Skips:
+    """Counts updates that were skipped because their loss or gradient was not finite.
+
+    After ``PATIENCE`` of them in a row, ``policy.fault`` is set, and the training node goes back to
+    the last good checkpoint.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self.total = 0
+        self._policy = policy
+        self._in_a_row = 0
+
+    def count(self, *, skipped: bool) -> None:
+        """Count one update, skipped or done."""
+        self.total += skipped
+        self._in_a_row = self._in_a_row + 1 if skipped else 0
+        if self._in_a_row >= PATIENCE:
+            self._policy.fault = f"{PATIENCE} updates in a row were not finite"
+
+    def restore(self, total: int) -> None:
+        """Continue from the total of a checkpoint."""
+        self.total, self._in_a_row = total, 0
+        self._policy.fault = ""
+
+
 def remaining(steps: int, planned: int) -> float:
-    """Return the share of the planned env steps that is still to come; 1 if no end is planned."""
+    """Return the fraction of the planned env steps that remains; 1 without a planned end."""
     return max(0.0, 1.0 - steps / planned) if planned else 1.0

@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 
 from soulsai.algorithms.base import Stateful, Tensors, remaining
-from soulsai.algorithms.grants import Grants, Order
 from soulsai.algorithms.horizon import Horizon
 from soulsai.algorithms.n_step_returns import NStepReturns, transition_columns
 from soulsai.algorithms.networks import Observation
 from soulsai.algorithms.normalize import RunningStatistics
+from soulsai.algorithms.pace import InFlight, Order, Pace
 from soulsai.algorithms.settings import ReplaySettings
 from soulsai.replay.prioritized import PrioritizedReplay
-from soulsai.replay.ratio import Pace
 from soulsai.replay.ring import Batch
 from soulsai.replay.storage import allocator
 from soulsai.replay.uniform import UniformReplay
@@ -70,11 +69,11 @@ class Experience:
         self.normalizer = RunningStatistics(policy.observation.size)
         self.pace = Pace(
             "free" if realtime and settings.pace == "hold" else settings.pace,
-            ratio=settings.replay_ratio,
-            starts=settings.learning_starts,
-            slack=settings.slack_steps,
+            samples_per_insert=settings.replay_ratio,
+            error_buffer=settings.slack_steps,
+            learning_starts=settings.learning_starts,
         )
-        self._grants = Grants()
+        self._in_flight = InFlight()
         self.parts: dict[str, Stateful] = {
             "replay": self.replay,
             "returns": self.returns,
@@ -87,13 +86,13 @@ class Experience:
     ) -> Iterator[Metrics]:
         """Call ``update`` as often as the pace says; see ``Algorithm.learn``."""
         for fragments in arrivals:
-            self._grants.published(self.policy.newest, self.policy.quota)
+            self._in_flight.published(self.policy.newest, self.policy.quota)
             if fragments:
                 self.ingest(fragments)
             if self.pace.due and len(self.replay):
                 metrics = update()
                 self.pace.updated()
-                self._grants.updated()
+                self._in_flight.updated()
                 self._grant()
                 yield metrics
 
@@ -109,7 +108,7 @@ class Experience:
             observation.inv_std.copy_(torch.from_numpy(self.normalizer.inv_std))
         self.pace.arrived(sum(map(len, fragments)))
         for fragment in fragments:
-            self._grants.came(fragment)
+            self._in_flight.arrived(fragment)
         self._grant()
 
     def sample(self) -> Batch:
@@ -136,18 +135,18 @@ class Experience:
         """The least share of random actions: all until learning starts, then less and less."""
         if self.pace.warming_up:
             return 1.0
-        since = self.pace.steps - self.pace.starts
+        since = self.pace.steps - self.pace.learning_starts
         return max(0.0, 1.0 - since / self.explore_steps) if self.explore_steps else 0.0
 
     def _grant(self) -> None:
         """Tell clients how far they may go, and how much of it at random."""
-        self.policy.quota = self.pace.quota(self._grants.coming)
+        self.policy.quota = self.pace.quota(self._in_flight.steps)
         self.policy.knobs = {"random": self.random}
 
     def go_on(self, account: dict[str, Any]) -> None:
         """Go on from the saved account of another; the replay is restored before."""
         self.pace.load_state_dict(account)
-        self._grants.give_up()
+        self._in_flight.clear()
         if not len(self.replay):
             self.pace.refill()
         self._grant()

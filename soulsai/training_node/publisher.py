@@ -1,12 +1,12 @@
 """When a version of the weights goes out, what it grants, and which versions can still be saved."""
 
 import logging
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from soulsai.algorithms.base import Policy
+from soulsai.algorithms.pace import divide
 from soulsai.config.schema import TrainingSettings
 from soulsai.training_node import onnx_export
 from soulsai.training_node.gate import Gate
@@ -15,7 +15,6 @@ from soulsai.types import Array, PolicyCard, Program, RunSpec, Weights
 
 RETRY_SECONDS = 1.0  # after a version could not be published
 STRANGERS = 8  # are thought to be there before any is heard of, if the run starts none itself
-SPENT = 0.75  # of a grant counts as all of it: the rest may be on its way
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +112,7 @@ class Publisher:
         arrays = judged.arrays
         progress.version += 1
         self._keep(arrays)
-        quota = share(self._policy.quota, taken, self._granted)
+        quota = divide(self._policy.quota, taken, self._granted)
         weights = Weights(
             run=self._spec.run,
             generation=progress.generation,
@@ -187,27 +186,3 @@ class Publisher:
             memory=program.memory,
         )
         return onnx_export.complete(program, arrays, card)
-
-
-def share(quota: int | None, taken: Sequence[int], granted: int | None) -> int | None:
-    """Return what each client may take, so that together they take the fleet's quota.
-
-    Whoever has spent what was granted to each the last time would take any number; the others, up
-    to twice what they took. So nobody who is fast waits for what others leave. It is at least a
-    step, if there is any at all.
-    """
-    if quota is None or quota == 0:
-        return quota
-    wants = sorted(_want(steps, granted) for steps in taken)
-    left = quota
-    for served, want in enumerate(wants):
-        level = left // (len(wants) - served)
-        if want >= level:
-            return max(1, level)
-        left -= int(want)
-    return max(1, int(wants[-1]) + left // len(wants))
-
-
-def _want(taken: int, granted: int | None) -> float:
-    spent = granted is None or taken >= SPENT * granted
-    return math.inf if spent else 2.0 * taken

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from soulsai.algorithms.base import Stateful, Tensors
+from soulsai.algorithms.base import Skips, Stateful, Tensors
 from soulsai.algorithms.compile.flat import FlatAdam, Gradient, flatten
 from soulsai.algorithms.compile.form import Form, Package, examples
 from soulsai.algorithms.dqn import compiled
@@ -22,7 +22,6 @@ from soulsai.algorithms.dqn.update import Learner, Luck, Report, Rules, update
 from soulsai.algorithms.horizon import Horizon
 from soulsai.algorithms.quantiles import quantile_huber_loss
 from soulsai.algorithms.replay_learner import Experience, tensors
-from soulsai.algorithms.skips import Skips
 from soulsai.algorithms.vision import spectral_convolutions
 from soulsai.types import Fragment, Metrics, Spec, zeros
 
@@ -143,7 +142,7 @@ class DQN:
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
         """Go on from the account of another."""
         self.experience.go_on(state_dict["pace"])
-        self.skips.begin_again(int(state_dict["skipped"]))
+        self.skips.restore(int(state_dict["skipped"]))
         if "luck" in state_dict:  # older checkpoints left nothing to it
             self.luck.set_state(state_dict["luck"].cpu())
 

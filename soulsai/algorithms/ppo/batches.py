@@ -6,7 +6,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from soulsai.algorithms.grants import Grants, Order
+from soulsai.algorithms.pace import InFlight, Order, allowed
 from soulsai.types import Fragment, Metrics
 
 ENOUGH = 0.6  # of a batch: after the deadline we go on with so much (DD-PPO, arXiv:1911.00357)
@@ -113,7 +113,7 @@ class Batches:
         self._known: dict[Key, Order] = {}  # what came once and is not too old to come again
         self._first: float | None = None  # when the first that waits came
         self._latest: float | None = None  # when anything came last, in this iteration
-        self._grants = Grants()
+        self._in_flight = InFlight()
         self._heard: set[str] = set()  # clients, in this iteration
         self._doubts = 0  # doubtful batches in a row
         self._halved = 0  # how often
@@ -131,12 +131,12 @@ class Batches:
         if self.pace == "free":
             return None
         if self.pace == "synchronous":
-            return max(0, self.steps - self._size)
-        return max(0, AHEAD * self.steps - self._size - self._grants.coming)
+            return allowed(self.steps, self._size, 0)
+        return allowed(AHEAD * self.steps, self._size, self._in_flight.steps)
 
     def published(self, newest: Order, granted: int | None) -> None:
         """Take note of the newest version, if it is another, and of what it granted the fleet."""
-        if self._grants.published(newest, granted):
+        if self._in_flight.published(newest, granted):
             self.ages.see(newest)
 
     @property
@@ -151,7 +151,7 @@ class Batches:
         if self.pace == "free" or self._latest is None:
             return False
         rest = max(0, len(self._heard) - 1)  # what is lost when the quota is divided among them
-        return self._grants.all_but(rest) or now - self._latest >= QUIET * self.deadline
+        return self._in_flight.at_most(rest) or now - self._latest >= QUIET * self.deadline
 
     def arrived(self, fragments: Sequence[Fragment]) -> None:
         """Take in what came."""
@@ -166,7 +166,7 @@ class Batches:
             self.arrived_steps += len(fragment)
             self._known[key] = order
             self._heard.add(fragment.client)
-            self._grants.came(fragment)
+            self._in_flight.arrived(fragment)
             if fragment.greedy:
                 self.dropped.greedy += len(fragment)
             else:
@@ -177,7 +177,7 @@ class Batches:
     def take(self) -> tuple[list[Fragment], list[int]]:
         """Return the next batch, possibly empty, and how old the version of each fragment is."""
         if self._size < ENOUGH * self.steps:  # nothing more was to come
-            self._grants.give_up()
+            self._in_flight.clear()
         taken, size = 0, 0
         while taken < len(self._waiting) and (size < self.steps or self.pace == "synchronous"):
             size += len(self._waiting[taken])
@@ -214,7 +214,7 @@ class Batches:
         self._known = {k: o for k, o in self._known.items() if self.ages.lag(o) <= self.max_lag}
         self.ages.forget(self.max_lag)
         self._heard.clear()
-        self._grants.updated()
+        self._in_flight.updated()
         # If nothing can be granted, what was granted must come, or be given up some time
         self._latest = self._clock() if self.quota == 0 else None
 
@@ -272,6 +272,6 @@ class Batches:
         self._size = sum(map(len, self._waiting))
         self._known = {(c, e, i, s): (g, v) for c, e, i, s, g, v in state_dict["known"]}
         self._heard = set(state_dict["heard"])
-        self._grants.give_up()
+        self._in_flight.clear()
         self._first = self._clock() if self._waiting else None
         self._latest = self._clock() if self._heard else None

@@ -17,7 +17,7 @@ import torch
 from msgspec import Struct
 from torch import Tensor, nn
 
-from soulsai.algorithms.base import Stateful, Tensors, remaining
+from soulsai.algorithms.base import Skips, Stateful, Tensors, remaining
 from soulsai.algorithms.compile.flat import FlatAdam, Gradient, flatten
 from soulsai.algorithms.distributions import distribution
 from soulsai.algorithms.normalize import RunningStatistics
@@ -30,7 +30,6 @@ from soulsai.algorithms.ppo.recurrent import Recurrent, RecurrentActor
 from soulsai.algorithms.ppo.reward_scale import RewardScale
 from soulsai.algorithms.ppo.rollouts import Rollout, balance, lay_out
 from soulsai.algorithms.ppo.settings import PPOSettings
-from soulsai.algorithms.skips import Skips
 from soulsai.errors import ConfigError
 from soulsai.types import MASK, Array, Fragment, Leaf, Metrics, Spec
 
@@ -314,7 +313,7 @@ class PPO:
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
         """Go on from the progress of another, whose batches have been loaded already."""
         self.seed = int(state_dict["seed"])
-        self.skips.begin_again(int(state_dict["skipped"]))
+        self.skips.restore(int(state_dict["skipped"]))
         saved = state_dict["update"]
         self._update = Update(**saved) if saved else None
         if self._update is not None:

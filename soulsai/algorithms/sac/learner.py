@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from soulsai.algorithms.base import Policy, Stateful, Tensors
+from soulsai.algorithms.base import Policy, Skips, Stateful, Tensors
 from soulsai.algorithms.compile.dense import Tower, keep_freed_memory
 from soulsai.algorithms.compile.flat import FlatAdam, Gradient, flatten
 from soulsai.algorithms.compile.form import Form, Package, examples
@@ -34,7 +34,6 @@ from soulsai.algorithms.sac.update import (
     regret,
     wanting,
 )
-from soulsai.algorithms.skips import Skips
 from soulsai.errors import ConfigError
 from soulsai.types import Fragment, Head, Metrics, Spec, zeros
 
@@ -233,7 +232,7 @@ class SAC:
         """Go on where another left off."""
         self.experience.go_on(state_dict["pace"])
         self._luck.set_state(state_dict["luck"].cpu())
-        self.skips.begin_again(int(state_dict["skipped"]))
+        self.skips.restore(int(state_dict["skipped"]))
 
 
 def _rules(config: SACSettings, spec: Spec) -> Rules:

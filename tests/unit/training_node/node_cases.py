@@ -131,7 +131,7 @@ class Node:
         self._thread = threading.Thread(target=self._run, name="node")
 
     def _patch(self, monkeypatch):
-        monkeypatch.setattr(start.algorithms, "build", lambda *_, **__: self.algorithm)
+        monkeypatch.setattr(start, "build", lambda *_, **__: self.algorithm)
         monkeypatch.setattr(node, "REPORT_SECONDS", 0.05)
         monkeypatch.setattr(start, "_export", lambda *_: program())
 

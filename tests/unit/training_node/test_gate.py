@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soulsai.algorithms.skips import PATIENCE, Skips
+from soulsai.algorithms.base import PATIENCE, Skips
 from soulsai.training_node import publisher
 from soulsai.training_node.gate import fault
 from soulsai.training_node.saving import atomic_folders
@@ -107,7 +107,7 @@ def test_a_learner_that_gives_up_goes_back_at_once(monkeypatch, tmp_path):
                 left[0] -= 1
                 skips.count(skipped=True)
         else:
-            skips.begin_again(0)
+            skips.restore(0)
 
     algorithm.before_update = skip
     with Node(monkeypatch, server, config(tmp_path), algorithm=algorithm) as node:
@@ -126,7 +126,7 @@ def test_only_updates_in_a_row_are_too_many():
     assert (policy.fault, skips.total) == ("", 3 * (PATIENCE - 1))
     skips.count(skipped=True)
     assert policy.fault == f"{PATIENCE} updates in a row were not finite"
-    skips.begin_again(7)
+    skips.restore(7)
     assert (policy.fault, skips.total) == ("", 7)
 
 

@@ -1,11 +1,8 @@
 """When versions go out and what they grant; time is what the test says it is."""
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from soulsai.config.schema import TrainingSettings
-from soulsai.training_node.publisher import RETRY_SECONDS, Publisher, share
+from soulsai.training_node.publisher import RETRY_SECONDS, Publisher
 from soulsai.training_node.saving.snapshot import Progress
 from soulsai.types import EnvironmentOffer, RunSpec
 from tests.unit.training_node.node_cases import SPEC, Linear, program
@@ -165,37 +162,3 @@ def test_before_anybody_was_heard_of_a_run_s_own_clients_share_or_some_strangers
     assert not unknown.due(1.0)
     unknown.publisher.count(9)  # they could take more than the quota
     assert unknown.due(1.0)
-
-
-@pytest.mark.parametrize(
-    ("quota", "clients", "each"),
-    [(None, 3, None), (0, 3, 0), (10, 3, 3), (2, 3, 1), (10, 1, 10)],
-)
-def test_a_share_is_never_nothing_of_something(quota, clients, each):
-    assert share(quota, [0] * clients, None) == each
-
-
-def test_who_is_fast_does_not_wait_for_what_others_leave():
-    granted = share(1000, [0] * 10, None)
-    assert granted == 100
-    granted = share(1000, [100, *[3] * 9], granted)
-    assert granted == 1000 - 9 * 6
-    assert share(1000, [granted, *[3] * 9], granted) == granted
-    assert share(1000, [40, *[3] * 9], 100) == 80 + (1000 - 9 * 6 - 80) // 10
-    assert share(100, [100, 100], 100) == 50
-    assert share(7, [5], 100) == 7
-
-
-@given(
-    quota=st.integers(1, 10**6),
-    taken=st.lists(st.integers(0, 10**4), min_size=1, max_size=50),
-    granted=st.none() | st.integers(1, 10**4),
-)
-def test_shares_use_up_the_quota_and_nobody_gets_less_than_an_equal_part(quota, taken, granted):
-    each = share(quota, taken, granted)
-    assert max(1, quota // len(taken)) <= each <= quota
-    spent = [granted is None or steps >= 0.75 * granted for steps in taken]
-    served = sum(
-        each if all_ else min(each, 2 * steps) for all_, steps in zip(spent, taken, strict=True)
-    )
-    assert served <= max(quota, len(taken))
