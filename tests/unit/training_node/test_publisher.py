@@ -1,6 +1,5 @@
 """When versions go out and what they grant; time is what the test says it is."""
 
-
 from soulsai.config.schema import TrainingSettings
 from soulsai.training_node.publisher import RETRY_SECONDS, Publisher
 from soulsai.training_node.saving.snapshot import Progress
