@@ -123,17 +123,23 @@ def revoke(
     sets: Sets = None,
     as_json: Json = False,
 ) -> None:
-    """Shut a client out at once: its user is removed, its connections end."""
+    """Shut a client out at once: its user and its stream are removed, its connections end."""
     if bool(name) == shared:
         raise typer.BadParameter("name one client, or say --shared")
     settings = settings_of(config, redis, secrets, sets)
     with _enrolment(settings) as enrolment:
         enrolment.revoke(name)
+        deleted = shared or enrolment.delete_stream(settings.run.name, name)
         lasting = enrolment.keep()
     if as_json:
         as_line({"client": name, "revoked": True, "lasting": lasting})
     else:
         typer.echo(f"{name or 'the common secret'}: revoked")
+    if not deleted:
+        sys.stderr.write(
+            f"soulsai: the entries that {name} has sent remain, because the server's user admin "
+            "may not delete them; start the server with users.acl made by this version\n"
+        )
     _say_lasting(lasting)
 
 

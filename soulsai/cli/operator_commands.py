@@ -11,7 +11,9 @@ import typer
 
 from soulsai import connect
 from soulsai.config.schema import Config, load
+from soulsai.errors import AccessDenied
 from soulsai.types import Command, Pardon, Purge, Quicksave, Stop
+from soulsai.wire.protocols import OperatorWire
 
 Settings = Annotated[
     Path | None,
@@ -61,8 +63,20 @@ def purge(
     sets: Sets = None,
     as_json: Json = False,
 ) -> None:
-    """Remove one client's experience from a running learner's memory, and keep it out."""
-    _command(settings_of(config, redis, secrets, sets), Purge(client), as_json)
+    """Remove one client's experience from the learner's memory and the server; keep it out.
+
+    Without a running training node, only the entries on the server are removed.
+    """
+    settings = settings_of(config, redis, secrets, sets)
+    with connect.operator(settings) as wire:
+        try:
+            wire.forget(client)
+        except AccessDenied:
+            sys.stderr.write(
+                f"soulsai: unread entries of {client} remain, because the server's user operator "
+                "may not delete them; start the server with users.acl made by this version\n"
+            )
+        _ask(wire, settings, Purge(client), as_json)
 
 
 def pardon(
@@ -79,10 +93,14 @@ def pardon(
 
 def _command(settings: Config, command: Command, as_json: bool) -> None:
     with connect.operator(settings) as wire:
-        now = wire.status()
-        if now is None or now.phase in ("stopping", "ended"):
-            raise connect.nobody(settings)
-        answer = wire.command(command, timeout=60.0)
+        _ask(wire, settings, command, as_json)
+
+
+def _ask(wire: OperatorWire, settings: Config, command: Command, as_json: bool) -> None:
+    now = wire.status()
+    if now is None or now.phase in ("stopping", "ended"):
+        raise connect.nobody(settings)
+    answer = wire.command(command, timeout=60.0)
     if as_json:
         as_line(answer)
     elif answer.done:

@@ -30,8 +30,13 @@ class PageEnroller:
         return to_line(users.invite(place, run, client, password))
 
     def revoke(self, client: str) -> str:
-        """Shut a client out at once."""
-        self._with(lambda enrolment: enrolment.revoke(client))
+        """Shut a client out at once, and delete the entries that it has sent."""
+
+        def act(enrolment: Enrolment) -> None:
+            enrolment.revoke(client)
+            enrolment.delete_stream(self._config.run.name, client)
+
+        self._with(act)
         return f"{client} is shut out"
 
     def _with(self, act: Callable[[Enrolment], Result]) -> Result:

@@ -12,6 +12,7 @@ from soulsai.identity import folder as secrets_folder
 from soulsai.wire.invite import Invite
 from soulsai.wire.names import (
     CLIENT_USER,
+    Keys,
     Version,
     checked,
     is_name,
@@ -78,6 +79,14 @@ class Enrolment:
                 if client
                 else "the common secret opens nothing already"
             )
+
+    def delete_stream(self, run: str, client: str) -> bool:
+        """Delete the entries that a client has sent to a run; return whether that was allowed."""
+        try:
+            self._link.execute("UNLINK", Keys(run).experience(checked("NAME", client)))
+        except AccessDenied:  # by users that an older version has made
+            return False
+        return True
 
     def keep(self) -> bool:
         """Let the server write down its users; return whether they will survive its restart."""

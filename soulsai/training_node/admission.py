@@ -4,7 +4,6 @@ The codec has judged their form. Here nothing waits, logs or counts: every entry
 ``Arrival`` that says what it held, what was refused and what is missing before it.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -33,8 +32,11 @@ LARGEST_REWARD = 1e6
 LARGEST_ACTION = 1e6  # of a box, where the head does not bound it
 LARGEST_SEQ = 2**40
 LARGEST_COUNT = 2**48
+LARGEST_TOTAL = 2**53  # of sums over epochs and clients: exact in JSON and as a float
+LARGEST_NUMBER = 1e30  # of an episode's floats: their sums and squares stay finite
 AHEAD_MS = 24 * 3600 * 1000  # how far ahead of our clock an epoch may be
 MOST_ENVIRONMENTS = 4096
+FAILED = "failed"  # the refusal of an entry whose handling ended a node twice
 BAD_POSITION = "position"  # the refusal after which a stream accepts no honest entry any more
 
 
@@ -136,6 +138,17 @@ class Admission:
                 reading.refuse(error)
         arrival = reading.arrival(client, size)
         self.marks[client] = arrival.mark
+        return arrival
+
+    def set_aside(self, entry: Entry, detail: str) -> Arrival:
+        """Pass over one entry without reading it."""
+        before = self.mark(entry.client)
+        if entry.position <= before.position:
+            return Arrival(entry.client, before, 0, duplicate=True)
+        reading = _Reading(before, entry.position)
+        reading.refuse(Rejected(FAILED, detail))
+        arrival = reading.arrival(entry.client, len(entry.data or b""))
+        self.marks[entry.client] = arrival.mark
         return arrival
 
     def _take(self, message: Message, reading: "_Reading") -> None:
@@ -253,10 +266,15 @@ class Rules:
         """Check all numbers of an episode's summary."""
         _published(episode.generation, episode.version, newest)
         numbers = (episode.reward, episode.seconds, episode.epsilon, *episode.info.values())
-        if not all(map(math.isfinite, numbers)) or not 0.0 <= episode.epsilon <= 1.0:
-            raise Rejected("episode", f"reward {episode.reward}, epsilon {episode.epsilon}")
+        # Comparisons with NaN are false.
+        if not all(abs(number) <= LARGEST_NUMBER for number in numbers):
+            raise Rejected("episode", f"a number is not finite or beyond {LARGEST_NUMBER:g}")
+        if not 0.0 <= episode.epsilon <= 1.0:
+            raise Rejected("episode", f"epsilon {episode.epsilon}")
         if not 1 <= episode.steps < LARGEST_COUNT or episode.seconds < 0:
             raise Rejected("episode", f"{episode.steps} steps in {episode.seconds} s")
+        if abs(episode.reward) > LARGEST_REWARD * episode.steps:
+            raise Rejected("episode", f"reward {episode.reward:g} in {episode.steps} steps")
 
     def hello(self, hello: Hello) -> None:
         """Check that a client believes in this run, and speaks as we do."""

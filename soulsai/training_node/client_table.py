@@ -1,10 +1,10 @@
 """Who plays: how fast, how stale, how reliably, and who has fallen silent."""
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
-from soulsai.training_node.admission import Arrival
+from soulsai.training_node.admission import LARGEST_TOTAL, Arrival
 from soulsai.types import ClientStatus, Heartbeat
 
 PATIENCE = 10.0  # seconds of silence after which a client counts as lost
@@ -50,15 +50,15 @@ class _Player:
 
     @property
     def all_dropped(self) -> int:
-        return self.dropped + (self.last.dropped if self.last else 0)
+        return min(LARGEST_TOTAL, self.dropped + (self.last.dropped if self.last else 0))
 
     @property
     def all_restarts(self) -> int:
-        return self.restarts + (self.last.restarts if self.last else 0)
+        return min(LARGEST_TOTAL, self.restarts + (self.last.restarts if self.last else 0))
 
     @property
     def all_faults(self) -> Counter[str]:
-        return self.faults + Counter(self.last.faults if self.last else {})
+        return add_faults(self.faults, self.last.faults if self.last else {})
 
     def begin_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -100,7 +100,7 @@ class Roster:
         player.admitted += steps
         player.taken += steps
         player.rejected += len(arrival.refusals) + arrival.discarded
-        player.lost += arrival.lost
+        player.lost = min(LARGEST_TOTAL, player.lost + arrival.lost)
         if steps:
             player.version = arrival.fragments[-1].version
 
@@ -133,19 +133,21 @@ class Roster:
     def dropped(self) -> int:
         """Env steps that clients say they dropped."""
         known = sum(player.all_dropped for player in self._players.values())
-        return known + self._forgotten_dropped
+        return min(LARGEST_TOTAL, known + self._forgotten_dropped)
 
     @property
     def restarts(self) -> int:
         """Restarts of environments, as clients tell them."""
         known = sum(player.all_restarts for player in self._players.values())
-        return known + self._forgotten_restarts
+        return min(LARGEST_TOTAL, known + self._forgotten_restarts)
 
     @property
     def faults(self) -> Counter[str]:
         """Faults of environments by kind, as clients tell them."""
-        told = [player.all_faults for player in self._players.values()]
-        return sum(told, self._forgotten_faults)
+        total = self._forgotten_faults
+        for player in self._players.values():
+            total = add_faults(total, player.all_faults)
+        return total
 
     def silent(self, seconds: float) -> list[str]:
         """Return the clients not heard of for so long."""
@@ -156,11 +158,11 @@ class Roster:
         player = self._players.pop(client, None)
         if player is None:
             return
-        self._forgotten_dropped += player.all_dropped
-        self._forgotten_restarts += player.all_restarts
-        known = self._forgotten_faults
-        for kind, count in player.all_faults.items():
-            known[kind if kind in known or len(known) < MOST_KINDS else "other"] += count
+        dropped = self._forgotten_dropped + player.all_dropped
+        restarts = self._forgotten_restarts + player.all_restarts
+        self._forgotten_dropped = min(LARGEST_TOTAL, dropped)
+        self._forgotten_restarts = min(LARGEST_TOTAL, restarts)
+        self._forgotten_faults = add_faults(self._forgotten_faults, player.all_faults)
 
     def statuses(
         self,
@@ -211,6 +213,15 @@ class Roster:
         if self._is_lost(player):
             return "lost"
         return "waiting" if player.last is not None and player.last.waiting else "active"
+
+
+def add_faults(known: Counter[str], more: Mapping[str, int]) -> Counter[str]:
+    """Return the sum of two counts of faults, with a bounded number of kinds and bounded counts."""
+    total = known.copy()
+    for kind, count in more.items():
+        name = kind if kind in total or len(total) < MOST_KINDS else "other"
+        total[name] = min(LARGEST_TOTAL, total[name] + count)
+    return total
 
 
 def _waits(player: _Player, version: int, since: float) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from random import Random
 
 from soulsai.training_node.admission import Admission
+from soulsai.training_node.failed_entries import FailedEntries
 from soulsai.training_node.publisher import Publisher
 from soulsai.training_node.receiver import Receiver
 from soulsai.training_node.retrying_wire import Line
@@ -21,7 +22,9 @@ OVERFULL = 2  # times its stream's bound: more is taken away from a client that 
 Clock = Callable[[], float]
 
 
-def receiver(run: Run, wire: TrainingWire, clock: Clock, now: Clock) -> Receiver:
+def receiver(
+    run: Run, wire: TrainingWire, failed: FailedEntries, clock: Clock, now: Clock
+) -> Receiver:
     """Return who reads on from where the run stands."""
     admission = Admission(
         run.spec,
@@ -32,7 +35,7 @@ def receiver(run: Run, wire: TrainingWire, clock: Clock, now: Clock) -> Receiver
         now=now,
     )
     most = OVERFULL * run.spec.stream_entries
-    receiver = Receiver(wire, admission, most=most, rng=Random(), clock=clock)
+    receiver = Receiver(wire, admission, most=most, failed=failed, rng=Random(), clock=clock)
     receiver.held = frozenset(
         client for client, held in run.progress.quarantined.items() if not held.over
     )

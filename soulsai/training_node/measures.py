@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from soulsai.prometheus import Stopwatch, TrainingMetrics
-from soulsai.training_node.admission import Arrival
+from soulsai.training_node.admission import LARGEST_TOTAL, Arrival
 from soulsai.training_node.client_table import Rate
 from soulsai.training_node.saving.snapshot import Progress
 from soulsai.types import Episode, Fragment, Metrics, Weights
@@ -38,7 +38,7 @@ class Measures:
         progress = self.progress
         progress.bytes_received += arrival.bytes
         progress.duplicates += arrival.duplicate
-        progress.lost += arrival.lost
+        progress.lost = min(LARGEST_TOTAL, progress.lost + arrival.lost)
         self._counted.received.inc(len(arrival.fragments) + len(arrival.refusals))
         for reason, _ in arrival.refusals:
             progress.rejected[reason] = progress.rejected.get(reason, 0) + 1

@@ -3,20 +3,21 @@
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from functools import partial
 
 import torch
 
 from soulsai.config.schema import Config
-from soulsai.errors import CheckpointError, WireError
+from soulsai.errors import CheckpointError, SoulsAIError, Superseded
 from soulsai.prometheus import Exporter, TrainingMetrics
 from soulsai.training_node import entrance, start
 from soulsai.training_node.admission import Arrival, surplus
 from soulsai.training_node.client_table import Roster
 from soulsai.training_node.command_handler import Orders
 from soulsai.training_node.compiling import Compiling
+from soulsai.training_node.failed_entries import FailedEntries
 from soulsai.training_node.fence import Fence
 from soulsai.training_node.measures import Measures
 from soulsai.training_node.publisher import Publisher
@@ -28,7 +29,7 @@ from soulsai.training_node.start import Run
 from soulsai.training_node.status import Phase, Reporter
 from soulsai.training_node.trust.audit_log import AuditLog
 from soulsai.types import Answer, Control, Event, Fragment, Spec, Status, Weights
-from soulsai.wire.protocols import TrainingWire
+from soulsai.wire.protocols import Position, TrainingWire
 
 LOOK_SECONDS = 0.1  # between two looks at commands and at whether to stop
 REPORT_SECONDS = 1.0  # between two reports, and between two looks for a newer node
@@ -106,7 +107,8 @@ class TrainingNode:
             clock=clock, took=self.metrics.checkpoint_seconds.observe,
         )  # fmt: skip
         self._now = now
-        self._receiver = entrance.receiver(run, wire, clock, now)
+        self._failed = FailedEntries(run.folder.path)
+        self._receiver = entrance.receiver(run, wire, self._failed, clock, now)
         self._compiling = Compiling(config, run.spec.spec, run.algorithm, self._measures, clock)
         self._rollback = Rollback(run)
         self._fence = Fence(run, wire, self._line, self._publish)
@@ -124,6 +126,8 @@ class TrainingNode:
         )  # fmt: skip
         self._asked = 0  # times that the algorithm asked for arrivals since its last update
         self._waiting: deque[Arrival] = deque()  # noted, but not yet admitted
+        self._given: list[Arrival] = []  # held by the algorithm since it got control
+        self._failure: Exception | None = None  # in the handling of an arrival
         self._worked_off = 0  # updates after the last env step
         self._next_look = self._next_report = -float("inf")
         self._stop_asked = False
@@ -157,8 +161,14 @@ class TrainingNode:
                 self._publisher.unpublished = True
                 self._asked = 0
                 self._worked_off += self._is_full
-        except WireError:  # the server refuses us for good: keep what was learnt
-            self._save_last()
+        except Superseded:
+            raise
+        except Exception as error:
+            self._failed.note(_places(self._given), error)
+            try:
+                self._save_last()
+            except (SoulsAIError, OSError) as failure:
+                log.error("no last checkpoint error=%s", failure)  # noqa: TRY400 - one line
             raise
 
     def _go_back(self) -> None:
@@ -167,7 +177,9 @@ class TrainingNode:
         self._rollback.go_back(self._publisher.gate.judge().fault)
         self._publisher.restart()
         self._waiting.clear()
-        self._receiver = entrance.receiver(self._run, self._wire, self._clock, self._now)
+        self._receiver = entrance.receiver(
+            self._run, self._wire, self._failed, self._clock, self._now
+        )
         self._worked_off = 0
 
     @property
@@ -191,6 +203,8 @@ class TrainingNode:
             if now >= self._next_look:
                 self._next_look = now + LOOK_SECONDS
                 self._look(now)
+            if self._failure is not None:
+                raise self._failure
             if self._is_over or self._publisher.gate.hopeless:
                 return
             starving = self._starving
@@ -205,6 +219,7 @@ class TrainingNode:
                 self._asked = 0
             self._measures.given()
             yield given
+            self._given = []
 
     def _listen(self) -> None:
         """Note what has come; sleep for a moment if there is nothing to do without it."""
@@ -228,20 +243,34 @@ class TrainingNode:
         """Admit what waits; what is counted here is given to the algorithm at once."""
         fragments: list[Fragment] = []
         while self._waiting and not self._is_full:
-            arrival = self._quarantine.admit(self._waiting.popleft())
-            self._receiver.held = self._quarantine.excluded
-            self._progress.marks[arrival.client] = arrival.mark
-            self._measures.arrived(arrival)
-            before = self._progress.env_steps
-            for fragment in arrival.fragments:
-                if not self._is_full:
-                    self._measures.admitted(fragment, self._progress.version)
-                    fragments.append(fragment)
-            taken = self._progress.env_steps - before
-            self._roster.admitted(arrival, taken)
-            self._audit.count(arrival, taken)
-            for episode in self._reporter.note(arrival.episodes):
-                self._measures.finished(episode)
+            arrival = self._waiting.popleft()
+            env_steps = self._progress.env_steps
+            try:
+                fragments += self._handle(arrival)
+            except Exception as error:  # noqa: BLE001 - raised once the algorithm has the others
+                self._progress.env_steps = env_steps
+                self._failed.note(_places([arrival]), error)
+                self._failure = error
+                break
+            self._given.append(arrival)
+        return fragments
+
+    def _handle(self, arrival: Arrival) -> list[Fragment]:
+        fragments: list[Fragment] = []
+        arrival = self._quarantine.admit(arrival)
+        self._receiver.held = self._quarantine.excluded
+        self._measures.arrived(arrival)
+        before = self._progress.env_steps
+        for fragment in arrival.fragments:
+            if not self._is_full:
+                self._measures.admitted(fragment, self._progress.version)
+                fragments.append(fragment)
+        taken = self._progress.env_steps - before
+        self._roster.admitted(arrival, taken)
+        self._audit.count(arrival, taken)
+        for episode in self._reporter.note(arrival.episodes):
+            self._measures.finished(episode)
+        self._progress.marks[arrival.client] = arrival.mark  # last: a failed entry is read again
         return fragments
 
     def _look(self, now: float) -> None:
@@ -389,3 +418,7 @@ class TrainingNode:
                 return
             time.sleep(LOOK_SECONDS)
             self._orders.serve()
+
+
+def _places(arrivals: Iterable[Arrival]) -> list[tuple[str, Position]]:
+    return [(arrival.client, arrival.mark.position) for arrival in arrivals]

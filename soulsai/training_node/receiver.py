@@ -11,6 +11,7 @@ from typing import Self
 
 from soulsai.errors import AccessDenied, WireError
 from soulsai.training_node.admission import BAD_POSITION, Admission, Arrival
+from soulsai.training_node.failed_entries import FailedEntries
 from soulsai.wire.protocols import Entry, Position, TrainingWire
 
 READ_SECONDS = 0.25  # that one read may sleep; so long a stop may take
@@ -72,6 +73,7 @@ class Receiver:
         admission: Admission,
         *,
         most: int,
+        failed: FailedEntries,
         rng: random.Random,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -80,6 +82,7 @@ class Receiver:
         self.held: frozenset[str] = frozenset()  # clients who are kept out; may be set at any time
         self._wire = wire
         self._most = most
+        self._failed = failed
         self._admission = admission
         self._rng = rng
         self._clock = clock
@@ -176,12 +179,21 @@ class Receiver:
             client: self._admission.position(client) for client in clients if client not in held
         }
 
+    def _admit(self, entry: Entry) -> Arrival:
+        if self._failed.is_spent(entry):
+            return self._admission.set_aside(entry, self._failed.set_aside(entry))
+        try:
+            return self._admission.admit(entry)
+        except Exception as error:
+            self._failed.note([(entry.client, entry.position)], error)
+            raise
+
     def _hand_over(self, entries: list[Entry]) -> bool:
         """Judge entries and pass them on; return whether the other side still listens."""
         arrivals: list[Arrival] = []
         locked: set[str] = set()
         for entry in entries:
-            arrival = self._admission.admit(entry)
+            arrival = self._admit(entry)
             for reason, detail in arrival.refusals:
                 self._complaints.about(reason, detail, entry)
                 if reason == BAD_POSITION:

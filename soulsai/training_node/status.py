@@ -58,6 +58,7 @@ class Reporter:
         self._before = run.progress.seconds
         self._pending: deque[Episode] = deque()
         self._unrecorded = 0
+        self._reduced = False  # a status could not be encoded
 
     @property
     def seconds(self) -> float:
@@ -87,14 +88,24 @@ class Reporter:
 
     def report(self, status: Status) -> None:
         """Store the status, if that works now."""
-        self._line.attempt(lambda: self._wire.report(status))
+        self._attempt(status, lambda each: self._line.attempt(lambda: self._wire.report(each)))
 
     def write(self, status: Status) -> None:
         """Write the status into the run's folder, if that works."""
         try:
-            self._run.folder.write_status(status)
+            self._attempt(status, self._run.folder.write_status)
         except OSError as error:
             log.warning("status not written error=%s", error)
+
+    def _attempt(self, status: Status, act: Callable[[Status], object]) -> None:
+        """Hand over a status; one that cannot be encoded is replaced by a reduced one."""
+        try:
+            act(status)
+        except (OverflowError, ValueError, TypeError) as error:  # the encoder's
+            if not self._reduced:
+                log.warning("status cannot be encoded, a reduced one is sent error=%s", error)
+            self._reduced = True
+            act(reduced(status, str(error)))
 
     def status(self, phase: Phase) -> Status:
         """Return the training node in numbers."""
@@ -143,3 +154,22 @@ class Reporter:
         kept_out = self._quarantine.notice
         parts = (self._line.fault, self._saver.notice, gate, unrecorded, kept_out)
         return "; ".join(filter(None, parts))
+
+
+def reduced(status: Status, error: str) -> Status:
+    """Return the part of a status that no client and no algorithm supplies."""
+    return Status(
+        run=status.run,
+        generation=status.generation,
+        phase=status.phase,
+        algorithm=status.algorithm,
+        environment=status.environment,
+        env_steps=status.env_steps,
+        max_env_steps=status.max_env_steps,
+        updates=status.updates,
+        version=status.version,
+        seconds=status.seconds,
+        checkpoint=status.checkpoint,
+        checkpoint_age=status.checkpoint_age,
+        notice=f"the full status cannot be encoded: {error}",
+    )

@@ -38,7 +38,8 @@ _BODY = padded(_MESSAGE.size + _FRAGMENT.size)
 _TERMINATED, _TRUNCATED, _GREEDY, _ROLLS = 1, 2, 4, 8
 _KIND_FRAGMENT, _KIND_EPISODE, _KIND_HEARTBEAT, _KIND_HELLO = 1, 2, 3, 4
 
-_Count = Annotated[int, Meta(ge=0, lt=2**53)]
+# A client that takes a million steps per second stays under this for eight years.
+_Count = Annotated[int, Meta(ge=0, lt=2**48)]
 _Word = Annotated[str, Meta(max_length=256)]
 _Kind = Annotated[str, Meta(pattern=r"\A[a-z]{1,16}\Z")]
 _Line = Annotated[str, Meta(max_length=200, pattern=r"\A[^\x00-\x1f\x7f-\x9f]*\Z")]

@@ -142,6 +142,7 @@ _RIGHTS: dict[Role, str] = {
         f"{_LINK} "
         f"(%R~{_ANY}spec %R~{_ANY}status +get) "
         f"(%W~{_ANY}cmd:operator +xadd) "
+        f"(%W~{_ANY}exp:* +unlink) "
         f"(~{_ANY}reply:operator:* +blpop)"
     ),
     "client": (
@@ -152,9 +153,11 @@ _RIGHTS: dict[Role, str] = {
     ),
     # Whoever watches the server itself; it sees no key. Never CONFIG: it prints passwords.
     "metrics": f"{_LINK} +info +client|list +slowlog|get +slowlog|len +latency|latest",
-    # Whoever enrolls and revokes. It can make users with any rights: as good as the server itself.
+    # Enrolls and revokes clients, whose streams it deletes. It can make users with any rights,
+    # so it is as good as the server itself.
     "admin": (
-        f"{_LINK} +info +client|list +acl|setuser +acl|deluser +acl|users +acl|getuser +acl|save"
+        f"{_LINK} +info +client|list +acl|setuser +acl|deluser +acl|users +acl|getuser +acl|save "
+        f"(%W~{_ANY}exp:* +unlink)"
     ),
 }
 

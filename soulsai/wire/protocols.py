@@ -209,6 +209,10 @@ class OperatorWire(Protocol):
         """Ask the training node and wait for its answer; raise ``WireError`` if none comes."""
         ...
 
+    def forget(self, client: str) -> None:
+        """Delete a client's stream; raise ``AccessDenied`` where the server does not allow it."""
+        ...
+
     def close(self) -> None:
         """Let go of the connection."""
         ...

@@ -8,7 +8,7 @@ from soulsai.errors import NoRun, WireError
 from soulsai.types import Answer, Command, Episode, Event, RunSpec, Status
 from soulsai.wire.client_role import position_of
 from soulsai.wire.codec import decode, encode
-from soulsai.wire.names import CommandingRole, Keys
+from soulsai.wire.names import CommandingRole, Keys, checked
 from soulsai.wire.protocols import Position
 from soulsai.wire.redis.connection import RedisConnection
 from soulsai.wire.redis.subscriber import Subscriber
@@ -65,6 +65,10 @@ class OperatorRole:
             f"no answer from the training node within {timeout:g} s; is it running? "
             "See `soulsai status`"
         )
+
+    def forget(self, client: str) -> None:
+        """Delete a client's stream."""
+        self._connection.execute("UNLINK", self._keys.experience(checked("client", client)))
 
     def close(self) -> None:
         """Let go of the connection."""

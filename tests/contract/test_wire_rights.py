@@ -53,6 +53,7 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
     },
     "operator": {
         "get": {"spec", "status"}, "xadd": {"cmd:operator"}, "blpop": {"reply:operator"},
+        "unlink": {"own", "exp"},
     },
     "client": {
         "getrange": {
@@ -62,7 +63,7 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "subscribe": {"model", "control"},
     },
     "metrics": {},
-    "admin": {},
+    "admin": {"unlink": {"own", "exp"}},
     "c-lab": {
         "getrange": {"spec", "program", "manifest", "model", "piece", "control", "own notice"},
         "xadd": {"own"},

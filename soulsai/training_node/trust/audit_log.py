@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from soulsai.training_node.admission import Arrival
+from soulsai.training_node.admission import LARGEST_TOTAL, Arrival
 
 NAME = "audit.jsonl"
 
@@ -66,7 +66,7 @@ class AuditLog:
         total.fragments += len(arrival.fragments)
         total.episodes += len(arrival.episodes)
         total.rejected += len(arrival.refusals) + arrival.discarded
-        total.lost += arrival.lost
+        total.lost = min(LARGEST_TOTAL, total.lost + arrival.lost)
         total.epoch, total.seq = arrival.mark.position
 
     def saved(self, checkpoint: str, env_steps: int) -> None:

@@ -1,10 +1,13 @@
 """Who plays, how fast, and who has fallen silent; time is what the test says it is."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from soulsai.training_node.admission import Arrival, Mark, Refusal
+from soulsai.training_node.admission import LARGEST_TOTAL, Arrival, Mark, Refusal
 from soulsai.training_node.client_table import MOST_KINDS, Rate, Roster
-from soulsai.types import Heartbeat
+from soulsai.types import Heartbeat, Status
+from soulsai.wire.codec import decode, encode
 from soulsai.wire.protocols import Position
 
 
@@ -133,3 +136,43 @@ def test_a_rate_forgets_within_its_window():
     for second in range(13, 20):
         last = rate.per_second(float(second), 900.0)
     assert last == 0.0
+
+
+COUNTS = st.sampled_from([0, 1, 2**31, 2**48 - 1]) | st.integers(0, 2**48 - 1)
+KIND_NAMES = st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=16)
+HEARTBEATS = st.builds(
+    Heartbeat,
+    steps=COUNTS,
+    episodes=COUNTS,
+    dropped=COUNTS,
+    queued=COUNTS,
+    version=COUNTS,
+    restarts=COUNTS,
+    waiting=st.booleans(),
+    faults=st.dictionaries(KIND_NAMES, COUNTS, max_size=16),
+    trouble=st.just("") | st.just("\u20ac" * 200),
+)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abcd"), COUNTS, HEARTBEATS), min_size=1, max_size=20),
+    st.sampled_from([1, 4, 60]),
+    st.integers(1, 4),
+)
+@settings(max_examples=40, deadline=None)
+def test_the_status_can_be_encoded_after_any_claims_in_any_number_of_epochs(said, repeats, limit):
+    roster = Roster(0.0, limit=limit)
+    for number, (client, lost, heartbeat) in enumerate(said * repeats):
+        mark = Mark(Position(number + 1, 1))
+        hear(roster, Arrival(client, mark, 0, heartbeat=heartbeat, lost=lost), 7.0 * number)
+    for client in roster.statuses(7):
+        for number in (client.dropped, client.restarts, client.lost, *client.faults.values()):
+            assert 0 <= number <= LARGEST_TOTAL
+        assert len(client.faults) <= MOST_KINDS + 1
+    status = Status(
+        "run", 1, "learning", "dqn", "e", dropped=roster.dropped, restarts=roster.restarts,
+        faults=dict(roster.faults), clients=roster.statuses(7),
+    )  # fmt: skip
+    assert decode(encode(status), Status) == status
+    assert len(status.faults) <= MOST_KINDS + 1
+    assert max([0, status.dropped, status.restarts, *status.faults.values()]) <= LARGEST_TOTAL

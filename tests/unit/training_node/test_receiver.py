@@ -7,6 +7,7 @@ import pytest
 
 from soulsai.errors import AccessDenied, Rejected, Unreachable
 from soulsai.training_node.admission import Admission, Arrival, Mark
+from soulsai.training_node.failed_entries import FailedEntries
 from soulsai.training_node.receiver import Complaints, Inbox, Receiver
 from soulsai.types import ActionSpec, EnvironmentOffer, Head, Heartbeat, Leaf, RunSpec, Spec
 from soulsai.wire.protocols import Entry, Position
@@ -55,7 +56,7 @@ def entry(client, seq, epoch=1):
     return Entry(client, Position(epoch, seq), b"%d" % seq)
 
 
-def receiver(wire, **marks):
+def receiver(wire, folder, **marks):
     def decode(entry):
         if entry.data == b"13":
             raise Rejected("frame", "unlucky")
@@ -64,7 +65,8 @@ def receiver(wire, **marks):
     admission = Admission(
         SPEC, Head("epsilon_greedy"), decode, marks=marks, newest=(1, 1), now=lambda: 0.0
     )
-    return Receiver(wire, admission, most=10_000, rng=random.Random(0))
+    failed = FailedEntries(folder)
+    return Receiver(wire, admission, most=10_000, failed=failed, rng=random.Random(0))
 
 
 def collect(receiving, count):
@@ -76,16 +78,16 @@ def collect(receiving, count):
     raise AssertionError(f"only {len(found)} of {count} came")
 
 
-def test_streams_are_discovered_and_read_in_order_from_their_marks():
+def test_streams_are_discovered_and_read_in_order_from_their_marks(tmp_path):
     wire = Wire()
     wire.streams["a"] = [entry("a", seq) for seq in range(1, 8)]
-    with receiver(wire, a=Mark(Position(1, 3))) as receiving:
+    with receiver(wire, tmp_path, a=Mark(Position(1, 3))) as receiving:
         assert [a.mark.position.seq for a in collect(receiving, 4)] == [4, 5, 6, 7]
         wire.streams["b"] = [entry("b", seq) for seq in range(1, 4)]
         assert [a.heartbeat.steps for a in collect(receiving, 3)] == [1, 2, 3]
 
 
-def test_an_outage_is_survived(caplog):
+def test_an_outage_is_survived(caplog, tmp_path):
     wire, failures = Wire(), iter([Unreachable("down")] * 3)
 
     def trouble():
@@ -94,27 +96,27 @@ def test_an_outage_is_survived(caplog):
 
     wire.trouble = trouble
     wire.streams["a"] = [entry("a", seq) for seq in range(1, 6)]
-    with receiver(wire) as receiving:
+    with receiver(wire, tmp_path) as receiving:
         assert len(collect(receiving, 5)) == 5
     assert caplog.text.count("receiving interrupted") == 1
 
 
 @pytest.mark.parametrize("error", [AccessDenied("who are you"), ZeroDivisionError("a bug")])
-def test_what_cannot_be_survived_is_raised_where_arrivals_are_taken(error):
+def test_what_cannot_be_survived_is_raised_where_arrivals_are_taken(error, tmp_path):
     wire = Wire()
 
     def trouble():
         raise error
 
     wire.trouble = trouble
-    with receiver(wire) as receiving, pytest.raises(type(error)):
+    with receiver(wire, tmp_path) as receiving, pytest.raises(type(error)):
         collect(receiving, 1)
 
 
-def test_a_stream_that_was_locked_is_deleted_and_refusals_go_on(caplog):
+def test_a_stream_that_was_locked_is_deleted_and_refusals_go_on(caplog, tmp_path):
     wire = Wire()
     wire.streams["a"] = [entry("a", 12), entry("a", 13), entry("a", 0, epoch=2**64 - 1)]
-    with receiver(wire) as receiving:
+    with receiver(wire, tmp_path) as receiving:
         arrivals = collect(receiving, 3)
         assert [r.reason for a in arrivals for r in a.refusals] == ["frame", "position"]
         while not wire.forgotten:
@@ -125,10 +127,10 @@ def test_a_stream_that_was_locked_is_deleted_and_refusals_go_on(caplog):
     assert b"13".hex() in caplog.text
 
 
-def test_a_forgotten_client_begins_anew():
+def test_a_forgotten_client_begins_anew(tmp_path):
     wire = Wire()
     wire.streams["a"] = [entry("a", 5)]
-    with receiver(wire) as receiving:
+    with receiver(wire, tmp_path) as receiving:
         collect(receiving, 1)
         wire.streams["a"] = []
         receiving.forget("a")
