@@ -1,1 +1,1 @@
-"""Runs side by side: their curves, what seeds have in common, and where their settings differ."""
+"""Compare runs: curves, statistics over seeds, and differing settings."""

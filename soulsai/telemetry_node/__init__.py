@@ -1,1 +1,1 @@
-"""The telemetry node: keeps the record of episodes, draws it, and says what was best."""
+"""The telemetry node: record episodes, draw them, and find the best model."""

@@ -1,4 +1,4 @@
-"""When to ask the training node to save its best weights, and what may be claimed of it. Pure."""
+"""Decide when to request a save of the best weights, and what ``best.json`` may claim. Pure."""
 
 from msgspec import Struct
 
@@ -6,12 +6,12 @@ from soulsai.telemetry_node.statistics import Best
 from soulsai.types import SaveBest
 
 NAME = "best.json"
-REST = 1.0  # seconds between two requests: while it learns, every episode is a new best
-PATIENCE = 60.0  # seconds between two requests, at most, while nobody answers
+REST = 1.0  # seconds between two requests: early in a run, every episode is a new best
+PATIENCE = 60.0  # longest wait in seconds between two requests without an answer
 
 
 class BestFile(Struct, frozen=True):
-    """``best.json``: the best average so far, and whether ``best_model`` holds those weights."""
+    """``best.json``: the best average so far, and whether ``best_model`` holds its weights."""
 
     score: float
     generation: int
@@ -21,15 +21,14 @@ class BestFile(Struct, frozen=True):
     greedy: bool
     time: float
     saved: bool
-    answer: str = ""  # what the training node said
+    answer: str = ""  # the training node's words
 
 
-class Claim:
-    """Follows the best average until its weights are saved or refused.
+class BestTracker:
+    """Follow the best average until its weights are saved or refused.
 
-    Refused weights (the training node no longer holds that version) are given up: asking for newer
-    ones in their place would save what did not produce the score. A request without an answer is
-    repeated, more and more slowly.
+    Refused weights (the training node no longer holds that version) are given up: newer weights
+    did not produce the score. A request without an answer is repeated at growing intervals.
     """
 
     def __init__(self) -> None:
@@ -41,12 +40,12 @@ class Claim:
         self._wait = REST
 
     def offer(self, best: Best) -> None:
-        """Take note of a better average; an older one that still waits is forgotten."""
+        """Replace the best average and forget the pending request of the previous one."""
         self.best, self.saved, self.answer = best, False, ""
         self._pending = True
 
     def restore(self, file: BestFile) -> None:
-        """Take up what ``best.json`` says of the best that was offered, if it speaks of that."""
+        """Restore the answer from ``best.json`` if the file describes the current best."""
         best = self.best
         if best is None or (file.score, file.generation, file.version, file.episodes) != (
             best.score,
@@ -59,23 +58,29 @@ class Claim:
         self._pending = not (file.saved or file.answer)
 
     def due(self, now: float) -> SaveBest | None:
-        """Return what to ask for at this time, if anything."""
+        """Return the request that is due at ``now`` (seconds of any monotonic clock)."""
         if not self._pending or self.best is None or now < self._next:
             return None
         return SaveBest(self.best.generation, self.best.version, self.best.score)
 
     def answered(self, done: bool, message: str, now: float) -> None:
-        """Take note of the training node's answer."""
+        """Store the training node's answer to the last request.
+
+        Args:
+            done: Whether the weights are saved.
+            message: The training node's words.
+            now: Time of the answer in seconds.
+        """
         self.saved, self.answer, self._pending = done, message or str(done), False
         self._next, self._wait = now + REST, REST
 
     def unanswered(self, now: float) -> None:
-        """Take note that no answer came."""
+        """Schedule the next request after a request without an answer."""
         self._wait = min(2 * self._wait, PATIENCE)
         self._next = now + self._wait
 
     def file(self) -> BestFile | None:
-        """Return what ``best.json`` should say now."""
+        """Return the content of ``best.json``, or ``None`` before the first best."""
         best = self.best
         if best is None:
             return None

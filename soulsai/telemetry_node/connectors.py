@@ -1,4 +1,4 @@
-"""Whoever else is told of a run: each from a thread of its own, so that nothing waits for them."""
+"""Feed a sink from a thread of its own, so that a slow sink never delays the record."""
 
 import logging
 import threading
@@ -12,10 +12,10 @@ from msgspec import Struct
 from soulsai.errors import SoulsAIError
 
 MOST = 10_000  # items that wait for one sink; beyond, the oldest are dropped and counted
-GRACE = 5.0  # seconds that a sink has to take what is left when it ends
+GRACE = 5.0  # seconds for the remaining items when the connector closes
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds after a failure
 SHORTEST, LONGEST = 0.5, 60.0  # seconds between two points of one curve
-POINTS = 5000  # of one curve, about; the longer a run is, the further apart they are
+POINTS = 5000  # approximate number of points of one curve; longer runs get wider intervals
 
 _log = logging.getLogger(__name__)
 Item = TypeVar("Item", contravariant=True)
@@ -23,29 +23,29 @@ Any_ = TypeVar("Any_")
 
 
 class Sink(Protocol[Item]):
-    """Takes items; may be slow, and may fail with ``OSError`` or ``SoulsAIError``."""
+    """A receiver of items; it may be slow, and may raise ``OSError`` or ``SoulsAIError``."""
 
     def write(self, item: Item) -> None:
-        """Take one item."""
+        """Write one item."""
         ...
 
     def flush(self) -> None:
-        """Make durable what was taken; nothing more comes for a moment."""
+        """Make the written items durable; the queue is empty for the moment."""
         ...
 
     def close(self) -> None:
-        """Let go."""
+        """Release all resources."""
         ...
 
     def abort(self) -> None:
-        """End a ``write`` that does not end; called from another thread."""
+        """Interrupt a blocked ``write`` from another thread."""
         ...
 
 
 class Connector(Generic[Any_]):
-    """Hands items to a sink in the background; what does not work is tried again, later and later.
+    """Write items to a sink in the background, and retry after failures at growing intervals.
 
-    However slow or broken the sink is, ``offer`` returns at once and memory is bounded.
+    ``offer`` never blocks and memory is bounded, however slow or broken the sink is.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Connector(Generic[Any_]):
         return f"<Connector {self.name} written={self.written} dropped={self.dropped}>"
 
     def offer(self, item: Any_) -> None:
-        """Let the sink have an item when it can."""
+        """Queue an item; a full queue drops its oldest item."""
         with self._wake:
             if len(self._waiting) >= self._most:
                 self._waiting.popleft()
@@ -84,17 +84,17 @@ class Connector(Generic[Any_]):
 
     @property
     def waiting(self) -> int:
-        """Items that wait."""
+        """The number of queued items."""
         return len(self._waiting)
 
     def close(self) -> None:
-        """Hand over what is left within the time of grace, then let go of the sink."""
+        """Write the queued items within the grace period, then close the sink."""
         with self._wake:
             self._over = True
             self._wake.notify()
         self._thread.join(self._grace)
         if self._thread.is_alive():
-            _log.warning("connector %s hangs and is given up", self.name)
+            _log.warning("connector %s hangs and is aborted", self.name)
             self._sink.abort()
             self._thread.join()
 
@@ -109,13 +109,15 @@ class Connector(Generic[Any_]):
                 if not self._waiting:
                     self._sink.flush()
             except (OSError, SoulsAIError) as error:
-                self._failed(item, error)
+                self._requeue(item, error)
                 if over or self._rest(pause):
                     break
                 pause = min(2 * pause, LONGEST_PAUSE)
                 continue
             self.written += 1
-            self._works()
+            if self._fault:
+                _log.info("connector %s works again", self.name)
+            self._fault = ""
             pause = FIRST_PAUSE
         try:
             self._sink.close()
@@ -128,7 +130,7 @@ class Connector(Generic[Any_]):
                 self._wake.wait()
             return (self._waiting.popleft() if self._waiting else None), self._over
 
-    def _failed(self, item: Any_, error: Exception) -> None:
+    def _requeue(self, item: Any_, error: Exception) -> None:
         if not self._fault:
             _log.warning("connector %s fails, training goes on error=%s", self.name, error)
         self._fault = str(error)
@@ -138,13 +140,8 @@ class Connector(Generic[Any_]):
             else:
                 self.dropped += 1
 
-    def _works(self) -> None:
-        if self._fault:
-            _log.info("connector %s works again", self.name)
-        self._fault = ""
-
     def _rest(self, seconds: float) -> bool:
-        """Wait; return whether it is over meanwhile."""
+        """Wait, and return whether the connector was closed meanwhile."""
         end = self._clock() + seconds
         with self._wake:
             while not self._over and (left := end - self._clock()) > 0:
@@ -153,7 +150,7 @@ class Connector(Generic[Any_]):
 
 
 class Point(Struct, frozen=True):
-    """Some numbers of one moment, each under the name of its curve."""
+    """Values of several curves at one moment, by the name of the curve."""
 
     time: float  # Unix seconds
     env_steps: int
@@ -161,9 +158,9 @@ class Point(Struct, frozen=True):
 
 
 class Thinner:
-    """Means over a moment that grows with the run, so that a curve has a bounded number of points.
+    """Average points over an interval that grows with the run, to bound the points of a curve.
 
-    Single episodes of a slow environment stay single; many at once become their mean.
+    Episodes that are further apart than the interval pass unchanged.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -175,7 +172,7 @@ class Thinner:
         self._last = Point(0.0, 0, {})
 
     def add(self, point: Point) -> Point | None:
-        """Take in a point; return the mean of the moment if that is over."""
+        """Add a point, and return the mean of the interval if the interval is over."""
         for name, value in point.values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
             self._counts[name] = self._counts.get(name, 0) + 1
@@ -183,7 +180,7 @@ class Thinner:
         return self.rest() if self._clock() >= self._due else None
 
     def rest(self) -> Point | None:
-        """Return the mean of what is not returned yet, if there is anything."""
+        """Return the mean of the points since the last mean, or ``None`` without points."""
         if not self._sums:
             return None
         means = {name: total / self._counts[name] for name, total in self._sums.items()}

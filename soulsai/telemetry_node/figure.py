@@ -1,4 +1,4 @@
-"""``telemetry.png``: how a run goes, at a glance; drawn beside the intake, never in its way."""
+"""Draw ``telemetry.png``, the overview of a run, in a thread of its own."""
 
 import logging
 import os
@@ -18,26 +18,26 @@ from soulsai.telemetry_node.statistics import Best, History
 from soulsai.types import Array
 
 NAME = "telemetry.png"
-REST = 9.0  # times as long as a drawing takes, so that it costs at most a tenth of a core
+REST = 9.0  # pause after a drawing in drawing times: at most a tenth of a core
 
 _log = logging.getLogger(__name__)
 _EXPLORING, _GREEDY, _BEST, _GREY = "#0072B2", "#D55E00", "#CC79A7", "#555555"
 
 
 class Snapshot(Struct, frozen=True, eq=False):
-    """All that a drawing needs, so that the intake can go on meanwhile."""
+    """The data of one figure, detached from the statistics that go on changing."""
 
     title: str
     window: int
     exploring: Array  # rows of a History
     greedy: Array
     best: Best | None
-    goal: str = "reward"  # in what the best is best
-    shown: str = ""  # what is drawn beside reward, length and throughput
+    goal: str = "reward"  # the metric that ranks models
+    shown: str = ""  # label of the measure beside reward, length and throughput
 
 
 class Painter:
-    """Draws one snapshot at a time in its own thread, and rests nine times as long."""
+    """Draw one snapshot at a time in a thread, and pause for nine drawing times."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
@@ -47,18 +47,18 @@ class Painter:
         self._rested = 0.0
 
     def ready(self) -> bool:
-        """Whether a snapshot would be drawn at once."""
+        """Return whether a snapshot would be drawn at once."""
         if self._drawing and self._drawing.done():
             self._rested = self._finish(self._drawing)
             self._drawing = None
         return self._drawing is None and self._clock() >= self._rested
 
     def draw(self, snapshot: Snapshot) -> None:
-        """Begin to draw; call this only when ready."""
+        """Start a drawing; the painter must be ready."""
         self._drawing = self._thread.submit(self._draw, snapshot)
 
     def close(self, last: Snapshot | None) -> None:
-        """Draw a last snapshot, wait until it is on disk, and end the thread."""
+        """Draw the last snapshot, wait until it is on disk, and end the thread."""
         if last:
             drawing = self._thread.submit(self._draw, last)
             self._thread.shutdown(wait=True)
@@ -72,7 +72,7 @@ class Painter:
         return now + REST * (now - began)
 
     def _finish(self, drawing: "Future[float]") -> float:
-        """Return when to draw next; a failed drawing costs a figure, never the record."""
+        """Return the time of the next drawing; a failed drawing never harms the record."""
         error = drawing.exception()
         if error is None:
             return drawing.result()
@@ -81,14 +81,14 @@ class Painter:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG in one step: a reader sees the old figure or the new one."""
+    """Write a PNG atomically: a reader sees the old figure or the new one."""
     unfinished = path.with_name(f".{path.name}.part")
     figure.savefig(unfinished, format="png")
     os.replace(unfinished, path)
 
 
 def draw(snapshot: Snapshot) -> Figure:
-    """Return the figure: reward, wins, length of episodes and throughput over env steps."""
+    """Return the figure: reward, measure, episode length and throughput over env steps."""
     figure = Figure(figsize=(9, 9 if snapshot.shown else 8), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     heights = (4, 1.2, 1.2, 1.2) if snapshot.shown else (4, 1.2, 1.2)
@@ -141,7 +141,7 @@ def _draw_best(axes: Axes, snapshot: Snapshot, best: Best) -> None:
     label = (
         f"best mean{goal} of {snapshot.window} ({kind}): {best.score:.4g}, version {best.version}"
     )
-    if goal:  # it has no place on the scale of rewards
+    if goal:  # the score is not on the scale of rewards
         axes.axvline(best.env_steps, color=_BEST, linewidth=1.2, linestyle=":", label=label)
         return
     axes.plot(best.env_steps, best.score, "*", color=_BEST, markersize=15, label=label, zorder=5,
@@ -150,9 +150,15 @@ def _draw_best(axes: Axes, snapshot: Snapshot, best: Best) -> None:
 
 
 def rolling(rows: Array, window: int, other: str = "steps") -> tuple[Array, Array, Array]:
-    """Return mean and deviation of reward, and another mean, over the last ``window`` episodes.
+    """Return mean and deviation of the reward, and the mean of another column.
 
-    One value for each bin; a window holds whole bins, at least one.
+    Args:
+        rows: Bins of a ``History``, shape ``(bins, columns)``.
+        window: Episodes in the mean; a window holds whole bins, at least one.
+        other: Name of the other column.
+
+    Returns:
+        Three arrays with one value for each bin.
     """
     sums = np.cumsum(np.vstack([np.zeros(rows.shape[1]), rows]), axis=0)
     count, reward, squared, more = (
@@ -169,7 +175,7 @@ def rolling(rows: Array, window: int, other: str = "steps") -> tuple[Array, Arra
 
 
 def throughput(rows: Array, points: int = 120) -> tuple[Array, Array]:
-    """Return env steps and env steps per second of wall time, for stretches of the run."""
+    """Return env steps, and env steps per second of wall time, at ``points`` places at most."""
     rows = rows[np.argsort(_column(rows, "time"), kind="stable")]
     times, taken = _column(rows, "time"), np.cumsum(_column(rows, "steps"))
     if len(rows) < 2 or times[-1] <= times[0]:
@@ -185,12 +191,12 @@ def _column(rows: Array, name: str) -> Array:
 
 
 def _by_steps(rows: Array) -> Array:
-    """Order by env steps, which go back when a run resumes from a checkpoint."""
+    """Sort by env steps, which go back when a run resumes from a checkpoint."""
     return np.asarray(rows[np.argsort(_column(rows, "env_steps"), kind="stable")])
 
 
 def _smoothing(rows: Array, window: int) -> int:
-    """Return how many episodes to average: fewer while there are few, or the curve lags behind."""
+    """Return the episodes in the mean; short runs get a shorter window."""
     return int(np.clip(_column(rows, "episodes").sum() // 10, min(5, window), window))
 
 

@@ -1,12 +1,12 @@
-"""The telemetry node: episodes in; record, figure and "this was the best" out."""
+"""The telemetry node: record episodes, draw figures, and request a save of the best weights."""
 
 import logging
 import math
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from soulsai.config.schema import Config
 from soulsai.errors import AccessDenied, NoRun, SoulsAIError, Unreachable, WireError
@@ -16,20 +16,17 @@ from soulsai.telemetry_node.run import FollowedRun
 from soulsai.types import Answer, Event, SaveBest
 from soulsai.web.commands import Enroller
 from soulsai.web.journal import Note
-from soulsai.web.source import Live, NoPage
-from soulsai.web.watching import Watching
+from soulsai.web.run_store import Live
+from soulsai.web.watching import WatcherThread
 from soulsai.wire.protocols import TelemetryWire
 from soulsai.wire.redis.roles import connect_telemetry
 from soulsai.wire.secrets import server_for
 
-if TYPE_CHECKING:
-    from soulsai.web.app import PageServer
-
-TURN = 0.25  # seconds that one read waits; how soon a stop is noticed
-LOOK = 1.0  # seconds between two looks at which run is published, while nothing comes
-ASK = 2.0  # seconds to wait for an answer to SaveBest; the stream holds what comes meanwhile
-LAST_ASK = 1.0  # the same, when stopping
-DRAIN = 3.0  # seconds, at most, to read what is left at the end
+TURN = 0.25  # seconds that one read waits; also the delay of a stop
+LOOK = 1.0  # seconds between two checks of the published run while no episodes arrive
+ASK = 2.0  # seconds to wait for an answer to SaveBest; episodes wait in the stream meanwhile
+LAST_ASK = 1.0  # the same during a stop
+DRAIN = 3.0  # longest time in seconds for the remaining episodes during a stop
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
 
 _log = logging.getLogger(__name__)
@@ -43,19 +40,24 @@ def serve(
     connect: Callable[[], TelemetryWire] | None = None,
     enroller: Enroller | None = None,
 ) -> None:
-    """Follow the published run, and every later one under its name, until stopped.
+    """Follow the published run, and every later run under its name, until stopped.
 
-    The page has wires of its own, which ``connect`` makes; by default to the configured server. It
-    lets clients in with ``enroller``, if there is one.
+    Args:
+        config: All settings.
+        wire: The connection for episodes.
+        stopped: Whether to end; called several times a second.
+        connect: Opens more connections for the page; by default to the configured server.
+        enroller: Enrolls clients from the page, if this node may do that.
     """
     node = TelemetryNode(config, wire)
     pause = RetryPause(random.Random())
     try:
-        with _page(config, node, connect, enroller) as page:
+        page, ring = _page(config, node, connect, enroller)
+        with page:
             while not stopped():
                 try:
                     if node.turn(TURN):
-                        page.ring()
+                        ring()
                     node.ask(ASK)
                     pause.over()
                 except (NoRun, Unreachable, OSError) as error:
@@ -66,7 +68,7 @@ def serve(
 
 
 class TelemetryNode:
-    """Reads episodes on from where its record ends, and asks for the best to be saved."""
+    """Read episodes from the end of the record on, and request a save of the best weights."""
 
     def __init__(
         self,
@@ -85,43 +87,46 @@ class TelemetryNode:
         return f"<TelemetryNode {self.run or 'without a run'}>"
 
     def live(self) -> Live | None:
-        """Return the run that is followed now; any thread may ask."""
+        """Return the followed run; thread-safe."""
         run = self.run
         return Live(run.name, run.episodes) if run else None
 
     def families(self) -> Iterable[Family]:
-        """Return what Prometheus may know beside what the page knows; any thread may ask."""
+        """Return the node's Prometheus metrics beside the page's; thread-safe."""
         run = self.run
         if run is None:
             return ()
         refused, repeated = float(run.refused), float(run.repeated)
         return (
             Family("telemetry_episodes_refused", "counter", "Not recorded.", refused),
-            Family("telemetry_episodes_repeated", "counter", "Told once more.", repeated),
-            *run.beside.families(),
+            Family("telemetry_episodes_repeated", "counter", "Received again.", repeated),
+            *run.sinks.families(),
         )
 
     def noted(self, name: str, note: Note) -> None:
-        """Pass on what happened in a run; any thread may tell."""
+        """Pass a note of a run to the sinks; thread-safe."""
         run = self.run
         if run is not None and run.name == name:
-            run.beside.noted(note)
+            run.sinks.note(note)
 
     def sampled(self, name: str, row: Mapping[str, float]) -> None:
-        """Pass on how a run is trained; any thread may tell."""
+        """Pass a training sample of a run to the sinks; thread-safe."""
         run = self.run
         if run is not None and run.name == name:
-            run.beside.sampled(row)
+            run.sinks.sample(row)
 
     def turn(self, timeout: float) -> int:
-        """Take in what came within ``timeout`` seconds, and show it.
+        """Record the episodes of the next ``timeout`` seconds and return their number.
 
-        Returns how many episodes came. Raises ``NoRun``, ``Unreachable`` or, with a full disk,
-        ``OSError``; the same call may succeed later, and nothing is lost.
+        Raises:
+            NoRun: No run is published.
+            Unreachable: The server is away.
+            OSError: The disk is full. After each of these, the same call may succeed later, and
+                no episode is lost.
         """
         run = self.run or self._open()
         gap = self._check_gap and self._has_gap(run)
-        self._check_gap = True  # unless all goes well
+        self._check_gap = True  # unless the read succeeds
         episodes = self._wire.episodes(run.position, timeout)
         if self._moved(run, bool(episodes)):
             return 0
@@ -132,7 +137,12 @@ class TelemetryNode:
         return len(episodes)
 
     def ask(self, timeout: float, *, last: bool = False) -> None:
-        """Ask for the best to be saved, if that is due, or not yet done at the ``last`` chance."""
+        """Request a save of the best weights if one is due.
+
+        Args:
+            timeout: Seconds to wait for the answer.
+            last: Whether to request at once any save that is still missing.
+        """
         run, now = self.run, self._clock()
         request = run.due(math.inf if last else now) if run else None
         if run is None or request is None:
@@ -145,7 +155,7 @@ class TelemetryNode:
             self._wire.announce(Event("best", text))
 
     def finish(self) -> None:
-        """Take in what the stream still holds, and ask a last time for the best."""
+        """Record the rest of the stream, and request the best a last time."""
         end = self._clock() + DRAIN
         try:
             while self.turn(0.0) and self._clock() < end:
@@ -173,10 +183,10 @@ class TelemetryNode:
         return self.run
 
     def _moved(self, run: FollowedRun, must_look: bool) -> bool:
-        """Whether another run is published by now; then what was just read may be of that one.
+        """Return whether another run is published; the last read may then belong to that run.
 
-        Looked at after every read, because a run's episodes come only after it is published: what
-        was read before the old name was seen is of the old run.
+        The check follows each read: a run's episodes come only after its publication, so episodes
+        that were read before the old name was confirmed belong to the old run.
         """
         if not must_look and self._clock() < self._looked + LOOK:
             return False
@@ -188,7 +198,7 @@ class TelemetryNode:
         return True
 
     def _has_gap(self, run: FollowedRun) -> bool:
-        """Whether the stream no longer reaches back to the last episode of the record."""
+        """Return whether the stream no longer reaches back to the last recorded episode."""
         if run.position == record.FIRST:
             return False
         held = self._wire.episodes(record.FIRST, 0.0)
@@ -212,24 +222,25 @@ def _page(
     node: TelemetryNode,
     connect: Callable[[], TelemetryWire] | None,
     enroller: Enroller | None,
-) -> "PageServer | Watching | NoPage":
-    """Return what shows the node to people; nothing, if there is no server to watch."""
+) -> tuple[AbstractContextManager[object], Callable[[], None]]:
+    """Return the page, only its watcher, or nothing; and a function that wakes the readers."""
     if connect is None and not config.redis.url:
-        return NoPage()
-    connect = connect or (lambda: _connected(config))
+        return nullcontext(), _nothing
+    redis, name = config.redis, config.run.name
+    connect = connect or (lambda: connect_telemetry(server_for("telemetry_node", redis), name))
     if not config.web.enabled:
-        return Watching(Path(config.run.saves), node, connect, [node])
-    from soulsai.web.app import PageServer  # takes a second, so only whoever serves it pays
+        return WatcherThread(Path(config.run.saves), node, connect, [node]), _nothing
+    from soulsai.web.app import PageServer  # the import takes a second
 
-    return PageServer(config, node, connect, node.families, [node], enroller)
+    page = PageServer(config, node, connect, node.families, [node], enroller)
+    return page, page.ring
 
 
-def _connected(config: Config) -> TelemetryWire:
-    return connect_telemetry(server_for("telemetry_node", config.redis), config.run.name)
+def _nothing() -> None: ...
 
 
 class RetryPause:
-    """Waits longer after each failure, by a random part, so that nobody storms a server."""
+    """Wait longer after each failure, by a random part, to spread the load on a server."""
 
     def __init__(
         self,
@@ -243,13 +254,13 @@ class RetryPause:
         self._longest = 0.0
 
     def over(self) -> None:
-        """Take note that it works again."""
+        """Reset after a success."""
         if self._longest:
             _log.info("goes on")
         self._longest = 0.0
 
     def wait(self, error: Exception, stopped: Callable[[], bool]) -> None:
-        """Sleep, but not on once ``stopped``."""
+        """Sleep until the pause is over or ``stopped()`` is true; log the first error."""
         if not self._longest:
             _log.warning("waiting reason=%s", error)
         self._longest = min(max(2 * self._longest, FIRST_PAUSE), LONGEST_PAUSE)

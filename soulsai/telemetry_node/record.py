@@ -1,11 +1,11 @@
-"""The record of a run: ``results.jsonl``, one line per episode, only ever appended to.
+"""The record of a run: ``results.jsonl``, one line per episode, append-only.
 
-A file that has grown large is closed as ``results-0001.jsonl`` and so on, and the next one begun;
-in the order of their names all of them are the record. pandas reads it in one line:
+A file that has reached its size limit is renamed to ``results-0001.jsonl`` and so on, and a new
+file begins; all parts in the order of their names are the record. pandas reads it in one line:
 ``concat(read_json(part, lines=True) for part in sorted(Path(run).glob("results*.jsonl")))``.
 
-Each line carries the id that the episode has in the stream, so the last line is also the position
-from which to read on: record and position cannot disagree, whenever the process dies.
+Each line holds the episode's id in the stream, so the last line is also the position of the next
+read: record and position cannot disagree, whenever the process dies.
 """
 
 import fcntl
@@ -38,32 +38,37 @@ _encoder = msgspec.json.Encoder()
 
 
 def order(id: str) -> tuple[int, int]:
-    """Return what makes one stream id later than another."""
+    """Return the sort key of a stream id."""
     milliseconds, _, number = id.partition("-")
     return int(milliseconds), int(number or 0)
 
 
 def read(path: Path) -> Iterator[RecordLine]:
-    """Yield the lines of a record, oldest first, leaving out those that are damaged."""
+    """Yield the lines of one file, oldest first, without the damaged ones."""
     with path.open("rb") as file:
         for line, _ in _lines(file):
             yield line
 
 
 class Record:
-    """Appends episodes to ``results.jsonl`` in one folder; only one process can at a time.
-
-    ``replay`` is given the lines that are there, oldest first. A last line that was never finished
-    is cut off.
-    """
+    """Append episodes to ``results.jsonl`` in a folder, as the only process that does."""
 
     def __init__(
         self, folder: Path, replay: Callable[[RecordLine], object], largest: float = LARGEST
     ) -> None:
-        """``largest`` is how many bytes a file may have before the next one is begun."""
+        """Open the record, replay its lines, and cut off an unfinished last line.
+
+        Args:
+            folder: The run's folder; it is created if it is missing.
+            replay: Called with each existing line, oldest first.
+            largest: Size in bytes at which the next file begins.
+
+        Raises:
+            SoulsAIError: Another process writes this record.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / NAME
-        self.position = FIRST  # id of the last episode recorded
+        self.position = FIRST  # id of the last recorded episode
         self._largest = largest
         self._file = self._open()
         good = 0
@@ -73,7 +78,7 @@ class Record:
                 for line, end in _lines(file):
                     self.position, good = line.id, end
                     replay(line)
-        self._file.truncate(good)  # the last part is the one that is open
+        self._file.truncate(good)  # the last part is the open one
 
     def append(
         self,
@@ -82,10 +87,15 @@ class Record:
         *,
         gap: bool = False,
     ) -> None:
-        """Record episodes later than ``position``; all of them, or none if there is no room.
+        """Append all episodes, or none of them if the disk is full.
 
-        ``measured`` are more numbers of each. ``gap`` says that episodes before the first of them
-        may be missing.
+        Args:
+            episodes: Stream id and episode, ascending, later than ``position``.
+            measured: The measures of each episode.
+            gap: Whether episodes before the first one may be missing.
+
+        Raises:
+            OSError: The disk refuses; the record is unchanged.
         """
         if not episodes:
             return
@@ -107,7 +117,7 @@ class Record:
             self._rotate()
 
     def close(self) -> None:
-        """Make it durable, and let another process write."""
+        """Make the record durable and release the lock."""
         if not self._file.closed:
             os.fsync(self._file.fileno())
             self._file.close()
@@ -124,7 +134,6 @@ class Record:
         return file
 
     def _rotate(self) -> None:
-        """Go on in a new file; what is full keeps its lines under a number."""
         os.fsync(self._file.fileno())
         number = len(parts(self.path.parent))
         self.path.rename(self.path.with_name(f"{self.path.stem}-{number:04d}{self.path.suffix}"))
@@ -139,7 +148,7 @@ def _encode(id: str, episode: Episode, measured: Mapping[str, float], gap: bool)
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[RecordLine, int]]:
-    """Yield each sound line, and where it ends in the file."""
+    """Yield each sound line and its end in the file in bytes."""
     end = 0
     for raw in file:
         end += len(raw)

@@ -1,4 +1,4 @@
-"""One run as telemetry follows it: its record, its numbers, its figure and its best."""
+"""One run in the telemetry node: its record, statistics, figure and best model."""
 
 import logging
 import os
@@ -11,74 +11,120 @@ from soulsai.config.schema import TelemetrySettings
 from soulsai.episode_metrics import Meter, for_run
 from soulsai.errors import WireError
 from soulsai.telemetry_node import best, figure, record
-from soulsai.telemetry_node.seen import SeenEpisodes
-from soulsai.telemetry_node.sinks import Beside
+from soulsai.telemetry_node.sinks import Sinks
 from soulsai.telemetry_node.statistics import Goal, Statistics
 from soulsai.types import Answer, Episode, RunSpec, SaveBest
 from soulsai.web.tables import Episodes
 
-LARGEST = 1e100  # a number beyond is no measurement, and its square no number
+LARGEST = 1e100  # larger values are no measurement, and their squares overflow
+PAGE = 256  # episodes of one client's epoch per integer: an episode costs one bit
 
 _log = logging.getLogger(__name__)
 
 
-class FollowedRun:
-    """Takes in episodes of one run, and keeps its folder under ``saves`` up to date.
+class EpisodeSet:
+    """The known episodes of a run, by client, epoch and number.
 
-    Everything it knows is rebuilt from that folder, so it may die at any moment.
+    A training node that dies after it has sent an episode, and before a checkpoint covers it, is
+    followed by one that sends it again. An episode without an epoch is never known.
+    """
+
+    def __init__(self) -> None:
+        self._pages: dict[tuple[str, int, int], int] = {}
+
+    def __contains__(self, episode: Episode) -> bool:
+        key, bit = self._place(episode)
+        return bool(episode.epoch and self._pages.get(key, 0) & bit)
+
+    def add(self, episode: Episode) -> bool:
+        """Add an episode, and return whether it is new."""
+        if not episode.epoch:
+            return True
+        key, bit = self._place(episode)
+        known = self._pages.get(key, 0)
+        self._pages[key] = known | bit
+        return not known & bit
+
+    def _place(self, episode: Episode) -> tuple[tuple[str, int, int], int]:
+        page, place = divmod(episode.episode, PAGE)
+        return (episode.client, episode.epoch, page), 1 << place
+
+
+class FollowedRun:
+    """Record the episodes of one run and keep its folder under ``saves`` up to date.
+
+    All state is rebuilt from that folder, so the process may die at any moment.
     """
 
     def __init__(self, saves: Path, spec: RunSpec, settings: TelemetrySettings) -> None:
+        """Open the run's folder and replay its record.
+
+        Args:
+            saves: The folder of all runs.
+            spec: The published run.
+            settings: The section ``telemetry`` of the settings.
+
+        Raises:
+            WireError: The run's name is no folder name.
+            SoulsAIError: Another process writes the record.
+        """
+        if not spec.run or Path(spec.run).name != spec.run or spec.run in (".", ".."):
+            raise WireError(f"the server names a run {spec.run!r}, which cannot be a folder")
         self.name = spec.run
-        self._measure = Meter(for_run(settings.metrics, spec.environment.id))
-        self._shown = self._measure.measures[0].name if self._measure.measures else ""
-        judged = bool(self._shown) and self._measure.measures[0].operator not in ("", "/")
-        self._drawn_as = f"{self._shown}, share" if judged else self._shown
+        self._meter = Meter(for_run(settings.metrics, spec.environment.id))
+        self._shown = self._meter.measures[0].name if self._meter.measures else ""
+        judged = bool(self._shown) and self._meter.measures[0].operator not in ("", "/")
+        self._shown_label = f"{self._shown}, share" if judged else self._shown
         goal = Goal(settings.best_metric, smaller=settings.best_smaller)
         self.statistics = Statistics(settings.window, goal, self._shown)
-        self.episodes = Episodes()  # what the page shows; other threads read it
-        self.claim = best.Claim()
-        self.refused = 0  # episodes whose numbers make no sense
-        self.repeated = 0  # that were told once more, and not counted again
-        self._seen = SeenEpisodes()
-        self._folder = _folder(saves, spec.run)
+        self.episodes = Episodes()  # read by the page's threads
+        self.tracker = best.BestTracker()
+        self.refused = 0  # episodes with impossible numbers
+        self.repeated = 0  # episodes that arrived again and are not counted twice
+        self._known = EpisodeSet()
+        self._folder = saves / spec.run
         self._title = f"{spec.run}\n{spec.algorithm} on {spec.environment.id}"
         self._settings = settings
         self._record = record.Record(self._folder, self._replay, 1e6 * settings.record_mb)
         self._drawn = 0  # episodes in the last figure
         self._painter = figure.Painter(self._folder / figure.NAME)
-        self._read = self._record.position
+        self.position = self._record.position  # id of the last episode that was read
         self._restore_best()
-        self.beside = Beside(settings, spec, self._folder)
-        self._written = self.claim.file()
+        self.sinks = Sinks(settings, spec, self._folder)
+        self._written = self.tracker.file()
 
     def __repr__(self) -> str:
         numbers = self.statistics
         return f"<Run {self.name} episodes={numbers.episodes} position={self._record.position}>"
 
-    @property
-    def position(self) -> str:
-        """The id of the last episode read."""
-        return self._read
-
     def take(self, episodes: Sequence[tuple[str, Episode]], *, gap: bool) -> None:
-        """Record new episodes, then count them; an ``OSError`` of the disk leaves all as it was."""
+        """Record new episodes, then count them; after an ``OSError`` nothing has changed.
+
+        Args:
+            episodes: Stream id and episode, in the order of the stream.
+            gap: Whether the stream has lost episodes before the first one.
+        """
         last = record.order(self.position)
         fresh = [(id, episode) for id, episode in episodes if record.order(id) > last]
         sound = [(id, episode) for id, episode in fresh if _sound(episode)]
-        new = self._new(sound)
-        measured = [self._measure(episode) for _, episode in new]
+        batch = EpisodeSet()
+        new = [
+            (id, episode)
+            for id, episode in sound
+            if episode not in self._known and batch.add(episode)
+        ]
+        measured = [self._meter(episode) for _, episode in new]
         self._record.append(new, measured, gap=gap)
         self.refused += len(fresh) - len(sound)
         self.repeated += len(sound) - len(new)
         for (_, episode), numbers in zip(new, measured, strict=True):
-            self._take(episode, numbers)
-        self.beside.took([episode for _, episode in new], measured)
-        self._read = max(self._read, *(id for id, _ in fresh), key=record.order)
+            self._count(episode, numbers)
+        self.sinks.episodes([episode for _, episode in new], measured)
+        self.position = max([self.position, *(id for id, _ in fresh)], key=record.order)
 
     def show(self) -> None:
-        """Write ``best.json`` if it changed; begin a drawing if one is due and does not wait."""
-        if self.claim.file() != self._written:
+        """Write ``best.json`` if it changed, and start a drawing if one is due."""
+        if self.tracker.file() != self._written:
             self._write_best()
         new = self.statistics.episodes - self._drawn
         if new >= self._settings.figure_every and self._painter.ready():
@@ -86,25 +132,25 @@ class FollowedRun:
             self._painter.draw(self.snapshot())
 
     def due(self, now: float) -> SaveBest | None:
-        """Return what to ask the training node for now, if anything."""
-        return self.claim.due(now)
+        """Return the request to the training node that is due at ``now``, in seconds."""
+        return self.tracker.due(now)
 
     def answered(self, answer: Answer | None, now: float) -> None:
-        """Take note of what the training node said to that, ``None`` for nothing."""
+        """Store the training node's answer to that request; ``None`` if none came."""
         if answer is None:
-            self.claim.unanswered(now)
+            self.tracker.unanswered(now)
         else:
-            self.claim.answered(answer.done, answer.message, now)
+            self.tracker.answered(answer.done, answer.message, now)
 
     def snapshot(self) -> figure.Snapshot:
-        """Return what a figure of now needs."""
+        """Return the data of a figure."""
         numbers = self.statistics
         counts = f"{numbers.episodes:,} episodes · {numbers.env_steps:,} env steps"
         return figure.Snapshot(
             title=f"{self._title} · {counts}",
             window=self._settings.window,
             goal=self._settings.best_metric,
-            shown=self._drawn_as,
+            shown=self._shown_label,
             exploring=numbers.exploring_history.rows(),
             greedy=numbers.greedy_history.rows(),
             best=numbers.best,
@@ -113,40 +159,31 @@ class FollowedRun:
     def close(self) -> None:
         """Draw the last figure and make the record durable."""
         self.show()
-        self.beside.close()
+        self.sinks.close()
         self._painter.close(self.snapshot() if self.statistics.episodes else None)
         self._record.close()
 
-    def _new(self, episodes: Sequence[tuple[str, Episode]]) -> list[tuple[str, Episode]]:
-        """Return those that are not in the record; of two that are the same, the first."""
-        among = SeenEpisodes()
-        return [
-            (id, episode)
-            for id, episode in episodes
-            if not self._seen.holds(episode) and among.add(episode)
-        ]
-
     def _replay(self, episode: Episode) -> None:
-        self._take(episode, self._measure(episode))
+        self._count(episode, self._meter(episode))
 
-    def _take(self, episode: Episode, measured: Mapping[str, float]) -> None:
-        if not self._seen.add(episode):  # in a record of before repetitions were known
+    def _count(self, episode: Episode, measured: Mapping[str, float]) -> None:
+        if not self._known.add(episode):  # records of older versions hold repetitions
             return
         self.episodes.add(episode, measured)
         if self.statistics.add(episode, measured) and self.statistics.best:
-            self.claim.offer(self.statistics.best)
+            self.tracker.offer(self.statistics.best)
 
     def _restore_best(self) -> None:
         try:
             data = (self._folder / best.NAME).read_bytes()
-            self.claim.restore(msgspec.json.decode(data, type=best.BestFile))
+            self.tracker.restore(msgspec.json.decode(data, type=best.BestFile))
         except FileNotFoundError:
             pass
         except msgspec.MsgspecError as error:
             _log.warning("best.json unreadable, asking again path=%s error=%s", self._folder, error)
 
     def _write_best(self) -> None:
-        file = self.claim.file()
+        file = self.tracker.file()
         if file is None:
             return
         path = self._folder / best.NAME
@@ -154,12 +191,6 @@ class FollowedRun:
         unfinished.write_bytes(msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n")
         os.replace(unfinished, path)
         self._written = file
-
-
-def _folder(saves: Path, run: str) -> Path:
-    if not run or Path(run).name != run or run in (".", ".."):
-        raise WireError(f"the server names a run {run!r}, which cannot be a folder")
-    return saves / run
 
 
 def _sound(episode: Episode) -> bool:

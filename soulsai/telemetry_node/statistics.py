@@ -1,4 +1,4 @@
-"""Episodes in numbers: moving averages, the best so far, and a history of bounded size. Pure."""
+"""Statistics of episodes: moving averages, the best so far, and a bounded history. Pure."""
 
 import math
 from collections import deque
@@ -11,7 +11,7 @@ from soulsai.types import Array, Episode
 
 
 class Best(Struct, frozen=True):
-    """The best average over a full window, and the weights that it speaks of."""
+    """The best average over a full window, and the weights that produced it."""
 
     score: float
     generation: int
@@ -23,7 +23,7 @@ class Best(Struct, frozen=True):
 
 
 class Window:
-    """The mean of the last ``size`` numbers."""
+    """The mean of the last ``size`` values."""
 
     def __init__(self, size: int) -> None:
         self._values: deque[float] = deque(maxlen=size)
@@ -32,31 +32,31 @@ class Window:
         self._added = 0
 
     def add(self, value: float) -> None:
-        """Take in one number, and let go of the oldest if full."""
+        """Add a value; a full window drops its oldest value."""
         if self.full:
             self._sum -= self._values[0]
         self._values.append(value)
         self._sum += value
         self._added += 1
-        if self._added % self._size == 0:  # rounding errors must not pile up over a million numbers
+        if self._added % self._size == 0:  # rounding errors must not pile up over a million values
             self._sum = math.fsum(self._values)
 
     @property
     def full(self) -> bool:
-        """Whether there are ``size`` numbers."""
+        """Whether the window holds ``size`` values."""
         return len(self._values) == self._size
 
     @property
     def mean(self) -> float | None:
-        """The mean of what there is, or ``None`` if there is nothing."""
+        """The mean of the values, or ``None`` for an empty window."""
         return self._sum / len(self._values) if self._values else None
 
 
-_NOTHING = (0, 0.0, 0.0, 0.0, 0, 0.0, 0.0)
+_EMPTY_BIN = (0, 0.0, 0.0, 0.0, 0, 0.0, 0.0)
 
 
 class History:
-    """Episodes in at most ``limit`` bins, of as many episodes each as that takes.
+    """Episodes in at most ``limit`` bins of equal episode counts.
 
     A bin is full after ``width`` episodes. When the last bin is full, neighbours merge and the
     width doubles, so the same episodes always make the same bins.
@@ -68,10 +68,10 @@ class History:
         self.width = 1
         self._rows = np.zeros((limit, len(self.COLUMNS)))
         self._full = 0  # bins
-        self._open = _NOTHING
+        self._open = _EMPTY_BIN
 
     def add(self, episode: Episode, extra: float = 0.0) -> None:
-        """Take in one episode, and one more number of it."""
+        """Add an episode, and one more value of it for the column ``extra``."""
         count, _, reward, squared, steps, _, extras = self._open
         self._open = (
             count + 1,
@@ -86,14 +86,14 @@ class History:
             return
         self._rows[self._full] = self._open
         self._full += 1
-        self._open = _NOTHING
+        self._open = _EMPTY_BIN
         if self._full == len(self._rows):
             self._merge()
 
     def rows(self) -> Array:
-        """Return a copy of the bins, oldest first, with the ``COLUMNS``.
+        """Return a copy of the bins, oldest first, of shape ``(bins, len(COLUMNS))``.
 
-        ``env_steps`` and ``time`` are those of a bin's last episode, the others are sums.
+        ``env_steps`` and ``time`` are those of a bin's last episode; the other columns are sums.
         """
         if self._open[0]:
             return np.vstack([self._rows[: self._full], [self._open]])
@@ -110,13 +110,13 @@ class History:
 
 
 class Goal(Struct, frozen=True):
-    """In what the best model is best."""
+    """The metric that ranks models."""
 
     metric: str = "reward"  # a field of the episode, or one of the measures
     smaller: bool = False  # whether less is better
 
     def value(self, episode: Episode, measured: Mapping[str, float]) -> float | None:
-        """Return what one episode counts for, as more the better; ``None`` if it cannot be said."""
+        """Return the episode's value, negated if smaller is better; ``None`` if it is unknown."""
         value = _FIELDS[self.metric](episode) if self.metric in _FIELDS else None
         value = measured.get(self.metric) if value is None else value
         return -value if value is not None and self.smaller else value
@@ -127,23 +127,27 @@ _FIELDS: dict[str, Callable[[Episode], float]] = {
     "steps": lambda episode: float(episode.steps),
     "seconds": lambda episode: episode.seconds,
 }
-
-
 _REWARD = Goal()
 _NO_MEASURES: Mapping[str, float] = {}
 
 
 class Statistics:
-    """What telemetry knows of a run; the same episodes in the same order give the same.
+    """Statistics of a run; the same episodes in the same order give the same result.
 
-    What is best is judged by the average of the last ``window`` *greedy* episodes as soon as there
-    are so many. Until then, and in runs without greedy episodes, by the average of the last
-    ``window`` episodes of any kind. The first full window of greedy episodes always replaces a best
-    of the other kind, because exploration makes the two incomparable.
+    The best is the highest average of the last ``window`` *greedy* episodes as soon as there are
+    that many. Until then, and in runs without greedy episodes, it is the highest average of the
+    last ``window`` episodes of any kind. The first full window of greedy episodes always replaces
+    a best of the other kind, because exploration makes the two incomparable.
     """
 
     def __init__(self, window: int, goal: Goal = _REWARD, shown: str = "") -> None:
-        """``shown`` names the measure that the history keeps beside reward and length."""
+        """Start without episodes.
+
+        Args:
+            window: Episodes in the average.
+            goal: The metric that ranks models.
+            shown: Name of the measure that the history keeps beside reward and length.
+        """
         self.episodes = 0
         self.env_steps = 0
         self.best: Best | None = None
@@ -155,7 +159,7 @@ class Statistics:
         self._shown = shown
 
     def add(self, episode: Episode, measured: Mapping[str, float] = _NO_MEASURES) -> bool:
-        """Take in one episode with finite numbers; return whether the average is now the best."""
+        """Add an episode with finite values; return whether the average is a new best."""
         self.episodes += 1
         self.env_steps = episode.env_steps
         history = self.greedy_history if episode.greedy else self.exploring_history
@@ -170,12 +174,14 @@ class Statistics:
 
     def _judge(self, episode: Episode) -> bool:
         greedy = self.greedy_score.full
-        judge = self.greedy_score if greedy else self.score
-        if not judge.full or judge.mean is None or (greedy and not episode.greedy):
+        window = self.greedy_score if greedy else self.score
+        if not window.full or window.mean is None or (greedy and not episode.greedy):
             return False
-        score = -judge.mean if self._goal.smaller else judge.mean
-        if self.best and self.best.greedy == greedy and not self._better(score, self.best.score):
-            return False
+        score = -window.mean if self._goal.smaller else window.mean
+        if self.best and self.best.greedy == greedy:
+            ahead = self.best.score - score if self._goal.smaller else score - self.best.score
+            if ahead <= 0:
+                return False
         self.best = Best(
             score=score,
             generation=episode.generation,
@@ -186,6 +192,3 @@ class Statistics:
             time=episode.time,
         )
         return True
-
-    def _better(self, score: float, than: float) -> bool:
-        return score < than if self._goal.smaller else score > than

@@ -1,1 +1,1 @@
-"""The page, the JSON API and the data source for Grafana: what a person sees of a run."""
+"""The web page of the telemetry node: its API, its live view, and Grafana's data source."""

@@ -1,8 +1,10 @@
-"""The JSON API under ``/api/v1``: what the page, Grafana, scripts and notebooks ask."""
+"""The JSON API under ``/api/v1`` for the page, Grafana, scripts and notebooks."""
 
+import asyncio
 import gzip
 from collections.abc import AsyncIterator, Callable
-from typing import Annotated, Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import msgspec
 from fastapi import APIRouter, Path, Query, Request
@@ -10,13 +12,13 @@ from msgspec import Struct
 from starlette.responses import FileResponse, Response, StreamingResponse
 
 from soulsai import __version__
-from soulsai.web import models, queries, stream
+from soulsai.web import comparison, models, openapi, queries, stream
 from soulsai.web.commands import Commander, Word
 from soulsai.web.journal import Note
 from soulsai.web.metrics import known
-from soulsai.web.openapi import CSV, SSE, TAR, answer, asks, file, text
+from soulsai.web.openapi import CSV, JSON, SSE, TAR, accepts, answer
 from soulsai.web.queries import BadRequest, Wanted, X
-from soulsai.web.run_store import LATEST, Folders
+from soulsai.web.run_store import LATEST, RunStore
 from soulsai.web.schemas import (
     ClientRow,
     CommandOutcome,
@@ -34,15 +36,14 @@ from soulsai.web.security import COOKIE, LARGEST_BODY, SESSION_SECONDS, PageAcce
 from soulsai.web.series import Kind
 from soulsai.web.stream import Bell, StreamHead
 from soulsai.web.tables import MOST_VERSIONS
-from soulsai.web.tallies import client_rows, version_rows
-from soulsai.web.watch import Watcher
-from soulsai.web.worker import Busy, Worker
+from soulsai.web.watching import Watcher
 
 FIGURE = "telemetry.png"
 MOST_STREAMS = 64
 MOST_EVENTS = 1000
-_SMALL = 2048  # bytes that are not worth compressing
-_JSON = "application/json"
+MOST_WAITING = 64  # requests in front of one worker
+_SMALL = 2048  # bytes below which compression does not pay
+_BINARY = "application/octet-stream"
 
 Run = Annotated[str, Query(description="A run's id, or `latest`.", max_length=255)]
 RunPath = Annotated[str, Path(description="A run's id, or `latest`.")]
@@ -52,7 +53,7 @@ ModelPath = Annotated[
 Metrics = Annotated[
     list[str], Query(description="Names as in `/metrics`, repeated or with commas between.")
 ]
-Axis = Annotated[X, Query(description="What the rows ascend by.")]
+Axis = Annotated[X, Query(description="The ascending axis of the rows.")]
 Points = Annotated[int, Query(description="At most so many rows; clamped to 2..5000.")]
 Window = Annotated[int, Query(description="Episodes in a rolling mean.")]
 Episodes = Annotated[Kind, Query(description="Which episodes.")]
@@ -61,28 +62,58 @@ Time = Annotated[
     str, Query(description="ISO 8601, or Unix seconds or milliseconds.", max_length=64)
 ]
 Format = Annotated[str, Query(pattern="^(json|csv)$", description="`json` or `csv`.")]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
-class Ask(Struct, frozen=True):
+class CommandRequest(Struct, frozen=True):
     """A command for the training node."""
 
     command: Word
-    run: str = ""  # refuse if another one is being trained by now
+    run: str = ""  # refused if another run is in progress
     about: Annotated[str, msgspec.Meta(max_length=64)] = ""  # the client or model, where needed
 
 
 class Login(Struct, frozen=True):
-    """A token that is to open a session."""
+    """A token that opens a session."""
 
     token: str
 
 
+class Busy(Exception):
+    """Too many requests wait."""
+
+
+class Worker:
+    """Run slow work in one thread, so that the page never takes two cores from the training."""
+
+    def __init__(self, name: str, most: int = MOST_WAITING) -> None:
+        self._thread = ThreadPoolExecutor(1, name)
+        self._most = most
+        self._waiting = 0
+
+    async def do(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return the result of ``work``; raise ``Busy`` if too many calls wait already."""
+        if self._waiting >= self._most:
+            raise Busy("too many requests wait; try again in a moment")
+        self._waiting += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._thread, lambda: work(*args, **kwargs))
+        finally:
+            self._waiting -= 1
+
+    def close(self) -> None:
+        """Finish the running work and end the thread."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+
 class Api:
-    """Answers requests; what takes long happens in the worker's thread."""
+    """Answer requests; slow work runs in worker threads, never in the event loop."""
 
     def __init__(
         self,
-        folders: Folders,
+        store: RunStore,
         watcher: Watcher,
         commander: Commander,
         access: PageAccess,
@@ -90,7 +121,8 @@ class Api:
     ) -> None:
         self.worker = Worker("page")
         self._commands = Worker("commands", most=4)
-        self._folders = folders
+        self._stream_reader = Worker("page-streams", most=MOST_STREAMS)
+        self._store = store
         self._watcher = watcher
         self._commander = commander
         self._access = access
@@ -99,32 +131,32 @@ class Api:
 
     def close(self) -> None:
         """End the threads."""
-        self.worker.close()
-        self._commands.close()
+        for worker in (self.worker, self._commands, self._stream_reader):
+            worker.close()
 
     def router(self) -> APIRouter:
         """Return the routes."""
         router = APIRouter(prefix="/api/v1")
-        get = router.add_api_route
-        get("/series", self.series, **answer(list[Row], CSV))
-        get("/runs", self.runs, **answer(list[RunRow]))
-        get("/runs/{run}/figure.png", self.figure, **file("image/png"))
-        get("/runs/{run}/models/{model}.tar", self.archive, **file(TAR))
-        get("/runs/{run}/models/{model}/{name}", self.download, **file("application/octet-stream"))
-        get("/clients", self.clients, **answer(list[ClientRow]))
-        get("/versions", self.versions, **answer(list[VersionRow]))
-        get("/models", self.models, **answer(list[Model]))
-        get("/metrics", self.metrics, **answer(list[Metric]))
-        get("/config", self.config, **answer(dict[str, Any]))
-        get("/compare", self.compare, **answer(RunComparison))
-        get("/events", self.events, **answer(list[EventRow]))
-        get("/status", self.status, **answer(StreamHead))
-        get("/stream", self.stream, **text(SSE))
-        get("/session", self.session, **answer(Session))
-        post: dict[str, Any] = {"methods": ["POST"]}
-        get("/login", self.login, **post, **answer(Session), openapi_extra=asks(Login))
-        get("/logout", self.logout, **post, **answer(Session))
-        get("/commands", self.command, **post, **answer(CommandOutcome), openapi_extra=asks(Ask))
+        add = router.add_api_route
+        add("/series", self.series, **answer(list[Row], CSV))
+        add("/runs", self.runs, **answer(list[RunRow]))
+        add("/runs/{run}/figure.png", self.figure, **openapi.stream("image/png", "binary"))
+        add("/runs/{run}/models/{model}.tar", self.archive, **openapi.stream(TAR, "binary"))
+        path = "/runs/{run}/models/{model}/{name}"
+        add(path, self.download, **openapi.stream(_BINARY, "binary"))
+        add("/clients", self.clients, **answer(list[ClientRow]))
+        add("/versions", self.versions, **answer(list[VersionRow]))
+        add("/models", self.models, **answer(list[Model]))
+        add("/metrics", self.metrics, **answer(list[Metric]))
+        add("/config", self.config, **answer(dict[str, Any]))
+        add("/compare", self.compare, **answer(RunComparison))
+        add("/events", self.events, **answer(list[EventRow]))
+        add("/status", self.status, **answer(StreamHead))
+        add("/stream", self.stream, **openapi.stream(SSE))
+        add("/session", self.session, **answer(Session))
+        add("/login", self.login, **accepts(Login), **answer(Session))
+        add("/logout", self.logout, methods=["POST"], **answer(Session))
+        add("/commands", self.command, **accepts(CommandRequest), **answer(CommandOutcome))
         return router
 
     async def series(
@@ -141,7 +173,7 @@ class Api:
         end: Annotated[Time, Query(alias="to")] = "",
         format: Format = "json",
     ) -> Response:
-        """Return series over env steps, episodes or time, thinned out to what a screen shows.
+        """Return series over env steps, episodes or time, thinned out for a screen.
 
         `reward_mean`, `reward_low` and `reward_high` are the rolling mean of `window` episodes,
         and one standard deviation below and above; so for every metric. Episodes at the same `x`
@@ -158,26 +190,38 @@ class Api:
             begin=queries.moment(begin, "from") if begin else -float("inf"),
             end=queries.moment(end, "to") if end else float("inf"),
         )
-        return await self.worker.do(_series, self._folders, wanted, format, _zips(request))
+
+        def work() -> Response:
+            found = queries.columns(self._store, wanted)
+            if format == "csv":
+                headers = {"content-disposition": 'attachment; filename="series.csv"'}
+                return Response(queries.as_csv(found), media_type=CSV, headers=headers)
+            return _json(queries.rows(found), request)
+
+        return await self.worker.do(work)
 
     async def runs(self, request: Request) -> Response:
-        """Return all runs, newest first; the one that is followed now is `live`."""
+        """Return all runs, newest first; the run in progress is `live`."""
         status = self._watcher.seen.status
 
-        def rows() -> Response:
-            return _json(
-                [
-                    self._folders.row(run, status if status and status.run == run else None)
-                    for run in self._folders.names()
-                ],
-                _zips(request),
-            )
+        def rows() -> list[RunRow]:
+            return [
+                self._store.row(run, status if status and status.run == run else None)
+                for run in self._store.names()
+            ]
 
-        return await self.worker.do(rows)
+        return await self._answer(rows, request)
 
     async def clients(self, run: Run = LATEST) -> Response:
-        """Return the clients of a run, as its training node sees them."""
-        return await self.worker.do(lambda: _json(self._client_rows(self._folders.find(run))))
+        """Return the clients of a run in its training node."""
+
+        def rows() -> list[ClientRow]:
+            name, status = self._store.find(run), self._watcher.seen.status
+            if status is None or status.run != name:
+                status = self._store.status(name)
+            return queries.client_rows(status, self._store.episodes(name)) if status else []
+
+        return await self._answer(rows)
 
     async def versions(
         self,
@@ -185,35 +229,32 @@ class Api:
         run: Run = LATEST,
         limit: Annotated[int, Query(description="The newest so many; at most 512.")] = 200,
     ) -> Response:
-        """Return what came of each version of the weights, exploring and greedy apart."""
+        """Return the results of each version of the weights, exploring and greedy apart."""
 
-        def rows() -> Response:
-            episodes = self._folders.episodes(self._folders.find(run))
-            found = version_rows(episodes, min(max(limit, 1), MOST_VERSIONS))
-            return _json(found, _zips(request))
+        def rows() -> list[VersionRow]:
+            episodes = self._store.episodes(self._store.find(run))
+            return queries.version_rows(episodes, _within(limit, MOST_VERSIONS))
 
-        return await self.worker.do(rows)
+        return await self._answer(rows, request)
 
     async def models(self, run: Run = LATEST) -> Response:
-        """Return what a run has saved: the best model, a quicksave, checkpoints newest first."""
-        folders = self._folders
-        return await self.worker.do(lambda: _json(models.models(folders, folders.find(run))))
+        """Return the best model, the quicksave, and the checkpoints, newest first."""
+        return await self._answer(lambda: models.models(self._store, self._store.find(run)))
 
     async def metrics(self, run: Run = LATEST) -> Response:
-        """Return the numbers that can be asked for as series, with their units."""
+        """Return the metrics of `/series` with their units."""
 
-        def rows() -> Response:
-            name = self._folders.find(run)
-            samples = self._folders.journal(name).samples
-            played = self._folders.episodes(name).table.view()
-            return _json(known(played, samples.view(), self._folders.measures(name)))
+        def rows() -> list[Metric]:
+            name = self._store.find(run)
+            samples = self._store.journal(name).samples
+            played = self._store.episodes(name).table.view()
+            return known(played, samples.view(), self._store.measures(name))
 
-        return await self.worker.do(rows)
+        return await self._answer(rows)
 
     async def config(self, run: Run = LATEST) -> Response:
         """Return the settings of a run."""
-        folders = self._folders
-        return await self.worker.do(lambda: _json(folders.config(folders.find(run))))
+        return await self._answer(lambda: self._store.config(self._store.find(run)))
 
     async def compare(
         self,
@@ -228,12 +269,10 @@ class Api:
     ) -> Response:
         """Return several runs over one grid: quartiles, median and interquartile mean of seeds."""
         wanted = Wanted(metrics=(metric,), x=x, points=max_points, window=window, kind=kind)
-
-        def work() -> Response:
-            found = queries.compare(self._folders, queries.names(runs), wanted, grouped=group)
-            return _json(found, _zips(request))
-
-        return await self.worker.do(work)
+        some = queries.names(runs)
+        return await self._answer(
+            lambda: comparison.compare(self._store, some, wanted, grouped=group), request
+        )
 
     async def events(
         self,
@@ -241,47 +280,46 @@ class Api:
         after: Annotated[int, Query(ge=0, description="Only events beyond this number.")] = 0,
         limit: Annotated[int, Query(description="The newest so many; at most 1000.")] = 200,
     ) -> Response:
-        """Return what happened in a run, newest first."""
+        """Return the events of a run, newest first."""
 
-        def rows() -> Response:
-            notes = self._folders.journal(self._folders.find(run)).after(after)
-            newest = list(reversed(notes))[: min(max(limit, 1), MOST_EVENTS)]
-            return _json([stream.event_row(note) for note in newest])
+        def rows() -> list[EventRow]:
+            notes = self._store.journal(self._store.find(run)).after(after)
+            return [stream.event_row(note) for note in notes[::-1]][: _within(limit, MOST_EVENTS)]
 
-        return await self.worker.do(rows)
+        return await self._answer(rows)
 
     async def status(self) -> Response:
-        """How far the newest run has come."""
-        return await self.worker.do(lambda: _json(self.head()))
+        """Return the progress of the newest run."""
+        return await self._answer(self.head)
 
     async def stream(self, request: Request, last_event_id: str = "") -> Response:
         """Return news as server-sent events: `head` as `/status`, `log` as one of `/events`.
 
-        A browser that connects again gets the events since the `Last-Event-ID` that it saw.
+        A browser that reconnects gets the events after its `Last-Event-ID`.
         """
         if self.streams >= MOST_STREAMS:
             raise Busy("too many pages are open")
         last = request.headers.get("last-event-id", last_event_id)
         headers = {"x-accel-buffering": "no", "cache-control": "no-store"}
-        return StreamingResponse(self._counted(last), media_type=SSE, headers=headers)
+        return StreamingResponse(self._stream(last), media_type=SSE, headers=headers)
 
     async def figure(self, run: RunPath) -> Response:
         """Return the figure that the telemetry node draws of a run."""
-        path = self._folders.path(self._folders.find(run)) / FIGURE
+        path = self._store.path(self._store.find(run)) / FIGURE
         if not path.is_file():
             raise models.UnknownModel("there is no figure yet")
         return FileResponse(path, media_type="image/png")
 
     async def download(self, run: RunPath, model: ModelPath, name: str) -> Response:
         """Return one file of a saved model, e.g. `policy.onnx`."""
-        run = self._folders.find(run)
-        path = models.download(self._folders.path(run), model, name)
-        return FileResponse(path, media_type="application/octet-stream", filename=f"{run}_{name}")
+        run = self._store.find(run)
+        path = models.download(self._store.path(run), model, name)
+        return FileResponse(path, media_type=_BINARY, filename=f"{run}_{name}")
 
     async def archive(self, run: RunPath, model: ModelPath) -> Response:
         """Return a saved model with all its files, as a tar archive."""
-        run = self._folders.find(run)
-        pieces = models.archive(self._folders.path(run), model)
+        run = self._store.find(run)
+        pieces = models.archive(self._store.path(run), model)
         safe = "".join(
             letter for letter in run if (letter.isalnum() and letter.isascii()) or letter in "-_."
         )
@@ -289,7 +327,7 @@ class Api:
         return StreamingResponse(pieces, media_type=TAR, headers=headers)
 
     async def session(self, request: Request) -> Response:
-        """Return who is asking, as far as rights go."""
+        """Return the rights of the request."""
         return _json(self._session(request.state.role))
 
     async def login(self, request: Request) -> Response:
@@ -312,55 +350,56 @@ class Api:
         return response
 
     async def command(self, request: Request) -> Response:
-        """Ask the training node to do something, and wait for its answer."""
-        ask = await body(request, Ask)
+        """Send a command to the training node and wait for its answer."""
+        ask = await body(request, CommandRequest)
         host = request.client.host if request.client else "somewhere"
         who = f"{request.state.role} at {host}"
-        outcome = await self._commands.do(
-            self._commander.give, ask.command, ask.run, who, ask.about
-        )
-        return _json(outcome)
+        give = self._commander.give
+        return _json(await self._commands.do(give, ask.command, ask.run, who, ask.about))
 
     async def health(self) -> Response:
-        """Say that the page is served."""
+        """Confirm that the page is served."""
         return _json(Health("ok", self._watcher.seen.status is not None))
 
     def head(self) -> StreamHead:
-        """Return how far the newest run has come."""
+        """Return the progress of the newest run; reads files."""
         seen = self._watcher.seen.status
         try:
-            run = self._folders.find(seen.run if seen else LATEST)
+            run = self._store.find(seen.run if seen else LATEST)
         except LookupError:
             return StreamHead("", live=False)
         status = seen if seen and seen.run == run else None
         clients = status.clients if status else ()
-        journal = self._folders.journal(run)
+        journal = self._store.journal(run)
         return StreamHead(
             run=run,
-            live=run == self._folders.live,
-            episode=self._folders.episodes(run).table.last,
+            live=run == self._store.live,
+            episode=self._store.episodes(run).table.last,
             sample=journal.samples.last,
             event=journal.last,
-            best=self._folders.best(run),
+            best=self._store.best(run),
             status=msgspec.structs.replace(status, clients=()) if status else None,
             clients=sum(client.state != "lost" for client in clients),
         )
 
-    def _client_rows(self, run: str) -> list[ClientRow]:
-        seen = self._watcher.seen.status
-        status = seen if seen and seen.run == run else self._folders.status(run)
-        return client_rows(status, self._folders.episodes(run)) if status else []
-
     def _session(self, role: Any) -> Session:
         return Session(role, self._access.token_needed, __version__)
 
-    def _notes(self, run: str, after: int) -> list[Note]:
-        return list(self._folders.journal(run).after(after)) if run else []
+    async def _answer(self, read: Callable[[], object], request: Request | None = None) -> Response:
+        return await self.worker.do(lambda: _json(read(), request))
 
-    async def _counted(self, last: str) -> AsyncIterator[bytes]:
+    async def _stream(self, last: str) -> AsyncIterator[bytes]:
+        def read(last: str) -> tuple[StreamHead, list[Note]]:
+            head = self.head()
+            number = stream.resumed(last, head.run)
+            notes = [] if number is None else self._store.journal(head.run).after(number)
+            return head, notes if head.run else []
+
         self.streams += 1
         try:
-            async for piece in stream.stream(self._bell, self.head, self._notes, last):
+            async for piece in stream.stream(
+                self._bell, lambda last: self._stream_reader.do(read, last), last
+            ):
                 yield piece
         finally:
             self.streams -= 1
@@ -369,8 +408,8 @@ class Api:
 async def body(request: Request, type: Callable[..., Any]) -> Any:
     """Return the JSON body of a request; raise ``BadRequest`` if it is not of that type."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != _JSON:
-        raise BadRequest(f"content-type: send {_JSON}")
+    if kind != JSON:
+        raise BadRequest(f"content-type: send {JSON}")
     data = await request.body()
     try:
         return msgspec.json.decode(data[:LARGEST_BODY], type=type)
@@ -378,22 +417,15 @@ async def body(request: Request, type: Callable[..., Any]) -> Any:
         raise BadRequest(f"body: {str(error)[:300]}") from None
 
 
-def _series(folders: Folders, wanted: Wanted, format: str, zips: bool) -> Response:
-    found = queries.columns(folders, wanted)
-    if format == "csv":
-        headers = {"content-disposition": 'attachment; filename="series.csv"'}
-        return Response(queries.as_csv(found), media_type=CSV, headers=headers)
-    return _json(queries.rows(found), zips)
+def _within(limit: int, most: int) -> int:
+    return min(max(limit, 1), most)
 
 
-def _zips(request: Request) -> bool:
-    return "gzip" in request.headers.get("accept-encoding", "")
-
-
-def _json(value: object, zips: bool = False, status: int = 200) -> Response:
+def _json(value: object, request: Request | None = None, status: int = 200) -> Response:
+    """Return an answer in JSON, compressed if the request accepts that."""
     data = msgspec.json.encode(value)
     headers = {"vary": "accept-encoding"}
-    if zips and len(data) > _SMALL:
+    if request and len(data) > _SMALL and "gzip" in request.headers.get("accept-encoding", ""):
         data = gzip.compress(data, 3, mtime=0)
         headers["content-encoding"] = "gzip"
-    return Response(data, status, headers, _JSON)
+    return Response(data, status, headers, JSON)

@@ -1,4 +1,4 @@
-"""The page as an application, and the thread that serves it."""
+"""The page as an ASGI application, and the thread that serves it."""
 
 import errno
 import logging
@@ -26,24 +26,21 @@ from soulsai.config.schema import Config
 from soulsai.errors import Unreachable
 from soulsai.prometheus import TEXT, Family, TelemetryMetrics
 from soulsai.web import openapi, security
-from soulsai.web.api import Api
+from soulsai.web.api import Api, Busy
 from soulsai.web.commands import Commander, Conflict, Enroller
 from soulsai.web.grafana import Grafana
 from soulsai.web.metrics import UnknownMetric
 from soulsai.web.models import UnknownModel
 from soulsai.web.queries import BadRequest
-from soulsai.web.run_store import Folders, UnknownRun
+from soulsai.web.run_store import NoSource, RunStore, Source, UnknownRun
 from soulsai.web.schemas import Problem
-from soulsai.web.source import NoSource, Source
 from soulsai.web.stream import Bell
-from soulsai.web.watch import Listener
-from soulsai.web.watching import Watching
-from soulsai.web.worker import Busy
+from soulsai.web.watching import Listener, WatcherThread
 from soulsai.wire.protocols import TelemetryWire
 
 STATIC = Path(__file__).parent / "static"
-AGAIN = 5.0  # seconds before the next try, when the port is taken
-GRACE = 2  # seconds for answers that are under way when the page ends
+AGAIN = 5.0  # seconds before the next try to open a port that is taken
+GRACE = 2  # seconds for the remaining answers when the page ends
 MOST_CONNECTIONS = 256
 
 _log = logging.getLogger(__name__)
@@ -59,17 +56,23 @@ _STATUS: dict[type[Exception], int] = {
 
 
 def application(api: Api, grafana: Grafana, numbers: TelemetryMetrics) -> FastAPI:
-    """Return the application without its guard."""
+    """Return the application without access control.
+
+    Args:
+        api: The JSON API.
+        grafana: The data source of Grafana.
+        numbers: The metrics for Prometheus.
+    """
     app = FastAPI(
         title="soulsai",
         version=__version__,
-        description="What a training run is doing, and a few commands for it.",
+        description="The progress of a training run, and a few commands for it.",
         openapi_url="/api/v1/openapi.json",
-        docs_url=None,  # those pages load scripts from elsewhere
+        docs_url=None,  # these pages load scripts from other sites
         redoc_url=None,
         redirect_slashes=False,
     )
-    openapi.document(app)
+    openapi.complete(app)
     app.include_router(api.router())
     app.include_router(grafana.router())
     app.add_api_route("/healthz", api.health, include_in_schema=False)
@@ -81,7 +84,7 @@ def application(api: Api, grafana: Grafana, numbers: TelemetryMetrics) -> FastAP
 
 
 def documentation() -> bytes:
-    """Return the API's documentation; without a version, which changes more often than it."""
+    """Return the API's OpenAPI document as JSON, without the version of the software."""
     page = PageServer(Config(), NoSource(), _unconnected)
     whole = page.application().openapi()
     del whole["info"]["version"]
@@ -89,10 +92,7 @@ def documentation() -> bytes:
 
 
 class PageServer:
-    """Serves the page from entering to leaving; whatever happens to it, training goes on.
-
-    ``connect`` gives connections beside the node's own: one to watch with, one for commands.
-    """
+    """Serve the page from entering to leaving; its failures never reach the training."""
 
     def __init__(
         self,
@@ -103,23 +103,33 @@ class PageServer:
         listeners: Sequence[Listener] = (),
         enroller: Enroller | None = None,
     ) -> None:
-        """Raise ``ConfigError`` if the settings are not safe; ``more`` is for Prometheus."""
+        """Create the page and its threads.
+
+        Args:
+            config: All settings.
+            source: The telemetry node's run in progress.
+            connect: Opens connections beside the node's own, for the watcher and for commands.
+            more: Returns the node's own Prometheus metrics.
+            listeners: Receivers of notes and samples.
+            enroller: Enrolls and revokes clients, if this node may do that.
+
+        Raises:
+            ConfigError: The settings of the section ``web`` are unsafe.
+        """
         self._access = security.access(config.web)
         self._bind, self._port = config.web.bind, config.web.port
         self._bell = Bell()
         saves = Path(config.run.saves)
-        self._watching = Watching(saves, source, connect, listeners, self._bell.ring)
-        folders, self._watcher = self._watching.folders, self._watching.watcher
-        commander = Commander(
-            connect, lambda: self._watcher.seen.status, self._watcher.note, enroller
-        )
-        self._api = Api(folders, self._watcher, commander, self._access, self._bell)
-        self._grafana = Grafana(folders, self._api)
-        self._metrics = TelemetryMetrics(partial(_families, folders, self._api, more))
+        self._watching = WatcherThread(saves, source, connect, listeners, self._bell.ring)
+        store, watcher = self._watching.store, self._watching.watcher
+        commander = Commander(connect, lambda: watcher.seen.status, watcher.note, enroller)
+        self._api = Api(store, watcher, commander, self._access, self._bell)
+        self._grafana = Grafana(store, self._api)
+        self._metrics = TelemetryMetrics(partial(_families, store, self._api, more))
         self._server: uvicorn.Server | None = None
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="page-server")
-        self.url = ""  # where the page is, once it is served
+        self.url = ""  # the page's address, once it is served
 
     def __enter__(self) -> Self:
         self._watching.__enter__()
@@ -141,11 +151,11 @@ class PageServer:
         self._api.close()
 
     def application(self) -> FastAPI:
-        """Return the application without its guard."""
+        """Return the application without access control."""
         return application(self._api, self._grafana, self._metrics)
 
     def ring(self) -> None:
-        """Say that there is something new to see; any thread may."""
+        """Announce news to all streams; thread-safe."""
         self._bell.ring()
 
     def _serve(self) -> None:
@@ -164,42 +174,44 @@ class PageServer:
             _log.info("page url=%s", self.url)
             if not self._stopped.is_set():
                 self._server.run(sockets=[listener])
-            self._bell.silence()
+            self._bell.detach()
 
     def _listener(self) -> socket.socket | None:
-        """Return a socket on the port, as soon as nobody else has it."""
-        said = False
+        """Return a socket on the port as soon as the port is free."""
+        logged = False
         while not self._stopped.is_set():
             try:
                 return _listen(self._bind, self._port)
             except OSError as error:
-                if not said:
+                if not logged:
                     why = "is taken" if error.errno == errno.EADDRINUSE else error.strerror
                     _log.warning(
                         "page waits address=%s:%d reason=%r; set web.port, or web.enabled=false",
                         self._bind, self._port, why,
                     )  # fmt: skip
-                said = True
+                logged = True
                 self._stopped.wait(AGAIN)
         return None
 
     def _opening(self, app: ASGIApp) -> ASGIApp:
         async def opening(scope: Scope, receive: Receive, send: Send) -> None:
-            self._bell.open()
+            self._bell.attach()
             await app(scope, receive, send)
 
         return opening
 
 
-def _families(folders: Folders, api: Api, more: Callable[[], Iterable[Family]]) -> Iterator[Family]:
-    """Yield what Prometheus may know of this node."""
+def _families(store: RunStore, api: Api, more: Callable[[], Iterable[Family]]) -> Iterator[Family]:
+    """Yield the Prometheus metrics of the page."""
     head = api.head()
-    yield Family("training_node_seen", "gauge", "1 if it was heard of.", float(bool(head.status)))
-    yield Family("page_streams", "gauge", "Pages that are open.", api.streams)
+    yield Family(
+        "training_node_seen", "gauge", "1 if a training node is alive.", float(bool(head.status))
+    )
+    yield Family("page_streams", "gauge", "Open pages.", api.streams)
     if head.run:
-        episodes = folders.episodes(head.run)
+        episodes = store.episodes(head.run)
         yield Family("telemetry_episodes", "counter", "Episodes recorded.", episodes.table.last)
-        yield Family("telemetry_clients", "gauge", "Clients that played.", len(episodes.clients))
+        yield Family("telemetry_clients", "gauge", "Clients with episodes.", len(episodes.clients))
         score = head.best.get("score")
         if isinstance(score, int | float):
             yield Family("best_score", "gauge", "Best average so far.", float(score))

@@ -1,4 +1,4 @@
-"""Commands from the page to the training node, one at a time, each with its answer."""
+"""Send commands from the page to the training node, one at a time."""
 
 import threading
 from collections.abc import Callable
@@ -13,51 +13,36 @@ Word = Literal[
     "quicksave", "pause", "resume", "stop", "promote", "purge", "pardon", "enroll", "revoke"
 ]
 
-COMMANDS: dict[Word, tuple[Callable[[str], Command], float]] = {  # and the seconds to wait
+COMMANDS: dict[Word, tuple[Callable[[str], Command], float]] = {  # with the seconds to wait
     "quicksave": (lambda _: Quicksave(), 30.0),
     "pause": (lambda _: Pause(), 10.0),
     "resume": (lambda _: Resume(), 10.0),
-    "stop": (lambda _: Stop(), 30.0),  # answered when the last checkpoint is written
+    "stop": (lambda _: Stop(), 30.0),  # answered after the last checkpoint
     "promote": (Promote, 30.0),
     "purge": (Purge, 30.0),
     "pardon": (Pardon, 10.0),
 }
-ABOUT = ("promote", "purge", "pardon", "enroll", "revoke")  # need to be told of whom, or of what
+NAMED = ("promote", "purge", "pardon", "enroll", "revoke")  # commands that need a name
 
 
 class Conflict(Exception):
-    """The command cannot be given now; says why."""
+    """The present state does not allow the command."""
 
 
 class Enroller(Protocol):
-    """Lets clients in and shuts them out, where this node may do that."""
+    """Enrolls and revokes clients, if this node may do that."""
 
     def enroll(self, client: str) -> str:
-        """Return the invite of a new client, one line that is secret."""
+        """Return the secret one-line invite of a new client."""
         ...
 
     def revoke(self, client: str) -> str:
-        """Shut a client out at once; say so in one line."""
+        """Disconnect a client for good; return one line of confirmation."""
         ...
-
-
-class NoEnroller:
-    """Stands where nobody may be let in from here."""
-
-    def enroll(self, client: str) -> str:
-        """Refuse."""
-        raise Conflict(f"{ELSEWHERE}: soulsai enroll {client}")
-
-    def revoke(self, client: str) -> str:
-        """Refuse."""
-        raise Conflict(f"{ELSEWHERE}: soulsai revoke {client}")
-
-
-ELSEWHERE = "this node may not change who takes part; run this where admin.secret is"
 
 
 class Commander:
-    """Gives commands over a connection of its own."""
+    """Send commands over a connection of their own, and journal each of them."""
 
     def __init__(
         self,
@@ -66,63 +51,73 @@ class Commander:
         note: Callable[[str, str, str], None],
         enroller: Enroller | None = None,
     ) -> None:
-        self._enroller = enroller or NoEnroller()
+        """Create a commander.
+
+        Args:
+            connect: Opens a connection to the server.
+            status: Returns the training node's status.
+            note: Journals kind, text and operator.
+            enroller: Enrolls and revokes clients; ``None`` refuses both.
+        """
+        self._enroller = enroller
         self._connect = connect
         self._status = status
         self._note = note
         self._busy = threading.Lock()
 
-    def give(self, word: Word, run: str, who: str, what: str = "") -> CommandOutcome:
-        """Ask, and wait for the answer; raise ``Conflict`` if nobody would give one.
+    def give(self, word: Word, run: str, who: str, about: str = "") -> CommandOutcome:
+        """Send a command and wait for its answer.
 
-        ``what`` names the client or the model that some commands are about.
+        Args:
+            word: The command.
+            run: The run that it is meant for, or empty for any.
+            who: The operator, for the journal.
+            about: The client or the model of the commands in ``NAMED``.
+
+        Raises:
+            Conflict: The present state does not allow the command.
         """
-        if (word in ABOUT) != bool(what):
-            needs = "needs a name in `about`" if word in ABOUT else "is about nothing"
+        if (word in NAMED) != bool(about):
+            needs = "needs a name in `about`" if word in NAMED else "is about nothing"
             raise Conflict(f"{word} {needs}")
-        if word not in COMMANDS:
-            return self._audited(word, what, who, self._admit)
-        status = self._status()
-        if status is None:
-            raise Conflict("no training node is alive")
-        if run and run != status.run:
-            raise Conflict(f"{run} is not being trained; {status.run} is")
-        return self._audited(word, what, who, self._ask)
-
-    def _audited(
-        self, word: Word, what: str, who: str, act: Callable[[Word, str], CommandOutcome]
-    ) -> CommandOutcome:
+        if word in COMMANDS:
+            status = self._status()
+            if status is None:
+                raise Conflict("no training node is alive")
+            if run and run != status.run:
+                raise Conflict(f"{run} is not being trained; {status.run} is")
         if not self._busy.acquire(blocking=False):
             raise Conflict("another command is being carried out")
-        named = f"{word} {what}".strip()
+        named = f"{word} {about}".strip()
         try:
             self._note("command", f"{named}: asked for", who)
-            outcome = act(word, what)
+            outcome = self._ask(word, about) if word in COMMANDS else self._admit(word, about)
             self._note("command", f"{named}: {outcome.state}, {outcome.message}", who)
         finally:
             self._busy.release()
         return outcome
 
-    def _ask(self, word: Word, what: str) -> CommandOutcome:
+    def _ask(self, word: Word, about: str) -> CommandOutcome:
         command, patience = COMMANDS[word]
         try:
             wire = self._connect()
+            try:
+                answer = wire.command(command(about), patience)
+            finally:
+                wire.close()
         except (SoulsAIError, OSError) as error:
             return CommandOutcome(word, "unanswered", str(error))
-        try:
-            answer = wire.command(command(what), patience)
-        except (SoulsAIError, OSError) as error:
-            return CommandOutcome(word, "unanswered", str(error))
-        finally:
-            wire.close()
         return CommandOutcome(word, "done" if answer.done else "refused", answer.message)
 
     def _admit(self, word: Word, client: str) -> CommandOutcome:
-        """Enroll or revoke; the invite is for the asker's eyes and for no record."""
+        """Enroll or revoke; the invite goes to the operator and into no journal."""
+        if self._enroller is None:
+            place = "this node may not change who takes part; run this where admin.secret is"
+            return CommandOutcome(word, "refused", f"{place}: soulsai {word} {client}")
         try:
             if word == "revoke":
                 return CommandOutcome(word, "done", self._enroller.revoke(client))
             invite = self._enroller.enroll(client)
-        except (SoulsAIError, OSError, Conflict) as error:
+        except (SoulsAIError, OSError) as error:
             return CommandOutcome(word, "refused", str(error))
         return CommandOutcome(word, "done", f"{client} may take part", invite)

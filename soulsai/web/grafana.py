@@ -1,6 +1,7 @@
-"""The JSON data source of Grafana 10 and 11, under ``/grafana``; newer ones ask the API itself.
+"""The JSON data source of Grafana 10 and 11, under ``/grafana``; newer ones use the API itself.
 
-The contract is that of the plugin ``simpod-json-datasource``, and of ``simple-json`` before it.
+The contract is that of the plugin ``simpod-json-datasource`` and of its predecessor
+``simple-json``.
 """
 
 from typing import Any
@@ -13,9 +14,9 @@ from starlette.responses import Response
 from soulsai.web import queries
 from soulsai.web.api import Api, body
 from soulsai.web.metrics import known
-from soulsai.web.openapi import answer, asks
+from soulsai.web.openapi import accepts, answer
 from soulsai.web.queries import BadRequest, Wanted
-from soulsai.web.run_store import LATEST, Folders
+from soulsai.web.run_store import LATEST, RunStore
 from soulsai.web.tables import TIME
 
 MOST_TARGETS = 20
@@ -29,14 +30,14 @@ _SELECTS = {
 
 
 class Span(Struct, frozen=True):
-    """From when to when."""
+    """A time range, ISO 8601."""
 
     begin: str = msgspec.field(default="", name="from")
     end: str = msgspec.field(default="", name="to")
 
 
 class SeriesTarget(Struct, frozen=True):
-    """One series of a panel; the payload says of which run, and over what."""
+    """One series of a panel; the payload holds run, axis, kind and window."""
 
     target: str = ""
     refId: str = ""
@@ -45,7 +46,7 @@ class SeriesTarget(Struct, frozen=True):
 
 
 class Question(Struct, frozen=True):
-    """What a panel asks; what else Grafana sends is not looked at."""
+    """The request of a panel; other fields are ignored."""
 
     targets: list[SeriesTarget] = []
     range: Span | None = None
@@ -53,7 +54,7 @@ class Question(Struct, frozen=True):
 
 
 class Choice(Struct, frozen=True):
-    """What the editor of a panel asks."""
+    """A request of the panel editor."""
 
     metric: str = ""
     name: str = ""
@@ -63,10 +64,10 @@ class Choice(Struct, frozen=True):
 
 
 class Grafana:
-    """Answers the data source's requests, in the API's worker."""
+    """Answer the data source's requests in the API's worker."""
 
-    def __init__(self, folders: Folders, api: Api) -> None:
-        self._folders = folders
+    def __init__(self, store: RunStore, api: Api) -> None:
+        self._store = store
         self._do = api.worker.do
 
     def router(self) -> APIRouter:
@@ -75,19 +76,18 @@ class Grafana:
         add = router.add_api_route
         add("", self.health, **answer(dict[str, Any]))
         add("/", self.health, **answer(dict[str, Any]))
-        asked: dict[str, Any] = {"methods": ["POST"], "openapi_extra": asks(Choice)}
+        asked = accepts(Choice)
         add("/search", self.search, **asked, **answer(list[str]))
         add("/metrics", self.metrics, **asked, **answer(list[Label]))
         add("/metric-payload-options", self.options, **asked, **answer(list[Label]))
         add("/variable", self.variable, **asked, **answer(list[Label]))
         add("/tag-keys", self.tag_keys, **asked, **answer(list[Label]))
         add("/tag-values", self.tag_values, **asked, **answer(list[Label]))
-        query: dict[str, Any] = {"methods": ["POST"], "openapi_extra": asks(Question)}
-        add("/query", self.query, **query, **answer(list[Label]))
+        add("/query", self.query, **accepts(Question), **answer(list[Label]))
         return router
 
     async def health(self) -> Response:
-        """Say that the data source works."""
+        """Confirm that the data source works."""
         return _json({"status": "ok"})
 
     async def search(self, request: Request) -> Response:
@@ -96,7 +96,7 @@ class Grafana:
         return _json(await self._do(self._names))
 
     async def metrics(self, request: Request) -> Response:
-        """Return all metrics, and what can be chosen of each."""
+        """Return all metrics with the options of each."""
         await body(request, Choice)
         runs = await self._do(self._runs)
         payloads = [_select("run", [LATEST, *runs])]
@@ -105,7 +105,7 @@ class Grafana:
         return _json([{"label": name, "value": name, "payloads": payloads} for name in names])
 
     async def options(self, request: Request) -> Response:
-        """Return the values of one of the choices."""
+        """Return the values of one option."""
         asked = await body(request, Choice)
         if asked.name == "run":
             return _json(_labels([LATEST, *await self._do(self._runs)]))
@@ -122,12 +122,12 @@ class Grafana:
         return _json([{"__text": value, "__value": value} for value in values])
 
     async def tag_keys(self, request: Request) -> Response:
-        """Return what can be filtered by."""
+        """Return the keys of ad-hoc filters."""
         await body(request, Choice)
         return _json([{"type": "string", "text": "run"}])
 
     async def tag_values(self, request: Request) -> Response:
-        """Return the values that can be filtered by."""
+        """Return the values of an ad-hoc filter."""
         asked = await body(request, Choice)
         runs = [LATEST, *await self._do(self._runs)] if asked.key == "run" else []
         return _json([{"text": run} for run in runs])
@@ -141,22 +141,22 @@ class Grafana:
 
     def _answer(self, asked: Question) -> list[Label]:
         wanted = [target for target in asked.targets if target.target and not target.hide]
-        return [_series(self._folders, target, asked) for target in wanted]
+        return [_series(self._store, target, asked) for target in wanted]
 
     def _runs(self) -> list[str]:
-        return self._folders.names()
+        return self._store.names()
 
     def _names(self) -> list[str]:
         try:
-            run = self._folders.find(LATEST)
+            run = self._store.find(LATEST)
         except LookupError:
             return []
-        samples = self._folders.journal(run).samples
-        found = known(self._folders.episodes(run).table.view(), samples.view())
+        samples = self._store.journal(run).samples
+        found = known(self._store.episodes(run).table.view(), samples.view())
         return [name for metric in found for name in (metric.name, f"{metric.name}_mean")]
 
 
-def _series(folders: Folders, target: SeriesTarget, asked: Question) -> Label:
+def _series(store: RunStore, target: SeriesTarget, asked: Question) -> Label:
     payload = target.payload if isinstance(target.payload, dict) else {}
     x = _one_of("x", payload, _SELECTS["x"])
     span = asked.range if x == TIME and asked.range else Span()
@@ -171,7 +171,7 @@ def _series(folders: Folders, target: SeriesTarget, asked: Question) -> Label:
         begin=queries.moment(span.begin, "range.from") if span.begin else -float("inf"),
         end=queries.moment(span.end, "range.to") if span.end else float("inf"),
     )
-    found = queries.columns(folders, wanted)
+    found = queries.columns(store, wanted)
     values = [None if value != value else value for value in found[target.target].tolist()]
     if x == TIME:
         times = [round(1000 * time) for time in found[TIME].tolist()]

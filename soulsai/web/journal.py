@@ -1,10 +1,11 @@
-"""What is kept of a run beside its episodes: samples of the training, and an audit of events."""
+"""The files of a run beside its record: samples of the training, and a journal of events."""
 
 import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from itertools import takewhile
 from pathlib import Path
 
 import msgspec
@@ -27,7 +28,7 @@ _rows = msgspec.json.Decoder(dict[str, float | None])
 
 
 class Note(Struct, frozen=True):
-    """One line of the audit: what happened, and who wanted it, if anybody did."""
+    """One line of the journal: an event, and the operator behind it, if any."""
 
     number: int
     time: float
@@ -40,7 +41,7 @@ _notes = msgspec.json.Decoder(Note)
 
 
 class Follower:
-    """Gives the lines that were added to a file since the last time it was asked."""
+    """Read the lines that were appended to a file since the last call."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -48,7 +49,7 @@ class Follower:
         self._inode = 0
 
     def fresh(self) -> tuple[list[bytes], bool]:
-        """Return new complete lines, and whether the file is another one than before."""
+        """Return the new complete lines, and whether the file was replaced."""
         try:
             with self._path.open("rb") as file:
                 state = os.fstat(file.fileno())
@@ -77,27 +78,27 @@ def parts(folder: Path) -> list[Path]:
 
 
 class RecordReader:
-    """The episodes of a run that somebody else records; ``meter`` makes what measures them."""
+    """Read the episodes of a run that another process records."""
 
     def __init__(self, folder: Path, meter: Callable[[], Meter] = Meter) -> None:
         self._folder = folder
         self._file = Follower(folder / RESULTS)
         self._new_meter = meter
-        self._meter = meter()
-        self._episodes = Episodes()
-        for path in parts(folder)[:-1]:
-            self._take(path.read_bytes().splitlines())
+        self._restart()
 
     def read(self) -> Episodes:
-        """Return all episodes that are recorded by now."""
+        """Return all recorded episodes."""
         lines, anew = self._file.fresh()
-        if anew:  # somebody began it again, or went on in another file
-            self._meter = self._new_meter()
-            self._episodes = Episodes()
-            for path in parts(self._folder)[:-1]:
-                self._take(path.read_bytes().splitlines())
+        if anew:  # the record was replaced, or it goes on in another file
+            self._restart()
         self._take(lines)
         return self._episodes
+
+    def _restart(self) -> None:
+        self._meter = self._new_meter()
+        self._episodes = Episodes()
+        for path in parts(self._folder)[:-1]:
+            self._take(path.read_bytes().splitlines())
 
     def _take(self, lines: Iterable[bytes]) -> None:
         for line in lines:
@@ -109,10 +110,10 @@ class RecordReader:
 
 
 class Journal:
-    """Samples and notes of one run; one thread takes samples, any may write notes, and read.
+    """Samples and notes of one run; one thread adds samples, any thread adds notes and reads.
 
-    They are appended to files in the run's folder, so that they survive a restart. A disk that
-    is full costs the files their lines, and nothing else.
+    Both are appended to files in the run's folder and survive a restart. A full disk costs the
+    files their lines and nothing else.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -131,7 +132,7 @@ class Journal:
         return self.notes[-1].number if self.notes else 0
 
     def refresh(self) -> None:
-        """Take in what is in the files and not yet known; for who does not write them himself."""
+        """Read the lines that another process has appended."""
         samples, events = self._followers
         for line in samples.fresh()[0]:
             try:
@@ -147,40 +148,42 @@ class Journal:
 
     @property
     def run(self) -> str:
-        """Whose journal it is."""
+        """The name of the run."""
         return self._folder.name
 
     def sample(self, status: Status, time: float) -> Mapping[str, float] | None:
-        """Keep what a status says, if the last one kept is old enough; return what was kept."""
+        """Keep the numbers of a status if the last sample is old enough; return them if so."""
         if time < self._due:
             return None
         wait = min(LONGEST, max(SHORTEST, status.seconds / SAMPLES_PER_RUN))
-        self._due = time + 0.9 * wait  # looks are as far apart, so the next one must not miss it
+        self._due = time + 0.9 * wait  # a reading that comes slightly early must still count
         row = sample_row(status, time)
         self.samples.append(row)
         self._write(SAMPLES, row)
         return row
 
     def note(self, kind: str, text: str, time: float, who: str = "") -> Note:
-        """Keep one line of the audit."""
+        """Add a note.
+
+        Args:
+            kind: The event's kind.
+            text: One line for a reader.
+            time: Unix seconds.
+            who: The operator behind it, or empty.
+        """
         with self._noting:
             note = Note(self.last + 1, time, kind, text, who)
             self.notes.append(note)
             self._write(EVENTS, note)
             return note
 
-    def after(self, number: int) -> Sequence[Note]:
-        """Return the notes beyond that number, oldest first."""
-        return list(reversed(list(self._since(number))))
+    def after(self, number: int) -> list[Note]:
+        """Return the notes with larger numbers, oldest first."""
+        newest = takewhile(lambda note: note.number > number, reversed(list(self.notes)))
+        return list(newest)[::-1]
 
-    def _since(self, number: int) -> Iterator[Note]:
-        for note in reversed(list(self.notes)):
-            if note.number <= number:
-                return
-            yield note
-
-    def _write(self, name: str, what: object) -> None:
-        line = msgspec.json.encode(what) + b"\n"
+    def _write(self, name: str, row: object) -> None:
+        line = msgspec.json.encode(row) + b"\n"
         try:
             with (self._folder / name).open("ab") as file:
                 file.write(b"\n" + line if self._torn[name] else line)
@@ -191,7 +194,7 @@ class Journal:
 
 
 def _torn(path: Path) -> bool:
-    """Whether the last line of a file was never finished."""
+    """Return whether the last line of a file is unfinished."""
     try:
         with path.open("rb") as file:
             if file.seek(0, os.SEEK_END) == 0:

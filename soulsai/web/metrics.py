@@ -1,4 +1,4 @@
-"""Which numbers there are to plot: their units, what they mean, and whose they are."""
+"""The metrics of a run, with their units and meanings."""
 
 from collections.abc import Iterable
 
@@ -13,40 +13,48 @@ EPISODES = (
     ("seconds", "s", "duration of the episode at the client"),
     ("epsilon", "", "share of random actions in the episode"),
     ("greedy", "", "1 for an episode without exploration"),
-    ("terminated", "", "1 for an episode that came to its own end, 0 for one that was cut off"),
-    ("version", "", "newest version of the weights that played in the episode"),
+    ("terminated", "", "1 for an episode that ended by itself, 0 for a truncated one"),
+    ("version", "", "newest version of the weights in the episode"),
 )
 TRAINING = (
     ("updates", "updates", "updates of the weights so far"),
     ("env_steps_per_second", "env steps/s", "admitted from all clients"),
     ("updates_per_second", "updates/s", "updates of the weights"),
     ("replay_ratio", "", "updates per env step since learning began"),
-    ("lag", "versions", "how far behind the weights of recent experience were, on average"),
-    ("clients", "clients", "clients heard of lately"),
+    ("lag", "versions", "mean age of the weights that played recent experience"),
+    ("clients", "clients", "clients that are alive"),
     ("queued", "messages", "messages waiting in the clients' outboxes"),
     ("rejected", "messages", "messages not admitted so far"),
-    ("duplicates", "messages", "messages that came twice so far"),
+    ("duplicates", "messages", "messages that arrived twice so far"),
     ("lost", "env steps", "env steps that never arrived so far"),
-    ("dropped", "env steps", "env steps that clients threw away so far, their outbox being full"),
+    ("dropped", "env steps", "env steps that clients dropped so far, because of a full outbox"),
 )
 _AXES = (NUMBER, ENV_STEPS, TIME)
 
 
 class UnknownMetric(LookupError):
-    """There is no such number."""
+    """No metric has this name."""
 
 
 def known(
     episodes: TableView, training: TableView, measures: Iterable[Measure] = ()
 ) -> list[Metric]:
-    """Return all metrics of a run, the well-known first; others are named as their origin does."""
+    """Return all metrics of a run, the built-in ones first.
+
+    Args:
+        episodes: The table of episodes.
+        training: The table of training samples.
+        measures: The measures of the settings.
+    """
     answer = [Metric(*entry, "episodes") for entry in EPISODES]
     answer += [Metric(one.name, _unit(one), one.text, "episodes") for one in measures]
-    answer += _others(answer, episodes, "a number that the environment tells of the last step")
+    answer += _others(
+        answer, episodes, "a number of the environment, from the info of the last step"
+    )
     names = {metric.name for metric in answer}
     trained = [Metric(*entry, "training") for entry in TRAINING]
     others = [
-        Metric(name, "", "a number that the algorithm tells of itself", "training")
+        Metric(name, "", "a number of the algorithm", "training")
         for name in _names(training)
         if name not in {metric.name for metric in trained}
     ]
@@ -56,10 +64,15 @@ def known(
 def split(
     metrics: Iterable[str], episodes: TableView, training: TableView
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return which of the metrics are the episodes' and which the training's.
+    """Split metrics into those of episodes and those of the training.
+
+    Args:
+        metrics: Names, each optionally with ``_mean``, ``_low`` or ``_high``.
+        episodes: The table of episodes.
+        training: The table of training samples.
 
     Raises:
-        UnknownMetric: One is neither; the message names those that exist.
+        UnknownMetric: A metric is neither; the message lists the existing ones.
     """
     of_episodes = [*(name for name, _, _ in EPISODES), *_names(episodes)]
     of_training = [*(name for name, _, _ in TRAINING), *_names(training)]

@@ -1,4 +1,4 @@
-"""What a run has saved, and what its manifests say of it; and those files, as a download."""
+"""The saved models of a run by their manifests, and their files as downloads."""
 
 import os
 import tarfile
@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Literal
 import msgspec
 import numpy as np
 
-from soulsai.web.run_store import Folders
+from soulsai.web.run_store import RunStore
 from soulsai.web.schemas import File, Model, iso
 from soulsai.web.series import rolling
 from soulsai.web.tables import ENV_STEPS, TableView
@@ -24,17 +24,17 @@ Kind = Literal["best", "checkpoint", "manual"]
 
 
 class UnknownModel(LookupError):
-    """There is no such model, or no such file of it."""
+    """No model, or no file of a model, has this name."""
 
 
-def models(folders: Folders, run: str) -> list[Model]:
-    """Return what a run has saved: the best, the quicksave, and checkpoints, newest first."""
-    folder = folders.path(run)
-    view = folders.episodes(run).table.view()
+def models(store: RunStore, run: str) -> list[Model]:
+    """Return the best model, the quicksave, and the checkpoints of a run, newest first."""
+    folder = store.path(run)
+    view = store.episodes(run).table.view()
     found: list[tuple[str, Kind]] = [(BEST, "best"), (MANUAL, "manual")]
     numbered = [path.name for path in _children(folder / CHECKPOINTS) if path.name.isdecimal()]
     found += [(name, "checkpoint") for name in sorted(numbered, key=int, reverse=True)]
-    rows = (_model(folder, name, kind, folders.best(run), view) for name, kind in found)
+    rows = (_model(folder, name, kind, store.best(run), view) for name, kind in found)
     return [row for row in rows if row is not None]
 
 
@@ -52,7 +52,16 @@ def place(folder: Path, model: str) -> Path:
 
 
 def download(folder: Path, model: str, name: str) -> Path:
-    """Return one file of a model that its manifest names."""
+    """Return the path of one file of a model.
+
+    Args:
+        folder: The run's folder.
+        model: ``best_model``, ``manual_save`` or a checkpoint's number.
+        name: A file in the model's manifest, or the manifest.
+
+    Raises:
+        UnknownModel: The model or the file does not exist, or the file is a link.
+    """
     path = place(folder, model)
     if name != MANIFEST and name not in _manifest(path):
         raise UnknownModel(f"model {model}: there is no file {name[:100]!r}")
@@ -63,7 +72,7 @@ def download(folder: Path, model: str, name: str) -> Path:
 
 
 def archive(folder: Path, model: str) -> Iterator[bytes]:
-    """Return a model as a tar archive, in pieces; it is opened at once, so it stays whole."""
+    """Return a model as a tar archive in pieces; open files survive a later deletion."""
     names = [MANIFEST, *sorted(_manifest(place(folder, model)))]
     with ExitStack() as opened:
         files = [
@@ -120,7 +129,7 @@ def _model(
 
 
 def _score(view: TableView, env_steps: int | None) -> float | None:
-    """Return the average reward up to a place: of greedy episodes, if there are enough of them."""
+    """Return the mean reward up to ``env_steps``, of greedy episodes if there are enough."""
     if env_steps is None or "reward" not in view.columns:
         return None
     before = view.columns[ENV_STEPS] <= env_steps
@@ -131,7 +140,7 @@ def _score(view: TableView, env_steps: int | None) -> float | None:
 
 
 def _fault(path: Path, files: tuple[File, ...]) -> str:
-    """Say what is visibly wrong; the digests are for who downloads it."""
+    """Return the first visible fault of the files; their digests are not checked."""
     if not files:
         return "its manifest cannot be read"
     for file in files:

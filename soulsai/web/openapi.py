@@ -1,4 +1,8 @@
-"""The documentation of the API, made from the types that it answers with."""
+"""Describe msgspec types in FastAPI's OpenAPI document.
+
+FastAPI generates the paths and parameters. It knows pydantic models only, so the schemas of
+answers and bodies come from ``msgspec.json.schema_components``.
+"""
 
 from typing import Any
 
@@ -7,74 +11,72 @@ from fastapi import FastAPI
 
 from soulsai.web.schemas import Problem
 
-CSV, SSE, TAR = "text/csv", "text/event-stream", "application/x-tar"
-_REFERENCE = "#/components/schemas/{name}"
+CSV, SSE, TAR, JSON = "text/csv", "text/event-stream", "application/x-tar", "application/json"
 _REFUSALS = {
     401: "A token is needed.",
-    403: "This may not be asked, or not from there.",
-    404: "There is no such thing.",
-    409: "It cannot be done now.",
-    413: "Too much was sent.",
-    422: "A parameter or the body makes no sense.",
-    429: "Too much is being asked for.",
+    403: "These rights, or this origin, do not allow it.",
+    404: "The object does not exist.",
+    409: "The present state does not allow it.",
+    413: "The request is too large.",
+    422: "A parameter or the body is invalid.",
+    429: "Too many requests at once.",
 }
 _types: dict[str, Any] = {}
 
 
 def answer(type: Any, *others: str) -> dict[str, Any]:
-    """Return what a route's documentation says of an answer in JSON, and of ``others``."""
-    _types[str(type)] = type
-    (schema,), _ = msgspec.json.schema_components([type], ref_template=_REFERENCE)
-    content: dict[str, Any] = {"application/json": {"schema": schema}}
-    content |= {media: {"schema": {"type": "string"}} for media in others}
-    return _route(content)
+    """Return a route's documentation: the type of its JSON answer, and other media types."""
+    texts = {media: {"schema": {"type": "string"}} for media in others}
+    return _responses({JSON: {"schema": _schema(type)}} | texts)
 
 
-def text(media: str) -> dict[str, Any]:
-    """Return what a route's documentation says of an answer in text."""
-    return _route({media: {"schema": {"type": "string"}}})
+def stream(media: str, format: str = "") -> dict[str, Any]:
+    """Return the documentation of a route that answers with text, or with ``binary`` data."""
+    schema = {"type": "string", **({"format": format} if format else {})}
+    return _responses({media: {"schema": schema}})
 
 
-def file(media: str) -> dict[str, Any]:
-    """Return what a route's documentation says of a download."""
-    return _route({media: {"schema": {"type": "string", "format": "binary"}}})
+def accepts(type: Any) -> dict[str, Any]:
+    """Return the documentation of a route with a JSON body."""
+    body = {"required": True, "content": {JSON: {"schema": _schema(type)}}}
+    return {"methods": ["POST"], "openapi_extra": {"requestBody": body}}
 
 
-def asks(type: Any) -> dict[str, Any]:
-    """Return what a route's documentation says of a body."""
-    _types[str(type)] = type
-    (schema,), _ = msgspec.json.schema_components([type], ref_template=_REFERENCE)
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
-
-
-def document(app: FastAPI) -> None:
-    """Complete the application's documentation with the types of all answers."""
+def complete(app: FastAPI) -> None:
+    """Add the schemas and the ways to authenticate to the application's document."""
     plain = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            types = [*_types.values(), Problem]
-            _, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
             whole = plain()
-            known = whole.setdefault("components", {})
-            known["schemas"] = components
-            known["securitySchemes"] = {
-                "token": {"type": "http", "scheme": "bearer"},
-                "session": {"type": "apiKey", "in": "cookie", "name": "soulsai_session"},
+            _, schemas = _components([*_types.values(), Problem])
+            whole["components"] = {
+                "schemas": schemas,
+                "securitySchemes": {
+                    "token": {"type": "http", "scheme": "bearer"},
+                    "session": {"type": "apiKey", "in": "cookie", "name": "soulsai_session"},
+                },
             }
             whole["security"] = [{}, {"token": []}, {"session": []}]
             app.openapi_schema = whole
         return app.openapi_schema
 
-    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's documentation has it
+    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's documentation shows
 
 
-def _route(content: dict[str, Any]) -> dict[str, Any]:
-    problem = {"application/json": {"schema": {"$ref": _REFERENCE.format(name="Problem")}}}
+def _components(types: list[Any]) -> tuple[Any, dict[str, Any]]:
+    return msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+
+
+def _schema(type: Any) -> Any:
+    _types[str(type)] = type
+    return _components([type])[0][0]
+
+
+def _responses(content: dict[str, Any]) -> dict[str, Any]:
+    problem = {JSON: {"schema": _schema(Problem)}}
     refusals = {
-        status: {"description": why, "content": problem} for status, why in _REFUSALS.items()
+        status: {"description": text, "content": problem} for status, text in _REFUSALS.items()
     }
-    return {
-        "response_model": None,
-        "responses": {200: {"description": "The answer.", "content": content}, **refusals},
-    }
+    answered = {200: {"description": "The answer.", "content": content}}
+    return {"response_model": None, "responses": answered | refusals}

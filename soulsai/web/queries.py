@@ -1,35 +1,34 @@
-"""Requests of the page and of Grafana turned into rows: what both APIs share."""
+"""Turn requests of the page and of Grafana into rows."""
 
 import csv
 import io
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
 
+from soulsai.types import Status
 from soulsai.web import metrics, series
-from soulsai.web.run_store import Folders
-from soulsai.web.schemas import Difference, Row, RunComparison, SeedGroup, iso
+from soulsai.web.run_store import RunStore
+from soulsai.web.schemas import ClientRow, Row, VersionRow, iso
 from soulsai.web.series import AXES, FEWEST_POINTS, MOST_POINTS, Axis, Columns, Kind, SeriesQuery
-from soulsai.web.tables import NUMBER, TIME, TableView
+from soulsai.web.tables import NUMBER, TIME, Episodes, TableView, Tally
 
 X = Literal["env_steps", "episode", "time"]
-MOST_RUNS = 20  # compared at once
 MOST_METRICS = 20  # asked for at once
 LONGEST_WINDOW = 100_000
-UNRELATED = ("redis", "client", "web")  # sections that are no part of an experiment
-UNRELATED_RUN = ("seed", "name", "saves", "clients")
+_NO_EPISODES = Tally()
 
 
 class BadRequest(ValueError):
-    """A parameter makes no sense; says which and why."""
+    """A parameter is invalid; the message names it."""
 
 
 class Wanted(Struct, frozen=True):
-    """Which series are wanted, and how."""
+    """The series of a request and their form."""
 
     run: str = "latest"
     metrics: tuple[str, ...] = ("reward",)
@@ -42,17 +41,17 @@ class Wanted(Struct, frozen=True):
     end: float = math.inf
 
 
-def columns(folders: Folders, wanted: Wanted) -> Columns:
-    """Return the columns that are wanted, over one ascending axis.
+def columns(store: RunStore, wanted: Wanted) -> Columns:
+    """Return the requested columns over one ascending axis.
 
     Raises:
-        UnknownRun, UnknownMetric, BadRequest: There is nothing to show.
+        UnknownRun, UnknownMetric, BadRequest: The request has no answer.
     """
-    run = folders.find(wanted.run)
+    run = store.find(wanted.run)
     if len(wanted.metrics) > MOST_METRICS:
         raise BadRequest(f"metrics: at most {MOST_METRICS} at once")
-    played = folders.episodes(run).table.view()
-    trained = folders.journal(run).samples.view()
+    played = store.episodes(run).table.view()
+    trained = store.journal(run).samples.view()
     of_episodes, of_training = metrics.split(wanted.metrics, played, trained)
     if of_episodes and of_training and wanted.after:
         raise BadRequest("after: the metrics are numbered differently; ask for them one by one")
@@ -90,13 +89,13 @@ def _named(found: Columns, number: str) -> Columns:
 
 
 def rows(found: Columns) -> list[Row]:
-    """Return columns as rows; times as text, and what is not a number as ``None``."""
+    """Return columns as rows; times are text, and NaN is ``None``."""
     texts = [_texts(name, column.tolist()) for name, column in found.items()]
     return [dict(zip(found, row, strict=True)) for row in zip(*texts, strict=True)]
 
 
 def as_csv(found: Columns) -> str:
-    """Return columns as comma-separated values with a head."""
+    """Return columns as CSV with a header."""
     file = io.StringIO()
     writer = csv.writer(file)
     writer.writerow(_harmless(name) for name in found)
@@ -104,29 +103,8 @@ def as_csv(found: Columns) -> str:
     return file.getvalue()
 
 
-def compare(
-    folders: Folders, runs: Sequence[str], wanted: Wanted, *, grouped: bool
-) -> RunComparison:
-    """Return runs side by side: those that differ in their seed only as one, if ``grouped``."""
-    found = list(dict.fromkeys(folders.find(run) for run in runs))
-    if not found:
-        raise BadRequest("runs: name at least one")
-    if len(found) > MOST_RUNS or len(wanted.metrics) != 1:
-        raise BadRequest(f"runs: at most {MOST_RUNS} at once, and one metric")
-    flat = {run: dict(_flat(folders.config(run))) for run in found}
-    groups: dict[str, list[str]] = {}
-    for run in found:
-        groups.setdefault(_experiment(flat[run]) if grouped else run, []).append(run)
-    return RunComparison(
-        metric=wanted.metrics[0],
-        x=wanted.x,
-        groups=[_group(folders, members, wanted) for members in groups.values()],
-        differences=_differences(flat),
-    )
-
-
 def moment(text: str, name: str) -> float:
-    """Return ISO 8601, or Unix seconds or milliseconds as Grafana gives them, as Unix seconds."""
+    """Return Unix seconds of a time in ISO 8601, Unix seconds or Unix milliseconds."""
     try:
         if text.isdecimal() and len(text) <= 16:
             return int(text) / (1 if len(text) <= 11 else 1000)
@@ -137,20 +115,8 @@ def moment(text: str, name: str) -> float:
 
 
 def names(lists: Iterable[str]) -> tuple[str, ...]:
-    """Return names that were given one by one, or several with commas between."""
+    """Return names that are repeated parameters, or separated by commas."""
     return tuple(name.strip() for some in lists for name in some.split(",") if name.strip())
-
-
-def _group(folders: Folders, members: list[str], wanted: Wanted) -> SeedGroup:
-    each = msgspec.structs.replace(wanted, points=MOST_POINTS)
-    metric = wanted.metrics[0]
-    curves = []
-    for run in members:
-        found = columns(folders, msgspec.structs.replace(each, run=run))
-        x = found[wanted.x]
-        curves.append((x - x[0] if wanted.x == TIME and len(x) else x, found[metric]))
-    points = min(max(wanted.points, FEWEST_POINTS), 1000)
-    return SeedGroup(tuple(members), rows(series.bands(curves, points)))
 
 
 def _texts(name: str, values: list[float]) -> list[Any]:
@@ -162,33 +128,40 @@ def _texts(name: str, values: list[float]) -> list[Any]:
 
 
 def _harmless(name: str) -> str:
-    """Return a name that no spreadsheet takes for a formula."""
+    """Return a name that no spreadsheet reads as a formula."""
     return f"'{name}" if name[:1] in "=+-@\t\r" else name
 
 
-def _flat(config: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        inner = f"{path}{key}"
-        if inner in UNRELATED or inner in (
-            f"run.{name}" for name in UNRELATED_RUN if name != "seed"
-        ):
-            continue
-        if isinstance(value, dict) and value and path.count(".") < 8:
-            yield from _flat(value, f"{inner}.")
-        else:
-            yield inner, value
+def client_rows(status: Status, episodes: Episodes) -> list[ClientRow]:
+    """Return the clients of a status with the tallies of their episodes."""
+    rows = []
+    for client in status.clients:
+        tally = episodes.clients.get(client.client, _NO_EPISODES)
+        rows.append(
+            ClientRow(
+                **msgspec.structs.asdict(client),
+                episodes=tally.episodes,
+                reward_mean=tally.reward_mean,
+                recent_mean=tally.recent_mean,
+                greedy_mean=tally.greedy_mean,
+            )
+        )
+    return rows
 
 
-def _experiment(flat: dict[str, Any]) -> str:
-    rest = {key: value for key, value in flat.items() if key != "run.seed"}
-    return repr(sorted(rest.items()))
-
-
-def _differences(flat: dict[str, dict[str, Any]]) -> list[Difference]:
-    settings = sorted({key for settings in flat.values() for key in settings})
-    answer = []
-    for setting in settings:
-        values = {run: settings.get(setting) for run, settings in flat.items()}
-        if len({repr(value) for value in values.values()}) > 1:
-            answer.append(Difference(setting, values))
-    return answer
+def version_rows(episodes: Episodes, limit: int) -> list[VersionRow]:
+    """Return the newest ``limit`` versions with finished episodes, oldest first."""
+    return [
+        VersionRow(
+            generation=generation,
+            version=version,
+            env_steps=tally.env_steps,
+            episodes=tally.episodes,
+            reward_mean=tally.exploring_mean,
+            greedy_episodes=tally.greedy_episodes,
+            greedy_mean=tally.greedy_mean,
+            steps_mean=tally.steps / tally.episodes,
+        )
+        for (generation, version), tally in sorted(episodes.versions.copy().items())[-limit:]
+        if tally.episodes
+    ]

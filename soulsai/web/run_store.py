@@ -1,33 +1,56 @@
-"""All runs on disk, and the one that is followed now: whatever the page shows of them."""
+"""All runs on disk, and the run in progress, as the page shows them."""
 
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
+from msgspec import Struct
 
 from soulsai.episode_metrics import Measure, Meter, for_run
 from soulsai.errors import ConfigError
 from soulsai.types import Status
 from soulsai.web.journal import Journal, RecordReader
 from soulsai.web.schemas import RunRow, iso
-from soulsai.web.source import Source
 from soulsai.web.tables import Episodes
 
 CONFIG, STATUS, BEST = "config.json", "status.json", "best.json"
 LATEST = "latest"
-KEPT = 8  # runs, beside the live one, whose episodes are kept in memory
+KEPT = 8  # runs, beside the one in progress, with episodes in memory
 
 
 class UnknownRun(LookupError):
-    """There is no such run."""
+    """No run has this name."""
 
 
-class Folders:
-    """Answers for every run below ``saves``; may be asked by any thread."""
+class Live(Struct, frozen=True, eq=False):
+    """The run in progress; its episodes grow while others read them."""
+
+    run: str
+    episodes: Episodes
+
+
+class Source(Protocol):
+    """A thread-safe view of a telemetry node."""
+
+    def live(self) -> Live | None:
+        """Return the run in progress, if any."""
+        ...
+
+
+class NoSource:
+    """A source without a run, for a page that shows runs on disk only."""
+
+    def live(self) -> Live | None:
+        """Return ``None``."""
+        return None
+
+
+class RunStore:
+    """Read every run below ``saves``; thread-safe."""
 
     def __init__(self, saves: Path, source: Source) -> None:
         self._saves = saves
@@ -35,22 +58,22 @@ class Folders:
         self._lock = threading.Lock()
         self._records: OrderedDict[str, RecordReader] = OrderedDict()
         self._journals: OrderedDict[str, Journal] = OrderedDict()
-        self._rows: dict[str, tuple[object, RunRow]] = {}  # with what they were made of
+        self._rows: dict[str, tuple[object, RunRow]] = {}  # with the stamps of their files
         self._live_journal: tuple[str, Journal] | None = None
 
     @property
     def live(self) -> str:
-        """The run that is followed now; empty if there is none."""
+        """The name of the run in progress, or empty."""
         live = self._source.live()
         return live.run if live else ""
 
     def names(self) -> list[str]:
-        """Return all runs, newest first."""
+        """Return the names of all runs, newest first."""
         found = {path.parent.name for path in self._saves.glob(f"*/{CONFIG}")}
         return sorted(found | ({self.live} - {""}), reverse=True)
 
     def find(self, run: str) -> str:
-        """Return the run of that name, or the newest; raise ``UnknownRun`` if there is none."""
+        """Return the name of the run, or of the newest for ``latest``; raise ``UnknownRun``."""
         live = self.live
         if live and run in (live, LATEST):
             return live
@@ -64,11 +87,11 @@ class Folders:
         return run
 
     def path(self, run: str) -> Path:
-        """Return the folder of a run that was found."""
+        """Return the folder of a run that ``find`` returned."""
         return self._saves / run
 
     def episodes(self, run: str) -> Episodes:
-        """Return the episodes of a run that was found."""
+        """Return the episodes of a run that ``find`` returned."""
         live = self._source.live()
         if live and live.run == run:
             return live.episodes
@@ -83,7 +106,7 @@ class Folders:
             return reader.read()
 
     def journal(self, run: str) -> Journal:
-        """Return the samples and notes of a run that was found."""
+        """Return the samples and notes of a run that ``find`` returned."""
         with self._lock:
             if self._live_journal and self._live_journal[0] == run:
                 return self._live_journal[1]
@@ -97,7 +120,7 @@ class Folders:
             return self._journals[run]
 
     def write_journal(self, run: str) -> Journal | None:
-        """Return the journal to write, if the run's folder is there; one thread may do that."""
+        """Return the journal for writing if the run's folder exists; one thread may write."""
         with self._lock:
             if self._live_journal and self._live_journal[0] == run:
                 return self._live_journal[1]
@@ -110,36 +133,34 @@ class Folders:
         return journal
 
     def config(self, run: str) -> dict[str, Any]:
-        """Return the settings of a run that was found, as they are on disk."""
+        """Return the settings on disk of a run that ``find`` returned."""
         return _read(self.path(run) / CONFIG)
 
     def measures(self, run: str) -> tuple[Measure, ...]:
-        """Return what is measured of each episode of a run that was found."""
+        """Return the measures of each episode of a run that ``find`` returned."""
         config = self.config(run)
-        telemetry = config.get("telemetry")
-        settings = telemetry.get("metrics") if isinstance(telemetry, dict) else None
-        texts = settings if isinstance(settings, dict) else {}
+        settings = _section(_section(config, "telemetry"), "metrics")
         try:
             return for_run(
-                {str(name): str(text) for name, text in texts.items()},
-                _text(config, "environment", "id"),
+                {str(name): str(text) for name, text in settings.items()},
+                str(_section(config, "environment").get("id", "")),
             )
-        except ConfigError:  # of another version of this software
+        except ConfigError:  # settings of another version of this software
             return ()
 
     def best(self, run: str) -> dict[str, Any]:
-        """Return what ``best.json`` says of a run that was found, if anything."""
+        """Return the content of ``best.json`` of a run that ``find`` returned."""
         return _read(self.path(run) / BEST)
 
     def status(self, run: str) -> Status | None:
-        """Return the last status in the folder of a run that was found."""
+        """Return the last status on disk of a run that ``find`` returned."""
         try:
             return msgspec.json.decode((self.path(run) / STATUS).read_bytes(), type=Status)
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
             return None
 
     def row(self, run: str, now: Status | None) -> RunRow:
-        """Return a run in a few words; ``now`` is its status if it is being trained."""
+        """Return the summary of a run; ``now`` is its status while a training node reports it."""
         stamps = tuple(_stamp(self.path(run) / name) for name in (CONFIG, STATUS, BEST))
         kept = self._rows.get(run)
         if kept and kept[0] == stamps and now is None and run != self.live:
@@ -153,35 +174,42 @@ class Folders:
         config, status = self.config(run), now or self.status(run)
         live = run == self.live
         score = self.best(run).get("score")
+        seed = _section(config, "run").get("seed")
         recorded = self.episodes(run).table.last if live else 0
+        status = status or Status(
+            run,
+            generation=0,
+            phase="starting",
+            algorithm=str(_section(config, "algorithm").get("name", "")),
+            environment=str(_section(config, "environment").get("id", "")),
+        )
         return RunRow(
             run=run,
             live=live,
-            phase=status.phase if status else "",
-            algorithm=status.algorithm if status else _text(config, "algorithm", "name"),
-            environment=status.environment if status else _text(config, "environment", "id"),
-            seed=_seed(config),
+            phase=status.phase if status.generation else "",
+            algorithm=status.algorithm,
+            environment=status.environment,
+            seed=seed if isinstance(seed, int) else None,
             started=self._started(run),
-            env_steps=status.env_steps if status else 0,
-            max_env_steps=status.max_env_steps if status else 0,
-            updates=status.updates if status else 0,
-            episodes=max(recorded, status.episodes if status else 0),
-            seconds=status.seconds if status else 0.0,
-            reward_mean=status.reward_mean if status else None,
+            env_steps=status.env_steps,
+            max_env_steps=status.max_env_steps,
+            updates=status.updates,
+            episodes=max(recorded, status.episodes),
+            seconds=status.seconds,
+            reward_mean=status.reward_mean,
             best=float(score) if isinstance(score, int | float) else None,
         )
 
     def _is_run(self, run: str) -> bool:
-        """Whether this is the name of a run, and of nothing else."""
         if Path(run).name != run or run in ("", ".", ".."):
             return False
         try:
             return (self._saves / run / CONFIG).is_file()
-        except (OSError, ValueError):  # too long, or no name at all
+        except (OSError, ValueError):  # the text is too long or holds a null character
             return False
 
     def _started(self, run: str) -> str:
-        """Return when a run began: its name says so, or else its settings' age."""
+        """Return the start of a run by its name, or by the age of its settings."""
         try:
             return iso(datetime.strptime(run[:19], "%Y-%m-%d_%H-%M-%S").timestamp())
         except ValueError:
@@ -207,12 +235,6 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _text(config: Mapping[str, Any], section: str, key: str) -> str:
-    entries = config.get(section)
-    return str(entries.get(key, "")) if isinstance(entries, dict) else ""
-
-
-def _seed(config: Mapping[str, Any]) -> int | None:
-    run = config.get("run")
-    seed = run.get("seed") if isinstance(run, dict) else None
-    return seed if isinstance(seed, int) else None
+def _section(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    entries = config.get(name)
+    return entries if isinstance(entries, dict) else {}

@@ -1,4 +1,4 @@
-"""What the API answers, as types; its documentation is generated from them."""
+"""The types of the API's answers; its documentation is generated from them."""
 
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -11,7 +11,7 @@ Row = dict[str, float | str | None]
 
 
 class Metric(Struct, frozen=True):
-    """A number that can be asked for as a series; ``_mean``, ``_low``, ``_high`` may follow."""
+    """A metric of `/series`; its name may end in `_mean`, `_low` or `_high`."""
 
     name: str
     unit: str
@@ -20,10 +20,10 @@ class Metric(Struct, frozen=True):
 
 
 class RunRow(Struct, frozen=True):
-    """One run, as far as its folder tells."""
+    """One run, by the files in its folder."""
 
     run: str
-    live: bool  # the one that is followed now
+    live: bool  # the run in progress
     phase: str
     algorithm: str
     environment: str
@@ -39,24 +39,24 @@ class RunRow(Struct, frozen=True):
 
 
 class ClientRow(ClientStatus, frozen=True, kw_only=True):
-    """One client, as the training node sees it, and its episodes; times are in seconds."""
+    """One client in the training node, and its episodes; times are in seconds."""
 
     episodes: int
     reward_mean: float | None  # of all its episodes
     recent_mean: float | None  # of its last 20
-    greedy_mean: float | None  # of those without exploration
+    greedy_mean: float | None  # of its greedy episodes
 
 
 class VersionRow(Struct, frozen=True):
-    """What came of one version of the weights; means of rewards per episode."""
+    """The episodes of one version of the weights; means of rewards per episode."""
 
     generation: int
     version: int
-    env_steps: int  # when its last episode ended
+    env_steps: int  # at the end of its last episode
     episodes: int
     reward_mean: float | None  # of exploring episodes
     greedy_episodes: int
-    greedy_mean: float | None  # of those without exploration
+    greedy_mean: float | None  # of greedy episodes
     steps_mean: float
 
 
@@ -78,14 +78,14 @@ class Model(Struct, frozen=True):
     version: int | None
     env_steps: int | None
     updates: int | None
-    score: float | None  # the average reward when it was saved
+    score: float | None  # the average reward at that time
     bytes: int
     fault: str  # empty if all files are there in the right size
     files: tuple[File, ...]
 
 
 class EventRow(Struct, frozen=True):
-    """One line of the audit."""
+    """One line of the journal."""
 
     number: int
     time: str
@@ -95,16 +95,16 @@ class EventRow(Struct, frozen=True):
 
 
 class CommandOutcome(Struct, frozen=True):
-    """What became of a command; ``unanswered`` is no promise that it was not carried out."""
+    """The result of a command; after `unanswered`, it may still take effect."""
 
     command: str
     state: Literal["done", "refused", "unanswered"]
     message: str
-    invite: str = ""  # of a client that was enrolled: for `soulsai client --invite`; it is secret
+    invite: str = ""  # secret, for `soulsai client --invite`; of an enrolled client only
 
 
 class Session(Struct, frozen=True):
-    """Who is asking, as far as rights go."""
+    """The rights of the request."""
 
     role: Literal["operator", "viewer", ""]
     token_needed: bool
@@ -112,21 +112,21 @@ class Session(Struct, frozen=True):
 
 
 class Health(Struct, frozen=True):
-    """That the page is served, and whether a training node is heard of."""
+    """The state of the page; `training` tells whether a training node is alive."""
 
     status: str
     training: bool
 
 
 class Difference(Struct, frozen=True):
-    """One setting in which runs differ; by run."""
+    """One setting in which runs differ, by run."""
 
     setting: str
     values: dict[str, Any]
 
 
 class SeedGroup(Struct, frozen=True):
-    """Runs that differ in nothing but their seed, and what their curves have in common."""
+    """Runs that differ in their seed only, and the statistics of their curves."""
 
     runs: tuple[str, ...]
     rows: list[Row]
@@ -142,7 +142,7 @@ class RunComparison(Struct, frozen=True):
 
 
 class Problem(Struct, frozen=True):
-    """Why a request was refused, in one line for a person."""
+    """The reason of a refusal, in one line for a person."""
 
     detail: str
 

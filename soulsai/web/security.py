@@ -1,7 +1,7 @@
-"""Who may ask for what: tokens, sessions, origins, and how much anybody may send.
+"""Access control of the page: tokens, sessions, origins, and bounds on requests.
 
-Without a token, only this machine can reach the page, and everybody on it may control. With one,
-a request shows it as a bearer token, or a session that was opened with it.
+Without a token, only this machine can reach the page, and every user of it has all rights. With
+one, a request needs it as a bearer token, or a session that was opened with it.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ COOKIE = "soulsai_session"
 SESSION_SECONDS = 30 * 24 * 3600
 SHORTEST_TOKEN = 16
 LARGEST_BODY = 64 * 1024
-MARK = "x-soulsai"  # a header that other sites' pages cannot send
+MARK = "x-soulsai"  # a header that pages of other sites cannot send
 PUBLIC = ("/api/v1/session", "/api/v1/login", "/api/v1/logout", "/healthz")
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
@@ -50,14 +50,14 @@ Role = Literal["operator", "viewer", ""]
 
 
 class HttpRefusal(Struct, frozen=True):
-    """Why a request is not served."""
+    """The status and the reason of a refused request."""
 
     status: int
     detail: str
 
 
 class PageAccess:
-    """Judges requests by tokens and sessions; a session outlives the process, not its token."""
+    """Check tokens and sessions; a session outlives the process, but not its token."""
 
     def __init__(
         self,
@@ -78,11 +78,11 @@ class PageAccess:
 
     @property
     def token_needed(self) -> bool:
-        """Whether somebody without a token sees nothing."""
+        """Whether requests need a token or a session."""
         return bool(self._tokens)
 
     def role_of(self, token: str) -> Role:
-        """Return what a token opens; nothing if it is wrong."""
+        """Return the role of a token, or empty if it is wrong."""
         found: Role = ""
         for role, known in self._tokens.items():
             if hmac.compare_digest(token.encode(), known.encode()):
@@ -90,13 +90,13 @@ class PageAccess:
         return found
 
     def session(self, role: Role) -> str:
-        """Return the cookie's value of a new session."""
+        """Return the cookie value of a new session."""
         end = int(self._now()) + SESSION_SECONDS
         text = f"{role}.{end}.{secrets.token_hex(8)}"
         return f"{text}.{self._sign(role, text)}"
 
-    def asks_as(self, headers: Headers, cookies: Mapping[str, str]) -> Role:
-        """Return the rights that a request proves to have."""
+    def role_of_request(self, headers: Headers, cookies: Mapping[str, str]) -> Role:
+        """Return the role of a request by its token or session."""
         if not self._tokens:
             return "operator"
         scheme, _, token = headers.get("authorization", "").partition(" ")
@@ -105,7 +105,14 @@ class PageAccess:
         return self._in_session(cookies.get(COOKIE, ""))
 
     def refusal(self, method: str, path: str, headers: Headers, role: Role) -> HttpRefusal | None:
-        """Say why a request with these rights is not to be served, if it is not."""
+        """Return the refusal of a request, or ``None`` if it is allowed.
+
+        Args:
+            method: The HTTP method.
+            path: The path of the URL.
+            headers: The request's headers.
+            role: The role of the request.
+        """
         bearer = bool(role) and self.token_needed and "authorization" in headers
         host = headers.get("host", "")
         if not bearer and not self._own_host(host):
@@ -124,7 +131,7 @@ class PageAccess:
         return None
 
     def _own_host(self, host: str) -> bool:
-        """Whether a browser may call us so: other names may be a trick to reach this machine."""
+        """Return whether a host name is ours; other names may be DNS rebinding."""
         try:
             name = urlsplit(f"//{host}").hostname or ""
         except ValueError:
@@ -154,7 +161,7 @@ class PageAccess:
 
 
 def access(web: WebSettings) -> PageAccess:
-    """Return the access that settings describe; raise ``ConfigError`` if they are not safe."""
+    """Return the access control of the settings; raise ``ConfigError`` if they are unsafe."""
     tokens: dict[Role, str] = {}
     named: tuple[tuple[Role, str], ...] = (
         ("operator", web.operator_token),
@@ -176,7 +183,7 @@ def access(web: WebSettings) -> PageAccess:
 
 
 class SecurityMiddleware:
-    """Stands before the application: refuses, bounds bodies, and adds headers to every answer."""
+    """Refuse requests, bound their bodies, and add security headers to every answer."""
 
     def __init__(self, app: ASGIApp, access: PageAccess) -> None:
         self._app = app
@@ -188,7 +195,7 @@ class SecurityMiddleware:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        role = self._access.asks_as(headers, cookies(headers))
+        role = self._access.role_of_request(headers, cookies(headers))
         guarded = _with_headers(send, scope["path"])
         refusal = _too_large(headers) or self._access.refusal(
             scope["method"], scope["path"], headers, role
@@ -207,7 +214,7 @@ def cookies(headers: Headers) -> dict[str, str]:
 
 
 def _same_origin(headers: Headers, host: str) -> bool:
-    """Whether a request comes from our own page, or from no page at all."""
+    """Return whether a request comes from our own page, or from no page at all."""
     if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
         return False
     origin = headers.get("origin", "")  # Grafana's proxy empties it

@@ -1,7 +1,7 @@
-"""Curves for people: rolling means, an axis to plot over, and no more points than a screen has.
+"""Curves for plots: rolling means, an ascending axis, and a bounded number of points.
 
-Pure functions of a table's rows. The down-sampling is Steinarsson's "largest triangle, three
-buckets" (2013): it keeps the points that shape the curve.
+Pure functions of a table's rows. The down-sampling is LTTB, "largest triangle, three buckets"
+(Steinarsson, 2013), which keeps the points that shape the curve.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,28 +23,28 @@ FEWEST_POINTS, MOST_POINTS = 2, 5000
 
 
 class SeriesQuery(Struct, frozen=True):
-    """Which curves of one table, and how they are wanted."""
+    """The curves of one table and their form."""
 
     metrics: tuple[str, ...]
     x: Axis = "env_steps"
     points: int = 1000
     window: int = 20  # episodes in a rolling mean
     kind: Kind = "all"
-    after: int = 0  # rows numbered beyond that only
+    after: int = 0  # only rows with larger numbers
     begin: float = -np.inf  # Unix seconds
     end: float = np.inf
 
 
 def has(columns: Iterable[str], metric: str) -> bool:
-    """Whether a metric can be read or computed from columns of these names."""
+    """Return whether a metric is, or can be computed from, one of the columns."""
     names = set(columns)
     return metric in names or _base(names, metric) in names
 
 
 def curves(view: TableView, query: SeriesQuery) -> Columns:
-    """Return the three axes and the metrics asked for, in strictly ascending order of ``x``."""
+    """Return the three axes and the metrics of the query, strictly ascending in ``x``."""
     rows = _ordered(_wanted(view, query), query.x)
-    rows[TIME] = np.round(rows[TIME], 3)  # as it is shown, so that no two rows look the same
+    rows[TIME] = np.round(rows[TIME], 3)  # the API's precision, so that no two rows look equal
     answer = {axis: rows[axis] for axis in AXES}
     rollings: dict[str, tuple[Array, Array]] = {}
     for metric in query.metrics:
@@ -54,7 +54,7 @@ def curves(view: TableView, query: SeriesQuery) -> Columns:
         answer[metric] = rows[base] if metric == base else _rolled(metric, *rollings[base])
     fresh = (rows[NUMBER] > query.after) & (rows[TIME] >= query.begin) & (rows[TIME] <= query.end)
     answer = _merged({name: column[fresh] for name, column in answer.items()}, query.x)
-    shapes: Columns = {}  # the first metric made of a column decides which points are shown
+    shapes: Columns = {}  # one metric for each column decides the points
     for metric in query.metrics:
         shapes.setdefault(_base(rows, metric), answer[metric])
     chosen = downsampled(answer[query.x], list(shapes.values()), query.points)
@@ -62,7 +62,7 @@ def curves(view: TableView, query: SeriesQuery) -> Columns:
 
 
 def joined(parts: Sequence[Columns], x: Axis) -> Columns:
-    """Return columns of several tables over one axis; where a table has no row, there is NaN."""
+    """Return columns of several tables over one axis; missing values are NaN."""
     if len(parts) == 1:
         return parts[0]
     axis = np.unique(np.concatenate([part[x] for part in parts]))
@@ -78,10 +78,10 @@ def joined(parts: Sequence[Columns], x: Axis) -> Columns:
 
 
 def rolling(values: Array, window: int) -> tuple[Array, Array]:
-    """Return mean and deviation of the last ``window`` values at each one; NaN does not count."""
+    """Return mean and deviation of the last ``window`` values at each one, ignoring NaN."""
     known = np.isfinite(values)
     centre = float(values[known].mean()) if known.any() else 0.0
-    shifted = np.where(known, values - centre, 0.0)  # or squares of large numbers would cancel
+    shifted = np.where(known, values - centre, 0.0)  # squares of large numbers would cancel
     sums = np.cumsum(np.vstack([known, shifted, shifted * shifted]), axis=1, dtype=float)
     sums[:, window:] -= sums[:, :-window].copy()
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -91,7 +91,13 @@ def rolling(values: Array, window: int) -> tuple[Array, Array]:
 
 
 def downsampled(x: Array, curves: Sequence[Array], points: int) -> Array:
-    """Return the indices, ascending and at most ``points``, that show all the curves best."""
+    """Return ascending indices of the points that keep the shape of all curves.
+
+    Args:
+        x: The axis, shape ``(n,)``.
+        curves: Values over it, each of shape ``(n,)``; NaN is ignored.
+        points: The largest number of indices.
+    """
     if len(x) <= points or not curves:
         return np.arange(min(len(x), points))
     each = max(FEWEST_POINTS, points // len(curves))
@@ -100,7 +106,13 @@ def downsampled(x: Array, curves: Sequence[Array], points: int) -> Array:
 
 
 def lttb(x: Array, y: Array, points: int) -> Array:
-    """Return the indices of ``points`` points that keep the shape of a curve without NaN."""
+    """Return the indices of the points that keep the shape of a curve (LTTB).
+
+    Args:
+        x: The axis, ascending, shape ``(n,)``.
+        y: The values without NaN, shape ``(n,)``.
+        points: The number of indices.
+    """
     n = len(x)
     if points >= n or points < 3:
         return np.unique(np.linspace(0, n - 1, min(points, n)).astype(int)) if n else np.arange(0)
@@ -121,9 +133,15 @@ def lttb(x: Array, y: Array, points: int) -> Array:
 
 
 def bands(runs: Sequence[tuple[Array, Array]], points: int) -> Columns:
-    """Return what curves ``(x, y)`` of several seeds have in common, over one grid.
+    """Return statistics of the curves of several seeds over one grid.
 
-    ``n`` curves reach a place; ``median``, quartiles and the mean of the middle half are of those.
+    Args:
+        runs: The curves ``(x, y)``.
+        points: Places of the grid.
+
+    Returns:
+        Columns of shape ``(points,)``: ``x``, the number ``n`` of curves that reach it, their
+        ``median``, quartiles ``low`` and ``high``, and interquartile mean ``iqm``.
     """
     runs = [(x[np.isfinite(y)], y[np.isfinite(y)]) for x, y in runs]
     runs = [(x, y) for x, y in runs if len(x)]
@@ -140,7 +158,7 @@ def bands(runs: Sequence[tuple[Array, Array]], points: int) -> Columns:
 
 
 def _middle_half(ascending: Array, n: Array) -> Array:
-    """Return the mean of each column's middle half; what is at its edge counts in part."""
+    """Return the mean of each column's middle half; values at its edge count in part."""
     place = np.arange(len(ascending))[:, None]
     share = np.minimum(place + 1, 0.75 * n) - np.maximum(place, 0.25 * n)
     weighted = np.where(share > 0, np.maximum(share, 0) * ascending, 0.0)
@@ -148,7 +166,7 @@ def _middle_half(ascending: Array, n: Array) -> Array:
 
 
 def _wanted(view: TableView, query: SeriesQuery) -> Columns:
-    """Return the rows of the kind wanted, as far back as a rolling mean looks."""
+    """Return the rows of the query's kind, as far back as a rolling mean reaches."""
     columns = view.columns
     if query.kind != "all" and "greedy" in columns:
         greedy = columns["greedy"] > 0
@@ -164,7 +182,7 @@ def _wanted(view: TableView, query: SeriesQuery) -> Columns:
 
 
 def _ordered(rows: Columns, x: Axis) -> Columns:
-    """Order by ``x``; env steps go back when a run resumes from a checkpoint."""
+    """Sort by ``x``; env steps go back when a run resumes from a checkpoint."""
     axis = rows[x]
     if len(axis) < 2 or bool(np.all(axis[1:] >= axis[:-1])):
         return rows
@@ -173,7 +191,7 @@ def _ordered(rows: Columns, x: Axis) -> Columns:
 
 
 def _merged(columns: Columns, x: Axis) -> Columns:
-    """Return one row for each ``x``: the last of the axes and rolling numbers, the others' mean."""
+    """Return one row for each ``x``: the last of axes and rolling means, the mean of others."""
     axis = columns[x]
     starts = np.flatnonzero(np.diff(axis, prepend=-np.inf))
     if len(starts) == len(axis):
@@ -199,7 +217,7 @@ def _rolled(metric: str, mean: Array, deviation: Array) -> Array:
 
 
 def _base(names: Iterable[str] | Mapping[str, Array], metric: str) -> str:
-    """Return the column that a metric is computed from."""
+    """Return the name of the column behind a metric."""
     if metric in names:
         return metric
     for suffix in (MEAN, LOW, HIGH):

@@ -1,12 +1,12 @@
-"""News of a run as server-sent events, which a browser takes up again where it was cut off.
+"""News of a run as server-sent events, which a browser resumes after an interruption.
 
-Each ``head`` says how far everything has come; the page then asks for what it shows and lacks. So
-a slow reader misses heads, never data, and nothing queues up for him.
+Each ``head`` holds the newest numbers of episode, sample and event; the page then requests the
+rows that it lacks. A slow reader misses heads, never data, and nothing queues up for it.
 """
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -16,13 +16,13 @@ from soulsai.types import Status
 from soulsai.web.journal import Note
 from soulsai.web.schemas import EventRow, iso
 
-BEAT = 15.0  # seconds of silence after which a comment shows that the stream lives
-REST = 0.25  # seconds between two heads, at least
-RETRY = 1000  # milliseconds after which a browser connects again
+BEAT = 15.0  # seconds of silence before a comment that keeps the connection open
+REST = 0.25  # shortest time in seconds between two heads
+RETRY = 1000  # milliseconds before a browser reconnects
 
 
 class Bell:
-    """Rung by any thread, heard by every stream of one event loop."""
+    """Wake all streams of one event loop from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -30,13 +30,13 @@ class Bell:
         self._rung = asyncio.Event()
         self.closed = False
 
-    def open(self) -> None:
-        """Begin to be heard in the loop that runs."""
+    def attach(self) -> None:
+        """Wake streams of the running loop from now on."""
         with self._lock:
             self._loop = asyncio.get_running_loop()
 
     def ring(self) -> None:
-        """Wake all who wait."""
+        """Wake all waiting streams."""
         with self._lock:
             if self._loop is not None and not self._loop.is_closed():
                 self._loop.call_soon_threadsafe(self._wake)
@@ -46,13 +46,13 @@ class Bell:
         self.closed = True
         self.ring()
 
-    def silence(self) -> None:
-        """Ring no more: the loop is over."""
+    def detach(self) -> None:
+        """Stop waking streams: the loop has ended."""
         with self._lock:
             self._loop = None
 
     def next(self) -> asyncio.Event:
-        """Return what is set when the bell is rung after now."""
+        """Return the event that the next ring sets."""
         return self._rung
 
     def _wake(self) -> None:
@@ -61,7 +61,7 @@ class Bell:
 
 
 class StreamHead(Struct, frozen=True):
-    """How far a run has come: the newest episode, sample and event, and the status if it lives."""
+    """The newest episode, sample and event of a run, and its status while it is in progress."""
 
     run: str
     live: bool
@@ -69,32 +69,39 @@ class StreamHead(Struct, frozen=True):
     sample: int = 0
     event: int = 0
     best: dict[str, Any] = {}
-    status: Status | None = None  # without its clients, who have a page of their own
+    status: Status | None = None  # without its clients, which have a request of their own
     clients: int = 0  # alive
 
     @property
     def id(self) -> str:
-        """What the browser gives back when it connects again."""
+        """The event id, which a browser sends back when it reconnects."""
         return f"{self.run}:{self.event}"
 
 
 def resumed(last: str, run: str) -> int | None:
-    """Return the number of the last event that a browser has seen of this run, if it says so."""
+    """Return the number of the last event of ``run`` in an event id, or ``None``."""
     then, _, number = last.rpartition(":")
     return int(number) if then == run and number.isdecimal() and len(number) < 16 else None
 
 
 async def stream(
-    bell: Bell, head: Callable[[], StreamHead], notes: Callable[[str, int], list[Note]], last: str
+    bell: Bell,
+    read: Callable[[str], Awaitable[tuple[StreamHead, list[Note]]]],
+    last: str,
 ) -> AsyncIterator[bytes]:
-    """Yield heads when something is new, and every event since the ``last`` id."""
+    """Yield a head after each change, and every event since the id ``last``.
+
+    Args:
+        bell: Wakes the stream.
+        read: Returns the head, and the events after an event id.
+        last: Id of the last event that the browser has received, or empty.
+    """
     before: StreamHead | None = None
     yield f"retry: {RETRY}\n\n".encode()
     while not bell.closed:
         rung = bell.next()
-        now = head()
-        seen = resumed(last, now.run)
-        for note in notes(now.run, seen) if seen is not None else ():
+        now, notes = await read(last)
+        for note in notes:
             yield message("log", f"{now.run}:{note.number}", event_row(note))
         last = now.id
         if now != before:
@@ -108,16 +115,17 @@ async def stream(
 
 
 def message(kind: str, id: str, data: Struct) -> bytes:
-    """Return one server-sent event; its data is one line, since JSON escapes newlines."""
-    return b"".join(_lines(kind, id, msgspec.json.encode(data)))
+    """Return one server-sent event of the WHATWG HTML standard.
+
+    Args:
+        kind: The event's type.
+        id: The event's id; white space is normalized.
+        data: The data, as one line of JSON.
+    """
+    head = f"event: {kind}\nid: {' '.join(id.split())}\ndata: "
+    return head.encode() + msgspec.json.encode(data) + b"\n\n"
 
 
 def event_row(note: Note) -> EventRow:
-    """Return an event as the API shows it."""
+    """Return a note as the API's event."""
     return EventRow(note.number, iso(note.time), note.kind, note.text, note.who)
-
-
-def _lines(kind: str, id: str, data: bytes) -> Iterator[bytes]:
-    yield f"event: {kind}\n".encode()
-    yield b"id: " + " ".join(id.split()).encode() + b"\n"
-    yield b"data: " + data + b"\n\n"

@@ -1,4 +1,4 @@
-"""Numbers in columns that one thread extends while others read them."""
+"""Columns of numbers that one thread extends while others read them, and tallies of episodes."""
 
 import math
 from collections import deque
@@ -24,7 +24,7 @@ _EPISODE = ("reward", "steps", "seconds", "epsilon", "greedy", "terminated", "ve
 
 
 class TableView(Struct, frozen=True, eq=False):
-    """The rows of a table at one moment; its arrays are not to be changed."""
+    """The rows of a table at one moment; its arrays are read-only."""
 
     columns: dict[str, Array]
 
@@ -36,8 +36,8 @@ class TableView(Struct, frozen=True, eq=False):
 class Table:
     """Rows of named numbers, appended by one thread; reading needs no lock.
 
-    A number that a row does not have is NaN. Rows are numbered from 1. Beyond ``limit`` rows, those
-    longest there are thinned out evenly, so that a run may last for ever.
+    A missing number is NaN. Rows are numbered from 1. Beyond ``limit`` rows, the oldest rows are
+    thinned out evenly, so that memory is bounded in runs of any length.
     """
 
     def __init__(self, limit: int = MOST_ROWS) -> None:
@@ -46,10 +46,10 @@ class Table:
         self.last = 0  # the number of the newest row
 
     def append(self, row: Mapping[str, float]) -> None:
-        """Take in one row; names beyond the bound on columns are left out."""
+        """Append a row; names beyond the bound on columns are left out."""
         arrays, count = self._state
         if count == len(arrays[NUMBER]):
-            arrays, count = self._with_room(arrays, count)
+            arrays, count = self._grown(arrays, count)
         for name in row.keys() - arrays.keys():
             if len(arrays) < MOST_COLUMNS:
                 arrays = {**arrays, name: _empty(len(arrays[NUMBER]))}
@@ -57,23 +57,23 @@ class Table:
             if name in arrays:
                 arrays[name][count] = value
         arrays[NUMBER][count] = self.last + 1
-        # Readers see the row only now that it is complete.
+        # Readers see the row from here on, when it is complete.
         self._state = (arrays, count + 1)
         self.last += 1
 
     def view(self) -> TableView:
-        """Return the rows that are there now."""
+        """Return the present rows."""
         arrays, count = self._state
         return TableView({name: array[:count] for name, array in arrays.items()})
 
-    def _with_room(self, arrays: dict[str, Array], count: int) -> tuple[dict[str, Array], int]:
-        """Return copies with room for more: readers may still hold the old ones."""
+    def _grown(self, arrays: dict[str, Array], count: int) -> tuple[dict[str, Array], int]:
+        """Return larger copies: readers may still hold the old arrays."""
         keep = np.arange(count) if 2 * count <= self._limit else _thinned(arrays[NUMBER])
         size = max(count, min(2 * count, self._limit))
-        roomy = {name: _empty(size) for name in arrays}
+        larger = {name: _empty(size) for name in arrays}
         for name, array in arrays.items():
-            roomy[name][: len(keep)] = array[keep]
-        return roomy, len(keep)
+            larger[name][: len(keep)] = array[keep]
+        return larger, len(keep)
 
 
 class Tally(Struct):
@@ -122,7 +122,7 @@ class Tally(Struct):
 
 
 class Episodes:
-    """The finished episodes of one run, as columns, and what came of each client and version."""
+    """The finished episodes of one run as columns, and tallies by client and by version."""
 
     def __init__(self, limit: int = MOST_ROWS) -> None:
         self.table = Table(limit)
@@ -130,7 +130,7 @@ class Episodes:
         self.versions: dict[tuple[int, int], Tally] = {}  # the newest of them
 
     def add(self, episode: Episode, measured: Mapping[str, float] = _NOTHING) -> None:
-        """Take in one episode, with more numbers that were made of it."""
+        """Add an episode and its measures."""
         self.table.append({**episode_row(episode), **measured})
         tally = self.clients.get(episode.client)
         if tally is None and len(self.clients) < MOST_CLIENTS:
@@ -147,9 +147,9 @@ class Episodes:
 
 
 def episode_row(episode: Episode) -> dict[str, float]:
-    """Return an episode's numbers by name; a number of the environment's never hides one of ours.
+    """Return an episode's numbers by name.
 
-    A column of that name from its info is then called ``info_<name>``.
+    A number in ``info`` with the name of one of ours becomes ``info_<name>``.
     """
     row = {
         TIME: episode.time,
@@ -168,7 +168,7 @@ def episode_row(episode: Episode) -> dict[str, float]:
 
 
 def sample_row(status: Status, time: float) -> dict[str, float]:
-    """Return what a status says of the training, as numbers by name."""
+    """Return the numbers of a status by name; ``time`` is in Unix seconds."""
     row = {
         TIME: time,
         ENV_STEPS: float(status.env_steps),
@@ -192,7 +192,7 @@ def sample_row(status: Status, time: float) -> dict[str, float]:
 
 
 def _thinned(numbers: Array) -> Array:
-    """Return the rows to keep: the newest quarter, and of the others half, evenly over all time."""
+    """Return the indices to keep: the newest quarter, and half of the others evenly over time."""
     old = 3 * len(numbers) // 4
     even = np.linspace(numbers[0], numbers[old - 1], old // 2)
     kept = np.unique(np.searchsorted(numbers[:old], even))

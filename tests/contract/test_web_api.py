@@ -13,7 +13,7 @@ from statistics import mean
 import pytest
 
 from soulsai.web.app import PageServer
-from soulsai.web.source import NoSource
+from soulsai.web.run_store import NoSource
 from tests.contract.web_cases import (
     BEGAN,
     LIVE,

@@ -1,4 +1,4 @@
-"""Whoever is told of a run beside its record: event files, Weights & Biases, a webhook."""
+"""Copies of a run's numbers and news: TensorBoard, Weights & Biases, a webhook."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,12 +15,11 @@ from soulsai.types import Episode, RunSpec
 from soulsai.web.journal import Note
 
 
-class Beside:
-    """Tells of one run; nothing here waits, and nothing that fails here reaches the record."""
+class Sinks:
+    """All sinks of one run; no call blocks, and no failure reaches the record."""
 
     def __init__(self, settings: TelemetrySettings, spec: RunSpec, folder: Path) -> None:
         self.run = spec.run
-        self._all: list[Connector[Any]] = []
         self._points: list[Connector[Point]] = []
         self._news: list[Connector[News]] = []
         if settings.tensorboard:
@@ -28,15 +27,16 @@ class Beside:
         if settings.wandb:
             about = {"algorithm": spec.algorithm, "environment": spec.environment.id}
             place = str(folder / WANDB_FOLDER)
-            mode = settings.wandb_mode
-            beginning = Beginning(settings.wandb, spec.run, mode, place, about)
+            beginning = Beginning(settings.wandb, spec.run, settings.wandb_mode, place, about)
             self._points.append(Connector("wandb", WandB(beginning), grace=LAST))
         if settings.webhook:
             self._news.append(Connector("webhook", Webhook(address(settings.webhook)), MOST))
-        self._all += [*self._points, *self._news]
+        self._all: list[Connector[Any]] = [*self._points, *self._news]
 
-    def took(self, episodes: Iterable[Episode], measured: Sequence[Mapping[str, float]]) -> None:
-        """Tell of episodes that were recorded, and of what was measured of each."""
+    def episodes(
+        self, episodes: Iterable[Episode], measured: Sequence[Mapping[str, float]]
+    ) -> None:
+        """Offer the numbers of recorded episodes, with the measures of each."""
         if not self._points:
             return
         for episode, numbers in zip(episodes, measured, strict=True):
@@ -45,36 +45,36 @@ class Beside:
             values |= episode.info
             values |= numbers
             curves = {f"{kind}/{name}": value for name, value in values.items()}
-            self._tell(Point(episode.time, episode.env_steps, curves))
+            self._offer(Point(episode.time, episode.env_steps, curves))
 
-    def sampled(self, row: Mapping[str, float]) -> None:
-        """Tell of the training."""
-        told = ("time", "env_steps")
-        curves = {f"training/{name}": value for name, value in row.items() if name not in told}
-        self._tell(Point(row["time"], int(row["env_steps"]), curves))
+    def sample(self, row: Mapping[str, float]) -> None:
+        """Offer one sample of the training, with the keys ``time`` and ``env_steps``."""
+        axes = ("time", "env_steps")
+        curves = {f"training/{name}": value for name, value in row.items() if name not in axes}
+        self._offer(Point(row["time"], int(row["env_steps"]), curves))
 
-    def noted(self, note: Note) -> None:
-        """Tell of something that happened."""
+    def note(self, note: Note) -> None:
+        """Offer one note of the journal."""
         for connector in self._news:
             connector.offer(News(self.run, note.kind, note.text, note.time))
 
     def families(self) -> Iterator[Family]:
-        """Yield how the connectors are doing, for Prometheus."""
-        every = {connector.name: connector for connector in self._all}
-        if every:
-            waiting = {name: float(one.waiting) for name, one in every.items()}
-            dropped = {name: float(one.dropped) for name, one in every.items()}
-            written = {name: float(one.written) for name, one in every.items()}
-            label = "connector"
-            yield Family("connector_queue_items", "gauge", "Waiting for it.", waiting, label)
-            yield Family("connector_dropped", "counter", "Too much for it.", dropped, label)
-            yield Family("connector_written", "counter", "Given to it.", written, label)
+        """Yield the Prometheus metrics of the connectors."""
+        if not self._all:
+            return
+        waiting = {one.name: float(one.waiting) for one in self._all}
+        dropped = {one.name: float(one.dropped) for one in self._all}
+        written = {one.name: float(one.written) for one in self._all}
+        label = "connector"
+        yield Family("connector_queue_items", "gauge", "Items that wait.", waiting, label)
+        yield Family("connector_dropped", "counter", "Items of full queues.", dropped, label)
+        yield Family("connector_written", "counter", "Items that arrived.", written, label)
 
     def close(self) -> None:
-        """Let all have what is left, for some seconds at most."""
+        """Give every sink some seconds for its remaining items."""
         for connector in self._all:
             connector.close()
 
-    def _tell(self, point: Point) -> None:
+    def _offer(self, point: Point) -> None:
         for connector in self._points:
             connector.offer(point)

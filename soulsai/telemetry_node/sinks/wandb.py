@@ -1,4 +1,4 @@
-"""Weights & Biases, from a process of its own that may hang or die as it likes."""
+"""Send points to Weights & Biases from a process of its own, which may hang or die."""
 
 import subprocess
 import sys
@@ -11,11 +11,11 @@ from msgspec import Struct
 from soulsai.telemetry_node.connectors import Point, Thinner
 
 FOLDER = "wandb"
-LAST = 20.0  # seconds to send what is left
+LAST = 20.0  # seconds for the remaining points
 
 
 class Beginning(Struct, frozen=True):
-    """The first line that the process reads: what it is about."""
+    """The first line of the process's input: the run."""
 
     project: str
     run: str
@@ -25,7 +25,7 @@ class Beginning(Struct, frozen=True):
 
 
 class WandB:
-    """Starts ``python -m soulsai.telemetry_node.sinks.wandb_process`` and writes points to it."""
+    """Start ``python -m soulsai.telemetry_node.sinks.wandb_process`` and write points to it."""
 
     def __init__(self, beginning: Beginning) -> None:
         self._beginning = beginning
@@ -33,7 +33,7 @@ class WandB:
         self._thinner = Thinner()
 
     def write(self, item: Point) -> None:
-        """Take in a point; raise ``OSError`` where the process has died."""
+        """Add a point; raise ``OSError`` if the process has died."""
         due = self._thinner.add(item)
         if due is not None:
             self._say(msgspec.json.encode(due))
@@ -42,7 +42,7 @@ class WandB:
         """Do nothing: each line is sent at once."""
 
     def close(self) -> None:
-        """Send what is left, and wait for a moment."""
+        """Send the remaining points and wait up to ``LAST`` seconds."""
         rest = self._thinner.rest()
         process = self._process
         if process is None or process.stdin is None:
@@ -57,7 +57,7 @@ class WandB:
             process.wait()
 
     def abort(self) -> None:
-        """End the process; then whoever writes to it notices."""
+        """Kill the process, which ends a blocked write."""
         if self._process is not None:
             self._process.kill()
 

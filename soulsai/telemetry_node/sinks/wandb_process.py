@@ -1,4 +1,4 @@
-"""Reads points from standard input and logs them to Weights & Biases; ends when the input does."""
+"""Read points from standard input and log them to Weights & Biases until the input ends."""
 
 import signal
 import sys
@@ -11,7 +11,7 @@ from soulsai.telemetry_node.sinks.wandb import Beginning
 
 def main() -> int:
     """Log until the input ends; return the exit code."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever writes to us decides when it is over
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent closes the input at the end
     try:
         import wandb
     except ImportError:

@@ -1,4 +1,4 @@
-"""News of a run posted to an address of the user's: chats such as Slack, Discord and Mattermost."""
+"""Post news of a run to a webhook of Slack, Discord, Mattermost or a similar chat."""
 
 import logging
 import time
@@ -15,7 +15,7 @@ from soulsai.errors import ConfigError
 from soulsai.wire.secrets import read_secret
 
 PATIENCE = 5.0  # seconds for one post
-BEST_REST = 600.0  # seconds between two posts of a best model: while it learns, each is one
+BEST_REST = 600.0  # seconds between two posts of a best model: early in a run, each is one
 MOST = 100  # posts that wait
 KINDS = ("best", "node", "phase", "notice", "stopped")
 LONGEST = 1500  # letters
@@ -25,7 +25,7 @@ Post = Callable[[urllib.request.Request, float], None]
 
 
 class News(Struct, frozen=True):
-    """One thing that happened."""
+    """One event of a run."""
 
     run: str
     kind: str
@@ -34,7 +34,7 @@ class News(Struct, frozen=True):
 
 
 class Webhook:
-    """Posts news as JSON; ``text`` and ``content`` are the line that chats show."""
+    """Post news as JSON; chats show the keys ``text`` and ``content``."""
 
     def __init__(
         self, url: str, clock: Callable[[], float] = time.monotonic, post: Post | None = None
@@ -45,7 +45,7 @@ class Webhook:
         self._best_due = -float("inf")
 
     def write(self, item: News) -> None:
-        """Post one of them, if it is of a kind that is worth it."""
+        """Post an event if its kind is one of ``KINDS``."""
         if item.kind not in KINDS:
             return
         if item.kind == "best" and self._clock() < self._best_due:
@@ -70,7 +70,7 @@ class Webhook:
 
 
 def address(file: str) -> str:
-    """Return the address that a file names; raise ``ConfigError`` if it names none."""
+    """Return the URL in a file; raise ``ConfigError`` if it holds none."""
     url = read_secret(Path(file))
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
         raise ConfigError(f"telemetry.webhook: {file}: holds no address; write https://...")
@@ -78,10 +78,10 @@ def address(file: str) -> str:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Posts go to the address that was named, and to no other."""
+    """Refuse redirects, so that posts go to the named address only."""
 
     def redirect_request(self, *_: object) -> None:
-        """Follow nothing."""
+        """Refuse the redirect."""
         return
 
 
@@ -93,5 +93,5 @@ def _post(request: urllib.request.Request, patience: float) -> None:
         error.close()
         if error.code == 429 or error.code >= 500:
             raise OSError(f"answered {error.code}") from None
-        # Anything else would not change by asking again.
+        # Other refusals are permanent, so a retry is useless.
         _log.warning("webhook refused code=%d", error.code)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from soulsai.compare import curves
-from soulsai.compare.comparison import CurveQuery, compare
-from soulsai.compare.settings import alike, differences, settings
+from soulsai.compare.comparison import CurveQuery, compare, settings
 from soulsai.config.schema import Config, to_json
 from soulsai.errors import CheckpointError, ConfigError
+from soulsai.web.comparison import alike, differences
 
 
 def run(folder, name, *, level=0.0, seed=1, lr=5e-4, episodes=30):

@@ -2,7 +2,7 @@
 
 import math
 
-from soulsai.telemetry_node.best import PATIENCE, REST, Claim
+from soulsai.telemetry_node.best import PATIENCE, REST, BestTracker
 from soulsai.telemetry_node.statistics import Best
 from soulsai.types import SaveBest
 
@@ -12,13 +12,13 @@ def best(score: float, version: int = 5) -> Best:
 
 
 def test_nothing_is_asked_for_before_there_is_a_best() -> None:
-    claim = Claim()
+    claim = BestTracker()
     assert claim.due(math.inf) is None
     assert claim.file() is None
 
 
 def test_exactly_the_weights_that_produced_the_score_are_asked_for() -> None:
-    claim = Claim()
+    claim = BestTracker()
     claim.offer(best(7.0, version=3))
     assert claim.due(0.0) == SaveBest(generation=1, version=3, score=7.0)
     claim.answered(done=True, message="saved", now=0.0)
@@ -29,7 +29,7 @@ def test_exactly_the_weights_that_produced_the_score_are_asked_for() -> None:
 
 
 def test_between_two_requests_it_rests_and_then_asks_for_the_newest_best_only() -> None:
-    claim = Claim()
+    claim = BestTracker()
     claim.offer(best(7.0))
     claim.answered(done=True, message="", now=10.0)
     claim.offer(best(8.0))
@@ -42,7 +42,7 @@ def test_between_two_requests_it_rests_and_then_asks_for_the_newest_best_only() 
 
 
 def test_refused_weights_are_given_up_and_not_claimed() -> None:
-    claim = Claim()
+    claim = BestTracker()
     claim.offer(best(7.0))
     claim.answered(done=False, message="version 5 is no longer held", now=0.0)
     assert claim.due(math.inf) is None
@@ -54,7 +54,7 @@ def test_refused_weights_are_given_up_and_not_claimed() -> None:
 
 
 def test_without_an_answer_it_asks_again_ever_more_slowly() -> None:
-    claim = Claim()
+    claim = BestTracker()
     claim.offer(best(7.0))
     now, waits = 0.0, []
     for _ in range(10):
@@ -71,7 +71,7 @@ def test_without_an_answer_it_asks_again_ever_more_slowly() -> None:
 
 
 def test_after_a_restart_the_file_says_what_was_answered() -> None:
-    before = Claim()
+    before = BestTracker()
     before.offer(best(7.0))
     asked = before.file()
     before.answered(done=True, message="saved", now=0.0)
@@ -87,11 +87,11 @@ def test_after_a_restart_the_file_says_what_was_answered() -> None:
         (refused, best(7.0), False, False),
         (saved, best(7.5), True, False),
     ):
-        after = Claim()
+        after = BestTracker()
         after.offer(offered)
         after.restore(file)
         assert (after.due(math.inf) is not None) == due
         assert after.saved == claimed
-    nobody = Claim()
+    nobody = BestTracker()
     nobody.restore(saved)
     assert nobody.file() is None

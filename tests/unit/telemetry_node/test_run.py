@@ -4,7 +4,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soulsai.telemetry_node.seen import PAGE, SeenEpisodes
+from soulsai.telemetry_node.run import PAGE, EpisodeSet
 from soulsai.types import Episode
 
 EPISODE = Episode(1, 1, 0, 1.0, 4, 0.1, True, False, 0.0, client="c", epoch=5)
@@ -13,16 +13,16 @@ KEYS = st.tuples(st.sampled_from("ab"), st.integers(1, 3), st.integers(0, 3 * PA
 
 @given(st.lists(KEYS, max_size=60))
 def test_it_knows_what_a_set_knows(keys):
-    seen, known = SeenEpisodes(), set()
+    seen, known = EpisodeSet(), set()
     for client, epoch, number in keys:
         one = msgspec.structs.replace(EPISODE, client=client, epoch=epoch, episode=number)
-        assert seen.holds(one) == ((client, epoch, number) in known)
+        assert (one in seen) == ((client, epoch, number) in known)
         assert seen.add(one) == ((client, epoch, number) not in known)
         known.add((client, epoch, number))
 
 
 def test_an_episode_of_an_unknown_epoch_is_always_new():
-    seen, one = SeenEpisodes(), msgspec.structs.replace(EPISODE, epoch=0)
+    seen, one = EpisodeSet(), msgspec.structs.replace(EPISODE, epoch=0)
     assert seen.add(one)
-    assert not seen.holds(one)
+    assert one not in seen
     assert seen.add(one)

@@ -7,9 +7,8 @@ import pytest
 
 from soulsai.errors import Unreachable, WireError
 from soulsai.types import ClientStatus, Event, Status
-from soulsai.web.run_store import Folders
-from soulsai.web.source import NoSource
-from soulsai.web.watch import MOST_CHANGES, Watcher, changes
+from soulsai.web.run_store import NoSource, RunStore
+from soulsai.web.watching import MOST_CHANGES, Watcher, changes
 
 RUN = "a-run"
 
@@ -77,14 +76,14 @@ class Wire:
 
 
 def watched(tmp_path, said, monkeypatch, events=(), connect=None):
-    monkeypatch.setattr("soulsai.web.watch.PAUSE", 0.0)
+    monkeypatch.setattr("soulsai.web.watching.PAUSE", 0.0)
     (tmp_path / RUN).mkdir()
     (tmp_path / RUN / "config.json").write_text("{}")
     over, rung = threading.Event(), []
     wire = Wire(said, over, events)
     times = iter(range(10**6))
     watcher = Watcher(
-        Folders(tmp_path, NoSource()), connect or (lambda: wire), lambda: rung.append(1),
+        RunStore(tmp_path, NoSource()), connect or (lambda: wire), lambda: rung.append(1),
         clock=lambda: float(next(times)), now=lambda: 100.0,
     )  # fmt: skip
     watcher.run(over)
