@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from soulsai.config.schema import Config, load
+from soulsai.config import Config, load
 from soulsai.errors import CheckpointError
 from soulsai.training_node.saving import atomic_folders, run_folder
 from soulsai.training_node.saving.run_folder import CONFIG, every

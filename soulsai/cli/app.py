@@ -20,9 +20,11 @@ from soulsai.cli.operator_commands import (
     SettingsOption,
     Url,
     as_line,
+    load_settings,
     overrides,
 )
-from soulsai.config.schema import Config, defaults_yaml, dump, load
+from soulsai.config import Config
+from soulsai.config.yaml_file import defaults_yaml, dump
 from soulsai.errors import ConfigError
 
 app = typer.Typer(
@@ -97,13 +99,12 @@ def train(
         "environment.id": env,
         "redis.url": redis,
     }
-    said = overrides(named, sets)
-    settings = load(config, os.environ, said)
+    settings = load_settings(config, named, sets)
     if resume:
         folder = runs.find(Path(settings.run.saves), resume)
         resume = folder.name
         if config is None:
-            settings = runs.settings(folder, settings, os.environ, said)
+            settings = runs.settings(folder, settings, os.environ, overrides(named, sets))
         settings = runs.kept_in(folder, settings)
     connect.need_server_extra()
     raise typer.Exit(train.train(settings, resume=resume, as_json=as_json))
@@ -287,9 +288,7 @@ def show_config(
     sets: Sets = None,
 ) -> None:
     """Print the settings that result from all layers."""
-    typer.echo(
-        defaults_yaml() if defaults else dump(load(config, os.environ, sets or [])), nl=False
-    )
+    typer.echo(defaults_yaml() if defaults else dump(load_settings(config, {}, sets)), nl=False)
 
 
 @app.command()
@@ -302,7 +301,7 @@ def check_env(
     """Make an environment, try it, and say what it looks like."""
     from soulsai.client.environment import probe
 
-    settings = load(config, os.environ, overrides({"environment.id": env}, sets))
+    settings = load_settings(config, {"environment.id": env}, sets)
     spec = probe(settings.environment, steps=TRIED_STEPS)
     text = msgspec.json.format(msgspec.json.encode(spec), indent=2)
     if save is None:
@@ -338,7 +337,7 @@ def doctor(
         "redis.insecure": "true" if insecure else "",
     }
     invited = connect.invitation(invite)
-    settings = connect.invited(load(config, os.environ, overrides(named, sets)), invited)
+    settings = connect.invited(load_settings(config, named, sets), invited)
     from soulsai.doctor.command import run
 
     raise typer.Exit(
@@ -365,6 +364,6 @@ def _node_settings(
     config: Path | None, named: Mapping[str, object], sets: Sequence[str] | None
 ) -> Config:
     """Return the settings of a node that runs by itself, and begin its log."""
-    settings = load(config, os.environ, overrides(named, sets))
+    settings = load_settings(config, named, sets)
     connect.begin_log()
     return settings

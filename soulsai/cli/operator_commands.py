@@ -10,7 +10,8 @@ import msgspec
 import typer
 
 from soulsai import connect
-from soulsai.config.schema import Config, load
+from soulsai.config import Config, load
+from soulsai.config.layers import unknown_variables
 from soulsai.errors import AccessDenied
 from soulsai.types import Command, Pardon, Purge, Quicksave, Stop
 from soulsai.wire.protocols import OperatorWire
@@ -113,7 +114,18 @@ def settings_of(
     config: Path | None, redis: str, secrets: str, sets: Sequence[str] | None
 ) -> Config:
     """Return the settings of a command that only needs to find the server."""
-    named = {"redis.url": redis, "redis.secrets": secrets}
+    return load_settings(config, {"redis.url": redis, "redis.secrets": secrets}, sets)
+
+
+def load_settings(
+    config: Path | None, named: Mapping[str, object], sets: Sequence[str] | None
+) -> Config:
+    """Return the settings of a command, and warn of variables that nothing reads."""
+    if unknown := unknown_variables(os.environ):
+        sys.stderr.write(
+            f"soulsai: nothing reads the variables {', '.join(unknown)}; a setting is given as "
+            "SOULSAI__SECTION__KEY, with two underscores each\n"
+        )
     return load(config, os.environ, overrides(named, sets))
 
 

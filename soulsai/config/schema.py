@@ -3,11 +3,9 @@
 ``config/config_d.yaml`` is generated from these structs and their field comments.
 """
 
-import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from ipaddress import ip_address
-from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -17,15 +15,8 @@ from msgspec import Meta, Struct
 from soulsai import episode_metrics
 from soulsai.algorithms.registry import BUILT_IN, AlgorithmSections
 from soulsai.algorithms.settings import LearnerSettings
-from soulsai.config import yaml_file
-from soulsai.config.load import SettingsLayers
 from soulsai.errors import ConfigError
 from soulsai.types import Count, Natural, Positive
-
-FOLDER = Path("config")  # where settings are looked for when no place is named
-DEFAULTS = "config_d.yaml"
-OWN = "config.yaml"
-PREFIX = "SOULSAI__"  # of environment variables: SOULSAI__SECTION__KEY
 
 NAME_PATTERN = r"\A[a-z0-9][a-z0-9_-]{0,63}\Z"
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
@@ -199,27 +190,6 @@ REMOVED: dict[str, tuple[Any, str]] = {
 }
 
 
-def load(path: Path | None, environ: Mapping[str, str], overrides: Sequence[str]) -> Config:
-    """Return the settings of all layers, each overriding those before.
-
-    The defaults above, ``config_d.yaml``, ``config.yaml`` (both of the folder ``path``), variables
-    ``SOULSAI__SECTION__KEY`` and ``section.key=value`` overrides. A file as ``path`` takes the
-    place of ``config.yaml``, and has its ``config_d.yaml`` beside it, if any.
-    """
-    layers = SettingsLayers(Config(), REMOVED)
-    for file in _files(path):
-        layers.file(*yaml_file.read(file), str(file))
-    for name in sorted(name for name in environ if name.startswith(PREFIX)):
-        where = name.removeprefix(PREFIX).lower().replace("__", ".")
-        layers.text(where, environ[name], f"the variable {name}")
-    for override in overrides:
-        where, found, text = override.partition("=")
-        if not found:
-            raise ConfigError(f"--set {override}: wanted section.key=value")
-        layers.text(where.strip(), text, f"--set {override}")
-    return check(msgspec.convert(layers.values(), Config))
-
-
 def check(config: Config) -> Config:
     """Return the settings if they make sense together; raise ``ConfigError`` if they do not."""
     for fault in _faults(config):
@@ -227,28 +197,9 @@ def check(config: Config) -> Config:
     return config
 
 
-def dump(config: Config) -> str:
-    """Return all settings as YAML; a file of it loads back equal."""
-    return "\n".join(_render(config, lambda _section, _key: ""))
-
-
 def to_json(config: Config) -> str:
     """Return all settings as indented JSON, as it is kept in the run's folder."""
     return msgspec.json.format(msgspec.json.encode(config), indent=2).decode() + "\n"
-
-
-def defaults_yaml() -> str:
-    """Return ``config_d.yaml``: every default, with what the comments above say of it."""
-    modules = {inspect.getsourcefile(type(section)) for section in _sections(Config()).values()}
-    fields = {
-        field: comment
-        for module in modules
-        for field, comment in yaml_file.comments(Path(str(module)).read_text("utf-8")).items()
-    }
-    head = "# Every setting and its default. Change config.yaml beside this file instead:"
-    then = "# each entry there overrides the one here.\n"
-    lines = _render(Config(), lambda section, key: fields[type(section).__name__, key])
-    return "\n".join((head, then, *lines))
 
 
 def is_loopback(address: str) -> bool:
@@ -259,31 +210,10 @@ def is_loopback(address: str) -> bool:
         return False
 
 
-def _render(config: Config, comment: Callable[[Struct, str], str]) -> Iterator[str]:
-    for name, section in _sections(config).items():
-        yield f"# {inspect.getdoc(section)}"
-        yield f"{name}:"
-        for key in type(section).__annotations__:  # in the order of the source
-            value = getattr(section, key)
-            yield f"  {key}: {yaml_file.emit(value)}  {comment(section, key)}".rstrip()
-        yield ""
-
-
-def _sections(config: Config) -> dict[str, Struct]:
+def sections(config: Config) -> dict[str, Struct]:
     """Return the sections by name, those of algorithms last."""
-    sections = msgspec.structs.asdict(config)
-    return {name: sections[name] for name in sorted(sections, key=lambda name: name in BUILT_IN)}
-
-
-def _files(path: Path | None) -> list[Path]:
-    """Return the settings files to read, the overriding one last."""
-    place = FOLDER if path is None else path
-    if path is not None and not place.exists():
-        raise ConfigError(f"{place}: there is no such file or folder")
-    if not place.is_dir() and path is not None:
-        beside = place.with_name(DEFAULTS)
-        return [beside, place] if beside.is_file() and beside != place else [place]
-    return [file for file in (place / DEFAULTS, place / OWN) if file.exists()]
+    found = msgspec.structs.asdict(config)
+    return {name: found[name] for name in sorted(found, key=lambda name: name in BUILT_IN)}
 
 
 def _faults(config: Config) -> Iterator[str]:

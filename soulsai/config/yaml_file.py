@@ -1,37 +1,41 @@
-"""YAML as settings are written in it: read strictly, so that nothing means what it does not say.
+"""YAML 1.2 for settings: read without surprises, and written with the comments of the schema.
 
-YAML 1.1 reads ``1e-3`` as text, ``no`` as false, ``12:30`` as 750 and ``010`` as 8. Here each of
-these is an error that names its line and how to write what was meant.
+``1e-3`` is a number; ``no`` and ``12:30`` are text (https://yaml.org/spec/1.2.2/, core schema).
 """
 
-import ast
+import inspect
+import math
 import re
-import tokenize
-from collections.abc import Hashable, Iterator
-from io import StringIO
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
+from msgspec import Struct
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from soulsai.config.schema import Config, sections
 from soulsai.errors import ConfigError
 
 LARGEST = 256 * 1024  # bytes of a settings file
-DEEPEST = 16  # levels of nesting
 
-Where = tuple[str, ...]  # the keys that lead to an entry
+KeyPath = tuple[str, ...]  # the keys that lead to an entry
 
-_NUMBER = re.compile(r"[-+]?(\d+(_\d+)*\.?\d*|\.\d+)([eE][-+]?\d+)?\Z")
-_INTEGER = re.compile(r"[-+]?\d+(_\d+)*\Z")
-_LEADING_ZERO = re.compile(r"[-+]?0o?[0-9_]+\Z")
-_TOO_DEEP = re.compile(r"(?:[\[{][^\[\]{}]*){" + str(DEEPEST + 1) + "}")
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_./-]*\Z")
 _WORDS = frozenset(["y", "n", "yes", "no", "on", "off", "true", "false", "null"])
+_TAG = "tag:yaml.org,2002:"
+_TEXTS = (_TAG + "str", _TAG + "timestamp", _TAG + "value", _TAG + "merge")
+_LONGEST_KEY = 1000  # YAML allows 1024 letters before the colon
 
 
-def read(path: Path) -> tuple[dict[str, Any], dict[Where, int]]:
-    """Return what a ``.yaml`` or ``.json`` file says, and the line of each of its keys."""
+def read(path: Path) -> tuple[dict[str, Any], dict[KeyPath, int]]:
+    """Return the content of a ``.yaml`` or ``.json`` file, and the line of each of its keys.
+
+    Raises:
+        ConfigError: The file is missing, unreadable, too large, or not plain YAML.
+    """
     try:
         with path.open("rb") as file:
             data = file.read(LARGEST + 1)
@@ -46,18 +50,32 @@ def read(path: Path) -> tuple[dict[str, Any], dict[Where, int]]:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}, line {line}: not UTF-8; save the file as UTF-8") from None
-    if path.suffix == ".json":
-        return _parse_json(text, str(path)), {}
-    return parse(text, str(path))
+    if path.suffix != ".json":
+        return parse(text, str(path))
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any]), {}
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ConfigError(f"{path}: not a JSON object of settings: {error}") from None
 
 
-def parse(text: str, name: str) -> tuple[dict[str, Any], dict[Where, int]]:
-    """Return the mapping that a YAML text holds, and the line of each of its keys."""
+def parse(text: str, name: str) -> tuple[dict[str, Any], dict[KeyPath, int]]:
+    """Return the mapping that a YAML text holds, and the line of each of its keys.
+
+    Args:
+        text: The content of a file.
+        name: The file's name, for errors.
+
+    Raises:
+        ConfigError: The text is not YAML, holds no mapping, or uses anchors, tags or directives.
+    """
+    if directive := re.search(r"(?m)^%", text):
+        line = text.count("\n", 0, directive.start()) + 1
+        raise ConfigError(
+            f"{name}, line {line}: not YAML: settings have no % directives; remove it"
+        )
+    lines: dict[KeyPath, int] = {}
     node = _compose(text, name)
-    if node is None:
-        return {}, {}
-    lines: dict[Where, int] = {}
-    value = _Strict(name, lines).build(node, ())
+    value = None if node is None else _build(node, (), name, lines)
     if value is None:
         return {}, {}
     if not isinstance(value, dict):
@@ -65,29 +83,49 @@ def parse(text: str, name: str) -> tuple[dict[str, Any], dict[Where, int]]:
     return value, lines
 
 
-def lenient(text: str, name: str) -> Any:
-    """Return what a person means by a value typed in a shell: ``1e-3``, ``true``, ``[1, 2]``."""
-    if text.lstrip()[:1] not in ("[", "{"):
-        return _guess(text.strip())
-    node = _compose(text, name)
-    return None if node is None else _Lenient(name, {}).build(node, ())
+def parse_value(text: str, name: str) -> Any:
+    """Return one value typed in a shell: a scalar, or a list or mapping in brackets."""
+    text = text.strip()
+    if text[:1] in ("[", "{"):
+        node = _compose(text, name)
+    else:
+        tag = YAML(typ="safe", pure=True).resolver.resolve(ScalarNode, text, (True, False))
+        node = ScalarNode(str(tag), text)
+    return None if node is None else _build(node, (), name, {})
+
+
+def dump(config: Config) -> str:
+    """Return all settings as YAML; a file with this text loads back equal."""
+    return "\n".join(_sections(config, lambda _: {}))
+
+
+def defaults_yaml() -> str:
+    """Return the text of ``config_d.yaml``: every default, with its comment in the schema."""
+    head = (
+        "# Every setting with its default. Do not edit this file: put changes into config.yaml",
+        "# beside it, where each entry overrides the one here.\n",
+    )
+    return "\n".join((*head, *_sections(Config(), comments)))
 
 
 def emit(value: Any) -> str:
-    """Return one value in YAML's flow style, on one line; ``parse`` reads it back equal."""
+    """Return a value in YAML's flow style, on one line; ``parse`` reads it back equal."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_key(key)}: {emit(each)}" for key, each in value.items()) + "}"
+        pairs = ((emit(key), emit(each)) for key, each in value.items())
+        marked = (
+            ("? " + key + " " if len(key) > _LONGEST_KEY else key, each) for key, each in pairs
+        )
+        return "{" + ", ".join(f"{key}: {each}" for key, each in marked) + "}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(emit, value)) + "]"
-    if isinstance(value, str):
-        if _PLAIN.match(value) and value.lower() not in _WORDS:
-            return value
-        return str(yaml.safe_dump(value, default_style='"', width=2**30)).strip()
-    return str(yaml.safe_dump(value)).removesuffix("...\n").strip()
+    if isinstance(value, str) and _PLAIN.match(value) and value.lower() not in _WORDS:
+        return value
+    text = repr(value) if isinstance(value, float) else msgspec.json.encode(value).decode()
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in text)
 
 
 def describe(value: Any) -> str:
-    """Return a value as it should appear in an error: short, and with its kind."""
+    """Return a value as it appears in an error: short, and with its kind."""
     kinds = {str: "text", bool: "bool", int: "int", float: "float", dict: "mapping", list: "list"}
     if value is None:
         return "nothing"
@@ -96,179 +134,93 @@ def describe(value: Any) -> str:
     return f"{shown} ({kinds.get(type(value), type(value).__name__)})"
 
 
-def _key(key: str) -> str:
-    text = emit(key)
-    return text if len(text) < 1000 else f"? {text} "  # YAML's limit for an implicit key is 1024
+def comments(section: type[Struct]) -> dict[str, list[str]]:
+    """Return the comment lines of each field: those above it, and the one behind it last."""
+    found: dict[str, list[str]] = {}
+    above: list[str] = []
+    for line in inspect.getsource(section).splitlines():
+        field = re.match(r"    (\w+): [^#]*(# .*)?$", line)
+        if field:
+            found[field[1]] = [*above, field[2] or ""]
+        above = [*above, line.strip()] if line.startswith("    # ") else []
+    return found
 
 
-def _parse_json(text: str, name: str) -> dict[str, Any]:
+def _sections(
+    config: Config, comments_of: Callable[[type[Struct]], dict[str, list[str]]]
+) -> Iterator[str]:
+    for name, section in sections(config).items():
+        yield f"# {inspect.getdoc(section)}"
+        yield f"{name}:"
+        of_field = comments_of(type(section))
+        for key in type(section).__annotations__:  # in the order of the source
+            *above, behind = of_field.get(key, [""])
+            yield from (f"  {line}" for line in above)
+            yield f"  {key}: {emit(getattr(section, key))}  {behind}".rstrip()
+        yield ""
+
+
+def _compose(text: str, name: str) -> Node | None:
     try:
-        return msgspec.json.decode(text, type=dict[str, Any])
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise ConfigError(f"{name}: not a JSON object of settings: {error}") from None
-
-
-def _compose(text: str, name: str) -> yaml.Node | None:
-    try:
-        _refuse_tricks(text, name)
-        return yaml.compose(text, yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
+        node: Node | None = YAML(typ="safe", pure=True).compose(text)
+    except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{name}{line}: not YAML: {error.problem or error.context}") from None
-    except yaml.YAMLError as error:
+        problem = str(error.problem or error.context)
+        if "single document" in problem or "another document" in problem:
+            problem = "a second document (---) is not allowed in settings"
+        raise ConfigError(f"{name}{line}: not YAML: {problem}") from None
+    except YAMLError as error:
         raise ConfigError(f"{name}: not YAML: {str(error).splitlines()[0]}") from None
+    except RecursionError:
+        raise ConfigError(f"{name}: too many levels of nesting") from None
+    return node
 
 
-def _refuse_tricks(text: str, name: str) -> None:
-    """Raise for what settings never need and attackers do: aliases, tags, depth, documents."""
-    if opened := _TOO_DEEP.search(text):  # the scanner takes its time for these
-        line = text.count("\n", 0, opened.start()) + 1
-        raise ConfigError(
-            f"{name}, line {line}: more than {DEEPEST} levels of nesting is not allowed in settings"
-        )
-    depth = documents = 0
-    for event in yaml.parse(text, yaml.SafeLoader):
-        problem = ""
-        if isinstance(event, yaml.DocumentStartEvent):
-            documents += 1
-            problem = "a second document (---)" if documents > 1 else ""
-        elif isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-            problem = f"more than {DEEPEST} levels of nesting" if depth > DEEPEST else ""
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-        if isinstance(event, yaml.NodeEvent) and event.anchor is not None:
-            problem = f"an anchor or alias ({event.anchor})"
-        if isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent)) and event.tag:
-            problem = f"a tag ({event.tag})"
-        if problem:
-            raise ConfigError(f"{name}, {_line(event)}: {problem} is not allowed in settings")
-
-
-class _Strict:
-    """Builds plain values from YAML nodes and refuses what is easily misread."""
-
-    def __init__(self, name: str, lines: dict[Where, int]) -> None:
-        self._name = name
-        self._lines = lines
-
-    def build(self, node: yaml.Node, where: Where) -> Any:
-        """Return the value of a node; ``where`` are the keys that lead to it."""
-        if isinstance(node, yaml.MappingNode):
-            return dict(self._pairs(node, where))
-        if isinstance(node, yaml.SequenceNode):
-            return [self.build(item, where) for item in node.value]
-        if isinstance(node, yaml.ScalarNode):
-            return self.scalar(node, where)
-        return None  # there is no other kind
-
-    def scalar(self, node: yaml.ScalarNode, where: Where) -> Any:
-        """Return the value of a scalar, unless it is one of YAML's traps."""
-        text, plain = str(node.value), node.style is None
-        trap = _trap(node.tag.rpartition(":")[2], text) if plain else ""
-        if trap:
-            path = f" {'.'.join(where)}:" if where else ""
-            raise ConfigError(f"{self._name}, {_line(node)}:{path} {trap}")
-        if not plain:
-            return text
-        return _plain(node.tag.rpartition(":")[2], text)
-
-    def _pairs(self, node: yaml.MappingNode, where: Where) -> Iterator[tuple[str, Any]]:
-        seen: set[Hashable] = set()
+def _build(node: Node, where: KeyPath, name: str, lines: dict[KeyPath, int]) -> Any:
+    """Return the value of a node, and note the lines of its keys; ``where`` leads to the node."""
+    at = f"{name}, line {node.start_mark.line + 1}" if node.start_mark else name
+    if node.anchor is not None:
+        raise ConfigError(f"{at}: an anchor or alias ({node.anchor}) is not allowed in settings")
+    if isinstance(node, SequenceNode) and node.tag == _TAG + "seq":
+        return [_build(item, where, name, lines) for item in node.value]
+    if isinstance(node, MappingNode) and node.tag == _TAG + "map":
+        found: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            key = self.build(key_node, where)
+            at = f"{name}, line {key_node.start_mark.line + 1}"
+            key = _build(key_node, where, name, lines)
+            inner = (*where, str(key))
             if not isinstance(key, str):
-                raise ConfigError(
-                    f"{self._name}, {_line(key_node)}: a key must be text, found {describe(key)}"
-                )
-            inner = (*where, key)
-            if key in seen:
-                raise ConfigError(
-                    f"{self._name}, {_line(key_node)}: {'.'.join(inner)} stands here twice"
-                )
-            seen.add(key)
-            self._lines[inner] = key_node.start_mark.line + 1
-            yield key, self.build(value_node, inner)
+                raise ConfigError(f"{at}: a key must be text, found {describe(key)}")
+            if key in found:
+                raise ConfigError(f"{at}: {'.'.join(inner)} stands here twice; remove one")
+            lines[inner] = key_node.start_mark.line + 1
+            found[key] = _build(value_node, inner, name, lines)
+        return found
+    try:
+        return _scalar(node)
+    except ValueError as error:
+        path = f"{'.'.join(where)}: " if where else ""
+        raise ConfigError(f"{at}: {path}{error}") from None
 
 
-class _Lenient(_Strict):
-    """Builds values as a person at a shell means them."""
-
-    def scalar(self, node: yaml.ScalarNode, where: Where) -> Any:  # noqa: ARG002
-        """Return the most likely value."""
-        return str(node.value) if node.style is not None else _guess(str(node.value))
-
-
-def _line(thing: yaml.Node | yaml.Event) -> str:
-    return f"line {thing.start_mark.line + 1}" if thing.start_mark else "somewhere"
-
-
-def _trap(tag: str, text: str) -> str:
-    """Return what is misleading about an unquoted scalar, and how to write it; or nothing."""
-    quoted = f'"{text}" for the text'
-    if tag == "bool" and text.lower() not in ("true", "false"):
-        truth = "true" if text.lower() in ("yes", "on") else "false"
-        return f"YAML reads {text} as {truth}; write {truth}, or {quoted}"
-    if tag in ("int", "float") and ":" in text:
-        return f"YAML reads {text} as a number to the base 60; write {quoted}"
-    if tag in ("int", "str") and _LEADING_ZERO.match(text) and text.strip("+-") not in ("0", "00"):
-        number = text.replace("o", "").lstrip("+-0_") or "0"
-        return f"the leading zero of {text} is read as octal; write {number}, or {quoted}"
-    if tag == "str" and _NUMBER.match(text):
-        return f"YAML reads {text} as text; write {_proper(text)} for the number, or {quoted}"
-    if tag not in ("bool", "int", "float", "str", "null"):
-        return f"YAML reads {text} as a {tag}; write {quoted}"
-    return ""
-
-
-def _proper(text: str) -> str:
-    """Return a number with exponent in a form that every YAML reads as a number."""
-    value = float(text.replace("_", ""))
-    if value.is_integer() and abs(value) < 1e15:
-        return f"{int(value):_}"
-    mantissa, _, exponent = text.lower().partition("e")
-    mantissa = mantissa if "." in mantissa else f"{mantissa}.0"
-    return f"{mantissa}e{exponent if exponent[:1] in '+-' else '+' + exponent}"
-
-
-def _plain(tag: str, text: str) -> Any:
-    if tag == "null":
+def _scalar(node: Node) -> Any:
+    tag, text = str(node.tag), str(node.value)
+    if tag in _TEXTS:
+        return text
+    if tag == _TAG + "null":
         return None
-    if tag == "bool":
+    if tag == _TAG + "bool":
         return text.lower() == "true"
-    if tag == "int":
-        return int(text.replace("_", ""), 0)
-    if tag == "float":
-        return float(text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan"))
-    return text
-
-
-def _guess(text: str) -> Any:
-    """Return the value of an unquoted word: nothing, a truth, a number, or else the text."""
-    word = text.lower()
-    if word in ("", "null", "none", "~"):
-        return None
-    if word in ("true", "false"):
-        return word == "true"
-    if len(text) <= 400 and _INTEGER.match(text):
-        return int(text)
-    if len(text) <= 400 and _NUMBER.match(text):
-        return float(text)
-    return text
-
-
-def comments(source: str) -> dict[tuple[str, str], str]:
-    """Return the comments behind the fields of classes in Python code, by class and field."""
-    found = {
-        token.start[0]: token.string
-        for token in tokenize.generate_tokens(StringIO(source).readline)
-        if token.type == tokenize.COMMENT
-    }
-    return {
-        (kind.name, field.target.id): found.get(field.end_lineno or 0, "")
-        for kind in ast.parse(source).body
-        if isinstance(kind, ast.ClassDef)
-        for field in kind.body
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-    }
+    digits = text.replace("_", "").lower()
+    if tag == _TAG + "int":
+        if len(digits) > 400:
+            raise ValueError("a number of too many digits")
+        based = digits.lstrip("+-")[:2] in ("0x", "0o", "0b")
+        return int(digits, 0) if based else int(digits)
+    if tag == _TAG + "float":
+        number = float(digits.replace(".inf", "inf").replace(".nan", "nan"))
+        if not math.isfinite(number):
+            raise ValueError(f"wanted a finite number, found {text}")
+        return number
+    raise ValueError(f"a tag ({tag}) is not allowed in settings")

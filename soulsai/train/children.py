@@ -7,7 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from soulsai.config.schema import PREFIX, Config
+from soulsai.config.layers import PREFIX
+from soulsai.config.schema import Config
 from soulsai.train.child_process import Child
 
 TRAINING, TELEMETRY = "training-node", "telemetry-node"

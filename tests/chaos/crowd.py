@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from soulsai import connect, process
-from soulsai.config.schema import load
+from soulsai.config import load
 from soulsai.errors import AccessDenied, Unreachable, WireError
 from soulsai.types import PROTOCOL, Episode, Fragment, Heartbeat, Hello
 from soulsai.wire.codec import encode_message, pack

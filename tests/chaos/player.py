@@ -7,7 +7,7 @@ from pathlib import Path
 
 from soulsai import connect, process
 from soulsai.client.session import serve
-from soulsai.config.schema import load
+from soulsai.config import load
 
 from . import broken, stamps
 from .ledger import RecordingWire

@@ -9,7 +9,9 @@ from pathlib import Path
 import msgspec
 
 from soulsai import runs
-from soulsai.config.schema import PREFIX, ClientSettings, load
+from soulsai.config import load
+from soulsai.config.layers import PREFIX
+from soulsai.config.schema import ClientSettings
 from soulsai.train.child_process import Child
 
 from . import stamps

@@ -110,7 +110,7 @@ def decode_everywhere(data):
     quiet(from_line, text, "test")
     quiet(from_line, f"soulsai1:{text}", "test")
     quiet(yaml_file.parse, text[:200_000], "test")
-    quiet(yaml_file.lenient, text[:200_000], "test")
+    quiet(yaml_file.parse_value, text[:200_000], "test")
 
 
 def decode_spec(data):

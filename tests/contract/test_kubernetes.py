@@ -9,9 +9,9 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
-import yaml
+from ruamel.yaml import YAML
 
-from soulsai.config.schema import load
+from soulsai.config import load
 from soulsai.identity.folder import init
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -32,7 +32,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
     assert kubectl, "install kubectl (Debian 13: kubernetes-client)"
     command = [kubectl, "kustomize", str(folder / "kubernetes")]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return list(yaml.safe_load_all(text))
+    return list(YAML(typ="safe").load_all(text))
 
 
 def pods(rendered: list[Manifest]) -> Iterator[tuple[str, Manifest]]:

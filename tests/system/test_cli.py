@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from soulsai import connect
-from soulsai.config.schema import Config, load
+from soulsai.config import Config, load
 from soulsai.errors import SoulsAIError
 from soulsai.wire.redis.embedded_server import EmbeddedServer
 from tests.system.train_cases import CARTPOLE, PATIENCE, complaint, environ, soulsai, until
@@ -115,3 +115,12 @@ def test_config_prints_what_results(tmp_path):
     assert (config.dqn.lr, config.dqn.gamma, config.run.clients) == (0.5, 0.8, 7)
     (tmp_path / "defaults.yaml").write_text(soulsai("config", "--defaults", cwd=tmp_path).stdout)
     assert load(tmp_path / "defaults.yaml", {}, []) == Config()
+
+
+def test_a_variable_that_nothing_reads_is_warned_of(tmp_path):
+    done = soulsai("config", cwd=tmp_path, SOULSAI_DQN_LR="1e-2")
+    assert done.returncode == 0
+    assert done.stderr.splitlines() == [
+        "soulsai: nothing reads the variables SOULSAI_DQN_LR; a setting is given as "
+        "SOULSAI__SECTION__KEY, with two underscores each"
+    ]

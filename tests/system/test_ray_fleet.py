@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from soulsai import runs
-from soulsai.config.schema import load
+from soulsai.config import load
 from soulsai.errors import SoulsAIError
 from tests.system.train_cases import CARTPOLE, Training, complaint, soulsai, until
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from soulsai import connect, runs
-from soulsai.config.schema import load
+from soulsai.config import load
 from soulsai.errors import SoulsAIError
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ from benchmarks.ledger import NAME, Ledger, Seed
 from benchmarks.statistics import interval, iqm, steps_to
 from benchmarks.targets import TARGETS, target
 from benchmarks.tax import TAXES, taxes, to_bar
-from soulsai.config.schema import load
+from soulsai.config import load
 from soulsai.errors import ConfigError, SoulsAIError
 
 TOY = target("soulsai.testing:ToyEnv:dqn:300")  # without checkpoints along the way

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from soulsai.config import schema
+from soulsai.config import Config, load
 from soulsai.training_node.start import build_algorithm
 from soulsai.types import ActionSpec, Leaf, Spec
 
@@ -24,8 +24,8 @@ def test_every_preset_is_tried():
 
 @pytest.mark.parametrize("name", SPECS)
 def test_a_preset_can_be_built(name):
-    settings = schema.load(PRESETS / f"{name}.yaml", {}, ["dqn.capacity=256", "sac.capacity=256"])
-    assert settings != schema.Config()
+    settings = load(PRESETS / f"{name}.yaml", {}, ["dqn.capacity=256", "sac.capacity=256"])
+    assert settings != Config()
     algorithm = build_algorithm(settings, SPECS[name], seed=0)
     said = msgspec.structs.asdict(settings)[settings.algorithm.name]
     assert algorithm.policy.warmup == said.learning_starts

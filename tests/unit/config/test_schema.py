@@ -8,16 +8,16 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from soulsai.algorithms.dqn.settings import DQNSettings
+from soulsai.config import load
+from soulsai.config.layers import unknown_variables
 from soulsai.config.schema import (
     AlgorithmSettings,
     Config,
     EnvironmentSettings,
     RunSettings,
-    defaults_yaml,
-    dump,
-    load,
     to_json,
 )
+from soulsai.config.yaml_file import defaults_yaml, dump
 from soulsai.errors import ConfigError
 
 ROOT = Path(__file__).parents[3]
@@ -37,7 +37,7 @@ def complaint(path: Path | None = None, environ=None, overrides=()) -> str:
 
 
 def test_the_defaults_file_is_what_the_structs_say() -> None:
-    """To mend it: write what ``soulsai.config.schema.defaults_yaml()`` returns to config_d.yaml."""
+    """To mend it: soulsai config --defaults > config/config_d.yaml."""
     file = ROOT / "config" / "config_d.yaml"
     assert file.read_text("utf-8") == defaults_yaml()
     assert load(file, {}, []) == Config()
@@ -143,14 +143,18 @@ def test_one_name_of_a_mapping_leaves_the_others(tmp_path) -> None:
         ("dqn.larning_starts=1", ["dqn.larning_starts", "did you mean dqn.learning_starts"]),
         ("dnq.lr=1", ["did you mean dqn.lr"]),
         ("dqn.lr.x=1", ["nothing below dqn.lr"]),
-        ("dqn.lr=fast", ["dqn.lr", "float", "'fast'", "--set"]),
-        ("dqn.lr=", ["dqn.lr", "float", "nothing"]),
+        ("dqn.lr=fast", ["dqn.lr", "a number above 0", "'fast'", "--set"]),
+        ("dqn.lr=", ["dqn.lr", "a number", "nothing"]),
         ("dqn.lr=nan", ["dqn.lr"]),
         ("dqn.lr=1e999", ["dqn.lr", "finite"]),
-        ("dqn.capacity=1.5", ["dqn.capacity", "int", "1.5"]),
+        ("dqn.capacity=1.5", ["dqn.capacity", "a whole number of at least 1", "1.5"]),
         ("dqn.pace=slow", ["hold", "free", "lockstep", "'slow'"]),
         ("dqn.hidden=[1", ["--set dqn.hidden=[1"]),
-        ("dqn.hidden=[a]", ["int", "[0]"]),
+        ("dqn.hidden=[a]", ["a list in brackets", "a whole number", "[0]"]),
+        ("environment.isolate=maybe", ["wanted true or false or auto, found 'maybe'"]),
+        ("dqn.double=maybe", ["wanted true or false, found 'maybe'"]),
+        ("run.name=A B", ["a name of a-z"]),
+        ("algorithm.options=3", ["`name: value` lines"]),
         ("=1", ["no such setting"]),
     ],
 )
@@ -158,6 +162,18 @@ def test_a_typed_mistake_is_explained(tmp_path, override, words) -> None:
     text = complaint(tmp_path, overrides=[override])
     assert [word for word in words if word not in text] == []
     assert "\n" not in text
+
+
+def test_variables_that_nothing_reads_are_known() -> None:
+    read = ("SOULSAI__DQN__LR", "SOULSAI_INVITE", "SOULSAI_DOMAIN", "HOME")
+    mistaken = ["SOULSAI_DQN_LR", "SOULSAI_PORT_", "soulsai__dqn__lr"]
+    assert unknown_variables(dict.fromkeys((*read, *mistaken), "1")) == mistaken
+
+
+def test_a_mistake_in_a_file_names_its_line(tmp_path) -> None:
+    text = complaint(written(tmp_path, "c.yaml", "dqn:\n  n_step: 2\n  double: no\n"))
+    assert text.startswith("dqn.double: wanted true or false, found 'no' (text); in ")
+    assert text.endswith("c.yaml, line 3")
 
 
 def test_a_misspelt_variable_is_an_error(tmp_path) -> None:

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
+from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[3]
 FILES = [ROOT / "docker-compose.yaml", *sorted((ROOT / "deploy").glob("*/compose.yaml"))]
@@ -12,7 +12,7 @@ GUIDE = (ROOT / "docs/operators-guide.md").read_text()
 
 
 def services(file):
-    return yaml.safe_load(file.read_text())["services"].items()
+    return YAML(typ="safe").load(file.read_text())["services"].items()
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
