@@ -24,7 +24,7 @@ from tests.contract.algorithm_cases import CASES, make, stream
 
 @pytest.fixture(params=sorted(CASES))
 def case(request, monkeypatch):
-    monkeypatch.setattr(ppo, "TURN", 1e6)  # however slow this machine is
+    monkeypatch.setattr(ppo, "WORK_SECONDS", 1e6)  # however slow this machine is
     return CASES[request.param]
 
 

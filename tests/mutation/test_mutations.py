@@ -125,8 +125,8 @@ MUTATIONS = (
     Mutation(
         "v-trace that goes on with its values instead of their targets",
         "algorithms/ppo/estimates.py",
-        "following = next_value + np.append(excess[1:], 0.0) * ~end",
-        "following = next_value",
+        "next_target = next_value + np.append(excess[1:], 0.0) * ~end",
+        "next_target = next_value",
         ON_POLICY,
     ),
     Mutation(
@@ -156,14 +156,14 @@ MUTATIONS = (
     ),
     Mutation(
         "the better of the clipped and the unclipped",
-        "algorithms/ppo/objective.py",
+        "algorithms/ppo/estimates.py",
         "torch.minimum(",
         "torch.maximum(",
         ON_POLICY,
     ),
     Mutation(
         "no importance weight",
-        "algorithms/ppo/objective.py",
+        "algorithms/ppo/estimates.py",
         "return weight * torch",
         "return torch",
         ON_POLICY,
@@ -191,8 +191,8 @@ MUTATIONS = (
     Mutation(
         "a fast client that counts for more",
         "algorithms/ppo/rollouts.py",
-        "np.minimum(1.0, taken.mean() / taken)[which]",
-        "np.ones(len(which))",
+        "np.minimum(1.0, total.mean() / total)[index]",
+        "np.ones(len(index))",
         ON_POLICY,
     ),
     Mutation(

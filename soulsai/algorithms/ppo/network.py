@@ -1,4 +1,4 @@
-"""Actor and critic for on-policy learners: what acts travels, what judges stays here."""
+"""The networks of PPO: an actor that clients run, and a critic that stays on the learner."""
 
 import math
 from collections.abc import Sequence
@@ -15,51 +15,59 @@ from soulsai.types import ActionSpec, Head, Spec
 Activation = Literal["tanh", "relu"]
 
 
-class Views(NamedTuple):
-    """What actor and critic think of some rows [B] of a rollout."""
+class Evaluation(NamedTuple):
+    """Outputs of actor and critic on some rows of a rollout."""
 
-    rows: Tensor  # which [B]
-    outputs: Tensors  # the policy's [B, ...]
+    rows: Tensor  # [B] indices
+    outputs: Tensors  # of the policy [B, ...]
     value: Tensor  # [B]
 
 
-class Network(Protocol):
-    """An actor and a critic, and how they look at a rollout: in *pieces* that may be shuffled."""
+class ActorCriticNetwork(Protocol):
+    """An actor and a critic that evaluate a rollout by *items*: rows, or whole sequences."""
 
     @property
     def policy(self) -> Policy:
-        """The actor, as clients run it."""
+        """The actor."""
         ...
 
     @property
     def critic(self) -> nn.Module:
-        """What judges beside it; clients never see it."""
+        """The critic, which clients do not receive."""
         ...
 
     @property
     def observation(self) -> Observation:
-        """What normalises observations, for both."""
+        """The normalisation of observations, shared by actor and critic."""
         ...
 
     def columns(self, rollout: Rollout) -> Tensors:
-        """Return what it needs to know beside the rows' own columns."""
+        """Return further columns that ``evaluate`` needs."""
         ...
 
-    def everything(self, rollout: Tensors) -> Tensor:
-        """Return the pieces that cover all rows."""
+    def all_items(self, rollout: Tensors) -> Tensor:
+        """Return the indices of items that cover all rows."""
         ...
 
-    def pieces(self, rollout: Tensors) -> Tensor:
-        """Return the pieces that cover all steps, each once."""
+    def step_items(self, rollout: Tensors) -> Tensor:
+        """Return the indices of items that cover every step once; they may be shuffled."""
         ...
 
-    def view(self, rollout: Tensors, pieces: Tensor) -> Views:
-        """Look at some pieces."""
+    def evaluate(self, rollout: Tensors, items: Tensor) -> Evaluation:
+        """Run actor and critic on the items with these indices."""
         ...
 
 
 class ActorCritic(Policy):
-    """The actor: an action's law from one observation."""
+    """The actor: one observation to the parameters of an action distribution.
+
+    Args:
+        spec: Observations and actions.
+        hidden: Widths of the layers.
+        activation: ``tanh``, or ``relu`` after a LayerNorm.
+        normalize: Normalise float observations.
+        eval_fraction: Share of greedy episodes.
+    """
 
     def __init__(
         self,
@@ -76,21 +84,27 @@ class ActorCritic(Policy):
         )
         self.observation = Observation(spec.seen, normalize=normalize)
         self.senses = Encoder(self.observation, (), layer_norm=False)
-        self.actor = trunk(self.senses.width, hidden, activation)
+        self.actor = mlp(self.senses.width, hidden, activation)
         self.actions = actions
 
     def forward(self, obs: Tensors, memory: Tensors) -> tuple[Tensors, Tensors]:
-        """Return the law of the action, and the memory unchanged."""
-        outputs: Tensors = self.actions(self.actor(self.sense(obs)))
+        """Map leaves [B, ...] to distribution parameters [B, ...] and an unchanged memory."""
+        outputs: Tensors = self.actions(self.actor(self.features(obs)))
         return outputs, memory
 
-    def sense(self, obs: Tensors) -> Tensor:
-        """Return what actor and critic both begin with [B, features]."""
+    def features(self, obs: Tensors) -> Tensor:
+        """Map leaves [B, ...] to the inputs [B, F] of actor and critic."""
         return self.senses.features(self.observation.parts(obs))
 
 
 class Feedforward:
-    """A critic beside the actor; each step stands for itself, so pieces are rows."""
+    """Actor and critic without memory; items are rows.
+
+    Args:
+        policy: The actor.
+        hidden: Widths of the critic's layers.
+        activation: As the actor's.
+    """
 
     def __init__(
         self, policy: ActorCritic, *, hidden: Sequence[int], activation: Activation
@@ -98,52 +112,52 @@ class Feedforward:
         self.policy = policy
         self.observation = policy.observation
         self.critic = nn.Sequential(
-            trunk(policy.senses.width, hidden, activation), linear(hidden[-1], 1, gain=1.0)
+            mlp(policy.senses.width, hidden, activation), orthogonal(hidden[-1], 1, gain=1.0)
         )
 
     def columns(self, rollout: Rollout) -> Tensors:  # noqa: ARG002 - of the protocol
-        """Return nothing."""
+        """Return no further columns."""
         return {}
 
-    def everything(self, rollout: Tensors) -> Tensor:
-        """Return all rows."""
+    def all_items(self, rollout: Tensors) -> Tensor:
+        """Return the indices of all rows [R]."""
         return torch.arange(len(rollout["step"]), device=rollout["step"].device)
 
-    def pieces(self, rollout: Tensors) -> Tensor:
-        """Return the rows that are steps."""
+    def step_items(self, rollout: Tensors) -> Tensor:
+        """Return the indices of the rows that are steps."""
         return rollout["step"].nonzero()[:, 0]
 
-    def view(self, rollout: Tensors, pieces: Tensor) -> Views:
-        """Look at some rows."""
-        features = self.policy.sense(look(rollout, self.policy, pieces))
+    def evaluate(self, rollout: Tensors, items: Tensor) -> Evaluation:
+        """Run actor and critic on rows."""
+        features = self.policy.features(observations(rollout, self.policy, items))
         outputs = self.policy.actions(self.policy.actor(features))
-        return Views(pieces, outputs, self.critic(features)[:, 0])
+        return Evaluation(items, outputs, self.critic(features)[:, 0])
 
 
 class ActionHead(nn.Module):
-    """The parameters of an action's law: features [B, F] to the policy's outputs."""
+    """The parameters of an action distribution, from features [B, F]."""
 
     def __init__(self, action: ActionSpec, features: int) -> None:
         super().__init__()
         self.shape = action.shape
         self.is_box = action.kind == "box"
         choices = math.prod(action.shape) if self.is_box else sum(action.sizes)
-        self.out = linear(features, choices, gain=0.01)  # at first, all actions are about as likely
+        self.out = orthogonal(features, choices, gain=0.01)  # nearly uniform at first
         if self.is_box:
             self.log_std = nn.Parameter(torch.zeros(action.shape))
 
     @property
     def kind(self) -> Literal["categorical", "gaussian"]:
-        """The head that draws from the law."""
+        """The kind of the client's head."""
         return "gaussian" if self.is_box else "categorical"
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The names of what ``forward`` returns."""
+        """The names of the outputs of ``forward``."""
         return ("mean", "log_std") if self.is_box else ("logits",)
 
     def forward(self, features: Tensor) -> Tensors:
-        """Return ``logits`` [B, choices], or ``mean`` and ``log_std`` [B, ...]."""
+        """Map features [B, F] to ``logits`` [B, A], or ``mean`` and ``log_std`` [B, ...]."""
         out: Tensor = self.out(features)
         if not self.is_box:
             return {"logits": out}
@@ -151,23 +165,44 @@ class ActionHead(nn.Module):
         return {"mean": mean, "log_std": self.log_std + torch.zeros_like(mean)}
 
 
-def look(rollout: Tensors, policy: Policy, rows: Tensor) -> Tensors:
-    """Return the observation leaves of some rows, as the policy wants them."""
+def observations(rollout: Tensors, policy: Policy, rows: Tensor) -> Tensors:
+    """Return the policy's observation leaves of some rows.
+
+    Args:
+        rollout: Columns [R, ...].
+        policy: Names its inputs.
+        rows: Indices [B].
+
+    Returns:
+        Leaves [B, ...].
+    """
     return {name: rollout[f"obs.{name}"][rows] for name in policy.inputs}
 
 
-def trunk(inputs: int, hidden: Sequence[int], activation: Activation) -> nn.Sequential:
-    """Return layers of tanh, or of LayerNorm and ReLU."""
+def mlp(inputs: int, hidden: Sequence[int], activation: Activation) -> nn.Sequential:
+    """Return layers of tanh, or of LayerNorm and ReLU.
+
+    Args:
+        inputs: Number of inputs.
+        hidden: Widths of the layers.
+        activation: ``tanh`` or ``relu``.
+    """
     layers: list[nn.Module] = []
     for width in hidden:
-        layers.append(linear(inputs, width, gain=math.sqrt(2)))
+        layers.append(orthogonal(inputs, width, gain=math.sqrt(2)))
         layers += [nn.Tanh()] if activation == "tanh" else [nn.LayerNorm(width), nn.ReLU()]
         inputs = width
     return nn.Sequential(*layers)
 
 
-def linear(inputs: int, outputs: int, *, gain: float) -> nn.Linear:
-    """Return a linear layer with orthogonal weights and no bias to begin with."""
+def orthogonal(inputs: int, outputs: int, *, gain: float) -> nn.Linear:
+    """Return a linear layer with orthogonal weights and zero bias.
+
+    Args:
+        inputs: Number of inputs.
+        outputs: Number of outputs.
+        gain: Scale of the weights.
+    """
     layer = nn.Linear(inputs, outputs)
     nn.init.orthogonal_(layer.weight, gain)
     nn.init.zeros_(layer.bias)

@@ -1,7 +1,7 @@
-"""An actor and a critic that remember: one LSTM below both, its memory kept by the client.
+"""A recurrent actor and critic: one LSTM below both, with its state kept by the client.
 
-A fragment says what was remembered before its first step, so learning begins there, whatever
-became of the fragments before it.
+A fragment carries the state before its first step (stored state, as in R2D2), so learning does not
+depend on the fragments before it.
 """
 
 from collections.abc import Sequence
@@ -13,13 +13,29 @@ from torch import Tensor, nn
 
 from soulsai.algorithms.base import Policy, Tensors
 from soulsai.algorithms.networks import Encoder, Observation
-from soulsai.algorithms.ppo.network import ActionHead, Activation, Views, linear, look, trunk
+from soulsai.algorithms.ppo.network import (
+    ActionHead,
+    Activation,
+    Evaluation,
+    mlp,
+    observations,
+    orthogonal,
+)
 from soulsai.algorithms.ppo.rollouts import Rollout, sequences
 from soulsai.types import Head, Leaf, Spec
 
 
 class RecurrentActor(Policy):
-    """The actor: an action's law from an observation and what is remembered."""
+    """The actor: observation and LSTM state to the parameters of an action distribution.
+
+    Args:
+        spec: Observations and actions.
+        hidden: Widths of the layers before the LSTM.
+        activation: ``tanh``, or ``relu`` after a LayerNorm.
+        memory: Width of the LSTM.
+        normalize: Normalise float observations.
+        eval_fraction: Share of greedy episodes.
+    """
 
     def __init__(
         self,
@@ -38,32 +54,39 @@ class RecurrentActor(Policy):
         self.memory = {"h": Leaf((memory,), "<f4"), "c": Leaf((memory,), "<f4")}
         self.observation = Observation(spec.seen, normalize=normalize)
         self.senses = Encoder(self.observation, (), layer_norm=False)
-        self.before = trunk(self.senses.width, hidden, activation)
+        self.before = mlp(self.senses.width, hidden, activation)
         self.lstm = nn.LSTM(hidden[-1], memory, batch_first=True)
         for name, parameter in self.lstm.named_parameters():
             (nn.init.orthogonal_ if name.startswith("weight") else nn.init.zeros_)(parameter)
         self.actions = actions
 
     def forward(self, obs: Tensors, memory: Tensors) -> tuple[Tensors, Tensors]:
-        """Return the law of the action, and what to remember."""
-        # One step, written out: nn.LSTM does not export with a dynamic batch
-        enter, recall, enter_bias, recall_bias = self.lstm.parameters()
-        gates = F.linear(self.enter(obs), enter, enter_bias)
-        gates = gates + F.linear(memory["h"], recall, recall_bias)
-        take, keep, new, show = gates.chunk(4, -1)
-        c = keep.sigmoid() * memory["c"] + take.sigmoid() * new.tanh()
-        h = show.sigmoid() * c.tanh()
+        """Map leaves and state ``h``, ``c`` [B, memory] to distribution and next state."""
+        # One explicit step: nn.LSTM does not export with a dynamic batch.
+        weight_ih, weight_hh, bias_ih, bias_hh = self.lstm.parameters()
+        gates = F.linear(self.lstm_input(obs), weight_ih, bias_ih)
+        gates = gates + F.linear(memory["h"], weight_hh, bias_hh)
+        i, f, g, o = gates.chunk(4, -1)
+        c = f.sigmoid() * memory["c"] + i.sigmoid() * g.tanh()
+        h = o.sigmoid() * c.tanh()
         outputs: Tensors = self.actions(h)
         return outputs, {"h": h, "c": c}
 
-    def enter(self, obs: Tensors) -> Tensor:
-        """Return what the LSTM is told of observations [B, ...]."""
-        told: Tensor = self.before(self.senses.features(self.observation.parts(obs)))
-        return told
+    def lstm_input(self, obs: Tensors) -> Tensor:
+        """Map leaves [B, ...] to the LSTM's input [B, F]."""
+        features: Tensor = self.before(self.senses.features(self.observation.parts(obs)))
+        return features
 
 
 class Recurrent:
-    """A critic above the same LSTM; pieces are sequences of fragments."""
+    """Actor and critic above one LSTM; items are sequences of fragments.
+
+    Args:
+        policy: The actor.
+        hidden: Widths of the actor's layers; the critic has one of the last width.
+        activation: As the actor's.
+        unroll: Steps of a sequence.
+    """
 
     def __init__(
         self, policy: RecurrentActor, *, hidden: Sequence[int], activation: Activation, unroll: int
@@ -72,11 +95,12 @@ class Recurrent:
         self.observation = policy.observation
         self.unroll = unroll
         self.critic = nn.Sequential(
-            trunk(policy.lstm.hidden_size, hidden[-1:], activation), linear(hidden[-1], 1, gain=1.0)
+            mlp(policy.lstm.hidden_size, hidden[-1:], activation),
+            orthogonal(hidden[-1], 1, gain=1.0),
         )
 
     def columns(self, rollout: Rollout) -> Tensors:
-        """Return the rows of each sequence, which are real, and what was remembered before it."""
+        """Return the rows and padding mask of each sequence [S, L], and its initial state."""
         rows, real, begins = sequences(rollout, self.unroll)
         memory = {
             f"memory.{name}": np.stack([rollout.fragments[i].memory[name] for i in begins])
@@ -85,22 +109,21 @@ class Recurrent:
         columns = {"sequence": rows, "real": real, **memory}
         return {name: torch.from_numpy(column) for name, column in columns.items()}
 
-    def everything(self, rollout: Tensors) -> Tensor:
-        """Return all sequences."""
+    def all_items(self, rollout: Tensors) -> Tensor:
+        """Return the indices of all sequences [S]."""
         return torch.arange(len(rollout["sequence"]), device=rollout["sequence"].device)
 
-    def pieces(self, rollout: Tensors) -> Tensor:
-        """Return all sequences."""
-        return self.everything(rollout)
+    def step_items(self, rollout: Tensors) -> Tensor:
+        """Return the indices of all sequences [S]."""
+        return self.all_items(rollout)
 
-    def view(self, rollout: Tensors, pieces: Tensor) -> Views:
-        """Remember through some sequences."""
-        real = rollout["real"][pieces]
-        longest = int(real.sum(1).max())
-        real = real[:, :longest]  # [S, L]
-        rows = rollout["sequence"][pieces, :longest]
-        told = self.policy.enter(look(rollout, self.policy, rows.flatten()))
-        start = tuple(rollout[f"memory.{name}"][None, pieces] for name in ("h", "c"))
-        remembered, _ = self.policy.lstm(told.view(*rows.shape, -1), start)
-        seen = remembered[real]  # [B, memory]
-        return Views(rows[real], self.policy.actions(seen), self.critic(seen)[:, 0])
+    def evaluate(self, rollout: Tensors, items: Tensor) -> Evaluation:
+        """Run LSTM, actor and critic along sequences."""
+        real = rollout["real"][items]
+        real = real[:, : int(real.sum(1).max())]  # [S, L]
+        rows = rollout["sequence"][items, : real.shape[1]]
+        inputs = self.policy.lstm_input(observations(rollout, self.policy, rows.flatten()))
+        state = tuple(rollout[f"memory.{name}"][None, items] for name in ("h", "c"))
+        hidden, _ = self.policy.lstm(inputs.view(*rows.shape, -1), state)
+        hidden = hidden[real]  # [B, memory]
+        return Evaluation(rows[real], self.policy.actions(hidden), self.critic(hidden)[:, 0])

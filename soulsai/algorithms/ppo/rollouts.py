@@ -1,4 +1,4 @@
-"""On-policy fragments laid out in rows: one per step, and one more where a stretch of them ends."""
+"""On-policy rollouts: fragments as rows, one per step and one more at the end of each segment."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -12,21 +12,21 @@ from soulsai.types import Array, Fragment
 class Rollout(Struct, frozen=True, eq=False):
     """F fragments in R rows.
 
-    Fragments that follow one another in an episode form a *stretch*; each stretch ends with a row
-    that is not a step but what was seen last. So what was seen after the step in row r stands in
-    row r + 1. Where a row is no step, its action, reward and ``logp`` are zeros.
+    Consecutive fragments of an episode form a *segment*. Each segment ends with a row that is not
+    a step but holds its last observation, so the observation after the step in row r is in row
+    r + 1. In rows that are no steps, action, reward and ``logp`` are zero.
     """
 
     fragments: Sequence[Fragment]
     obs: dict[str, Array]  # [R, ...]
     action: Array  # [R, ...]
     reward: Array  # [R]
-    logp: Array  # [R] log-probability under the weights that acted
+    logp: Array  # [R] log-probability under the behaviour policy
     step: Array  # [R] whether this row is a step
-    end: Array  # [R] whether no step follows: true of the last step, and of what was seen last
+    end: Array  # [R] true in the last step of a segment and in the row of its last observation
     terminated: Array  # [R]
-    first: Array  # [F] the row in which each fragment begins
-    follows: Array  # [F] whether a fragment continues the one before it
+    first: Array  # [F] first row of each fragment
+    follows: Array  # [F] whether a fragment continues the previous one
 
     def __len__(self) -> int:
         """Return the number of steps."""
@@ -34,20 +34,20 @@ class Rollout(Struct, frozen=True, eq=False):
 
     @property
     def fragment(self) -> Array:
-        """Return which fragment each row belongs to [R]."""
+        """The index of the fragment of each row [R]."""
         return np.repeat(np.arange(len(self.first)), self.rows)
 
     @property
     def rows(self) -> Array:
-        """Return the number of rows of each fragment [F]."""
+        """The number of rows of each fragment [F]."""
         return np.diff(self.first, append=len(self.step))
 
 
 def lay_out(fragments: Sequence[Fragment]) -> Rollout:
-    """Return at least one fragment, in an order that does not depend on how they arrived."""
+    """Return a rollout of one or more fragments, independent of their order."""
     fragments = sorted(fragments, key=_order)
     follows = np.array([False, *(_continues(*pair) for pair in pairwise(fragments))])
-    last = np.append(~follows[1:], True)  # [F] whether a fragment ends its stretch
+    last = np.append(~follows[1:], True)  # [F] whether a fragment ends its segment
     steps = np.array([len(fragment) for fragment in fragments])
     rows = steps + last
     final = np.cumsum(rows) - 1 - last  # [F] the row of each fragment's last step
@@ -66,9 +66,9 @@ def lay_out(fragments: Sequence[Fragment]) -> Rollout:
     return Rollout(
         fragments,
         obs,
-        _spread(np.concatenate([f.action for f in fragments]), step),
-        _spread(np.concatenate([f.reward for f in fragments]).astype(np.float64), step),
-        _spread(np.concatenate([f.extras["logp"] for f in fragments]), step),
+        _by_row(np.concatenate([f.action for f in fragments]), step),
+        _by_row(np.concatenate([f.reward for f in fragments]).astype(np.float64), step),
+        _by_row(np.concatenate([f.extras["logp"] for f in fragments]), step),
         step,
         end,
         terminated,
@@ -77,33 +77,44 @@ def lay_out(fragments: Sequence[Fragment]) -> Rollout:
     )
 
 
-def balance(clients: Sequence[str], steps: Sequence[int]) -> Array:
-    """Return a weight per fragment [F] by which no client counts for more than the mean client.
+def client_weights(clients: Sequence[str], steps: Sequence[int]) -> Array:
+    """Weight fragments so that no client contributes more than the mean client.
 
     Variable experience rollout (arXiv:2210.05064): ``min(1, mean steps / this client's steps)``.
+
+    Args:
+        clients: The client of each fragment [F].
+        steps: The number of steps of each fragment [F].
+
+    Returns:
+        Weights [F], at most 1.
     """
-    who, which = np.unique(np.asarray(clients), return_inverse=True)
-    taken = np.bincount(which, weights=steps, minlength=len(who))
-    weight: Array = np.minimum(1.0, taken.mean() / taken)[which]
-    return weight
+    names, index = np.unique(np.asarray(clients), return_inverse=True)
+    total = np.bincount(index, weights=steps, minlength=len(names))
+    weights: Array = np.minimum(1.0, total.mean() / total)[index]
+    return weights
 
 
 def sequences(rollout: Rollout, longest: int) -> tuple[Array, Array, Array]:
-    """Cut the rows into sequences of whole fragments, to be remembered through.
+    """Cut rows into sequences of whole fragments, for backpropagation through time.
 
-    Fragments of one stretch are joined as long as they have no more than ``longest`` steps.
-    Returns the rows of each sequence [S, L], which of them are not padding [S, L], and the
-    fragment with which each sequence begins [S].
+    Args:
+        rollout: The rows; fragments of one segment share a sequence while it fits.
+        longest: Steps of a sequence, exceeded only by a single fragment.
+
+    Returns:
+        The rows of each of S sequences [S, L], a mask of those that are no padding [S, L], and the
+        index of each sequence's first fragment [S].
     """
     begins: list[int] = []
-    taken = 0
+    length = 0
     for fragment, (follows, steps) in enumerate(
         zip(rollout.follows, map(len, rollout.fragments), strict=True)
     ):
-        if not follows or taken + steps > longest:
+        if not follows or length + steps > longest:
             begins.append(fragment)
-            taken = 0
-        taken += steps
+            length = 0
+        length += steps
     first = rollout.first[begins]
     lengths = np.diff(first, append=len(rollout.step))
     place = np.arange(lengths.max())
@@ -120,8 +131,8 @@ def _continues(one: Fragment, other: Fragment) -> bool:
     return not one.ended and _order(other) == end
 
 
-def _spread(values: Array, step: Array) -> Array:
-    """Put the values of steps into rows, and zeros between them."""
+def _by_row(values: Array, step: Array) -> Array:
+    """Scatter the values of steps into rows [R, ...], zero elsewhere."""
     rows = np.zeros((len(step), *values.shape[1:]), values.dtype)
     rows[step] = values
     return rows

@@ -1,11 +1,14 @@
 """The settings of proximal policy optimisation."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from soulsai.algorithms.settings import LearnerSettings
+from soulsai.errors import ConfigError
 from soulsai.types import Count, Fraction, Natural, Positive
+
+BatchPace = Literal["free", "hold", "synchronous"]  # see ``batches``
 
 
 class PPOSettings(LearnerSettings, frozen=True, forbid_unknown_fields=True):
@@ -41,3 +44,47 @@ class PPOSettings(LearnerSettings, frozen=True, forbid_unknown_fields=True):
     eval_fraction: Fraction = 0.02  # of episodes played greedily, to measure by; not learnt from
     normalize_obs: bool | None = None  # empty: only with box actions
     normalize_rewards: bool = True  # divide by the deviation of discounted returns
+
+
+class ResolvedSettings(Struct, frozen=True):
+    """The settings that depend on the environment."""
+
+    batch_steps: int
+    epochs: int
+    lr: float
+    entropy: float
+    max_lag: int
+    normalize_obs: bool
+    pace: BatchPace
+
+
+def resolve(config: PPOSettings, *, is_box: bool, realtime: bool) -> ResolvedSettings:
+    """Fill in settings that are empty.
+
+    Args:
+        config: The settings.
+        is_box: Whether actions are continuous.
+        realtime: Whether environments cannot wait for the learner.
+
+    Raises:
+        ConfigError: ``max_lag: 0`` makes clients wait, and they cannot.
+    """
+
+    def _either(value: Any, discrete: Any, box: Any) -> Any:
+        return value if value is not None else box if is_box else discrete
+
+    max_lag: int = _either(config.max_lag, 8, 4)
+    pace: BatchPace = config.pace if max_lag else "synchronous"
+    if realtime and pace == "synchronous":
+        raise ConfigError(
+            "ppo.max_lag: 0 makes clients wait, but environment.realtime forbids it; choose 1"
+        )
+    return ResolvedSettings(
+        batch_steps=_either(config.batch_steps, 2048, 4096),
+        epochs=_either(config.epochs, 4, 10),
+        lr=_either(config.lr, 1e-3, 3e-4),
+        entropy=_either(config.entropy, 0.01, 0.0),
+        max_lag=max_lag,
+        normalize_obs=_either(config.normalize_obs, False, True),
+        pace="free" if realtime else pace,
+    )

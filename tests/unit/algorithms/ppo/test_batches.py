@@ -125,7 +125,7 @@ def test_10_a_late_one_of_a_version_that_nobody_else_played_is_as_old_as_newer_o
 def test_a_version_published_twice_is_not_older_for_that():
     ages = Ages()
     for version in (1, 2, 3):
-        ages.see((1, version))
+        ages.record((1, version))
     assert [ages.lag((1, version)) for version in (1, 2, 3)] == [0, 0, 0]
     ages.iteration += 1
     assert [ages.lag((1, version)) for version in (1, 2, 3, 4)] == [1, 1, 1, 0]
@@ -133,9 +133,9 @@ def test_a_version_published_twice_is_not_older_for_that():
 
 def test_a_new_generation_s_versions_are_newer_whatever_their_numbers():
     ages = Ages()
-    ages.see((1, 50))
+    ages.record((1, 50))
     ages.iteration += 1
-    ages.see((2, 7))
+    ages.record((2, 7))
     ages.iteration += 1
     assert (ages.lag((1, 50)), ages.lag((1, 99)), ages.lag((2, 7)), ages.lag((2, 8))) == (
         2,
@@ -155,7 +155,7 @@ def test_an_age_is_never_said_too_great_and_newer_versions_are_never_older(event
             published[newest] = ages.iteration
             ages.forget(3)
         version = max(1, newest - back + 1)
-        ages.see((1, version))
+        ages.record((1, version))
         lags = [ages.lag((1, v)) for v in range(1, newest + 1)]
         assert lags == sorted(lags, reverse=True)
         for v, lag in enumerate(lags, 1):
@@ -327,22 +327,22 @@ def test_a_fleet_that_fell_silent_is_released(greedy):
 
 def test_experience_must_be_younger_if_batch_after_batch_hardly_counts():
     waiting = batches(max_lag=8)
-    said = [waiting.judge(0.4) for _ in range(4)]
-    assert not waiting.judge(0.6)  # then the count begins again
-    said += [waiting.judge(0.4) for _ in range(4)]
+    said = [waiting.limit_lag(0.4) for _ in range(4)]
+    assert not waiting.limit_lag(0.6)  # then the count begins again
+    said += [waiting.limit_lag(0.4) for _ in range(4)]
     assert not any(said)
-    assert waiting.judge(0.4)
+    assert waiting.limit_lag(0.4)
     assert (waiting.max_lag, waiting.metrics["max_lag"]) == (4, 4.0)
     resumed = batches(max_lag=16)  # asked for since
     resumed.load_state_dict(waiting.state_dict())
     assert resumed.max_lag == 8
-    assert [resumed.judge(0.1) for _ in range(20)].count(True) == 3
+    assert [resumed.limit_lag(0.1) for _ in range(20)].count(True) == 3
     assert resumed.max_lag == 1
 
 
 def test_who_waits_for_each_version_is_never_too_old():
     waiting = batches(pace="synchronous", max_lag=0)
-    assert not any(waiting.judge(0.0) for _ in range(20))
+    assert not any(waiting.limit_lag(0.0) for _ in range(20))
 
 
 @pytest.mark.parametrize("pace", ["free", "hold", "synchronous"])

@@ -5,9 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soulsai.algorithms.ppo.estimates import discounted, gae, scan, vtrace
-from soulsai.algorithms.ppo.reward_scale import CLIP, RewardScale
-from soulsai.algorithms.ppo.rollouts import balance, lay_out, sequences
+from soulsai.algorithms.ppo.estimates import CLIP, RewardScale, discounted, gae, scan, vtrace
+from soulsai.algorithms.ppo.rollouts import client_weights, lay_out, sequences
 from tests.unit.algorithms.ppo.ppo_cases import cut, fragment
 
 GAMMA, LAMBDA = 0.9, 0.8
@@ -167,13 +166,13 @@ def test_sequences_cover_every_row_once_and_begin_with_a_fragment():
 
 def test_11_no_client_counts_for_more_than_the_mean_client():
     clients, steps = ["fast"] * 50 + list("abcdefg"), [10] * 57
-    weight = balance(clients, steps)
+    weight = client_weights(clients, steps)
     share = dict.fromkeys(clients, 0.0)
     for client, count, one in zip(clients, steps, weight, strict=True):
         share[client] += count * one
     assert max(share.values()) == pytest.approx(570 / 8)
     assert share["a"] == 10  # who is slower than the mean counts in full
-    assert balance(["a", "b"], [5, 5]).tolist() == [1.0, 1.0]
+    assert client_weights(["a", "b"], [5, 5]).tolist() == [1.0, 1.0]
 
 
 @given(st.integers(0, 2**32))

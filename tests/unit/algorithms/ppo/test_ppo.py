@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from soulsai.algorithms.ppo.estimates import gae
+from soulsai.algorithms.ppo.estimates import explained_variance, gae, standardized, surrogate
 from soulsai.algorithms.ppo.learner import PPO
-from soulsai.algorithms.ppo.objective import explained, standardized, surrogate
 from soulsai.algorithms.ppo.rollouts import lay_out
 from soulsai.config.schema import AlgorithmSettings, Config, RunSettings
 from soulsai.errors import ConfigError
@@ -83,9 +82,9 @@ def test_standardized_values_have_weighted_mean_0_and_deviation_1():
 
 def test_explained_variance():
     goal = np.array([1.0, 2.0, 3.0])
-    assert explained(goal, goal) == 1
-    assert explained(np.zeros(3), goal) == 0
-    assert explained(goal, np.ones(3)) == 0
+    assert explained_variance(goal, goal) == 1
+    assert explained_variance(np.zeros(3), goal) == 0
+    assert explained_variance(goal, np.ones(3)) == 0
 
 
 def test_a_batch_makes_a_version_and_its_metrics_tell_its_health():
@@ -269,7 +268,7 @@ def test_settings_left_open_suit_the_actions():
     assert isinstance(box, PPO)
     assert not discrete.network.observation.normalizes
     assert box.network.observation.normalizes
-    assert discrete.choices.epochs < box.choices.epochs
+    assert discrete.resolved.epochs < box.resolved.epochs
     with pytest.raises(ConfigError, match=r"ppo\.hidden"):
         ppo(spec(), hidden=())
 

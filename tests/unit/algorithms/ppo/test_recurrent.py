@@ -53,7 +53,7 @@ def test_steps_one_by_one_are_the_unrolled_sequence():
     whole = fragment(20, memory=6)
     rows = algorithm._columns(lay_out([whole]))
     with torch.no_grad():
-        view = network.view(rows, torch.tensor([0]))
+        view = network.evaluate(rows, torch.tensor([0]))
         memory = {name: torch.zeros(1, 6) for name in policy.memory}
         for t in range(21):
             outputs, memory = policy({"obs": torch.from_numpy(whole.obs["obs"][t : t + 1])}, memory)
@@ -74,7 +74,7 @@ def test_what_was_remembered_begins_a_sequence():
     values = []
     for fragments in ([first, second], [second]):
         rows = algorithm._columns(lay_out(fragments))
-        _, value = algorithm._look(rows)
+        _, value = algorithm._evaluate(rows)
         values.append(value[-13:])
     assert values[0] == pytest.approx(values[1], abs=1e-6)
 
@@ -82,8 +82,8 @@ def test_what_was_remembered_begins_a_sequence():
 def test_sequences_of_unequal_length_are_seen_as_if_alone():
     algorithm = remembering()
     fragments = [fragment(n, client=c, memory=6) for n, c in ((3, "a"), (17, "b"), (9, "c"))]
-    together = algorithm._look(algorithm._columns(lay_out(fragments)))
-    alone = [algorithm._look(algorithm._columns(lay_out([f]))) for f in fragments]
+    together = algorithm._evaluate(algorithm._columns(lay_out(fragments)))
+    alone = [algorithm._evaluate(algorithm._columns(lay_out([f]))) for f in fragments]
     for i in (0, 1):
         expected = np.concatenate([one[i] for one in alone])
         assert together[i] == pytest.approx(expected, abs=1e-6)
