@@ -1,4 +1,4 @@
-"""The compiled forms of soft actor-critic's two steps: the same equations over vectors."""
+"""Both steps of soft actor-critic as functions of flat vectors, to be compiled."""
 
 from collections.abc import Callable
 from math import prod
@@ -11,7 +11,16 @@ from soulsai.algorithms.base import Tensors
 from soulsai.algorithms.compile.flat import BESIDE, FlatAdam, Moments, adam, chosen, correction
 from soulsai.algorithms.compile.form import Form, Functional, NotCompilable, Package
 from soulsai.algorithms.replay_learner import packed
-from soulsai.algorithms.sac.update import ActorReport, CriticReport, found, judge, regret, wanting
+from soulsai.algorithms.sac.update import (
+    ActorFunction,
+    ActorReport,
+    CriticFunction,
+    CriticReport,
+    actor_loss,
+    actor_report,
+    critic_loss,
+    critic_report,
+)
 
 if TYPE_CHECKING:
     from soulsai.algorithms.sac.learner import SAC
@@ -19,157 +28,193 @@ if TYPE_CHECKING:
 MOMENTS = 4  # tensors of ``Moments``
 
 
-class Functions:
+class FunctionalNetworks:
     """Actor and critics as functions of their parameters."""
 
     def __init__(self, sac: "SAC") -> None:
-        names = sac.policy.inputs
-
-        def parts(raw: dict[str, Tensor]) -> list[Tensor]:
-            return sac.policy.observation.parts(raw)
-
-        self._see = Functional(
-            sac.policy, lambda _, *raw: parts(dict(zip(names, raw, strict=True)))
+        self._names = names = sac.policy.inputs
+        observation = sac.policy.observation
+        self._parts = Functional(
+            sac.policy, lambda _, *raw: observation.parts(dict(zip(names, raw, strict=True)))
         )
-        self._law = Functional(sac.policy, lambda policy, seen: policy.law(seen))
+        self._actor = Functional(sac.policy, lambda policy, parts: policy.parameters_of(parts))
         self._critics = Functional(
-            sac.critics, lambda critics, seen, action: critics.quantiles(seen, action, None)
+            sac.critics, lambda critics, parts, action: critics.quantiles(parts, action, None)
         )
-        self._names = names
 
-    def see(
+    def parts(
         self, rows: Tensors, prefix: str, actor: Tensor, buffers: tuple[Tensor, ...]
     ) -> list[Tensor]:
-        """Return the parts of the observations whose columns begin with ``prefix``."""
-        parts: list[Tensor] = self._see.at(actor, buffers)(
+        """Return the parts of observations.
+
+        Args:
+            rows: Columns [B, ...].
+            prefix: Prefix of the observation's columns.
+            actor: The actor's parameters [P].
+            buffers: The actor's buffers, with the statistics of observations.
+        """
+        parts: list[Tensor] = self._parts.at(actor, buffers)(
             *(rows[prefix + name] for name in self._names)
         )
         return parts
 
-    def law(self, actor: Tensor) -> Callable[[list[Tensor]], tuple[Tensor, Tensor]]:
-        """Return the policy with these parameters."""
-        return self._law.at(actor, self._law.buffers)
+    def actor(self, weights: Tensor) -> ActorFunction:
+        """Return the policy with given parameters [P]."""
+        return self._actor.at(weights, self._actor.buffers)
 
-    def critics(self, weights: Tensor) -> Callable[[list[Tensor], Tensor], Tensor]:
-        """Return the critics with these parameters."""
+    def critics(self, weights: Tensor) -> CriticFunction:
+        """Return the critics with given parameters [P]."""
         return self._critics.at(weights, ())
 
 
 def critic_form(sac: "SAC", rows: Tensors, weights: Tensor) -> Form:
-    """Return the critics' step as a function of its state, a batch and noise."""
-    check(sac)
-    functions, optimizer, rules = Functions(sac), sac.critic_adam, sac.rules
-    held = critic_state(sac)
+    """Return the critic step as a function of state, importance weights, noise and batch.
+
+    Args:
+        sac: The learner.
+        rows: An example of a batch [B, ...].
+        weights: An example of importance weights [B].
+
+    Raises:
+        NotCompilable: Dropout draws numbers inside the update.
+    """
+    _check_deterministic(sac)
+    networks, optimizer, constants = FunctionalNetworks(sac), sac.critic_adam, sac.constants
+    state = _critic_state(sac)
 
     def function(*tensors: Tensor) -> list[Tensor]:
         now, rest = Moments(*tensors[:MOMENTS]), tensors[MOMENTS:]
-        target, actor, warmth = rest[:3]
-        buffers = tensors[MOMENTS + 3 : len(held)]
-        importance, noise, *columns = tensors[len(held) :]
+        target, actor, log_temperature = rest[:3]
+        buffers = tensors[MOMENTS + 3 : len(state)]
+        importance, noise, *columns = tensors[len(state) :]
         batch = dict(zip(rows, columns, strict=True))
         free = now.weights.detach().requires_grad_(True)
-        seen = (
-            functions.see(batch, "obs.", actor, buffers),
-            functions.see(batch, "next_obs.", actor, buffers),
+        loss = critic_loss(
+            networks.actor(actor),
+            networks.critics(free),
+            networks.critics(target),
+            (
+                networks.parts(batch, "obs.", actor, buffers),
+                networks.parts(batch, "next_obs.", actor, buffers),
+            ),
+            batch,
+            importance,
+            noise,
+            log_temperature.exp(),
+            constants,
         )
-        law, temperature = functions.law(actor), warmth.exp()
-        judges = functions.critics(free), functions.critics(target)
-        judged = judge(law, *judges, seen, batch, importance, noise, temperature, rules)
-        (gradient,) = torch.autograd.grad(judged.predicted, free, judged.slope)
-        report = found(judged, gradient)
+        (gradient,) = torch.autograd.grad(loss.predicted, free, loss.slope)
+        report = critic_report(loss, gradient)
         by = correction(now.steps + 1, optimizer.lr)
-        then = chosen(report.done, adam(now, gradient, by, optimizer.eps), now)
-        average = torch.lerp(target, then.weights, rules.target_ema)
+        after = chosen(report.done, adam(now, gradient, by, optimizer.eps), now)
+        average = torch.lerp(target, after.weights, constants.target_ema)
         target.copy_(torch.where(report.done, average, target))
-        _become(now, then)
+        _assign(now, after)
         return [*report, *by]
 
-    return Form(function, (*held, weights, noise_like(sac, rows), *rows.values()))
+    return Form(function, (*state, weights, _noise_example(sac, rows), *rows.values()))
 
 
 def actor_form(sac: "SAC", rows: Tensors) -> Form:
-    """Return the actor's step, and the temperature's, as a function of state, batch and noise."""
-    check(sac)
-    functions, optimizer, rules = Functions(sac), sac.actor_adam, sac.rules
-    held, seen = actor_state(sac), seen_columns(sac, rows)
+    """Return the step of actor and temperature as a function of state, noise and batch.
+
+    Args:
+        sac: The learner.
+        rows: An example of a batch [B, ...].
+
+    Raises:
+        NotCompilable: Dropout draws numbers inside the update.
+    """
+    _check_deterministic(sac)
+    networks, optimizer, constants = FunctionalNetworks(sac), sac.actor_adam, sac.constants
+    state, obs = _actor_state(sac), _observation_columns(sac, rows)
 
     def function(*tensors: Tensor) -> list[Tensor]:
-        now, warmth = Moments(*tensors[:MOMENTS]), Moments(*tensors[MOMENTS : 2 * MOMENTS])
-        judges, *buffers = tensors[2 * MOMENTS : len(held)]
-        noise, *columns = tensors[len(held) :]
-        batch = dict(zip(seen, columns, strict=True))
+        now = Moments(*tensors[:MOMENTS])
+        temperature = Moments(*tensors[MOMENTS : 2 * MOMENTS])
+        critics, *buffers = tensors[2 * MOMENTS : len(state)]
+        noise, *columns = tensors[len(state) :]
+        batch = dict(zip(obs, columns, strict=True))
         free = now.weights.detach().requires_grad_(True)
-        loss, entropy = regret(
-            functions.law(free),
-            functions.critics(judges),
-            functions.see(batch, "obs.", now.weights, tuple(buffers)),
+        loss, entropy = actor_loss(
+            networks.actor(free),
+            networks.critics(critics),
+            networks.parts(batch, "obs.", now.weights, tuple(buffers)),
             noise,
-            warmth.weights.exp(),
+            temperature.weights.exp(),
         )
         (gradient,) = torch.autograd.grad(loss, free)
-        report = wanting(loss, entropy, gradient)
+        report = actor_report(loss, entropy, gradient)
         by = correction(now.steps + 1, optimizer.lr)
-        then = adam(now, gradient, by, optimizer.eps)
-        excess = (entropy - rules.target_entropy).reshape(1)
-        warmer = adam(warmth, excess, correction(warmth.steps + 1, optimizer.lr), optimizer.eps)
-        _become(now, chosen(report.done, then, now))
-        _become(warmth, chosen(report.done, warmer, warmth))
+        after = adam(now, gradient, by, optimizer.eps)
+        excess = (entropy - constants.target_entropy).reshape(1)
+        by_temperature = correction(temperature.steps + 1, optimizer.lr)
+        temperature_after = adam(temperature, excess, by_temperature, optimizer.eps)
+        _assign(now, chosen(report.done, after, now))
+        _assign(temperature, chosen(report.done, temperature_after, temperature))
         return [*report, *by]
 
-    return Form(function, (*held, noise_like(sac, rows), *seen.values()))
+    return Form(function, (*state, _noise_example(sac, rows), *obs.values()))
 
 
-def judging(sac: "SAC", package: Package) -> Callable[[Tensors, Tensor, Tensor], CriticReport]:
-    """Return the critics' step by a package of ``critic_form``."""
-    held = critic_state(sac)
+def compiled_critic_step(
+    sac: "SAC", package: Package
+) -> Callable[[Tensors, Tensor, Tensor], CriticReport]:
+    """Return the critic step of a compiled ``critic_form``."""
+    state = _critic_state(sac)
     return lambda rows, weights, noise: CriticReport(
-        *package(*held, weights, noise, *packed(rows))[:-BESIDE]
+        *package(*state, weights, noise, *packed(rows))[:-BESIDE]
     )
 
 
-def acting(sac: "SAC", package: Package) -> Callable[[Tensors, Tensor], ActorReport]:
-    """Return the actor's step by a package of ``actor_form``."""
-    held = actor_state(sac)
+def compiled_actor_step(sac: "SAC", package: Package) -> Callable[[Tensors, Tensor], ActorReport]:
+    """Return the actor step of a compiled ``actor_form``."""
+    state = _actor_state(sac)
     return lambda rows, noise: ActorReport(
-        *package(*held, noise, *packed(seen_columns(sac, rows)))[:-BESIDE]
+        *package(*state, noise, *packed(_observation_columns(sac, rows)))[:-BESIDE]
     )
 
 
-def check(sac: "SAC") -> None:
-    """Raise ``NotCompilable`` if a step draws numbers that are not handed to it."""
+def _check_deterministic(sac: "SAC") -> None:
     if sac.config.dropout:
         raise NotCompilable("dropout draws numbers inside the update")
 
 
-def critic_state(sac: "SAC") -> tuple[Tensor, ...]:
-    """Return the tensors that the critics' step reads and changes."""
-    mine = moments(sac.judges, sac.critic_adam)
-    return (*mine, sac.target_judges, sac.actor, sac.warmth, *sac.policy.buffers())
+def _critic_state(sac: "SAC") -> tuple[Tensor, ...]:
+    """Return the tensors that the critic step reads and changes."""
+    return (
+        *_moments(sac.critic_weights, sac.critic_adam),
+        sac.target_weights,
+        sac.actor_weights,
+        sac.log_temperature,
+        *sac.policy.buffers(),
+    )
 
 
-def actor_state(sac: "SAC") -> tuple[Tensor, ...]:
-    """Return the tensors that the actor's step reads and changes."""
-    mine = moments(sac.actor, sac.actor_adam)
-    return (*mine, *moments(sac.warmth, sac.temperature_adam), sac.judges, *sac.policy.buffers())
+def _actor_state(sac: "SAC") -> tuple[Tensor, ...]:
+    """Return the tensors that the actor step reads and changes."""
+    return (
+        *_moments(sac.actor_weights, sac.actor_adam),
+        *_moments(sac.log_temperature, sac.temperature_adam),
+        sac.critic_weights,
+        *sac.policy.buffers(),
+    )
 
 
-def moments(weights: Tensor, optimizer: FlatAdam) -> Moments:
-    """Return weights with what is remembered of their gradients."""
+def _moments(weights: Tensor, optimizer: FlatAdam) -> Moments:
     return Moments(weights, optimizer.mean, optimizer.square, optimizer.steps)
 
 
-def seen_columns(sac: "SAC", rows: Tensors) -> Tensors:
-    """Return the columns of what was seen before an action."""
+def _observation_columns(sac: "SAC", rows: Tensors) -> Tensors:
     return {f"obs.{name}": rows[f"obs.{name}"] for name in sac.policy.inputs}
 
 
-def noise_like(sac: "SAC", rows: Tensors) -> Tensor:
-    """Return an example of noise."""
-    luck = torch.Generator().manual_seed(1)
+def _noise_example(sac: "SAC", rows: Tensors) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
     shape = len(rows["ret"]), prod(sac.policy.shape)
-    return torch.randn(shape, generator=luck).to(rows["ret"])
+    return torch.randn(shape, generator=generator).to(rows["ret"])
 
 
-def _become(now: Moments, then: Moments) -> None:
-    for before, after in zip(now, then, strict=True):
-        before.copy_(after)
+def _assign(now: Moments, after: Moments) -> None:
+    for before, value in zip(now, after, strict=True):
+        before.copy_(value)

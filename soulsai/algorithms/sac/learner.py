@@ -1,8 +1,8 @@
 """Soft actor-critic (arXiv:1812.05905) with truncated quantile critics (2005.04269), from replay.
 
 Quantiles, dropout, n-step returns and priorities are settings. One quantile is plain SAC;
-``replay_ratio: 20, policy_delay: 20, dropout: 0.01`` is DroQ (2110.02034), for environments whose
-steps are dear.
+``replay_ratio: 20, policy_delay: 20, dropout: 0.01`` is DroQ (2110.02034), for environments with
+expensive steps.
 """
 
 import copy
@@ -28,21 +28,21 @@ from soulsai.algorithms.sac.settings import SACSettings
 from soulsai.algorithms.sac.update import (
     ActorReport,
     CriticReport,
-    Rules,
-    found,
-    judge,
-    regret,
-    wanting,
+    Hyperparameters,
+    actor_loss,
+    actor_report,
+    critic_loss,
+    critic_report,
 )
 from soulsai.errors import ConfigError
 from soulsai.types import Fragment, Head, Metrics, Spec, zeros
 
-LOG_STD = -5.0, 2.0  # bounds of what the actor may say
-METRICS_EVERY = 16  # updates; reading numbers out of torch costs time
+LOG_STD = -5.0, 2.0  # bounds of the actor's output
+METRICS_EVERY = 16  # updates; copying numbers out of torch costs time
 
 
-class Actor(Policy):
-    """The normal law that actions are drawn from, before tanh squashes them into -1..1."""
+class SquashedActor(Policy):
+    """The policy: a normal distribution of actions, squashed into -1..1 by tanh."""
 
     def __init__(self, config: SACSettings, spec: Spec) -> None:
         head = Head("squashed", eval_fraction=config.eval_fraction)
@@ -53,45 +53,63 @@ class Actor(Policy):
         self.tower = Tower(self.encoder.width, config.hidden, 2 * prod(self.shape))
 
     def forward(self, obs: Tensors, memory: Tensors) -> tuple[Tensors, Tensors]:
-        """Return ``mean`` and ``log_std``, each in the action's shape."""
-        mean, log_std = self.law(self.observation.parts(obs))
+        """Map leaves [B, ...] to ``mean`` and ``log_std`` [B, *shape]."""
+        mean, log_std = self.parameters_of(self.observation.parts(obs))
         shape = (-1, *self.shape)
         return {"mean": mean.reshape(shape), "log_std": log_std.reshape(shape)}, memory
 
-    def law(self, parts: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Map the parts of an observation to means and logarithms of deviations [B, A]."""
+    def parameters_of(self, parts: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Map the parts of an observation to mean and log standard deviation [B, A]."""
         mean, log_std = self.tower(self.encoder.features(parts)).chunk(2, dim=1)
         return mean, log_std.clamp(*LOG_STD)
 
 
 class Temperature(nn.Module):
-    """How much a nat of entropy is worth in reward."""
+    """The weight of a nat of entropy relative to reward, learnt as a logarithm."""
 
     def __init__(self, initial: float) -> None:
         super().__init__()
         self.log = nn.Parameter(torch.tensor([math.log(initial)]))
 
     @property
-    def now(self) -> Tensor:
+    def value(self) -> Tensor:
         """The temperature [1]."""
         return self.log.detach().exp()
 
 
 class SAC:
-    """Learns continuous actions from experience of any age."""
+    """Learns continuous actions from experience of any age.
+
+    Args:
+        config: The settings.
+        spec: Observations and actions of the environment.
+        seed: Seed of weights, replay and noise.
+        steps: Planned env steps; 0: unknown.
+        realtime: Whether environments cannot wait for the learner.
+
+    Raises:
+        ConfigError: The bounds of the actions are not finite.
+    """
 
     Config = SACSettings
 
     def __init__(
         self, config: SACSettings, spec: Spec, *, seed: int, steps: int, realtime: bool
     ) -> None:
+        if not np.isfinite((*spec.action.low, *spec.action.high)).all():
+            raise ConfigError("algorithm.name: sac needs actions with finite bounds; choose ppo")
         keep_freed_memory()
         weights_seed, replay_seed, noise_seed = np.random.SeedSequence(seed).spawn(3)
         self.config = config
-        self.rules = _rules(config, spec)
+        self.constants = Hyperparameters(
+            drop=config.drop,
+            reward_scale=config.reward_scale,
+            target_ema=config.target_ema,
+            target_entropy=config.entropy_per_dim * prod(spec.action.shape),
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(weights_seed.generate_state(1)[0]))
-            self.policy = Actor(config, spec)
+            self.policy = SquashedActor(config, spec)
             self.critics = Critics(
                 self.policy.observation,
                 prod(spec.action.shape),
@@ -103,17 +121,19 @@ class SAC:
             )
         self.target = copy.deepcopy(self.critics).requires_grad_(False)
         self.temperature = Temperature(config.temperature)
-        self.actor, self.judges = flatten(self.policy), flatten(self.critics)
-        self.warmth, self.target_judges = flatten(self.temperature), flatten(self.target)
-        self._actor_gradient = Gradient(self.policy, self.actor)
-        self._critic_gradient = Gradient(self.critics, self.judges)
-        self.actor_adam = FlatAdam(self.actor, lr=config.lr, eps=config.adam_eps)
-        self.critic_adam = FlatAdam(self.judges, lr=config.lr, eps=config.adam_eps)
-        self.temperature_adam = FlatAdam(self.warmth, lr=config.lr, eps=config.adam_eps)
-        self.judge: Callable[[Tensors, Tensor, Tensor], CriticReport] = self.judge_rows
-        self.act: Callable[[Tensors, Tensor], ActorReport] = self.act_rows
-        self._device = self.judges.device
-        self._luck = torch.Generator(self._device).manual_seed(int(noise_seed.generate_state(1)[0]))
+        self.actor_weights, self.critic_weights = flatten(self.policy), flatten(self.critics)
+        self.log_temperature = flatten(self.temperature)
+        self.target_weights = flatten(self.target)
+        self._actor_gradient = Gradient(self.policy, self.actor_weights)
+        self._critic_gradient = Gradient(self.critics, self.critic_weights)
+        self.actor_adam = FlatAdam(self.actor_weights, lr=config.lr, eps=config.adam_eps)
+        self.critic_adam = FlatAdam(self.critic_weights, lr=config.lr, eps=config.adam_eps)
+        self.temperature_adam = FlatAdam(self.log_temperature, lr=config.lr, eps=config.adam_eps)
+        self.critic_step: Callable[[Tensors, Tensor, Tensor], CriticReport] = self.eager_critic_step
+        self.actor_step: Callable[[Tensors, Tensor], ActorReport] = self.eager_actor_step
+        self._device = self.critic_weights.device
+        self._generator = torch.Generator(self._device)
+        self._generator.manual_seed(int(noise_seed.generate_state(1)[0]))
         rng = np.random.default_rng(replay_seed)
         self.experience = Experience(
             config, spec, self.policy, rng=rng, steps=steps, realtime=realtime
@@ -133,83 +153,87 @@ class SAC:
         }
 
     def learn(self, arrivals: Iterable[Sequence[Fragment]]) -> Iterator[Metrics]:
-        """Update as often as the pace says; see ``Algorithm.learn``."""
+        """Update at the configured pace; see ``Algorithm.learn``."""
         return self.experience.learn(arrivals, self._update)
 
     def _update(self) -> Metrics:
-        """Do one gradient step of the critics, and now and then one of the actor."""
+        """Step the critics, and every ``policy_delay`` updates actor and temperature."""
         updates = self.experience.pace.updates
         batch = self.experience.sample()
         rows = tensors(batch.rows, self._device)
         weights = torch.from_numpy(batch.weights).to(self._device)
-        report = self.judge(rows, weights, self._noise(len(weights)))
-        self.skips.count(skipped=not report.done)
-        if not report.done:
+        critic = self.critic_step(rows, weights, self._noise(len(weights)))
+        self.skips.count(skipped=not critic.done)
+        if not critic.done:
             return self._metrics
-        self.experience.replay.update_priorities(batch.ids, report.error.cpu().numpy())
+        self.experience.replay.update_priorities(batch.ids, critic.error.cpu().numpy())
         if updates % self.config.policy_delay == 0:
-            self._improve(rows)
+            actor = self.actor_step(rows, self._noise(len(weights)))
+            if not actor.done:
+                self.skips.total += 1
+            elif updates % METRICS_EVERY == 0:
+                self._metrics |= {"actor_loss": actor.loss.item(), "entropy": actor.entropy.item()}
         if not self._metrics or updates % METRICS_EVERY == 0:
             self._metrics = {
                 **self._metrics,
-                "q_mean": report.predicted.mean().item(),
-                "td_error": report.error.mean().item(),
-                "grad_norm": report.norm.item(),
-                "temperature": self.temperature.now.item(),
+                "q_mean": critic.predicted.mean().item(),
+                "td_error": critic.error.mean().item(),
+                "grad_norm": critic.norm.item(),
+                "temperature": self.temperature.value.item(),
                 "replay_size": float(len(self.experience.replay)),
                 "skipped": float(self.skips.total),
             }
         return self._metrics
 
-    def _improve(self, rows: Tensors) -> None:
-        """Do one gradient step of the actor, and one of the temperature."""
-        report = self.act(rows, self._noise(len(rows["ret"])))
-        if not report.done:
-            self.skips.total += 1
-        elif self.experience.pace.updates % METRICS_EVERY == 0:
-            self._metrics |= {
-                "actor_loss": report.loss.item(),
-                "entropy": report.entropy.item(),
-            }
+    def eager_critic_step(self, rows: Tensors, weights: Tensor, noise: Tensor) -> CriticReport:
+        """Do one gradient step of the critics, and move their targets.
 
-    def judge_rows(self, rows: Tensors, weights: Tensor, noise: Tensor) -> CriticReport:
-        """Do one gradient step of the critics."""
-        see = self.policy.observation.parts
-        seen = see(leaves(rows, "obs.")), see(leaves(rows, "next_obs."))
-        judges = partial(self.critics.quantiles, luck=self._luck)
-        targets = partial(self.target.quantiles, luck=self._luck)
-        now = self.temperature.now
-        judged = judge(
-            self.policy.law, judges, targets, seen, rows, weights, noise, now, self.rules
+        Args:
+            rows: A batch of transitions [B, ...].
+            weights: Importance weights [B].
+            noise: Standard normal noise [B, A] of the next actions.
+        """
+        parts = self.policy.observation.parts
+        loss = critic_loss(
+            self.policy.parameters_of,
+            partial(self.critics.quantiles, generator=self._generator),
+            partial(self.target.quantiles, generator=self._generator),
+            (parts(leaves(rows, "obs.")), parts(leaves(rows, "next_obs."))),
+            rows,
+            weights,
+            noise,
+            self.temperature.value,
+            self.constants,
         )
-        gradient = self._critic_gradient.of(judged.predicted, judged.slope)
-        report = found(judged, gradient)
+        gradient = self._critic_gradient.of(loss.predicted, loss.slope)
+        report = critic_report(loss, gradient)
         if report.done:
             self.critic_adam.step(gradient)
-            self.target_judges.lerp_(self.judges, self.rules.target_ema)
+            self.target_weights.lerp_(self.critic_weights, self.constants.target_ema)
         return report
 
-    def act_rows(self, rows: Tensors, noise: Tensor) -> ActorReport:
-        """Do one gradient step of the actor and the temperature."""
+    def eager_actor_step(self, rows: Tensors, noise: Tensor) -> ActorReport:
+        """Do one gradient step of actor and temperature; ``noise`` [B, A] is standard normal."""
         obs = self.policy.observation.parts(leaves(rows, "obs."))
-        judges = partial(self.critics.quantiles, luck=self._luck)
-        self.critics.requires_grad_(False)  # or their gradients would be computed, for nobody
-        loss, entropy = regret(self.policy.law, judges, obs, noise, self.temperature.now)
+        critics = partial(self.critics.quantiles, generator=self._generator)
+        self.critics.requires_grad_(False)  # or unused gradients would be computed
+        loss, entropy = actor_loss(
+            self.policy.parameters_of, critics, obs, noise, self.temperature.value
+        )
         gradient = self._actor_gradient.of(loss, torch.ones_like(loss))
         self.critics.requires_grad_(True)
-        loss = loss.detach()
-        report = wanting(loss, entropy, gradient)
+        report = actor_report(loss, entropy, gradient)
         if report.done:
             self.actor_adam.step(gradient)
-            self.temperature_adam.step((entropy - self.rules.target_entropy).reshape(1))
+            self.temperature_adam.step((entropy - self.constants.target_entropy).reshape(1))
         return report
 
     def _noise(self, batch: int) -> Tensor:
         shape = batch, prod(self.policy.shape)
-        return torch.randn(shape, generator=self._luck, device=self._device)
+        return torch.randn(shape, generator=self._generator, device=self._device)
 
     def forms(self) -> dict[str, Form]:
-        """Return both steps of the update, to be compiled."""
+        """Return both steps in a form that can be compiled."""
         columns = self.experience.columns.items()
         empty = tensors({name: zeros(leaf, 0) for name, leaf in columns}, self._device)
         rows = examples(empty, self.config.batch_size)
@@ -219,28 +243,17 @@ class SAC:
         }
 
     def adopt(self, packages: Mapping[str, Package]) -> None:
-        """Update by compiled forms of our own from now on."""
-        self.judge = compiled.judging(self, packages["critics"])
-        self.act = compiled.acting(self, packages["actor"])
+        """Use compiled steps from now on."""
+        self.critic_step = compiled.compiled_critic_step(self, packages["critics"])
+        self.actor_step = compiled.compiled_actor_step(self, packages["actor"])
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what belongs to no other part: the account, the source of noise, the skips."""
+        """Return the state of the pace, the generator and the skipped updates."""
         pace = self.experience.pace.state_dict()
-        return {"pace": pace, "luck": self._luck.get_state(), "skipped": self.skips.total}
+        return {"pace": pace, "luck": self._generator.get_state(), "skipped": self.skips.total}
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Go on where another left off."""
+        """Load a state; the replay is loaded before."""
         self.experience.go_on(state_dict["pace"])
-        self._luck.set_state(state_dict["luck"].cpu())
+        self._generator.set_state(state_dict["luck"].cpu())
         self.skips.restore(int(state_dict["skipped"]))
-
-
-def _rules(config: SACSettings, spec: Spec) -> Rules:
-    if not np.isfinite((*spec.action.low, *spec.action.high)).all():
-        raise ConfigError("algorithm.name: sac needs actions with finite bounds; choose ppo")
-    return Rules(
-        drop=config.drop,
-        reward_scale=config.reward_scale,
-        target_ema=config.target_ema,
-        target_entropy=config.entropy_per_dim * prod(spec.action.shape),
-    )

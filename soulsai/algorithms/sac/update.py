@@ -1,6 +1,6 @@
-"""The two steps of soft actor-critic's update, as functions of what they are given.
+"""The equations of a soft actor-critic update, as pure functions; see ``learner`` for the papers.
 
-See ``sac`` for the papers.
+The eager and the compiled update both call them.
 """
 
 from collections.abc import Callable
@@ -12,91 +12,121 @@ from torch import Tensor
 
 from soulsai.algorithms.base import Tensors
 from soulsai.algorithms.distributions import sample_squashed
-from soulsai.algorithms.sac.critics import slope, truncated, value
+from soulsai.algorithms.sac.critics import actor_value, critic_loss_slope, truncated
 
-Law = Callable[[list[Tensor]], tuple[Tensor, Tensor]]  # parts to means, logarithms of deviations
-Judge = Callable[[list[Tensor], Tensor], Tensor]  # parts and actions to quantiles [B, C, N]
+ActorFunction = Callable[[list[Tensor]], tuple[Tensor, Tensor]]  # parts to mean, log_std [B, A]
+CriticFunction = Callable[[list[Tensor], Tensor], Tensor]  # parts, actions to quantiles [B, C, N]
 
 
-class Rules(Struct, frozen=True):
-    """The numbers that say how an update is made."""
+class Hyperparameters(Struct, frozen=True):
+    """The constants of an update."""
 
-    drop: int
+    drop: int  # quantiles per critic
     reward_scale: float
     target_ema: float
-    target_entropy: float
+    target_entropy: float  # in nats
 
 
-class Judgement(NamedTuple):
-    """What critics thought of the actions that were taken, and what they should have."""
+class CriticLoss(NamedTuple):
+    """The critics' predictions on a batch, their targets, and the derivative of the loss."""
 
     predicted: Tensor  # [B, C, N], differentiable
-    goal: Tensor  # [B, M]
-    slope: Tensor  # [B, C, N] derivative of the loss by what was predicted
-    error: Tensor  # [B] how far off it was
+    target: Tensor  # [B, M]
+    slope: Tensor  # [B, C, N]
+    error: Tensor  # [B] absolute difference of the means
 
 
 class CriticReport(NamedTuple):
-    """What a step of the critics found, before it changed anything."""
+    """The result of a critic step, as of before the change."""
 
     predicted: Tensor  # [B, C, N]
-    error: Tensor  # [B] how far off they were
+    error: Tensor  # [B]
     norm: Tensor  # [] of the gradient
-    done: Tensor  # [] false: something was not finite, so nothing was changed
+    done: Tensor  # [] false if anything was not finite, and nothing changed
 
 
 class ActorReport(NamedTuple):
-    """What a step of the actor found, before it changed anything."""
+    """The result of an actor step, as of before the change."""
 
     loss: Tensor  # []
     entropy: Tensor  # [] in nats
-    done: Tensor  # [] false: the gradient was not finite, so nothing was changed
+    done: Tensor  # [] false if the gradient was not finite, and nothing changed
 
 
-def judge(
-    law: Law,
-    critics: Judge,
-    targets: Judge,
-    seen: tuple[list[Tensor], list[Tensor]],
+def critic_loss(
+    actor: ActorFunction,
+    critics: CriticFunction,
+    targets: CriticFunction,
+    parts: tuple[list[Tensor], list[Tensor]],
     rows: Tensors,
     weights: Tensor,
     noise: Tensor,
     temperature: Tensor,
-    rules: Rules,
-) -> Judgement:
-    """Compare what critics think of a batch with what they should.
+    constants: Hyperparameters,
+) -> CriticLoss:
+    """Compare the critics' predictions with soft n-step targets.
 
-    ``seen`` are the parts of the observations before and after; ``noise`` [B, A] draws what is done
-    next.
+    Args:
+        actor: The policy.
+        critics: The critics.
+        targets: The target critics.
+        parts: The parts of the observations and of the next observations.
+        rows: ``action`` [B, ...], ``ret`` and ``discount`` [B].
+        weights: Importance weights [B].
+        noise: Standard normal noise [B, A] of the next actions.
+        temperature: The temperature [1].
+        constants: The constants of the update.
     """
-    obs, next_obs = seen
+    obs, next_obs = parts
     with torch.no_grad():
-        action, logp = sample_squashed(*law(next_obs), noise)
-        future = truncated(targets(next_obs, action), rules.drop)
+        action, logp = sample_squashed(*actor(next_obs), noise)
+        future = truncated(targets(next_obs, action), constants.drop)
         soft = future - temperature * logp[:, None]
-        goal = rows["ret"][:, None] * rules.reward_scale + rows["discount"][:, None] * soft
+        target = rows["ret"][:, None] * constants.reward_scale + rows["discount"][:, None] * soft
     predicted = critics(obs, rows["action"].flatten(1))
-    told = predicted.detach()
-    error = (goal.mean(1) - told.mean((1, 2))).abs()
-    return Judgement(predicted, goal, slope(told, goal, weights), error)
+    detached = predicted.detach()
+    error = (target.mean(1) - detached.mean((1, 2))).abs()
+    slope = critic_loss_slope(detached, target, weights)
+    return CriticLoss(predicted, target, slope, error)
 
 
-def found(judgement: Judgement, gradient: Tensor) -> CriticReport:
-    """Return what is to be said of a step of the critics by that gradient."""
+def critic_report(loss: CriticLoss, gradient: Tensor) -> CriticReport:
+    """Return the report of a critic step with a gradient [P]."""
     norm = torch.linalg.vector_norm(gradient)
-    done = norm.isfinite() & judgement.error.isfinite().all()
-    return CriticReport(judgement.predicted.detach(), judgement.error, norm, done)
+    done = norm.isfinite() & loss.error.isfinite().all()
+    return CriticReport(loss.predicted.detach(), loss.error, norm, done)
 
 
-def regret(
-    law: Law, critics: Judge, obs: list[Tensor], noise: Tensor, temperature: Tensor
+def actor_loss(
+    actor: ActorFunction,
+    critics: CriticFunction,
+    obs: list[Tensor],
+    noise: Tensor,
+    temperature: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Return the actor's loss, differentiable, and its entropy, both []."""
-    action, logp = sample_squashed(*law(obs), noise)
-    loss = (temperature * logp - value(critics(obs, action))).mean()
+    """Return the actor's loss and its entropy.
+
+    Args:
+        actor: The policy.
+        critics: The critics.
+        obs: The parts of the observations.
+        noise: Standard normal noise [B, A] of the actions.
+        temperature: The temperature [1].
+
+    Returns:
+        The loss [], differentiable, and the entropy [] in nats.
+    """
+    action, logp = sample_squashed(*actor(obs), noise)
+    loss = (temperature * logp - actor_value(critics(obs, action))).mean()
     return loss, -logp.detach().mean()
 
 
-def wanting(loss: Tensor, entropy: Tensor, gradient: Tensor) -> ActorReport:
-    """Return what is to be said of a step of the actor by that gradient."""
+def actor_report(loss: Tensor, entropy: Tensor, gradient: Tensor) -> ActorReport:
+    """Return the report of an actor step.
+
+    Args:
+        loss: The loss [].
+        entropy: The entropy [] in nats.
+        gradient: The gradient [P].
+    """
     return ActorReport(loss.detach(), entropy, torch.linalg.vector_norm(gradient).isfinite())

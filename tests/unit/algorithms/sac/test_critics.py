@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from soulsai.algorithms.networks import Observation
-from soulsai.algorithms.sac.critics import Critics, slope, truncated, value
+from soulsai.algorithms.sac.critics import Critics, actor_value, critic_loss_slope, truncated
 from soulsai.types import Leaf
 
 
@@ -34,7 +34,7 @@ def test_slope_is_the_derivative_of_the_quantile_huber_loss():
     predicted = random(3, 2, 4).requires_grad_()
     goal, weights = 2.0 * random(3, 5, seed=1), random(3, seed=2).abs()
     brute_force_loss(predicted, goal, weights).backward()
-    torch.testing.assert_close(slope(predicted.detach(), goal, weights), predicted.grad)
+    torch.testing.assert_close(critic_loss_slope(predicted.detach(), goal, weights), predicted.grad)
 
 
 def test_one_quantile_learns_by_squared_error():
@@ -42,14 +42,14 @@ def test_one_quantile_learns_by_squared_error():
     weights = random(6, seed=2).abs()
     predicted.requires_grad_()
     (0.5 * weights[:, None, None] * (predicted - goal[:, None]) ** 2).mean().backward()
-    torch.testing.assert_close(slope(predicted.detach(), goal, weights), predicted.grad)
+    torch.testing.assert_close(critic_loss_slope(predicted.detach(), goal, weights), predicted.grad)
 
 
 def test_slope_leads_to_the_quantiles_of_a_law_with_two_peaks():
     goal = torch.tensor([-2.0, 2.0]).repeat(1, 50)  # half here, half there
     predicted = torch.zeros(1, 1, 4)
     for _ in range(4_000):
-        predicted -= 0.01 * slope(predicted, goal, torch.ones(1))
+        predicted -= 0.01 * critic_loss_slope(predicted, goal, torch.ones(1))
     # Huber's quantiles are drawn towards the mean by at most half its width
     assert predicted[0, 0].tolist() == pytest.approx([-2, -2, 2, 2], abs=0.7)
     assert predicted.mean().item() == pytest.approx(0.0, abs=1e-3)
@@ -66,12 +66,12 @@ def test_the_highest_of_all_critics_quantiles_are_left_out():
 def test_one_quantile_each_leaves_the_least():
     quantiles = torch.tensor([[[3.0], [1.0]], [[-2.0], [5.0]]])
     assert truncated(quantiles, 2).tolist() == [[1.0], [-2.0]]
-    assert value(quantiles).tolist() == [1.0, -2.0]
+    assert actor_value(quantiles).tolist() == [1.0, -2.0]
 
 
 def test_an_actor_looks_at_the_mean_of_all_quantiles():
     quantiles = random(3, 2, 5)
-    torch.testing.assert_close(value(quantiles), quantiles.flatten(1).mean(1))
+    torch.testing.assert_close(actor_value(quantiles), quantiles.flatten(1).mean(1))
 
 
 def critics(**changes):

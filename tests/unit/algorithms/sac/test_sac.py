@@ -87,7 +87,7 @@ class Sketch:
     def __init__(self, algorithm: SAC) -> None:
         self.c = algorithm.config
         self.luck = torch.Generator()
-        self.luck.set_state(algorithm._luck.get_state())
+        self.luck.set_state(algorithm._generator.get_state())
         self.actor = copy.deepcopy(algorithm.policy).double()
         self.critics = copy.deepcopy(algorithm.critics).double()
         self.target = copy.deepcopy(algorithm.target).double()
@@ -98,7 +98,7 @@ class Sketch:
         self.alpha_adam = torch.optim.Adam([self.log_alpha], **adam)
 
     def act(self, obs):
-        mean, log_std = self.actor.law([obs])
+        mean, log_std = self.actor.parameters_of([obs])
         noise = torch.randn(mean.shape, generator=self.luck).double()
         law = torch.distributions.Normal(mean, log_std.exp())
         drawn = mean + log_std.exp() * noise
