@@ -1,1 +1,1 @@
-"""What is wrong between here and the server, and how to mend it."""
+"""Find faults between this machine and the server, and name the remedy of each."""

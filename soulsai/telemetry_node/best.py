@@ -1,4 +1,4 @@
-"""Decide when to request a save of the best weights, and what ``best.json`` may claim. Pure."""
+"""Decide when to request a save of the best weights; the content of ``best.json``. Pure."""
 
 from msgspec import Struct
 

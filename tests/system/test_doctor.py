@@ -60,7 +60,7 @@ def invite(server):
 def doctor(capsys, tmp_path, monkeypatch):
     """Give a function that runs the command, and returns its exit code and findings by check."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("soulsai.doctor.road.SECONDS", 2.0)
+    monkeypatch.setattr("soulsai.doctor.checks.SECONDS", 2.0)
 
     def examine(*words):
         settings = ("--set", "environment.id=CartPole-v1")
@@ -155,7 +155,7 @@ def test_a_certificate_that_does_not_fit(tmp_path, doctor, monkeypatch, issued, 
 
 
 def test_a_certificate_near_its_end_and_a_port_without_tls(server, doctor, monkeypatch):
-    monkeypatch.setattr("soulsai.doctor.road.EXPIRES_DAYS", 1000)
+    monkeypatch.setattr("soulsai.doctor.checks.EXPIRES_DAYS", 1000)
     place = ("--client", "--secrets", server.secrets, "--redis")
     _, findings = doctor(*place, f"rediss://localhost:{server.tls_port}")
     assert findings["certificate"]["state"] == "warning"

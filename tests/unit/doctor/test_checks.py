@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from soulsai.doctor import machine, road
+from soulsai.doctor import checks
+from soulsai.doctor.checks import server_version
 from soulsai.doctor.command import CLIENT_PACKAGES
-from soulsai.doctor.server import version
 from soulsai.errors import AccessDenied, Unreachable
 
 
@@ -17,7 +17,7 @@ class FakeLink:
         self.now, self._answer, self._error = 0.0, answer, error
         self._per_byte, self._delay = per_byte, delay
 
-    def ask(self, *words):
+    def execute(self, *words):
         if self._error is not None:
             raise self._error
         self.now += self._delay + self._per_byte * sum(len(word) for word in words[1:])
@@ -34,13 +34,13 @@ class FakeLink:
     ],
 )
 def test_clocks_are_compared_with_the_servers(ours, state, said):
-    found = road.clock_skew(FakeLink([b"1000", b"0"]), lambda: ours)
+    found = checks.clock_skew(FakeLink([b"1000", b"0"]), lambda: ours)
     assert found.state == state
     assert said in found.said
 
 
 def test_a_server_that_does_not_tell_its_time_is_no_failure():
-    found = road.clock_skew(FakeLink(error=AccessDenied("no")), lambda: 0.0)
+    found = checks.clock_skew(FakeLink(error=AccessDenied("no")), lambda: 0.0)
     assert found.state == "warning"
 
 
@@ -54,27 +54,27 @@ def test_a_server_that_does_not_tell_its_time_is_no_failure():
     ],
 )
 def test_a_slow_road_is_said(link, state):
-    assert road.speed(link, lambda: link.now).state == state
+    assert checks.speed(link, lambda: link.now).state == state
 
 
 @pytest.mark.parametrize(
     ("free", "state"), [(5_000_000_000, "ok"), (500_000_000, "warning"), (1_000, "failure")]
 )
 def test_room_on_the_disk(tmp_path, monkeypatch, free, state):
-    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
-    assert machine.disk(tmp_path / "not" / "yet" / "there", "runs").state == state
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    assert checks.disk(tmp_path / "not" / "yet" / "there", "runs").state == state
 
 
 def test_a_file_where_a_folder_should_be(tmp_path):
     (tmp_path / "saves").write_text("")
-    assert machine.disk(tmp_path / "saves", "runs").state == "failure"
+    assert checks.disk(tmp_path / "saves", "runs").state == "failure"
 
 
 def test_what_is_not_installed_is_named_with_how_to_get_it():
-    found = machine.software(("numpy", "surely_not_there"), "server")
+    found = checks.software(("numpy", "surely_not_there"), "server")
     assert (found.state, found.mend) == ("failure", 'pip install "soulsai[server]"')
     assert "surely_not_there" in found.said
-    assert machine.software(CLIENT_PACKAGES, "").state == "ok"
+    assert checks.software(CLIENT_PACKAGES, "").state == "ok"
 
 
 def secrets(folder, **files):
@@ -89,16 +89,16 @@ def secrets(folder, **files):
 
 def test_secrets_that_others_can_read_are_said(tmp_path):
     folder = secrets(tmp_path / "open", redis=0o600, operator=0o644)
-    (found,) = machine.secrets(folder)
+    (found,) = checks.secrets(folder)
     assert found.state == "warning"
     assert "operator.secret" in found.said
     assert "redis.secret" not in found.said
     folder.chmod(0o700)
-    (found,) = machine.secrets(folder)
+    (found,) = checks.secrets(folder)
     assert found.state == "ok", "for containers: nobody else gets at them"
     (folder / "admin.secret").write_text(f"requirepass {'x' * 40}\n")
     (folder / "admin.secret").chmod(0o644)
-    (found,) = machine.secrets(folder)
+    (found,) = checks.secrets(folder)
     assert "admin.secret" in found.said
 
 
@@ -106,13 +106,13 @@ def test_a_short_password_is_said_without_repeating_it(tmp_path):
     folder = secrets(tmp_path / "weak")
     (folder / "redis.secret").write_text("requirepass hunter2\n")
     (folder / "redis.secret").chmod(0o600)
-    (found,) = machine.secrets(folder)
+    (found,) = checks.secrets(folder)
     assert found.state == "warning"
     assert "hunter2" not in found.said + found.mend
 
 
 def test_no_secrets_are_nothing_to_judge(tmp_path):
-    assert list(machine.secrets(tmp_path / "nothing")) == []
+    assert list(checks.secrets(tmp_path / "nothing")) == []
 
 
 @pytest.mark.parametrize(
@@ -129,4 +129,4 @@ def test_no_secrets_are_nothing_to_judge(tmp_path):
     ],
 )
 def test_servers_are_judged_by_their_version(told, state):
-    assert version(told).state == state
+    assert server_version(told).state == state
