@@ -28,6 +28,7 @@ from soulsai.prometheus import TEXT, Family, TelemetryMetrics
 from soulsai.web import openapi, security
 from soulsai.web.api import Api, Busy
 from soulsai.web.commands import Commander, Conflict, Enroller
+from soulsai.web.connections import BoundedProtocol
 from soulsai.web.grafana import Grafana
 from soulsai.web.metrics import UnknownMetric
 from soulsai.web.models import UnknownModel
@@ -41,7 +42,6 @@ from soulsai.wire.protocols import TelemetryWire
 STATIC = Path(__file__).parent / "static"
 AGAIN = 5.0  # seconds before the next try to open a port that is taken
 GRACE = 2  # seconds for the remaining answers when the page ends
-MOST_CONNECTIONS = 256
 
 _log = logging.getLogger(__name__)
 _STATUS: dict[type[Exception], int] = {
@@ -167,7 +167,7 @@ class PageServer:
             settings = uvicorn.Config(
                 app, lifespan="off", ws="none", log_config=None, log_level="warning",
                 access_log=False, server_header=False, proxy_headers=False,
-                limit_concurrency=MOST_CONNECTIONS, timeout_graceful_shutdown=GRACE,
+                http=BoundedProtocol, timeout_graceful_shutdown=GRACE,
             )  # fmt: skip
             self._server = uvicorn.Server(settings)
             self.url = f"http://{_shown(self._bind)}:{listener.getsockname()[1]}"

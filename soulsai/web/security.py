@@ -4,6 +4,7 @@ Without a token, only this machine can reach the page, and every user of it has 
 one, a request needs it as a bearer token, or a session that was opened with it.
 """
 
+import asyncio
 import hashlib
 import hmac
 import secrets
@@ -29,6 +30,7 @@ COOKIE = "soulsai_session"
 SESSION_SECONDS = 30 * 24 * 3600
 SHORTEST_TOKEN = 16
 LARGEST_BODY = 64 * 1024
+BODY_SECONDS = 10.0  # between two parts of a body
 MARK = "x-soulsai"  # a header that pages of other sites cannot send
 PUBLIC = ("/api/v1/session", "/api/v1/login", "/api/v1/logout", "/healthz")
 CSP = (
@@ -47,6 +49,7 @@ HEADERS = {
 }
 
 Role = Literal["operator", "viewer", ""]
+Credential = Literal["token", "session", ""]
 
 
 class HttpRefusal(Struct, frozen=True):
@@ -95,16 +98,18 @@ class PageAccess:
         text = f"{role}.{end}.{secrets.token_hex(8)}"
         return f"{text}.{self._sign(role, text)}"
 
-    def role_of_request(self, headers: Headers, cookies: Mapping[str, str]) -> Role:
-        """Return the role of a request by its token or session."""
+    def identify(self, headers: Headers) -> tuple[Role, Credential]:
+        """Return the role of a request, and the credential that proves it."""
         if not self._tokens:
-            return "operator"
+            return "operator", ""
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
-            return self.role_of(token.strip())
-        return self._in_session(cookies.get(COOKIE, ""))
+            return self.role_of(token.strip()), "token"
+        return self._in_session(cookies(headers).get(COOKIE, "")), "session"
 
-    def refusal(self, method: str, path: str, headers: Headers, role: Role) -> HttpRefusal | None:
+    def refusal(
+        self, method: str, path: str, headers: Headers, role: Role, credential: Credential
+    ) -> HttpRefusal | None:
         """Return the refusal of a request, or ``None`` if it is allowed.
 
         Args:
@@ -112,8 +117,10 @@ class PageAccess:
             path: The path of the URL.
             headers: The request's headers.
             role: The role of the request.
+            credential: The proof of the role. Browsers of other sites cannot send a token, so
+                only requests with a valid token need no check of their origin.
         """
-        bearer = bool(role) and self.token_needed and "authorization" in headers
+        bearer = bool(role) and credential == "token"
         host = headers.get("host", "")
         if not bearer and not self._own_host(host):
             return HttpRefusal(403, f"the name {host[:100]!r} is not in web.hosts")
@@ -195,10 +202,10 @@ class SecurityMiddleware:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        role = self._access.role_of_request(headers, cookies(headers))
+        role, credential = self._access.identify(headers)
         guarded = _with_headers(send, scope["path"])
         refusal = _too_large(headers) or self._access.refusal(
-            scope["method"], scope["path"], headers, role
+            scope["method"], scope["path"], headers, role, credential
         )
         if refusal:
             await _refuse(refusal, guarded)
@@ -232,11 +239,16 @@ def _too_large(headers: Headers) -> HttpRefusal | None:
 
 
 def _bounded(receive: Receive) -> Receive:
-    taken = 0
+    """Bound the size of a body, and the time of its arrival."""
+    taken, complete = 0, False
 
     async def bounded() -> Message:
-        nonlocal taken
-        message = await receive()
+        nonlocal taken, complete
+        try:
+            message = await asyncio.wait_for(receive(), None if complete else BODY_SECONDS)
+        except TimeoutError:
+            raise HTTPException(408, "the body is not complete") from None
+        complete = not message.get("more_body", False)
         taken += len(message.get("body", b""))
         if taken > LARGEST_BODY:
             raise HTTPException(413, f"a body has at most {LARGEST_BODY} bytes")

@@ -1,9 +1,10 @@
 """Columns of numbers that one thread extends while others read them, and tallies of episodes."""
 
 import math
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Mapping
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from msgspec import Struct, field
@@ -18,6 +19,7 @@ MOST_CLIENTS = 1024
 MOST_VERSIONS = 512
 RECENT = 20  # episodes in a moving average
 
+Key = TypeVar("Key")
 _NOTHING: Mapping[str, float] = {}
 _RESERVED = (NUMBER, "episode", "sample")  # how rows are counted
 _EPISODE = ("reward", "steps", "seconds", "epsilon", "greedy", "terminated", "version")
@@ -50,8 +52,8 @@ class Table:
         arrays, count = self._state
         if count == len(arrays[NUMBER]):
             arrays, count = self._grown(arrays, count)
-        for name in row.keys() - arrays.keys():
-            if len(arrays) < MOST_COLUMNS:
+        for name in row:  # in their order, which is the order of the page's charts
+            if name not in arrays and len(arrays) < MOST_COLUMNS:
                 arrays = {**arrays, name: _empty(len(arrays[NUMBER]))}
         for name, value in row.items():
             if name in arrays:
@@ -126,24 +128,23 @@ class Episodes:
 
     def __init__(self, limit: int = MOST_ROWS) -> None:
         self.table = Table(limit)
-        self.clients: dict[str, Tally] = {}
-        self.versions: dict[tuple[int, int], Tally] = {}  # the newest of them
+        self.clients: OrderedDict[str, Tally] = OrderedDict()  # the latest to play
+        self.versions: OrderedDict[tuple[int, int], Tally] = OrderedDict()
 
     def add(self, episode: Episode, measured: Mapping[str, float] = _NOTHING) -> None:
         """Add an episode and its measures."""
         self.table.append({**episode_row(episode), **measured})
-        tally = self.clients.get(episode.client)
-        if tally is None and len(self.clients) < MOST_CLIENTS:
-            tally = self.clients[episode.client] = Tally()
-        if tally is not None:
-            tally.add(episode)
-        version = episode.generation, episode.version
-        played = self.versions.get(version)
-        if played is None:
-            while len(self.versions) >= MOST_VERSIONS:
-                del self.versions[next(iter(self.versions))]
-            played = self.versions[version] = Tally()
-        played.add(episode)
+        _tally(self.clients, episode.client, MOST_CLIENTS).add(episode)
+        _tally(self.versions, (episode.generation, episode.version), MOST_VERSIONS).add(episode)
+
+
+def _tally(tallies: OrderedDict[Key, Tally], key: Key, most: int) -> Tally:
+    """Return the tally of a key as the newest one; beyond ``most``, drop the longest unused."""
+    tally = tallies.setdefault(key, Tally())
+    tallies.move_to_end(key)
+    while len(tallies) > most:
+        tallies.popitem(last=False)
+    return tally
 
 
 def episode_row(episode: Episode) -> dict[str, float]:

@@ -115,6 +115,10 @@ def test_a_token_opens_a_session(private):
     inside = Browser(private, {"cookie": cookie.partition(";")[0]})
     assert inside.get("/api/v1/runs")
     assert inside.ask("POST", "/api/v1/commands", {"command": "stop"})[0] == 403
+    for other in ("Basic dTpw", "Negotiate x"):  # a session is no token, whatever stands beside it
+        foreign = {"authorization": other, "origin": "http://evil.example"}
+        assert inside.ask("POST", "/grafana/search", {}, **foreign)[0] == 403
+        assert inside.ask("GET", "/api/v1/runs", authorization=other, host="evil.example")[0] == 403
     forged = cookie.partition(";")[0].replace("=viewer.", "=operator.")
     assert Browser(private, {"cookie": forged}).ask("GET", "/api/v1/runs")[0] == 401
     code, headers, _ = inside.ask("POST", "/api/v1/logout", {})

@@ -95,7 +95,18 @@ def test_who_has_played_how_many():
     assert episodes.clients["two"].reward == 3.0
     for i in range(2000):
         episodes.add(episode(client=f"c{i}"))
+        episodes.add(episode(client="one"))
     assert len(episodes.clients) == tables.MOST_CLIENTS
+    assert "c1999" in episodes.clients
+    assert "two" not in episodes.clients, "of those beyond the bound, the longest quiet is dropped"
+    assert episodes.clients["one"].episodes == 2001
+
+
+def test_columns_keep_the_order_of_their_rows():
+    names = ["time", "env_steps", *(f"m{i}" for i in range(20))]
+    table = Table()
+    table.append(dict.fromkeys(names, 1.0))
+    assert list(table.view().columns) == ["number", *names]
 
 
 def test_a_sample_of_the_training():
