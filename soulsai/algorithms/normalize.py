@@ -7,13 +7,19 @@ import numpy as np
 from soulsai.types import Array
 
 BLOCK = 64  # rows merged at a time
+WARMUP = 1024  # rows before which outliers are measured against their block
+WARMUP_REACH = 1e4  # a larger distance from the block's median, in median distances, is ignored
+REACH = 50.0  # distance from the mean, in standard deviations, to which values are clipped
+LEAST_REACH = 10.0  # distance that is never clipped: the scale of flags and of rare events
 
 
 class RunningStatistics:
     """Mean and variance of each element over all rows so far.
 
     Rows are merged in blocks of fixed size, in order, so the result does not depend on how calls
-    group them.
+    group them. Outliers are clipped to ``min(sqrt(rows) / 2, REACH)`` standard deviations, or as
+    many times the block's median distance from the mean: a lone value raises the variance by a
+    quarter at most, and a shift of half of the values is followed at once.
 
     Args:
         size: Number of elements of a row.
@@ -32,16 +38,24 @@ class RunningStatistics:
         if self.count >= self.freeze_after or not self.mean.size:
             return False
         rows = np.concatenate((self._rest, rows), dtype=np.float64)
-        blocks = len(rows) // BLOCK
-        self._rest = rows[blocks * BLOCK :].copy()
-        if not blocks:
-            return False
-        complete = rows[: blocks * BLOCK].reshape(blocks, BLOCK, -1)
-        means = complete.mean(axis=1)  # [blocks, size]
-        squares = ((complete - means[:, None]) ** 2).sum(axis=1)
-        for mean, summed in zip(means, squares, strict=True):
-            self._merge(mean, summed)
-        return True
+        complete = len(rows) // BLOCK * BLOCK
+        self._rest = rows[complete:].copy()
+        for first in range(0, complete, BLOCK):
+            block = self._without_outliers(rows[first : first + BLOCK])
+            mean = block.mean(axis=0)
+            self._merge(mean, ((block - mean) ** 2).sum(axis=0))
+        return complete > 0
+
+    def _without_outliers(self, block: Array) -> Array:
+        if self.count < WARMUP:
+            median = np.median(block, axis=0)
+            distance = np.abs(block - median)
+            reach = WARMUP_REACH * np.maximum(np.median(distance, axis=0), 1.0)
+            return np.where(distance > reach, median, block)
+        factor = min(np.sqrt(self.count) / 2.0, REACH)
+        usual = np.median(np.abs(block - self.mean), axis=0)
+        reach = np.maximum(factor * np.maximum(1.0 / self.inv_std, usual), LEAST_REACH)
+        return block.clip(self.mean - reach, self.mean + reach)
 
     def _merge(self, mean: Array, squares: Array) -> None:
         total = self.count + BLOCK

@@ -56,3 +56,43 @@ def test_the_rest_of_a_block_is_saved_too():
         statistics.update(rows(BLOCK, seed=2))
     assert (first.mean == second.mean).all()
     assert (first.inv_std == second.inv_std).all()
+
+
+@pytest.mark.parametrize("at", [0, 63, 700, 1030, 5000, 30_000])
+@pytest.mark.parametrize("garbage", [3e38, -3e38, 1e12])
+def test_one_absurd_row_changes_little(at, garbage):
+    honest, spoiled = RunningStatistics(3), RunningStatistics(3)
+    everything = rows(40_000)
+    honest.update(everything)
+    everything[at] = garbage
+    spoiled.update(everything)
+    assert spoiled.inv_std == pytest.approx(honest.inv_std, rel=0.05)
+    assert (np.abs(spoiled.mean - honest.mean) * honest.inv_std < 0.01).all()
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda rng, n: rng.standard_t(3, (n, 2)),
+        lambda rng, n: rng.random((n, 2)) < 0.002,
+        lambda rng, n: np.cumsum(rng.normal(size=(n, 2)), axis=0),
+        lambda rng, n: np.exp(rng.normal(0, 0.7, (n, 2))),
+    ],
+    ids=["heavy tails", "rare events", "random walk", "log-normal"],
+)
+def test_honest_values_are_counted_as_they_are(draw):
+    everything = draw(np.random.default_rng(0), 20_032).astype("<f4")
+    statistics = RunningStatistics(2)
+    statistics.update(everything)
+    assert statistics.mean == pytest.approx(everything.mean(0, dtype="f8"), rel=1e-9)
+    assert statistics.inv_std == pytest.approx(1 / everything.std(0, dtype="f8"), rel=1e-9)
+
+
+@pytest.mark.parametrize("before", [2_000, 200_000])
+def test_a_lasting_shift_is_followed(before):
+    rng = np.random.default_rng(0)
+    everything = np.concatenate([np.zeros((before, 1)), rng.normal(1e4, 1e3, (before, 1))])
+    statistics = RunningStatistics(1)
+    statistics.update(everything)
+    assert statistics.mean == pytest.approx(everything.mean(0), rel=0.01)
+    assert statistics.inv_std == pytest.approx(1 / everything.std(0), rel=0.01)
