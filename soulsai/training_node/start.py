@@ -20,6 +20,7 @@ from soulsai.training_node.saving import atomic_folders, run_folder, snapshot
 from soulsai.training_node.saving.run_folder import RunFolder
 from soulsai.training_node.saving.snapshot import Progress
 from soulsai.types import OLDEST_PROTOCOL, PROTOCOL, EnvironmentOffer, Program, RunSpec, Spec
+from soulsai.wire.layout import MAX_LEAF_BYTES
 from soulsai.wire.protocols import TrainingWire
 from soulsai.wire.weights import program_digest
 
@@ -134,6 +135,13 @@ def _kept_or_exported(folder: RunFolder, algorithm: Algorithm, spec: Spec) -> Pr
 
 
 def _export(algorithm: Algorithm, spec: Spec) -> Program:
+    for name, weight in algorithm.policy.twin().state_dict().items():
+        if weight.nbytes > MAX_LEAF_BYTES:
+            raise ConfigError(
+                f"algorithm: the policy's weight {name!r} of shape {tuple(weight.shape)} takes"
+                f" {weight.nbytes >> 20} MiB, but clients accept {MAX_LEAF_BYTES >> 20} MiB;"
+                " choose smaller observations or narrower layers"
+            )
     program = onnx_export.program(algorithm.policy, spec)
     onnx_export.verify(program, algorithm.policy, spec)
     return program

@@ -131,9 +131,14 @@ def dtype_of(name: str, leaf: Leaf) -> np.dtype[np.generic]:
         raise WireError(f"{name!r} has dtype {leaf.dtype!r}; choose one of {sorted(DTYPES)}")
     if any(size < 0 for size in leaf.shape):
         raise WireError(f"{name!r} has shape {leaf.shape}")
-    if int(np.prod(leaf.shape, dtype=object)) * 8 > MAX_LEAF_BYTES:
-        raise WireError(f"{name!r} of shape {leaf.shape} is too large for one step")
-    return np.dtype(leaf.dtype)
+    dtype = np.dtype(leaf.dtype)
+    size = int(np.prod(leaf.shape, dtype=object)) * dtype.itemsize
+    if size > MAX_LEAF_BYTES:
+        raise WireError(
+            f"{name!r} of shape {leaf.shape} takes {size >> 20} MiB;"
+            f" one array may take {MAX_LEAF_BYTES >> 20} MiB"
+        )
+    return dtype
 
 
 def padded(size: int) -> int:

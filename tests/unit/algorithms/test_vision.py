@@ -24,6 +24,12 @@ from soulsai.algorithms.vision import (
         ("nature", (4, 84, 84), 64 * 7 * 7),
         ("impala", (4, 84, 84), 64 * 6 * 6),
         ("impala", (3, 20, 30), 64 * 3 * 4),
+        ("auto", (3, 128, 128), 64 * 12 * 12),
+        ("auto", (3, 240, 320), 64 * 7 * 7),
+        ("auto", (1, 210, 160), 64 * 7 * 7),
+        ("auto", (3, 20, 200), 32 * 7 * 7),
+        ("small", (3, 129, 9), 32 * 7 * 7),
+        ("minatar", (3, 240, 256), 16 * 7 * 7),
     ],
 )
 def test_how_many_features_an_image_has(kind, planes, features):

@@ -37,6 +37,7 @@ DICT = Spec(
 )
 IMAGE = Spec({"pixels": Leaf((36, 36, 4), "|u1"), "speed": Leaf((2,), "<f4")}, DISCRETE)
 SCREEN = Spec({"obs": Leaf((10, 10, 4), "|b1")}, DISCRETE)
+LARGE = Spec({"obs": Leaf((3, 132, 150), "|u1")}, DISCRETE)
 FRAMES = Spec({"obs": Leaf((4, 60, 60), "|u1")}, DISCRETE)
 CONTINUOUS = Spec({"obs": Leaf((4,), "<f4")}, BOX)
 
@@ -96,6 +97,7 @@ NETWORKS = {
     "dqn, residual": (q(VECTOR, network="residual"), VECTOR),
     "dqn, minatar": (q(SCREEN, vision="minatar", normalize_obs=False), SCREEN),
     "dqn, impala": (q(FRAMES, vision="impala", noisy=True, normalize_obs=False), FRAMES),
+    "dqn, pooled": (q(LARGE, normalize_obs=False), LARGE),
     "recurrent": (Recurrent, CONTINUOUS),
     "folded": (Folded, VECTOR),
 }
