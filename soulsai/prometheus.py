@@ -131,7 +131,7 @@ def training_families(status: Status) -> Iterator[Family]:
         "env_steps": ("Env steps admitted.", status.env_steps),
         "model_updates": ("Updates of the weights.", status.updates),
         "env_steps_lost": ("Env steps that never arrived.", status.lost),
-        "env_steps_dropped": ("Env steps that clients threw away.", status.dropped),
+        "env_steps_dropped": ("Env steps that clients or the learner dropped.", status.dropped),
         "environment_restarts": ("Restarts of clients' environments.", status.restarts),
         "samples_duplicate": ("Messages that came twice.", status.duplicates),
         "received_bytes": ("Bytes of experience that came.", status.bytes_received),

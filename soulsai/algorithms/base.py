@@ -27,6 +27,7 @@ class Policy(nn.Module):
     quota: int | None = None  # env steps the whole fleet may take under one version, then it waits
     eager: bool = False  # publish every update; otherwise the node decides when
     warmup: int = 0  # env steps that are collected before the first update
+    dropped: int = 0  # env steps that arrived but are never learnt from
     fault: str = ""  # why learning cannot continue: the node goes back to the last checkpoint
     newest: tuple[int, int] = (0, 0)  # generation and version published last, set by the node
     knobs: dict[str, float]  # numbers for the head, published with every version

@@ -132,7 +132,7 @@ class Reporter:
             rejected=dict(progress.rejected),
             duplicates=progress.duplicates,
             lost=progress.lost,
-            dropped=self._roster.dropped,
+            dropped=self._roster.dropped + run.algorithm.policy.dropped,
             bytes_received=progress.bytes_received,
             checkpoint=self._saver.newest,
             checkpoint_age=self._saver.age,

@@ -27,7 +27,11 @@ TRAINING = (
     ("rejected", "messages", "messages not admitted so far"),
     ("duplicates", "messages", "messages that arrived twice so far"),
     ("lost", "env steps", "env steps that never arrived so far"),
-    ("dropped", "env steps", "env steps that clients dropped so far, because of a full outbox"),
+    (
+        "dropped",
+        "env steps",
+        "env steps dropped by clients, or by the learner as too old or greedy",
+    ),
 )
 _AXES = (NUMBER, ENV_STEPS, TIME)
 

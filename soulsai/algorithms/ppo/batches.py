@@ -71,6 +71,11 @@ class Dropped(Struct):
     greedy: int = 0  # env steps of greedy episodes, which do not explore
     duplicates: int = 0  # repeated fragments
 
+    @property
+    def steps(self) -> int:
+        """All dropped env steps."""
+        return self.stale + self.overflow + self.greedy
+
 
 class Batches:
     """Collects fragments from any clients into batches.

@@ -106,7 +106,7 @@ class PPO:
         self._clock = clock
         self._update: Update | None = None
         self.skips = Skips(self.policy)  # of minibatches
-        self._set_quota()
+        self._report()
         self.parts: dict[str, Stateful] = {
             "policy": self.policy,
             "critic": self.critic,
@@ -124,10 +124,10 @@ class PPO:
             self.batches.arrived(fragments)
             if self._update is None:
                 if not self.batches.ready:
-                    self._set_quota()
+                    self._report()
                     continue
                 self._update = self._begin(*self.batches.take())
-                self._set_quota()
+                self._report()
             if self._optimize(self._update):
                 yield self._finish(self._update)
 
@@ -305,16 +305,17 @@ class PPO:
     def _finish(self, update: Update) -> Metrics:
         self._update = None
         self.batches.updated()
-        self._set_quota()
+        self._report()
         means = {name: s / max(1, update.count) for name, s in zip(MEANS, update.sums, strict=True)}
         epochs = update.count / max(1, update.minibatches)
         metrics = update.metrics | means | self.batches.metrics
         return metrics | {"epochs": epochs, "skipped": float(self.skips.total)}
 
-    def _set_quota(self) -> None:
-        """Publish how many env steps clients may take; none more during an update."""
+    def _report(self) -> None:
+        """Set the quota, zero during an update, and the number of dropped env steps."""
         quota = self.batches.quota
         self.policy.quota = quota if quota is None or self._update is None else 0
+        self.policy.dropped = self.batches.dropped.steps
 
     def _tensor(self, array: Array) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
@@ -333,7 +334,7 @@ class PPO:
         if self._update is not None:
             columns = self._update.rollout.items()
             self._update.rollout = {name: column.to(self._device) for name, column in columns}
-        self._set_quota()
+        self._report()
 
 
 def build(config: PPOSettings, spec: Spec, *, normalize: bool) -> ActorCriticNetwork:

@@ -82,7 +82,8 @@ def test_phases_and_clients_are_reported(monkeypatch, server, tmp_path):
         player.play(4, version=99)
         player.play(4)
         player.beat(dropped=3, queued=2)
-        status = node.told(lambda status: status.dropped == 3)
+        node.algorithm.policy.dropped = 4
+        status = node.told(lambda status: status.dropped == 3 + 4)
     assert status.phase == "learning"
     assert (status.lost, status.rejected, status.env_steps) == (5, {"version": 1}, 12)
     assert status.metrics["greedy_reward_mean"] == status.reward_mean == 1.0

@@ -350,3 +350,12 @@ def test_a_walk_to_a_goal_is_learnt(estimator):
     for _ in algorithm.learn(fleet.arrivals(9_000)):
         pass
     assert np.mean(fleet.rewards[-50:]) > 0.8
+
+
+def test_steps_of_a_greedy_episode_are_shown_as_dropped_and_learnt_from_once_it_explores():
+    algorithm = ppo(spec(), batch_steps=64)
+    greedy = [fragment(16, start=16 * i, greedy=True) for i in range(6)]
+    exploring = [fragment(16, start=16 * i) for i in range(6, 10)]
+    (metrics,) = algorithm.learn([greedy, exploring, []])
+    assert algorithm.policy.dropped == metrics["dropped_greedy"] == 96
+    assert metrics["batch_steps"] == 64
