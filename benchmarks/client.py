@@ -113,8 +113,8 @@ def _play(
     outbox = Outbox(64_000_000, time.monotonic)
     rng = random.Random(0)
     with Uplink(wire, spec, graph, outbox, progress, position=position, rng=rng) as uplink:
-        while uplink.orders.actor is None:
-            uplink.wait(uplink.orders, 1.0)
+        while uplink.instructions.actor is None:
+            uplink.wait(uplink.instructions, 1.0)
         player = Player(
             [environment],
             spec,

@@ -19,8 +19,8 @@ import msgspec
 
 from benchmarks.figure import Figure, at_least
 from soulsai.algorithms.dqn.settings import DQNSettings
+from soulsai.client.environment_offer import Kwargs
 from soulsai.client.games import soulsgym
-from soulsai.client.isolation.shared_memory import Kwargs
 from soulsai.config.schema import (
     Config,
     EnvironmentSettings,

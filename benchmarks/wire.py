@@ -191,7 +191,7 @@ def _play(environment: AdaptedEnvironment, spec: RunSpec, steps: int) -> Iterato
             terminated, truncated = outcome.terminated, outcome.truncated
             yield recorder.cut(taken, terminated=terminated, truncated=truncated)
             taken += recorder.length
-            recorder.go_on()
+            recorder.resume()
         if over:
             episode += 1
             environment.reset(rows)

@@ -1,1 +1,1 @@
-"""The client: plays, and sends what happened."""
+"""A client: plays environments and sends the experience."""

@@ -1,4 +1,4 @@
-"""The policy program in ONNX Runtime: observations in, outputs and the next memory out."""
+"""The policy program in ONNX Runtime: from observations to outputs and the next memory."""
 
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +16,7 @@ Arrays = dict[str, Array]
 
 
 class Actor:
-    """One version of a policy, ready to act for any number of environments at once."""
+    """One version of a policy, which acts for any number of environments at once."""
 
     def __init__(
         self,
@@ -34,15 +34,24 @@ class Actor:
         self._session = session
         self._inputs = inputs
         self._outputs = outputs
-        self._asked = [*outputs, *(f"next_memory_{name}" for name in memory)]
-        self._kept: list[Any] = []  # what the session reads and does not own
+        self._results = [*outputs, *(f"next_memory_{name}" for name in memory)]
+        self._references: list[Any] = []  # arrays that the session reads and does not own
 
     def __repr__(self) -> str:
         return f"Actor({self.generation}-{self.version})"
 
     @classmethod
     def load(cls, program: Program, weights: Weights, spec: Spec) -> Self:
-        """Put weights into a program and try them once; raise ``WireError`` if it cannot act."""
+        """Return an actor, after a trial on zeros.
+
+        Args:
+            program: The run's program, without weights.
+            weights: The weights of one version.
+            spec: The run's observations and actions.
+
+        Raises:
+            WireError: The program cannot act with these weights.
+        """
         names = list(program.weights)
         values = [ort.OrtValue.ortvalue_from_numpy(weights.arrays[name]) for name in names]
         options = _options()
@@ -57,17 +66,17 @@ class Actor:
                 generation=weights.generation,
                 version=weights.version,
             )
-            actor._kept = [values, weights.arrays]
+            actor._references = [values, weights.arrays]
             actor.rehearse(spec, program.head)
         except Exception as error:  # ONNX Runtime's errors have no common base
             raise WireError(
-                f"weights {weights.generation}-{weights.version} cannot act: {_line(error)}"
+                f"weights {weights.generation}-{weights.version} cannot act: {_one_line(error)}"
             ) from error
         return actor
 
     @classmethod
     def from_file(cls, path: Path) -> tuple[Self, PolicyCard]:
-        """Load a ``policy.onnx``, which holds its weights and says what it plays."""
+        """Load a ``policy.onnx``, which contains its weights and its card."""
         if not path.is_file():
             raise CheckpointError(f"{path}: no such file")
         try:
@@ -84,7 +93,9 @@ class Actor:
             )
             actor.rehearse(card.spec, card.head)
         except Exception as error:  # ONNX Runtime's errors have no common base
-            raise CheckpointError(f"{path}: is not a policy of ours: {_line(error)}") from error
+            raise CheckpointError(
+                f"{path}: is not a policy of SoulsAI: {_one_line(error)}"
+            ) from error
         return actor, card
 
     def __call__(self, obs: Arrays, memory: Arrays) -> tuple[Arrays, Arrays]:
@@ -92,12 +103,12 @@ class Actor:
         feed = {name: obs[name] for name in self._inputs}
         for name in memory:
             feed[f"memory_{name}"] = memory[name]
-        results = self._session.run(self._asked, feed)
+        results = self._session.run(self._results, feed)
         outputs = dict(zip(self._outputs, results, strict=False))
         return outputs, dict(zip(memory, results[len(outputs) :], strict=True))
 
     def rehearse(self, spec: Spec, head: Head) -> None:
-        """Act once on zeros; raise ``ValueError`` if the outputs are not what the head reads."""
+        """Act once on zeros; raise ``ValueError`` if the outputs do not fit the head."""
         obs = {name: zeros(leaf, 1) for name, leaf in spec.seen.items()}
         memory = {name: zeros(leaf, 1) for name, leaf in self.memory.items()}
         outputs, after = self(obs, memory)
@@ -116,7 +127,7 @@ class Actor:
 
 
 def head_outputs(head: Head, action: ActionSpec) -> dict[str, int]:
-    """Return the outputs that a head reads, and how many numbers each has per environment."""
+    """Return the outputs that a head reads, each with its size per environment."""
     if head.kind == "epsilon_greedy":
         return {"q": sum(action.sizes)}
     if head.kind == "categorical":
@@ -129,12 +140,12 @@ def _options() -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    # Both trade memory for speed that small networks do not show
+    # Both cost memory, and their speed does not show with small networks.
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
     options.log_severity_level = 4
     return options
 
 
-def _line(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]

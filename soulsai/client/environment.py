@@ -1,4 +1,4 @@
-"""Any Gymnasium environment behind one small adapter that keeps it to its word."""
+"""Gymnasium environments behind an adapter that checks observations and rewards."""
 
 import importlib
 import importlib.util
@@ -15,6 +15,7 @@ import gymnasium
 import msgspec
 import numpy as np
 
+from soulsai.client.environment_offer import Kwargs
 from soulsai.client.games import soulsgym
 from soulsai.client.spaces import Reader, action_spec, action_start, read_mask, readers
 from soulsai.config import schema
@@ -23,14 +24,12 @@ from soulsai.types import MASK, ActionSpec, Array, Leaf, Spec, zeros
 
 log = logging.getLogger(__name__)
 
-Rows = dict[str, Array]  # one row per leaf: views, written in place
-_LARGEST = float(np.finfo(np.float32).max)  # a reward travels in 32 bits
-
-Kwargs = dict[str, str | int | float | bool | None]
+Rows = dict[str, Array]  # one row per leaf, written in place
+_LARGEST = float(np.finfo(np.float32).max)  # rewards are float32 on the wire
 
 
 class StepResult(NamedTuple):
-    """What a step led to, besides the observation."""
+    """The result of a step, besides the observation."""
 
     reward: float
     terminated: bool
@@ -38,38 +37,38 @@ class StepResult(NamedTuple):
 
 
 class PlayableEnvironment(Protocol):
-    """An environment as the player sees it."""
+    """The interface of an environment for the player."""
 
     @property
     def info(self) -> dict[str, Any]:
-        """What was said with the last step."""
+        """Return the info of the last step."""
         ...
 
     def ready(self, timeout: float) -> bool:
-        """Return whether it can be reset, after waiting and working for that up to ``timeout``."""
+        """Return whether it can be reset, after at most ``timeout`` seconds of waiting and work."""
         ...
 
     def reset(self, rows: Rows, seed: int | None = None) -> None:
-        """Begin an episode and copy its first observation into ``rows``."""
+        """Begin an episode and write its first observation into ``rows``."""
         ...
 
     def step(self, action: Any, rows: Rows, /) -> StepResult:
-        """Take an action that counts from zero, and copy what is seen into ``rows``."""
+        """Take an action, which counts from zero, and write the observation into ``rows``."""
         ...
 
     def check_bounds(self, rows: Rows) -> None:
-        """Warn, once per leaf, if any of many rows are beyond the bounds of their space."""
+        """Warn, once per leaf, of values in rows [N, ...] outside the bounds of the space."""
         ...
 
     def close(self) -> None:
-        """Let go of the environment."""
+        """Close the environment."""
         ...
 
 
 class AdaptedEnvironment:
-    """One environment, whose observations are copied into rows and checked on the way.
+    """One environment; it checks observations and copies them into rows.
 
-    All that goes wrong in it comes out as an ``EnvironmentFault`` that names the environment.
+    Every error of the environment is raised as an ``EnvironmentFault`` that names it.
     """
 
     def __init__(
@@ -98,12 +97,12 @@ class AdaptedEnvironment:
         return f"Environment({self.name})"
 
     def ready(self, timeout: float) -> bool:
-        """Return whether it can be reset: it always can, and does not use the ``timeout``."""
+        """Return true: it can always be reset."""
         del timeout
         return True
 
     def reset(self, rows: Rows, seed: int | None = None) -> None:
-        """Begin an episode and copy its first observation into ``rows``."""
+        """Begin an episode and write its first observation into ``rows``."""
         try:
             obs, self.info = self._env.reset(seed=seed)
         except Exception as error:
@@ -116,7 +115,7 @@ class AdaptedEnvironment:
         self._read(obs, rows)
 
     def step(self, action: Any, rows: Rows) -> StepResult:
-        """Take an action that counts from zero, and copy what is seen into ``rows``."""
+        """Take an action, which counts from zero, and write the observation into ``rows``."""
         try:
             obs, reward, terminated, truncated, self.info = self._env.step(self._native(action))
             outcome = StepResult(float(reward), bool(terminated), bool(truncated))
@@ -132,14 +131,14 @@ class AdaptedEnvironment:
         return outcome
 
     def check_bounds(self, rows: Rows) -> None:
-        """Warn, once per leaf, if any of many rows are beyond the bounds of their space."""
+        """Warn, once per leaf, of values in rows [N, ...] outside the bounds of the space."""
         for reader in self._bounded:
             if wrong := reader.outside(rows[reader.name]):
                 log.warning("env=%s leaf=%s: %s; said once", self.name, reader.name, wrong)
                 self._bounded = tuple(other for other in self._bounded if other is not reader)
 
     def close(self) -> None:
-        """Let go of the environment, whatever it says to that."""
+        """Close the environment; raise ``EnvironmentFault`` if that fails."""
         try:
             self._env.close()
         except Exception as error:
@@ -168,14 +167,15 @@ class AdaptedEnvironment:
             raise EnvironmentFault(f"{self.name}: info[{self._mask_key!r}] {error}") from None
 
     def _raised(self, where: str, error: Exception) -> EnvironmentFault:
-        return EnvironmentFault(f"{self.name}: {where} raised {_told(error)}")
+        return EnvironmentFault(f"{self.name}: {where} raised {_error_line(error)}")
 
 
 def probe(environment: schema.EnvironmentSettings, *, steps: int = 0) -> Spec:
-    """Return what an environment looks like: from its ``spec_file``, or by making it.
+    """Return an environment's spec, from its ``spec_file`` or by making and resetting it.
 
-    An environment that is made is reset, to see whether it gives action masks, and plays so many
-    random steps, to see whether it keeps its word.
+    Args:
+        environment: The settings of the environment.
+        steps: Random steps to play, which check that the environment keeps to its spaces.
     """
     if environment.spec_file:
         return _spec_from(Path(environment.spec_file))
@@ -185,7 +185,7 @@ def probe(environment: schema.EnvironmentSettings, *, steps: int = 0) -> Spec:
         _, info = env.reset()
         masked = mask_key in info
     except Exception as error:
-        raise EnvironmentFault(f"{id}: reset raised {_told(error)}") from error
+        raise EnvironmentFault(f"{id}: reset raised {_error_line(error)}") from error
     probed = AdaptedEnvironment(env, id, mask_key=mask_key, masked=masked)
     try:
         _play(probed, steps)
@@ -195,7 +195,6 @@ def probe(environment: schema.EnvironmentSettings, *, steps: int = 0) -> Spec:
 
 
 def _play(environment: AdaptedEnvironment, steps: int) -> None:
-    """Reset, and take random steps, resetting where an episode ends."""
     rows = {name: zeros(leaf) for name, leaf in environment.spec.obs.items()}
     environment.reset(rows)
     rng = np.random.default_rng(0)
@@ -209,7 +208,13 @@ def _play(environment: AdaptedEnvironment, steps: int) -> None:
 
 
 def random_action(spec: ActionSpec, mask: Array | None, rng: np.random.Generator) -> Any:
-    """Draw uniformly among valid actions, which count from zero."""
+    """Draw uniformly among the valid actions, which count from zero.
+
+    Args:
+        spec: The actions.
+        mask: Valid choices [choices], or none if all are.
+        rng: Randomness.
+    """
     if spec.kind == "box":
         low, high = np.array(spec.low), np.array(spec.high)
         return rng.uniform(low, high).reshape(spec.shape)
@@ -220,31 +225,38 @@ def random_action(spec: ActionSpec, mask: Array | None, rng: np.random.Generator
 
 
 def make(id: str, kwargs: Kwargs, max_episode_steps: int = 0) -> gymnasium.Env[Any, Any]:
-    """Make the environment that ``id`` names: a Gymnasium id, "module:Id" or "file.py:make".
+    """Make an environment.
 
-    ``module:Id`` is an id which the module registers, or a class or function in it.
+    Args:
+        id: A Gymnasium id, "module:Id" (an id that the module registers, or a class or function
+            in it) or "file.py:make".
+        kwargs: Arguments of the environment.
+        max_episode_steps: The limit of an episode; 0 for the environment's own.
+
+    Raises:
+        EnvironmentFault: It cannot be made.
     """
     if soulsgym.is_fight(id):
         return soulsgym.make(id, kwargs, max_episode_steps)
     if id.startswith(soulsgym.FORMER):
         raise EnvironmentFault(f"{id}: {soulsgym.FORMER_HINT}")
     try:
-        found = _found(id)
-        if isinstance(found, str):
+        creator = _creator(id)
+        if isinstance(creator, str):
             limit = {"max_episode_steps": max_episode_steps} if max_episode_steps else {}
-            return gymnasium.make(found, disable_env_checker=True, **limit, **kwargs)  # type: ignore[arg-type]
-        env = found(**kwargs)
+            return gymnasium.make(creator, disable_env_checker=True, **limit, **kwargs)  # type: ignore[arg-type]
+        env = creator(**kwargs)
     except EnvironmentFault:
         raise
     except Exception as error:
-        raise EnvironmentFault(f"{id}: cannot be made: {_told(error)}") from error
+        raise EnvironmentFault(f"{id}: cannot be made: {_error_line(error)}") from error
     if not isinstance(env, gymnasium.Env):
         raise EnvironmentFault(f"{id}: gives {type(env).__name__}, not a gymnasium.Env")
     return gymnasium.wrappers.TimeLimit(env, max_episode_steps) if max_episode_steps else env
 
 
-def _found(id: str) -> str | Callable[..., Any]:
-    """Return what makes the environment, or its name in Gymnasium's registry."""
+def _creator(id: str) -> str | Callable[..., Any]:
+    """Return the function that makes the environment, or its name in Gymnasium's registry."""
     place, _, name = id.rpartition(":")
     if not place:
         return id
@@ -258,7 +270,7 @@ def _found(id: str) -> str | Callable[..., Any]:
 
 
 def _file_module(path: Path) -> ModuleType:
-    """Import a file under a name of its own, once per process."""
+    """Import a file under a unique name, once per process."""
     if not path.is_file():
         raise EnvironmentFault(f"{path}: no such file (looked for in {Path.cwd()})")
     name = f"soulsai_environment_{path.resolve().as_posix()}".replace(".", "_").replace("/", "_")
@@ -279,12 +291,12 @@ def _file_module(path: Path) -> ModuleType:
 
 def numbers(info: dict[str, object], keys: Sequence[str]) -> dict[str, float]:
     """Return the finite numbers among those keys of an info."""
-    found = {}
+    finite = {}
     for key in keys:
         value = info.get(key)
         if isinstance(value, int | float | np.number | np.bool_) and math.isfinite(float(value)):
-            found[key] = float(value)
-    return found
+            finite[key] = float(value)
+    return finite
 
 
 def _spec_from(path: Path) -> Spec:
@@ -295,7 +307,7 @@ def _spec_from(path: Path) -> Spec:
 
 
 def _bounded(reader: Reader) -> bool:
-    """Whether values can be beyond the declared bounds at all."""
+    """Return whether a value can be outside the declared bounds."""
     kind = np.dtype(reader.leaf.dtype).kind
     if reader.leaf.categories or kind == "b":
         return False
@@ -305,8 +317,8 @@ def _bounded(reader: Reader) -> bool:
     return bool((reader.low > info.min).any() or (reader.high < info.max).any())
 
 
-def _told(error: Exception) -> str:
-    """Say in one line what was raised, and where."""
+def _error_line(error: Exception) -> str:
+    """Return one line with the exception and its place."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
     return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"

@@ -1,4 +1,4 @@
-"""How good a policy is: greedy episodes with seeds of their own, from a ``policy.onnx``."""
+"""Greedy episodes of a ``policy.onnx``, each with a seed of its own."""
 
 import math
 from pathlib import Path
@@ -17,7 +17,7 @@ _SIDE_BY_SIDE = 8
 
 
 class Evaluation(Struct, frozen=True):
-    """What greedy episodes earned; ``iqm`` is the mean of the middle half."""
+    """The rewards of greedy episodes; ``iqm`` is the mean of the middle half."""
 
     mean: float
     iqm: float
@@ -32,10 +32,10 @@ def evaluate(policy: Path, *, episodes: int, seed: int, environment: str = "") -
 
     Args:
         policy: A ``policy.onnx``.
-        episodes: How many.
-        seed: Of the first one.
-        environment: What to play; without it only an environment that ships with Gymnasium is
-            played, because the file might come from anywhere.
+        episodes: The number of episodes.
+        seed: The seed of the first one.
+        environment: The environment to play. By default, the policy's own, if it ships with
+            Gymnasium; any other must be named, because the file may come from a stranger.
     """
     if episodes < 1:
         raise ConfigError(f"episodes: at least 1, not {episodes}")
@@ -55,8 +55,8 @@ def evaluate(policy: Path, *, episodes: int, seed: int, environment: str = "") -
     ]
     try:
         if different := difference(environments[0].spec, card.spec):
-            raise EnvironmentFault(f"{id}: is not what the policy plays: {different}")
-        rewards, env_steps = _Match(actor, card, environments).play(episodes, seed)
+            raise EnvironmentFault(f"{id}: is not the environment of the policy: {different}")
+        rewards, env_steps = _Games(actor, card, environments).play(episodes, seed)
     finally:
         for one in environments:
             one.close()
@@ -71,12 +71,12 @@ def evaluate(policy: Path, *, episodes: int, seed: int, environment: str = "") -
 
 
 def iqm(rewards: list[float]) -> float:
-    """Return the mean of the middle half: a quarter of the values is left out at each end."""
+    """Return the mean of the middle half of the values."""
     middle = sorted(rewards)[len(rewards) // 4 : len(rewards) - len(rewards) // 4]
     return math.fsum(middle) / len(middle)
 
 
-class _Match:
+class _Games:
     """Environments side by side, each with an episode of its own."""
 
     def __init__(
@@ -115,7 +115,7 @@ class _Match:
         return rewards, env_steps
 
     def _act(self) -> Array:
-        """Choose for all environments, those that are done included: one batch size throughout."""
+        """Choose actions [E] for all environments; one batch size throughout."""
         outputs, self._memory = self._actor(self._obs, self._memory)
         count = len(self._environments)
         actions, _ = act(

@@ -1,4 +1,4 @@
-"""The loop: act, step, cut fragments, and swap the weights between them."""
+"""The playing loop: act, step, cut fragments, and change the weights between them."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -13,11 +13,11 @@ from soulsai.client.recorder import Recorder
 from soulsai.heads import Exploration, act, explore, to_environment
 from soulsai.types import MASK, Array, Episode, Head, RunSpec, zeros
 
-_PATIENCE = 0.1  # seconds between two looks at ``stopped`` while there is nothing to do
+_WAIT_SECONDS = 0.1  # between two checks of ``stopped``
 
 
 class _Seat:
-    """One environment, with what is going on in it."""
+    """One environment and the state of its episode."""
 
     def __init__(
         self,
@@ -30,30 +30,26 @@ class _Seat:
         self.index = index
         self.environment = environment
         self.recorder = recorder
-        # Views of this environment's rows in the batches, written in place
+        # Views of this environment's rows in the batches
         self.rows = {name: rows[index, ...] for name, rows in obs.items()}
         self.memory = {name: rows[index, ...] for name, rows in memory.items()}
         self.exploration = Exploration(greedy=False, epsilon=0.0)
-        self.at_random = 0.0  # share of random actions when the episode began
+        self.at_random = 0.0  # share of random actions of the episode
         self.actor: Actor | None = None
-        self.newest = (0, 0)  # generation and version that took part in the episode
+        self.newest = (0, 0)  # newest generation and version of the episode
         self.episode = 0
         self.reward = 0.0
         self.steps = 0
-        self.began = 0.0  # the episode
+        self.began = 0.0  # of the episode
         self.deadline = 0.0  # of the fragment
-        self.absent = True  # between two episodes, because it cannot begin one yet
+        self.absent = True  # until an episode begins
 
 
 class Player:
-    """Plays environments side by side, one batched inference for all that share a version.
+    """Plays environments side by side, with one batched inference per version in use.
 
-    Greedy episodes keep their version to the end, because they measure it; all others take the
-    newest one whenever a fragment begins.
-
-    ``progress`` is kept up to date for the heartbeat; ``rng`` is that of exploration and of drawn
-    actions; ``seeds`` are for the first reset of each environment; after each step it sleeps
-    ``step_delay`` seconds.
+    A greedy episode measures its version and keeps it to the end; every other episode takes the
+    newest version at the start of each fragment.
     """
 
     def __init__(
@@ -61,7 +57,7 @@ class Player:
         environments: Sequence[PlayableEnvironment],
         spec: RunSpec,
         head: Head,
-        line: PlayerLink,
+        link: PlayerLink,
         progress: PlayerProgress,
         *,
         client: str,
@@ -72,18 +68,34 @@ class Player:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        """Prepare to play.
+
+        Args:
+            environments: The environments.
+            spec: The run.
+            head: Chooses actions from the policy's outputs.
+            link: The uplink.
+            progress: Updated for the heartbeat.
+            client: The client's name.
+            epoch: The epoch of this session.
+            rng: Of exploration and of drawn actions.
+            seeds: Of the first reset of each environment.
+            step_delay: Seconds to sleep after each round of steps.
+            clock: Monotonic seconds.
+            sleep: How to sleep.
+        """
         count = len(environments)
         self._spec = spec
         self._head = head
-        self._line = line
+        self._link = link
         self._progress = progress
         self._rng = rng
         self._seeds = list(seeds)
         self._step_delay = step_delay
         self._clock = clock
         self._sleep = sleep
-        self._orders = Instructions()
-        self._used = 0  # env steps since the newest pointer was seen
+        self._instructions = Instructions()
+        self._used = 0  # env steps since the newest pointer arrived
         self._cut = 0  # env steps in fragments, of this epoch
         self._episodes = 0  # begun
         self._obs = {name: zeros(leaf, count) for name, leaf in spec.spec.obs.items()}
@@ -99,68 +111,70 @@ class Player:
         self._absent = 0  # seats
 
     def run(self, stopped: Callable[[], bool]) -> str:
-        """Play until ``stopped()`` or until the orders say that it is over; return why.
+        """Play until ``stopped()`` or the end of the instructions, and return the reason.
 
-        What was played and not yet cut is sent at the end.
+        Unfinished fragments are sent at the end.
         """
         try:
             self._play(stopped)
         finally:
-            if self._orders.over != "run":  # nobody wants to hear of an earlier run
+            if (
+                self._instructions.over != "run"
+            ):  # no training node reads messages of an earlier run
                 self._cut_all()
-        return self._orders.over
+        return self._instructions.over
 
     def _play(self, stopped: Callable[[], bool]) -> None:
         for seat in self._seats:
             seat.absent = True
         self._absent = len(self._seats)
         while not stopped():
-            if self._line.orders is not self._orders:
-                self._obey(self._line.orders)
-            if self._orders.over:
+            if self._link.instructions is not self._instructions:
+                self._follow(self._link.instructions)
+            if self._instructions.over:
                 break
             if not self._may_step():
                 self._hold()
                 continue
             if self._absent:
-                self._return()
+                self._rejoin()
             if self._absent < len(self._seats):
                 self._round()
                 self._delay(stopped)
 
-    def _obey(self, orders: Instructions) -> None:
-        if orders.pointer is not self._orders.pointer:
+    def _follow(self, instructions: Instructions) -> None:
+        if instructions.pointer is not self._instructions.pointer:
             self._used = 0
-        self._orders = orders
-        self._progress.waiting = orders.actor is None or self._spent()
+        self._instructions = instructions
+        self._progress.waiting = instructions.actor is None or self._spent()
         for seat in self._seats:
             if not seat.recorder.length:  # its next fragment has not begun
                 self._take_newest(seat)
 
     def _may_step(self) -> bool:
-        _, actor, paused, _ = self._orders
+        _, actor, paused, _ = self._instructions
         return actor is not None and not paused and not self._spent()
 
     def _spent(self) -> bool:
-        pointer = self._orders.pointer
+        pointer = self._instructions.pointer
         return pointer is not None and pointer.quota is not None and self._used >= pointer.quota
 
     def _hold(self) -> None:
-        """Send what there is, and wait for other orders."""
-        # Said before sending: what the server answers to the last fragment is then handed over
-        # together with its weights, so that one client in lockstep repeats itself.
-        self._progress.waiting = self._orders.actor is None or self._spent()
+        """Send all steps, and wait for other instructions."""
+        # Set before sending, so that the reply to the last fragment arrives with its weights and
+        # a single client in lockstep is repeatable.
+        self._progress.waiting = self._instructions.actor is None or self._spent()
         self._cut_all()
-        self._line.wait(self._orders, _PATIENCE)
+        self._link.wait(self._instructions, _WAIT_SECONDS)
 
     def _delay(self, stopped: Callable[[], bool]) -> None:
         left = self._step_delay
         while left > 0 and not stopped():
-            self._sleep(min(left, _PATIENCE))
-            left -= _PATIENCE
+            self._sleep(min(left, _WAIT_SECONDS))
+            left -= _WAIT_SECONDS
 
     def _round(self) -> None:
-        """Let every environment take one step."""
+        """Take one step in every environment."""
         if self._regroup:
             self._group()
         began = self._clock()
@@ -178,7 +192,7 @@ class Player:
                 mask=obs.get(MASK),
                 greedy=greedy,
                 epsilon=epsilon,
-                random=self._orders.knobs.get("random", 0.0),
+                random=self._instructions.knobs.get("random", 0.0),
                 rng=self._rng,
             )
             for name, rows in after.items():
@@ -189,9 +203,9 @@ class Player:
     def _step(
         self, seat: _Seat, action: Array, extras: dict[str, Array], index: int, began: float
     ) -> None:
-        given = to_environment(self._head, self._spec.spec.action, action)
+        native = to_environment(self._head, self._spec.spec.action, action)
         try:
-            outcome = seat.environment.step(given, seat.rows)
+            outcome = seat.environment.step(native, seat.rows)
         except EnvironmentBroken as broken:
             self._leave(seat, broken)
             return
@@ -210,7 +224,7 @@ class Player:
             self._take_newest(seat)
 
     def _begin(self, seat: _Seat) -> None:
-        """Begin an episode: the row of its first observation is never a step of the one before."""
+        """Begin an episode; its first observation is no step of the episode before."""
         seed, self._seeds[seat.index] = self._seeds[seat.index], None
         try:
             seat.environment.reset(seat.rows, seed)
@@ -222,7 +236,7 @@ class Player:
             self._regroup = True
         for row in seat.memory.values():
             row[...] = 0
-        knobs = self._orders.knobs
+        knobs = self._instructions.knobs
         seat.exploration = explored = explore(self._head, knobs, self._rng)
         seat.at_random = max(explored.epsilon, 0.0 if explored.greedy else knobs.get("random", 0.0))
         for name in () if seat.exploration.greedy else self._head.noise:
@@ -236,7 +250,7 @@ class Player:
         self._take_newest(seat)
 
     def _leave(self, seat: _Seat, broken: EnvironmentBroken) -> None:
-        """Give up the episode: of all that was played, an unfinished fragment may be unsound."""
+        """Abandon the episode and its unfinished fragment, which is sent only if it is sound."""
         if not seat.absent:
             seat.absent, self._absent = True, self._absent + 1
             self._regroup = True
@@ -250,14 +264,14 @@ class Player:
             progress.faults = progress.faults | {fault.kind: progress.faults.get(fault.kind, 0) + 1}
             progress.trouble = fault.text
 
-    def _return(self) -> None:
-        """Let those come back whose environments are in order again; wait if nobody plays."""
+    def _rejoin(self) -> None:
+        """Begin episodes in environments that are ready again; wait if none is playing."""
         for seat in self._seats:
             if not seat.absent:
                 continue
             try:
                 ready = seat.environment.ready(
-                    0.0 if self._absent < len(self._seats) else _PATIENCE
+                    0.0 if self._absent < len(self._seats) else _WAIT_SECONDS
                 )
             except EnvironmentBroken as broken:
                 self._leave(seat, broken)
@@ -266,8 +280,8 @@ class Player:
                     self._begin(seat)
 
     def _take_newest(self, seat: _Seat) -> None:
-        """Begin a fragment with the newest weights, unless the episode measures older ones."""
-        newest = self._orders.actor
+        """Use the newest weights for the next fragment, unless the episode measures older ones."""
+        newest = self._instructions.actor
         pinned = seat.exploration.greedy and seat.steps > 0 and seat.actor is not None
         if newest is not None and not pinned and newest is not seat.actor:
             seat.actor = newest
@@ -275,13 +289,13 @@ class Player:
             self._regroup = True
         if seat.actor is not None:
             seat.newest = max(seat.newest, (seat.actor.generation, seat.actor.version))
-            seat.recorder.act_with(seat.actor, seat.memory)
+            seat.recorder.use(seat.actor, seat.memory)
 
     def _end(self, seat: _Seat, outcome: StepResult, now: float) -> None:
-        """Send the end of an episode and its summary, and begin the next one."""
+        """Send the last fragment and the summary of an episode, and begin the next one."""
         self._send(seat, terminated=outcome.terminated, truncated=outcome.truncated)
         generation, version = seat.newest
-        self._line.send(
+        self._link.send(
             Episode(
                 generation=generation,
                 version=version,
@@ -302,8 +316,8 @@ class Player:
         fragment = seat.recorder.cut(self._cut, terminated=terminated, truncated=truncated)
         self._cut += len(fragment)
         seat.environment.check_bounds(fragment.obs)
-        self._line.send(fragment)
-        seat.recorder.go_on()
+        self._link.send(fragment)
+        seat.recorder.resume()
 
     def _cut_all(self) -> None:
         for seat in self._seats:
@@ -312,13 +326,13 @@ class Player:
                 self._take_newest(seat)
 
     def _group(self) -> None:
-        """Put together the environments that act with the same version."""
+        """Group the environments by the version in use."""
         self._regroup = False
         present = [seat for seat in self._seats if not seat.absent]
         actors = dict.fromkeys(seat.actor for seat in present if seat.actor is not None)
         self._groups = []
         for actor in actors:
             seats = [seat for seat in present if seat.actor is actor]
-            everybody = len(seats) == len(self._seats)
-            indices = None if everybody else np.array([seat.index for seat in seats])
+            complete = len(seats) == len(self._seats)
+            indices = None if complete else np.array([seat.index for seat in seats])
             self._groups.append((actor, indices, seats))

@@ -1,4 +1,4 @@
-"""One environment's steps in preallocated rows, until they are cut into a fragment."""
+"""The steps of one environment in preallocated columns, until they become a fragment."""
 
 import math
 
@@ -11,14 +11,14 @@ from soulsai.types import Array, Fragment, Leaf, RunSpec, zeros
 
 Rows = dict[str, Array]
 
-MOST_BYTES = 1_500_000  # of a fragment before it is encoded; an entry on the wire takes 2 MB
+MOST_BYTES = 1_500_000  # of a fragment before encoding; an entry on the wire has at most 2 MB
 _REWARD = Leaf((), "<f4")
 
 
 class Recorder:
-    """Keeps the steps of one environment as columns: the arrays that it was given are copied.
+    """Copies the steps of one environment into columns.
 
-    What ``cut`` returns are views of these columns; encode them before calling ``go_on``.
+    A fragment of ``cut`` holds views of the columns; encode it before calling ``resume``.
     """
 
     def __init__(self, client: str, epoch: int, spec: RunSpec) -> None:
@@ -37,22 +37,33 @@ class Recorder:
         self._generation = self._version = 0
 
     def begin(self, episode: int, exploration: Exploration, rows: Rows) -> None:
-        """Begin an episode with its first observation."""
+        """Begin an episode.
+
+        Args:
+            episode: Its number.
+            exploration: Its exploration.
+            rows: Its first observation.
+        """
         self._episode, self._start, self.length = episode, 0, 0
         self._exploration = exploration
         for name, columns in self.obs.items():
             columns[0] = rows[name]
 
-    def act_with(self, actor: Actor, memory: Rows) -> None:
-        """Note what the next fragment is played with, before its first step."""
+    def use(self, actor: Actor, memory: Rows) -> None:
+        """Record the policy and the memory at the start of a fragment."""
         self._generation, self._version = actor.generation, actor.version
-        for name, kept in self._memory.items():
-            kept[...] = memory[name]
+        for name, row in self._memory.items():
+            row[...] = memory[name]
 
     def add(self, action: Array, reward: float, extras: Rows, index: int, rows: Rows) -> None:
-        """Append a step: what was done, what came of it, and what was seen then.
+        """Append a step.
 
-        Extras are those of many environments [E, ...], of which this one is ``index``.
+        Args:
+            action: The action.
+            reward: Its reward.
+            extras: The head's extra values [E, ...] of E environments.
+            index: The index of this environment in ``extras``.
+            rows: The observation after the step.
         """
         at = self.length
         self._action[at] = action
@@ -64,7 +75,13 @@ class Recorder:
             columns[at] = rows[name]
 
     def cut(self, clock: int, *, terminated: bool, truncated: bool) -> Fragment:
-        """Return the steps since the last cut; ``clock`` counts those that were cut before."""
+        """Return the steps since the last cut as a fragment.
+
+        Args:
+            clock: Env steps of this client and epoch in earlier fragments.
+            terminated: Whether the episode has terminated.
+            truncated: Whether the episode was truncated.
+        """
         steps = self.length
         return Fragment(
             client=self._client,
@@ -85,8 +102,8 @@ class Recorder:
             memory=self._memory,
         )
 
-    def go_on(self) -> None:
-        """Begin the next fragment of the same episode, with what was seen last."""
+    def resume(self) -> None:
+        """Begin the next fragment of the same episode with its last observation."""
         for columns in self.obs.values():
             columns[0] = columns[self.length]
         self._start += self.length
@@ -94,7 +111,7 @@ class Recorder:
 
 
 def capacity(spec: RunSpec) -> int:
-    """Return how many steps fit into a fragment: those of the spec, fewer where steps are large."""
+    """Return the steps of a fragment: those of the spec, fewer if steps are large."""
     leaves = [*spec.spec.obs.values(), spec.spec.action.leaf, _REWARD, *spec.extras.values()]
     row = sum(_bytes(leaf) for leaf in leaves)
     room = MOST_BYTES - sum(_bytes(leaf) for leaf in spec.memory.values())

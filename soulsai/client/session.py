@@ -1,4 +1,4 @@
-"""A client's life: find the run, check it, make the environment, say hello, play; and again."""
+"""The sessions of a client: find a run, check it, make environments, say hello, and play."""
 
 import logging
 import random
@@ -25,8 +25,8 @@ from soulsai.wire.version import ProtocolRange, check_protocol
 
 log = logging.getLogger(__name__)
 
-_NO_RUN_SECONDS = 1.0  # at most, between two looks for a run on a server that answers
-_SLICE = 0.1  # seconds between two looks at ``stopped``
+_NO_RUN_SECONDS = 1.0  # at most, between two checks for a run
+_SLICE = 0.1  # seconds between two checks of ``stopped``
 
 Answer = TypeVar("Answer")
 Stopped = Callable[[], bool]
@@ -44,21 +44,21 @@ def serve(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Play for the run on the server, and for those that follow it, until told to stop.
+    """Play for the run on the server, and for runs that follow it, until told to stop.
 
     Args:
-        config: Ours; the server decides what is played, we decide what may be. An
-            ``environment.count`` above one takes precedence over the server's.
+        config: The client's own settings, which limit the environments that the server may
+            request. An ``environment.count`` above one takes precedence over the server's.
         wire: The connection; the caller closes it.
-        environment: An id that the user named himself; it is played, whatever the server offers.
+        environment: An id named by the user, which replaces the server's.
         seed: Of exploration and of the environments.
         step_delay: Seconds to sleep after each step.
-        spool: A folder for what cannot be sent; only for a client that keeps its name.
-        stopped: Whether the user wants us to stop.
+        spool: A folder for unsent entries; only for a client that keeps its name.
+        stopped: Whether the user wants the client to stop.
         clock: Monotonic seconds.
         sleep: How to sleep.
     """
-    life = _Life(
+    client = _Client(
         config=config,
         wire=wire,
         named=environment,
@@ -71,12 +71,12 @@ def serve(
         jitter=random.Random(seed),
     )
     while not stopped():
-        if life.session() != "run":
+        if client.session() != "run":
             return
 
 
-class _Life(NamedTuple):
-    """What all sessions of one client have in common."""
+class _Client(NamedTuple):
+    """The data that all sessions of one client share."""
 
     config: Config
     wire: ClientWire
@@ -90,8 +90,8 @@ class _Life(NamedTuple):
     jitter: random.Random
 
     def session(self) -> str:
-        """Play for one run; return ``"run"`` if another one has, or may have, begun."""
-        spec = self._patiently(self.wire.spec)
+        """Play for one run; return ``"run"`` if another may have begun."""
+        spec = self._retry(self.wire.spec)
         if spec is None:
             return ""
         if warning := check_protocol(ProtocolRange(spec.protocol, spec.oldest_protocol)):
@@ -105,7 +105,7 @@ class _Life(NamedTuple):
         own = self.config.environment.count
         environments = self._make_all(id, spec, own if own > 1 else spec.environment.count)
         try:
-            return self._play(spec, _shown(id), environments)
+            return self._play(spec, _public_id(id), environments)
         finally:
             _close(environments)
 
@@ -148,11 +148,11 @@ class _Life(NamedTuple):
         )
         spool = self._spool(spec)
         try:
-            introduced = self._patiently(lambda: self._introduce(spec, hello, spool))
-            if introduced is None:
+            started = self._retry(lambda: self._say_hello(spec, hello, spool))
+            if started is None:
                 return "run"
             log.info("run=%s environment=%s count=%d", spec.run, id, len(environments))
-            over = self._perform(spec, *introduced, environments, spool)
+            over = self._run_player(spec, *started, environments, spool)
             if over == "run" and spool is not None:
                 spool.discard()
             return over
@@ -160,7 +160,7 @@ class _Life(NamedTuple):
             if spool is not None:
                 spool.close()
 
-    def _perform(
+    def _run_player(
         self,
         spec: RunSpec,
         program: Program,
@@ -168,10 +168,10 @@ class _Life(NamedTuple):
         environments: Sequence[PlayableEnvironment],
         spool: Spool | None,
     ) -> str:
-        """Play until it is over, and return why."""
+        """Play, and return the reason of the end."""
         outbox = Outbox(int(self.config.client.outbox_mb * 1e6), self.clock)
         progress = PlayerProgress()
-        chance, *seeds = np.random.SeedSequence(self.seed).spawn(1 + len(environments))
+        exploration, *seeds = np.random.SeedSequence(self.seed).spawn(1 + len(environments))
         with Uplink(
             self.wire,
             spec,
@@ -191,7 +191,7 @@ class _Life(NamedTuple):
                 progress,
                 client=self.config.client.name,
                 epoch=position.epoch,
-                rng=np.random.default_rng(chance),
+                rng=np.random.default_rng(exploration),
                 seeds=[int(one.generate_state(1)[0]) for one in seeds],
                 step_delay=self.step_delay,
                 clock=self.clock,
@@ -206,32 +206,32 @@ class _Life(NamedTuple):
         clean(self.spools)
         return Spool(self.spools, spec, name, int(megabytes * 1e6))
 
-    def _introduce(
+    def _say_hello(
         self, spec: RunSpec, hello: Hello, spool: Spool | None
     ) -> tuple[Program, Position] | None:
-        """Say hello; return ``None`` if another run has begun while the environment was made.
+        """Say hello; return ``None`` if another run has begun in the meantime.
 
-        What an earlier life of ours has left is sent before, because it is of an earlier epoch.
+        The spool is sent before, because its entries are of an earlier epoch.
         """
         if self.wire.spec().crc != spec.crc:
             return None
         if spool and (sent := spool.deliver(self.wire)):
-            log.info("delivered=%d entries of an earlier life", sent)
+            log.info("delivered=%d entries of an earlier process", sent)
         return self.wire.program(spec), self.wire.hello(hello)
 
-    def _patiently(self, ask: Callable[[], Answer]) -> Answer | None:
-        """Ask until there is an answer, or until ``stopped()``: then return ``None``."""
+    def _retry(self, call: Callable[[], Answer]) -> Answer | None:
+        """Call until it succeeds; return ``None`` when stopped."""
         backoff, empty = Backoff(self.jitter), Backoff(self.jitter, most=_NO_RUN_SECONDS)
-        said = ""
+        logged = ""
         while not self.stopped():
             try:
-                return ask()
+                return call()
             except AccessDenied:
                 raise
             except WireError as error:
-                if said != type(error).__name__:
-                    said = type(error).__name__
-                    log.warning("waiting=%s: %s", said, error)
+                if logged != type(error).__name__:
+                    logged = type(error).__name__
+                    log.warning("waiting=%s: %s", logged, error)
                 delay = (empty if isinstance(error, NoRun) else backoff).next()
             self._pause(delay)
         return None
@@ -242,8 +242,8 @@ class _Life(NamedTuple):
             self.sleep(min(left, _SLICE))
 
 
-def _shown(id: str) -> str:
-    """Return an environment's id as the server may see it: without the folders of our machine."""
+def _public_id(id: str) -> str:
+    """Return an environment's id without the folders of this machine."""
     place, colon, name = id.rpartition(":")
     return f"{Path(place).name}{colon}{name}" if place.endswith(".py") else id
 

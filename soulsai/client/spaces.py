@@ -1,4 +1,4 @@
-"""Gymnasium's spaces as named arrays, and the reading of what an environment says it saw."""
+"""Gymnasium's spaces as named leaves, and the reading of observations."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +14,7 @@ Path = tuple[str | int, ...]
 
 
 class Reader(Struct, frozen=True, eq=False):
-    """Copies one leaf of an observation into a row, unless it breaks the promise of its space.
+    """Copies one leaf of an observation into a row, and checks it against its space.
 
     Categories count from ``low`` in the environment, and from zero in the row.
     """
@@ -26,7 +26,7 @@ class Reader(Struct, frozen=True, eq=False):
     high: Array
 
     def read(self, obs: Any, row: Array) -> None:
-        """Copy the leaf out of ``obs``; raise ``ValueError`` with what is wrong with it."""
+        """Copy the leaf of ``obs`` into ``row``; raise ``ValueError`` if it is not in the space."""
         for key in self.path:
             try:
                 obs = obs[key]
@@ -43,7 +43,7 @@ class Reader(Struct, frozen=True, eq=False):
             _read_integers(array, row)
 
     def outside(self, rows: Array) -> str:
-        """Say what among many rows is beyond the declared bounds, or return an empty string."""
+        """Return a phrase for a value in rows [N, ...] outside the bounds, or an empty string."""
         if self.leaf.categories or rows.dtype.kind == "b":
             return ""
         wrong = (rows < self.low) | (rows > self.high)
@@ -64,7 +64,7 @@ def _read_numbers(array: Array, row: Array) -> None:
     if array.dtype.kind not in "fiub":
         raise ValueError(f"has dtype {array.dtype} instead of {row.dtype}")
     if array.dtype.itemsize > row.dtype.itemsize:
-        with np.errstate(over="ignore"):  # it becomes infinite, and is refused below
+        with np.errstate(over="ignore"):  # the result is infinite and refused below
             np.copyto(row, array, casting="unsafe")
     else:
         np.copyto(row, array, casting="unsafe")
@@ -88,19 +88,19 @@ def readers(space: Space[Any]) -> dict[str, Reader]:
     ``Dict`` and ``Tuple`` give names like ``player.pose`` and ``enemies.0``; anything else is one
     leaf named ``obs``.
     """
-    found: dict[str, Reader] = {}
+    result: dict[str, Reader] = {}
     for path, leaf in _leaves(space, ()):
         name = ".".join(map(str, path)) or "obs"
-        if name in found or name == MASK:
+        if name in result or name == MASK:
             raise EnvironmentFault(f"observation leaf {name!r}: the name is taken; rename the leaf")
-        found[name] = _reader(name, path, leaf)
-    if not found:
+        result[name] = _reader(name, path, leaf)
+    if not result:
         raise EnvironmentFault(f"the observation space {space} has no leaves")
-    return found
+    return result
 
 
 def action_spec(space: Space[Any]) -> ActionSpec:
-    """Describe an action space; raise ``EnvironmentFault`` if it is of a kind we do not know."""
+    """Describe an action space; raise ``EnvironmentFault`` if it is not supported."""
     if isinstance(space, spaces.Discrete):
         return ActionSpec("discrete", (), (int(space.n),))
     if isinstance(space, spaces.MultiDiscrete):
@@ -121,14 +121,23 @@ def action_spec(space: Space[Any]) -> ActionSpec:
 
 
 def action_start(space: Space[Any]) -> Array:
-    """Return what is to be added to an action that counts from zero."""
+    """Return the offset of an action space, added to actions that count from zero."""
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         return np.asarray(space.start, np.int64)
     return np.zeros((), np.int64)
 
 
 def read_mask(value: Any, choices: int, row: Array) -> None:
-    """Copy an action mask, one number or truth per choice; a tuple of masks is put end to end."""
+    """Copy an action mask into a row.
+
+    Args:
+        value: Numbers or booleans [choices], or a tuple of masks, which are concatenated.
+        choices: The number of choices.
+        row: The row [choices] to write, of bool.
+
+    Raises:
+        ValueError: The mask has another shape or dtype.
+    """
     parts = value if isinstance(value, tuple | list) else (value,)
     array = np.concatenate([np.atleast_1d(np.asarray(part)) for part in parts])
     if array.shape != (choices,) or array.dtype.kind not in "biu":
@@ -186,6 +195,5 @@ def _range(dtype: np.dtype[Any]) -> tuple[int, int]:
 
 
 def _short(array: Array) -> str:
-    """Show a value in one short line."""
     text = np.array2string(array, threshold=6, precision=4).replace("\n", "")
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,4 +1,4 @@
-"""The one background thread: it owns the connection, so that the player never waits for it."""
+"""The background thread of a client, which owns the connection; the player never waits for it."""
 
 import logging
 import math
@@ -20,16 +20,16 @@ from soulsai.wire.protocols import ClientWire, Position
 
 log = logging.getLogger(__name__)
 
-ENTRY_BYTES = 16_000  # messages of the same moment share an entry of about this size
-ENTRY_SECONDS = 0.02  # which waits at most so long for others
-PUSH_BYTES = 256_000  # sent in one round trip when there is a backlog
-POLL_SECONDS = 1.0  # without a hint
+ENTRY_BYTES = 16_000  # at which an entry is sent without waiting for more messages
+ENTRY_SECONDS = 0.02  # that a message waits for others in its entry
+PUSH_BYTES = 256_000  # of one round trip when there is a backlog
+POLL_SECONDS = 1.0  # between two reads of the pointer without a hint
 IMPATIENT_SECONDS = 0.25  # the same, while the player waits
-DAMAGED_SECONDS = 5.0  # until weights that could not be used are tried again
-RECONNECT_SECONDS = 3.0  # at most, between two tries: a network that is back is noticed soon
-GRACE_SECONDS = 2.0  # for what is queued when the player is done
-SPILL_SECONDS = 1.0  # without a server, after which what waits goes to disk; and then so often
-SPILL_BYTES = 200_000  # entries are larger then: what comes back at once is less of them
+DAMAGED_SECONDS = 5.0  # until damaged weights are fetched again
+RECONNECT_SECONDS = 3.0  # at most, between two attempts to connect
+GRACE_SECONDS = 2.0  # to send the queue at the end
+SPILL_SECONDS = 1.0  # without a server, between two writes of the queue to disk
+SPILL_BYTES = 200_000  # of an entry on disk; larger ones are fewer to send later
 
 Entry = tuple[Position, bytes]
 
@@ -38,6 +38,7 @@ class Backoff:
     """Full jitter: a uniform draw below a bound that doubles with each failure."""
 
     def __init__(self, rng: random.Random, first: float = 0.1, most: float = 10.0) -> None:
+        """Start with a bound of ``first`` seconds, which grows up to ``most``."""
         self._rng = rng
         self._first = first
         self._most = most
@@ -50,15 +51,15 @@ class Backoff:
         return self._rng.uniform(0.0, bound)
 
     def reset(self) -> None:
-        """Begin again with short waits: it worked."""
+        """Start again with short waits after a success."""
         self._failures = 0
 
 
 class Uplink:
-    """Sends what was played, says that we live, and fetches weights; a context manager.
+    """Sends experience and heartbeats, and fetches weights; a context manager.
 
-    Leaving it sends what is queued, for at most ``GRACE_SECONDS``, and raises what ended the
-    thread, if anything did.
+    Its exit sends the queue for at most ``GRACE_SECONDS``, and raises the error that ended the
+    thread, if there is one.
     """
 
     def __init__(
@@ -74,9 +75,18 @@ class Uplink:
         spool: Spool | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepare to connect; ``position`` is that of our hello.
+        """Prepare to start the thread.
 
-        A ``spool`` keeps what waits while there is no server; all in it is sent first.
+        Args:
+            wire: The connection; the caller closes it.
+            spec: The run.
+            program: The run's policy program.
+            outbox: The queue to send.
+            progress: The player's progress, for the heartbeat.
+            position: The position of this session's hello.
+            rng: Of the pauses between attempts to connect.
+            spool: Keeps the queue on disk while there is no server; its entries are sent first.
+            clock: Monotonic seconds.
         """
         self._wire = wire
         self._spec = spec
@@ -87,29 +97,29 @@ class Uplink:
         self._clock = clock
         self._backoff = Backoff(rng, most=RECONNECT_SECONDS)
         self._changed = threading.Condition()
-        self._orders = Instructions()
+        self._instructions = Instructions()
         self._closing = False
-        self._woken = False  # by the player, not by a hint
-        self._doubt: list[Entry] = []  # pushed, and never heard of; later than what is in the spool
+        self._woken = False  # by the player
+        self._in_doubt: list[Entry] = []  # pushed without a reply; later than all in the spool
         self._spool = spool
-        self._pushed = position  # nothing later has ever been sent
-        self._retry_at = 0.0  # no use in trying before
-        self._spill_at = math.inf  # due then
+        self._pushed = position  # the last position ever pushed
+        self._retry_at = 0.0  # the next attempt to connect
+        self._spill_at = math.inf  # the next write to disk
         self._connected = True
-        self._beat_at = clock()  # due then
-        self._poll_at = -math.inf  # done then
+        self._beat_at = clock()  # the next heartbeat
+        self._polled_at = -math.inf  # the last read of the pointer
         self._notice = ""  # of the training node for us
-        self._tried = (0, 0)  # generation and version of the pointer last looked into
+        self._tried = (0, 0)  # generation and version of the last fetch
         self._damaged_until = 0.0
         self._executor = ThreadPoolExecutor(1, "uplink")
         self._thread: Future[None] | None = None
 
     def __repr__(self) -> str:
         state = "connected" if self._connected else "not connected"
-        return f"Uplink({state}, {len(self._outbox)} queued, {self._orders.actor})"
+        return f"Uplink({state}, {len(self._outbox)} queued, {self._instructions.actor})"
 
     def __enter__(self) -> Self:
-        self._thread = self._executor.submit(self._live)
+        self._thread = self._executor.submit(self._run)
         return self
 
     def __exit__(
@@ -125,12 +135,12 @@ class Uplink:
             self._thread.result()
 
     @property
-    def orders(self) -> Instructions:
-        """What the server wants now."""
-        return self._orders
+    def instructions(self) -> Instructions:
+        """Return the newest instructions."""
+        return self._instructions
 
     def send(self, message: Fragment | Episode) -> None:
-        """Encode a message, here and now, and queue it."""
+        """Encode a message and queue it."""
         steps = len(message) if isinstance(message, Fragment) else 0
         before = self._outbox.size
         self._outbox.put(encode_message(message, self._spec), steps)
@@ -138,31 +148,31 @@ class Uplink:
             self._woken = True
             self._wire.wake()
 
-    def wait(self, orders: Instructions, timeout: float) -> None:
-        """Sleep until the orders are others than those given, or ``timeout`` seconds pass."""
+    def wait(self, known: Instructions, timeout: float) -> None:
+        """Wait for instructions other than ``known``, for at most ``timeout`` seconds."""
         with self._changed:
-            self._changed.wait_for(lambda: self._orders is not orders, timeout)
+            self._changed.wait_for(lambda: self._instructions is not known, timeout)
 
-    def _give(self, orders: Instructions) -> None:
+    def _instruct(self, instructions: Instructions) -> None:
         with self._changed:
-            self._orders = orders
+            self._instructions = instructions
             self._changed.notify_all()
 
-    # All below runs in our own thread.
+    # All methods below run in the uplink's thread.
 
-    def _live(self) -> None:
+    def _run(self) -> None:
         try:
-            # After a stop the player still has something to send
-            while not self._closing and self._orders.over != "run":
+            # The player still has fragments to send after a stop.
+            while not self._closing and self._instructions.over != "run":
                 self._round()
-            if self._orders.over != "run":
+            if self._instructions.over != "run":
                 self._finish()
         except BaseException:
-            self._give(self._orders._replace(over="error"))
+            self._instruct(self._instructions._replace(over="error"))
             raise
 
     def _round(self) -> None:
-        """Sleep until there is something to do, and do it; without a server, sleep longer."""
+        """Wait until work is due, and do it; without a server, wait longer."""
         try:
             woken, due = self._listen()
             now = self._clock()
@@ -170,23 +180,23 @@ class Uplink:
                 self._spill(now)
                 return
             self._push(now)
-            hinted = now < due - 0.001 and not woken  # somebody woke us, and not the player
+            hinted = now < due - 0.001 and not woken  # woken by a message of the server
             if hinted or now >= self._poll_due() or not self._connected:
                 self._poll(now)
-            self._found()
+            self._on_connected()
         except AccessDenied:
             raise
         except WireError as error:
-            self._lost(error)
+            self._on_lost(error)
             self._spill(self._clock())
 
     def _listen(self) -> tuple[bool, float]:
-        """Sleep; return whether the player woke us, and when we would have woken by ourselves."""
+        """Wait for work; return whether the player woke the thread, and the time work was due."""
         due = self._due()
         controls = self._wire.wait(max(0.0, due - self._clock()))
         woken, self._woken = self._woken, False
         for control in controls:
-            self._obey(control)
+            self._on_control(control)
         if controls:
             self._read_notice()
         return woken, due
@@ -204,15 +214,15 @@ class Uplink:
         return due
 
     def _poll_due(self) -> float:
-        return self._poll_at + (IMPATIENT_SECONDS if self._progress.waiting else POLL_SECONDS)
+        return self._polled_at + (IMPATIENT_SECONDS if self._progress.waiting else POLL_SECONDS)
 
-    def _obey(self, control: Control) -> None:
+    def _on_control(self, control: Control) -> None:
         if control.op == "stop":
             log.info("control=stop")
-            self._give(self._orders._replace(over="stop"))
-        elif self._orders.paused != (control.op == "pause"):
+            self._instruct(self._instructions._replace(over="stop"))
+        elif self._instructions.paused != (control.op == "pause"):
             log.info("control=%s", control.op)
-            self._give(self._orders._replace(paused=control.op == "pause"))
+            self._instruct(self._instructions._replace(paused=control.op == "pause"))
 
     def _read_notice(self) -> None:
         """Log why this client is kept out, and when it is let in again; each once."""
@@ -228,30 +238,30 @@ class Uplink:
             log.info("let in again by the training node")
 
     def _push(self, now: float) -> None:
-        """Send what is on disk, piece by piece, then what is in doubt, then what is due."""
+        """Send a piece of the spool; when it is empty, the entries in doubt and those due."""
         if self._spool:
             entries = self._spool.oldest()
             self._send(entries)
             self._spool.done(entries)
             if self._spool:
                 return
-        if self._doubt:
-            self._send(self._doubt)
-            self._doubt = []
+        if self._in_doubt:
+            self._send(self._in_doubt)
+            self._in_doubt = []
         oldest = self._outbox.oldest()
         beat = now >= self._beat_at
         due = oldest is not None and (
             now >= oldest + ENTRY_SECONDS or self._outbox.size >= ENTRY_BYTES
         )
         if beat or due:
-            self._doubt = self._entries(beat=beat, most=ENTRY_BYTES)
-            self._send(self._doubt)
-            self._doubt = []
+            self._in_doubt = self._entries(beat=beat, most=ENTRY_BYTES)
+            self._send(self._in_doubt)
+            self._in_doubt = []
         if beat:
             self._beat_at = now + max(0.1, self._spec.heartbeat_seconds)
 
     def _send(self, entries: list[Entry]) -> None:
-        """Push entries; only those that may have been pushed before may be there already."""
+        """Push entries; the server may have only those that were pushed before."""
         if not entries:
             return
         again = entries[0][0] <= self._pushed
@@ -259,19 +269,19 @@ class Uplink:
         self._wire.push(entries, retry=again)
 
     def _spill(self, now: float) -> None:
-        """Put what waits on disk, if there has been no server for a while."""
+        """Write the queue to disk, if the server is gone for a while."""
         if self._spool is None or now < self._spill_at:
             return
         self._spill_at = now + SPILL_SECONDS
-        while self._doubt or len(self._outbox):
-            if not self._doubt:
-                self._doubt = self._entries(beat=False, most=SPILL_BYTES)
-            if not self._spool.append(self._doubt):
+        while self._in_doubt or len(self._outbox):
+            if not self._in_doubt:
+                self._in_doubt = self._entries(beat=False, most=SPILL_BYTES)
+            if not self._spool.append(self._in_doubt):
                 return
-            self._doubt = []
+            self._in_doubt = []
 
     def _entries(self, *, beat: bool, most: int) -> list[Entry]:
-        """Take messages from the outbox and give each entry its place, once and for all."""
+        """Take messages from the outbox, and assign each entry its final position."""
         entries: list[Entry] = []
         size = 0
         while size < PUSH_BYTES:
@@ -300,13 +310,13 @@ class Uplink:
         )
 
     def _poll(self, now: float) -> None:
-        """Look for a newer version, and whether the run is still the one that we play for."""
+        """Read the pointer: to a newer version, or to another run."""
         pointer = self._wire.pointer()
-        self._poll_at = now
-        known = self._orders.pointer
+        self._polled_at = now
+        known = self._instructions.pointer
         if pointer is None or known is None or pointer.generation != known.generation:
             self._check_run()
-        if pointer is None or self._orders.over:
+        if pointer is None or self._instructions.over:
             return
         if pointer.run != self._spec.run:
             self._end_of_run(pointer.run)
@@ -323,12 +333,12 @@ class Uplink:
 
     def _end_of_run(self, other: str) -> None:
         log.info("run=%s ends; run=%s begins", self._spec.run, other)
-        self._give(self._orders._replace(over="run"))
+        self._instruct(self._instructions._replace(over="run"))
 
     def _fetch(self, pointer: Pointer, now: float) -> None:
-        """Hand over a newer version when its weights can act: its quota is for them, not for older.
+        """Fetch a newer version, and hand its weights and its quota over together.
 
-        Weights that cannot act would hold the player up for ever: their quota is for any.
+        If the weights cannot act, the quota is handed over alone, so that the player goes on.
         """
         self._tried, self._damaged_until = pointer.order, 0.0
         try:
@@ -340,18 +350,18 @@ class Uplink:
         except WireError as error:
             log.warning("weights=%s: %s", pointer.order, error)
             self._damaged_until = now + DAMAGED_SECONDS
-            self._give(self._orders._replace(pointer=pointer))
+            self._instruct(self._instructions._replace(pointer=pointer))
             return
-        self._give(self._orders._replace(pointer=pointer, actor=actor))
+        self._instruct(self._instructions._replace(pointer=pointer, actor=actor))
 
-    def _found(self) -> None:
+    def _on_connected(self) -> None:
         self._backoff.reset()
         if not self._connected:
             self._connected, self._spill_at = True, math.inf
             log.info("connected=true queued=%d dropped=%d", len(self._outbox), self._outbox.dropped)
             self._check_run()
 
-    def _lost(self, error: WireError) -> None:
+    def _on_lost(self, error: WireError) -> None:
         now = self._clock()
         if now >= self._retry_at:
             self._retry_at = now + self._backoff.next()
@@ -360,7 +370,7 @@ class Uplink:
             log.warning("connected=false: %s", error)
 
     def _finish(self) -> None:
-        """Send what is queued, and a last heartbeat, for at most the time of grace."""
+        """Send the queue and a last heartbeat within ``GRACE_SECONDS``."""
         deadline = self._clock() + GRACE_SECONDS
         self._beat_at = 0.0
         while self._clock() < deadline:
@@ -369,14 +379,14 @@ class Uplink:
             except AccessDenied:
                 raise
             except WireError as error:
-                self._lost(error)
+                self._on_lost(error)
                 with self._changed:
                     self._changed.wait(min(self._retry_at, deadline) - self._clock())
             else:
                 if not len(self._outbox) and not self._spool:
                     return
         self._spill(math.inf)
-        if len(self._outbox) or self._doubt:
+        if len(self._outbox) or self._in_doubt:
             log.warning("unsent=%d: the server could not be reached in time", len(self._outbox))
         elif self._spool:
             log.info("spooled=%r: will be sent by the next client of this name", self._spool)

@@ -1,4 +1,4 @@
-"""Small environments to test with, here and in other projects: solvable in seconds, or rude."""
+"""Small environments for tests, here and in other projects: solvable in seconds, or faulty."""
 
 from typing import Any, ClassVar
 
@@ -12,9 +12,9 @@ Info = dict[str, Any]
 
 
 class ToyEnv(gymnasium.Env[Array, np.int64]):
-    """A walker on a line who is to find the goal; a good policy earns more than 0.8 per episode.
+    """A walk on a line to a goal; a good policy earns more than 0.8 per episode.
 
-    It sees its own place, the goal's, the distance between them, and the time that is left, all
+    The observation has the walker's place, the goal's, their distance, and the remaining time, all
     within [-1, 1]. Actions are left, stay and right. Reaching the goal terminates with reward 1;
     each step costs 0.01; after ``4 * length`` steps the episode is truncated.
     """
@@ -30,7 +30,7 @@ class ToyEnv(gymnasium.Env[Array, np.int64]):
         super().reset(seed=seed, options=options)
         self._place, self._goal = self.np_random.choice(self.length, 2, replace=False)
         self._steps = 0
-        return self._seen(), self._info()
+        return self._observation(), self._info()
 
     def step(self, action: np.int64) -> tuple[Array, float, bool, bool, Info]:
         """Walk one place, or stay."""
@@ -38,9 +38,9 @@ class ToyEnv(gymnasium.Env[Array, np.int64]):
         self._steps += 1
         found = bool(self._place == self._goal)
         reward = 1.0 if found else -0.01
-        return self._seen(), reward, found, self._steps >= 4 * self.length, self._info()
+        return self._observation(), reward, found, self._steps >= 4 * self.length, self._info()
 
-    def _seen(self) -> Array:
+    def _observation(self) -> Array:
         scale = self.length - 1
         distance = (self._goal - self._place) / scale
         left = 1.0 - self._steps / (4 * self.length)
@@ -52,7 +52,7 @@ class ToyEnv(gymnasium.Env[Array, np.int64]):
 
 
 class MaskedToy(ToyEnv):
-    """A ``ToyEnv`` that says which steps are possible, and does not forgive others."""
+    """A ``ToyEnv`` that masks impossible actions, and raises for them."""
 
     def step(self, action: np.int64) -> tuple[Array, float, bool, bool, Info]:
         """Walk one place, or stay; walking into a wall raises."""
@@ -96,15 +96,15 @@ class DictToy(gymnasium.Env[Info, np.int64]):
         """Draw a weapon."""
         super().reset(seed=seed, options=options)
         self._steps = 0
-        return self._seen(), {}
+        return self._observation(), {}
 
     def step(self, action: np.int64) -> tuple[Info, float, bool, bool, Info]:
         """Compare the action with the weapon, then draw another."""
         reward = float(int(action) == self._weapon)
         self._steps += 1
-        return self._seen(), reward, False, self._steps >= self.length, {}
+        return self._observation(), reward, False, self._steps >= self.length, {}
 
-    def _seen(self) -> Info:
+    def _observation(self) -> Info:
         self._weapon = int(self.np_random.integers(1, 4))
         return {
             "player": {"pose": self.np_random.uniform(-10, 10, 3), "weapon": self._weapon},
@@ -115,7 +115,7 @@ class DictToy(gymnasium.Env[Info, np.int64]):
 
 
 class MultiDiscreteToy(gymnasium.Env[Array, Array]):
-    """A request of two components, to be repeated as the action; the reward is the share right."""
+    """Two numbers to repeat as the action; the reward is the share of correct ones."""
 
     def __init__(self, length: int = 10) -> None:
         self.length = length
@@ -125,13 +125,13 @@ class MultiDiscreteToy(gymnasium.Env[Array, Array]):
         self._steps = 0
 
     def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Array, Info]:
-        """Ask for something."""
+        """Draw two numbers."""
         super().reset(seed=seed, options=options)
         self._steps = 0
         return self._ask(), {}
 
     def step(self, action: Array) -> tuple[Array, float, bool, bool, Info]:
-        """Compare the action with what was asked, then ask for something else."""
+        """Compare the action with the observation, then draw two other numbers."""
         if not self.action_space.contains(action):
             raise ValueError(f"action {action!r} is outside {self.action_space}")
         reward = float((action == self._asked).mean())
@@ -144,7 +144,7 @@ class MultiDiscreteToy(gymnasium.Env[Array, Array]):
 
 
 class BoxToy(gymnasium.Env[Array, Array]):
-    """A point to be hit with an action of two numbers; the reward is minus the distance."""
+    """A point to hit with an action of two numbers; the reward is minus the distance."""
 
     def __init__(self, length: int = 10) -> None:
         self.length = length
@@ -154,13 +154,13 @@ class BoxToy(gymnasium.Env[Array, Array]):
         self._steps = 0
 
     def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Array, Info]:
-        """Show a point."""
+        """Draw a point."""
         super().reset(seed=seed, options=options)
         self._steps = 0
         return self._show(), {}
 
     def step(self, action: Array) -> tuple[Array, float, bool, bool, Info]:
-        """Measure the distance, then show another point."""
+        """Measure the distance, then draw another point."""
         if not self.action_space.contains(action):
             raise ValueError(f"action {action!r} is outside {self.action_space}")
         reward = -float(np.linalg.norm(action - self._goal))
@@ -173,7 +173,7 @@ class BoxToy(gymnasium.Env[Array, Array]):
 
 
 class RudeEnv(ToyEnv):
-    """A ``ToyEnv`` that breaks its promise in the ``after``-th step, in the way of ``fault``."""
+    """A ``ToyEnv`` with a ``fault`` in its ``after``-th step."""
 
     FAULTS: ClassVar[tuple[str, ...]] = (
         "reset", "step", "shape", "dtype", "kind", "missing", "nan", "reward", "mask", "four",
@@ -192,24 +192,24 @@ class RudeEnv(ToyEnv):
         if self._fault == "reset":
             raise RuntimeError("the game did not start")
         eyes, info = super().reset(seed=seed, options=options)
-        return self._seen_as(eyes), info
+        return self._faulty(eyes), info
 
     def step(self, action: np.int64) -> Any:
-        """Walk, or misbehave."""
+        """Walk, or fail."""
         eyes, reward, found, over, info = super().step(action)
         late = self._steps >= self._after
         if late and self._fault == "step":
             raise RuntimeError("the game has crashed")
         if late and self._fault == "four":
-            return self._seen_as(eyes), reward, found, info
+            return self._faulty(eyes), reward, found, info
         if late and self._fault == "reward":
             reward = float("nan")
-        return self._seen_as(eyes), reward, found, over, info
+        return self._faulty(eyes), reward, found, over, info
 
-    def _seen_as(self, eyes: Array) -> Any:
-        seen: Info = {"eyes": eyes, "door": 1}
+    def _faulty(self, eyes: Array) -> Any:
+        observation: Info = {"eyes": eyes, "door": 1}
         if self._steps < self._after:
-            return seen
+            return observation
         wrong: dict[str, Info] = {
             "shape": {"eyes": eyes[:3]},
             "dtype": {"eyes": eyes.astype(object)},
@@ -219,8 +219,8 @@ class RudeEnv(ToyEnv):
             "bounds": {"eyes": eyes + 5},
         }
         if self._fault == "missing":
-            del seen["door"]
-        return seen | wrong.get(self._fault, {})
+            del observation["door"]
+        return observation | wrong.get(self._fault, {})
 
     def _info(self) -> Info:
         if self._fault != "mask":

@@ -1,4 +1,4 @@
-"""Policies to test with: a graph without a hidden layer, and a run that is about it."""
+"""Policies for tests: a graph without hidden layers, and a run for it."""
 
 from typing import Any, Literal
 
@@ -32,7 +32,17 @@ def toy_run(
     fragment_steps: int = 64,
     fragment_seconds: float = 60.0,
 ) -> tuple[RunSpec, Program, dict[str, Array]]:
-    """Return a run about an environment, its program, and weights of zeros."""
+    """Return a run of an environment, its program, and weights of zeros.
+
+    Args:
+        environment: The environment, which is made to read its spec.
+        head: The kind of head.
+        run: The run's name.
+        memory: Whether the program has a memory; see ``linear_program``.
+        eval_fraction: Share of greedy episodes.
+        fragment_steps: Env steps of a fragment.
+        fragment_seconds: Seconds of a fragment.
+    """
     spec = probe(
         schema.EnvironmentSettings(
             id=environment.id,
@@ -62,21 +72,24 @@ def toy_run(
 def linear_program(
     spec: Spec, head: Head, *, memory: bool = False, card: PolicyCard | None = None
 ) -> tuple[Program, dict[str, Array]]:
-    """Return a policy without a hidden layer, and weights of zeros for it; it needs ``onnx``.
+    """Return a policy without hidden layers, and weights of zeros for it; it needs ``onnx``.
 
-    Its weights are ``w`` [numbers seen, outputs] and ``b`` [outputs]; several outputs share them.
-    With ``memory`` it remembers how many steps it has made, as ``count`` [1]. With a ``card`` the
-    graph is a complete ``policy.onnx``, with those zeros inside.
+    Args:
+        spec: The observations and actions.
+        head: The head, which determines the outputs. They share the weights ``w`` [inputs, outputs]
+            and ``b`` [outputs].
+        memory: Whether the policy counts its steps in a memory ``count`` [1].
+        card: Makes the graph a complete ``policy.onnx``, with the zeros inside.
     """
     import onnx
     from onnx import TensorProto, helper
 
     names = {"epsilon_greedy": ["q"], "categorical": ["logits"]}.get(head.kind, ["mean", "log_std"])
     size = sum(spec.action.sizes) or int(np.prod(spec.action.shape, dtype=int))
-    seen = sum(int(np.prod(leaf.shape, dtype=int)) for leaf in spec.seen.values())
-    weights = {"w": np.zeros((seen, size), np.float32), "b": np.zeros(size, np.float32)}
-    nodes, inputs = _seen(spec)
-    nodes.append(helper.make_node("Gemm", ["seen", "w", "b"], [names[0]]))
+    inputs_size = sum(int(np.prod(leaf.shape, dtype=int)) for leaf in spec.seen.values())
+    weights = {"w": np.zeros((inputs_size, size), np.float32), "b": np.zeros(size, np.float32)}
+    nodes, inputs = _observation(spec)
+    nodes.append(helper.make_node("Gemm", ["observation", "w", "b"], [names[0]]))
     outputs = [helper.make_tensor_value_info(names[0], TensorProto.FLOAT, ["batch", size])]
     for name in names[1:]:
         nodes.append(helper.make_node("Identity", [names[0]], [name]))
@@ -109,8 +122,8 @@ def linear_program(
     return program, weights
 
 
-def _seen(spec: Spec) -> tuple[list[Any], list[Any]]:
-    """Return the nodes that put all leaves into one row ``seen``, and the graph's inputs."""
+def _observation(spec: Spec) -> tuple[list[Any], list[Any]]:
+    """Return the nodes that flatten all leaves into one row, and the graph's inputs."""
     from onnx import TensorProto, helper
 
     nodes, inputs, flat = [], [], []
@@ -120,12 +133,12 @@ def _seen(spec: Spec) -> tuple[list[Any], list[Any]]:
         nodes.append(helper.make_node("Cast", [name], [f"{name}/f"], to=TensorProto.FLOAT))
         nodes.append(helper.make_node("Reshape", [f"{name}/f", "flat"], [f"{name}/flat"]))
         flat.append(f"{name}/flat")
-    nodes.append(helper.make_node("Concat", flat, ["seen"], axis=1))
+    nodes.append(helper.make_node("Concat", flat, ["observation"], axis=1))
     return nodes, inputs
 
 
 def _initializer(name: str, array: Array, *, inside: bool) -> Any:
-    """Return an ONNX initialiser, with its numbers or with a reference to a file of them."""
+    """Return an ONNX initialiser, with its numbers inside or in an external file."""
     from onnx import StringStringEntryProto, TensorProto, numpy_helper
 
     if inside:

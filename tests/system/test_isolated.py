@@ -16,8 +16,8 @@ from soulsai.client.environment import AdaptedEnvironment as Own
 from soulsai.client.environment import probe
 from soulsai.client.isolation import process_tree
 from soulsai.client.isolation.environment import IsolatedEnvironment, start
-from soulsai.client.isolation.shared_memory import STEP
 from soulsai.client.isolation.watchdog import EnvironmentBroken
+from soulsai.client.isolation.worker import STEP
 from soulsai.config.schema import EnvironmentSettings, WatchdogSettings
 from soulsai.errors import EnvironmentFault
 from soulsai.testing import BoxToy, DictToy, MaskedToy, MultiDiscreteToy
@@ -151,7 +151,7 @@ def test_what_is_slow_is_started_again_with_its_steps_kept(caged):
 
 
 def test_what_leaks_is_started_again_before_it_fills_the_memory(caged, monkeypatch):
-    monkeypatch.setattr("soulsai.client.isolation.environment.WEIGH_SECONDS", 0.05)
+    monkeypatch.setattr("soulsai.client.isolation.environment.MEMORY_SECONDS", 0.05)
     one, rows = caged(fault="leak", limits={"memory_mb": 300})
     found = broken(one, rows, 10**6)
     assert (found.kind, found.sound) == ("memory", True)
@@ -261,10 +261,10 @@ def test_a_client_that_is_killed_leaves_no_environment_behind(tmp_path):
 
 def test_what_hangs_and_is_ended_by_nobody_ends_itself(caged):
     one, rows = caged(fault="hang", after=1, limits={"step_seconds": 600}, begin=False)
-    one._plan = msgspec.structs.replace(one._plan, patience=2.0)
+    one._setup = msgspec.structs.replace(one._setup, patience=2.0)
     start(one, lambda: False)
     one.reset(rows, 0)
-    one._ask(STEP, 0, one._idle)  # and nobody waits for the answer
+    one._request(STEP, 0, one._no_action)  # and nobody waits for the answer
     until(lambda: one._process.poll() is not None)
 
 

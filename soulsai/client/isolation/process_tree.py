@@ -1,4 +1,4 @@
-"""A process with all that it started: how much memory they take, and how they are ended."""
+"""The memory and the end of a process with all its descendants."""
 
 import os
 import signal
@@ -8,27 +8,30 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # imported where it is used: most clients never need it, and are to be small
+if TYPE_CHECKING:  # imported late: most clients never need it, and should stay small
     import psutil
 
 if sys.platform == "win32":
-    APART = subprocess.CREATE_NEW_PROCESS_GROUP  # so that Ctrl-C does not reach it
+    APART = subprocess.CREATE_NEW_PROCESS_GROUP  # Ctrl-C does not reach it
 else:
-    APART = 0  # a session of its own does that
+    APART = 0  # a session of its own has the same effect
 WAIT_SECONDS = 5.0  # for the end of a process that was killed
 
 
 def resident(pid: int) -> int:
-    """Return the bytes of memory that a process and its descendants take."""
+    """Return the resident bytes of a process and its descendants."""
     return sum(_bytes(process) for process in _family(pid))
 
 
 def end(
     process: "subprocess.Popen[bytes]", programs: Iterable[str] = (), grace: float = 0.0
 ) -> None:
-    """End a process, all that it started, and all programs of these names.
+    """End a process, its descendants, and all programs of the given names.
 
-    The process itself may end within ``grace`` seconds, without being killed.
+    Args:
+        process: The leader of a session or process group of its own.
+        programs: Names of programs that games start apart from their own process.
+        grace: Seconds for the process to end by itself before it is killed.
     """
     import psutil
 
@@ -37,7 +40,7 @@ def end(
         with suppress(subprocess.TimeoutExpired):
             process.wait(grace)
     if sys.platform != "win32":
-        # What it has started stays in its group, even after its own end.
+        # Its descendants stay in its group, even after its own end.
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
     names = {name.casefold() for name in programs}
@@ -52,7 +55,7 @@ def end(
 
 
 def describe(code: int | None) -> str:
-    """Return in words how a process ended."""
+    """Return a phrase for the exit code of a process."""
     if code is None:
         return "closed its connection"
     if code < 0:

@@ -1,6 +1,6 @@
-"""When an environment is broken, what that is called, and how long to wait before trying again.
+"""The faults of an environment, and the pauses before it is tried again.
 
-Nothing here waits, kills or starts anything: it is told what happened, and says what follows.
+The watchdog decides and acts on nothing: its owner reports events and carries out its decisions.
 """
 
 import random
@@ -17,15 +17,15 @@ from soulsai.errors import EnvironmentFault
 
 Kind = Literal["hang", "crash", "slow", "memory", "reset", "planned"]
 
-HEALTHY_STEPS = 100  # after so many steps the next fault counts as the first
-RESETS = 3  # that may fail before everything is started again
+HEALTHY_STEPS = 100  # after these steps, the next fault counts as the first
+RESETS = 3  # failed resets in a row that cause a restart
 FIRST_SECONDS, LAST_SECONDS = 0.5, 60.0  # of the back-off
 LONGEST_TEXT = 120
 _FOLDERS = re.compile(r"(?<![^\s'\"(])(?:[A-Za-z]:)?[/\\](?:[^\s'\"]*[/\\])?")
 
 
 class Fault(Struct, frozen=True):
-    """What is wrong with an environment; ``sound`` says that the steps before it are in order."""
+    """A fault of an environment; ``sound`` if the steps before it are valid."""
 
     kind: Kind
     text: str
@@ -33,12 +33,12 @@ class Fault(Struct, frozen=True):
 
     @property
     def restarts(self) -> bool:
-        """Whether the environment's process is started again."""
+        """Return whether the environment is started again."""
         return self.kind != "reset"
 
 
 class EnvironmentBroken(EnvironmentFault):
-    """The environment cannot be played now; without a fault, because we are told to stop."""
+    """The environment cannot be played now; without a fault if the client stops."""
 
     def __init__(self, message: str, fault: Fault | None = None) -> None:
         super().__init__(message)
@@ -46,7 +46,7 @@ class EnvironmentBroken(EnvironmentFault):
 
 
 class Watchdog:
-    """Judges one environment over all the lives of its process."""
+    """Counts the faults of one environment over all its restarts."""
 
     def __init__(self, limits: Limits, *, rng: random.Random, clock: Callable[[], float]) -> None:
         self._limits = limits
@@ -54,22 +54,22 @@ class Watchdog:
         self._clock = clock
         self._backoff = Backoff(rng, FIRST_SECONDS, LAST_SECONDS)
         self._in_a_row = 0
-        self._resets = 0  # that failed, in a row
-        self._born = clock()
-        self._steps = self._episodes = 0  # in this life
+        self._resets = 0  # failed, in a row
+        self._started = clock()
+        self._steps = self._episodes = 0  # since the last start
         self._bytes = 0
         self._recent: deque[float] = deque()  # seconds of each of the last steps
         self._busy = 0.0  # their sum
 
     def launched(self) -> None:
-        """Note that a new life begins."""
-        self._born = self._clock()
+        """Record a start."""
+        self._started = self._clock()
         self._steps = self._episodes = self._resets = self._bytes = 0
         self._recent.clear()
         self._busy = 0.0
 
     def stepped(self, seconds: float) -> None:
-        """Note that a step was answered, and how long it took in the environment itself."""
+        """Record a step, and the seconds that it took in the environment."""
         self._steps += 1
         if self._steps == HEALTHY_STEPS:
             self._in_a_row = 0
@@ -81,16 +81,16 @@ class Watchdog:
                 self._busy -= self._recent.popleft()
 
     def began(self) -> None:
-        """Note that a reset has worked."""
+        """Record a successful reset."""
         self._episodes += 1
         self._resets = 0
 
-    def weighed(self, size: int) -> None:
-        """Note how many bytes all its processes take."""
+    def measured(self, size: int) -> None:
+        """Record the bytes of memory of all its processes."""
         self._bytes = size
 
     def due(self, *, between: bool) -> Fault | None:
-        """Return why to start it again before it breaks; ``between`` episodes it may be planned."""
+        """Return a reason to restart it before it breaks; some apply only ``between`` episodes."""
         limits = self._limits
         if limits.memory_mb and self._bytes > 1e6 * limits.memory_mb:
             text = f"{self._bytes / 1e6:.0f} MB of memory, over {limits.memory_mb:.0f}"
@@ -102,32 +102,32 @@ class Watchdog:
                 return Fault("slow", text, sound=True)
         if between and limits.restart_episodes and self._episodes >= limits.restart_episodes:
             return Fault("planned", f"after {self._episodes} episodes", sound=True)
-        hours = (self._clock() - self._born) / 3600
+        hours = (self._clock() - self._started) / 3600
         if between and limits.restart_hours and hours >= limits.restart_hours:
             return Fault("planned", f"after {hours:.1f} hours", sound=True)
         return None
 
     def reset_failed(self, text: str) -> Fault:
-        """Return what a reset that raised is: to be tried again, or a crash when it goes on."""
+        """Return the fault of a failed reset: to be repeated, or a crash after several in a row."""
         self._resets += 1
         if self._resets < RESETS:
             return Fault("reset", text)
         return Fault("crash", f"{self._resets} resets failed: {text}")
 
     def after(self, fault: Fault) -> tuple[float, str]:
-        """Return the seconds to wait after a fault, and the fault in a line for the server."""
+        """Return the seconds to wait after a fault, and a line about it for the server."""
         if fault.kind == "planned":
             return 0.0, f"planned restart {fault.text}"
         self._in_a_row += 1
-        said = f"{fault.kind}: {said_of(fault.text)}"
+        line = f"{fault.kind}: {printable(fault.text)}"
         if self._in_a_row < self._limits.most_faults:
-            return self._backoff.next(), said
+            return self._backoff.next(), line
         rest = self._limits.rest_seconds * self._rng.uniform(0.8, 1.2)
-        return rest, f"rests {rest:.0f} s after {self._in_a_row} faults in a row; {said}"
+        return rest, f"rests {rest:.0f} s after {self._in_a_row} faults in a row; {line}"
 
 
-def said_of(text: str) -> str:
-    """Return a text as one short printable line, without the folders of this machine."""
+def printable(text: str) -> str:
+    """Return a text as one short printable line, without folders of this machine."""
     line = " ".join(_FOLDERS.sub("", text).split())
     line = "".join(letter for letter in line if letter.isprintable())
     return line if len(line) <= LONGEST_TEXT else line[: LONGEST_TEXT - 3] + "..."

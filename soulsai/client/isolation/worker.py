@@ -1,139 +1,173 @@
-"""The process of an isolated environment: ``python -m soulsai.client.isolation.worker``."""
+"""The process of an isolated environment: ``python -m soulsai.client.isolation.worker``.
+
+It exchanges frames of fixed size with its client over a loopback connection: numbers, no pickle.
+"""
 
 import faulthandler
 import logging
 import os
 import signal
 import socket
+import struct
 import sys
 import time
 from contextlib import suppress
+from typing import Any
 
 import msgspec
+import numpy as np
+from msgspec import Struct
 
-from soulsai.client.environment import AdaptedEnvironment, StepResult, make, numbers
-from soulsai.client.isolation.shared_memory import (
-    ANSWER,
-    ASK,
-    FAULT,
-    MOST_BYTES,
-    READY,
-    RESET,
-    ROWS,
-    Plan,
-    Sheet,
-    action_from,
-)
+from soulsai.client.environment import AdaptedEnvironment, Rows, StepResult, make, numbers
+from soulsai.client.environment_offer import Kwargs
 from soulsai.errors import EnvironmentFault
 from soulsai.process import die_with_parent
+from soulsai.types import ActionSpec, Array, Leaf, Spec
 
-ARM_SECONDS = 5.0  # between two renewals of the timer that ends us if we hang
-BOUNDS_EVERY = 64  # steps between two looks at the bounds
+# kind, terminated, truncated, bytes that follow the observation, reward, seconds in the environment
+REPLY = struct.Struct("<BBBxIdd")
+REQUEST = struct.Struct("<B7xq")  # kind, seed (or -1); the action follows
+READY, OBSERVATION, FAULT = 1, 2, 3  # kinds of replies
+RESET, STEP = 1, 2  # kinds of requests
+TOKEN_BYTES = 32
+MOST_BYTES = 2**20  # that may follow an observation
+ARM_SECONDS = 5.0  # between two renewals of the timer that ends a process that hangs
+BOUNDS_EVERY = 64  # steps between two checks of the bounds
+
+
+class WorkerSetup(Struct, frozen=True):
+    """The settings of a worker, which reads them from its standard input as one line of JSON."""
+
+    port: int
+    token: str
+    id: str
+    kwargs: Kwargs
+    max_episode_steps: int
+    mask_key: str
+    masked: bool
+    info_keys: tuple[str, ...]
+    patience: float  # seconds after which a process that hangs ends itself
+    paths: tuple[str, ...]  # of modules
+
+
+class ReplyBuffer:
+    """One reply as bytes, and the leaves of its observation as views into them."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.rows: Rows = {}
+        size = REPLY.size
+        offsets: list[tuple[str, Leaf, int, int]] = []
+        for name, leaf in spec.obs.items():
+            count = int(np.prod(leaf.shape, dtype=int))
+            offsets.append((name, leaf, count, size))
+            size += -(-count * np.dtype(leaf.dtype).itemsize // 8) * 8
+        self.data = bytearray(size)
+        for name, leaf, count, at in offsets:
+            self.rows[name] = np.frombuffer(self.data, leaf.dtype, count, at).reshape(leaf.shape)
+        self._pairs = list(self.rows.items())
+
+    def copy_into(self, rows: Rows) -> None:
+        """Copy the observation."""
+        for name, view in self._pairs:
+            rows[name][...] = view
+
+
+def action_bytes(action: Any, spec: ActionSpec) -> bytes:
+    """Encode an action as integers, or as the floats of a box."""
+    return np.asarray(action, np.float64 if spec.kind == "box" else np.int64).tobytes()
+
+
+def _action_from(data: bytes, spec: ActionSpec) -> Array:
+    return np.frombuffer(data, np.float64 if spec.kind == "box" else np.int64).reshape(spec.shape)
 
 
 def main() -> None:
-    """Serve one environment until the client has gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # that is for the client to judge
+    """Serve one environment until the client closes the connection."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the client decides when to stop
     die_with_parent(at_once=True)
     with suppress(OSError):
-        os.dup2(2, 1)  # what games print goes where errors go
-    plan = msgspec.json.decode(sys.stdin.buffer.readline(), type=Plan)
+        os.dup2(2, 1)  # the output of games goes to the standard error
+    setup = msgspec.json.decode(sys.stdin.buffer.readline(), type=WorkerSetup)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s")
     faulthandler.enable()
-    sys.path += [path for path in plan.paths if path not in sys.path]
-    with socket.create_connection(("127.0.0.1", plan.port)) as line:
-        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        line.sendall(plan.token.encode())
-        _serve(_Host(plan, line))
-    # Not by way of the interpreter's end: threads of a game would keep us here.
+    sys.path += [path for path in setup.paths if path not in sys.path]
+    with socket.create_connection(("127.0.0.1", setup.port)) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.sendall(setup.token.encode())
+        with suppress(ConnectionError):
+            _Worker(setup, connection).serve()
+    # The interpreter's own end would wait for the threads of a game.
     sys.stderr.flush()
     os._exit(0)
 
 
-def _serve(host: "_Host") -> None:
-    with suppress(ConnectionError):
-        if host.open():
-            while host.answer():
-                pass
-            host.close()
+class _Worker:
+    """One environment and the connection to its client."""
 
-
-class _Host:
-    """One environment, and the line to its client."""
-
-    def __init__(self, plan: Plan, line: socket.socket) -> None:
-        self._plan = plan
-        self._line = line
-        self._line.settimeout(ARM_SECONDS)
+    def __init__(self, setup: WorkerSetup, connection: socket.socket) -> None:
+        self._setup = setup
+        self._connection = connection
+        self._connection.settimeout(ARM_SECONDS)
         self._armed = -ARM_SECONDS
         self._steps = 0
 
-    def open(self) -> bool:
-        """Make the environment and say what it looks like; return whether that worked."""
+    def serve(self) -> None:
+        """Make the environment, send its spec, and answer requests."""
         self._arm()
-        plan = self._plan
+        setup = self._setup
         try:
-            env = make(plan.id, plan.kwargs, plan.max_episode_steps)
+            env = make(setup.id, setup.kwargs, setup.max_episode_steps)
             self._environment = AdaptedEnvironment(
-                env, plan.id, mask_key=plan.mask_key, masked=plan.masked
+                env, setup.id, mask_key=setup.mask_key, masked=setup.masked
             )
         except EnvironmentFault as fault:
-            self._say(FAULT, str(fault).encode())
-            return False
+            self._send(FAULT, str(fault).encode(errors="replace"))
+            return
         spec = self._environment.spec
-        self._sheet = Sheet(spec)
-        self._ask = bytearray(ASK.size + 8 * max(1, len(spec.action.low) or len(spec.action.sizes)))
-        self._say(READY, msgspec.msgpack.encode(spec))
-        return True
-
-    def answer(self) -> bool:
-        """Do what is asked, once; return whether there was somebody to ask."""
-        if not self._asked():
-            return False
-        kind, seed = ASK.unpack_from(self._ask)
-        self._arm()
-        began = time.perf_counter()
-        try:
-            if kind == RESET:
-                self._environment.reset(self._sheet.rows, seed if seed >= 0 else None)
-                outcome, more = StepResult(0.0, terminated=False, truncated=False), b""
-            else:
-                outcome, more = self._step()
-        except EnvironmentFault as fault:
-            text = str(fault).encode(errors="replace")[:MOST_BYTES]
-            self._reply(FAULT, StepResult(0.0, terminated=False, truncated=False), text, 0.0)
-            return True
-        self._reply(ROWS, outcome, more, time.perf_counter() - began)
-        return True
-
-    def _reply(self, kind: int, outcome: StepResult, more: bytes, seconds: float) -> None:
-        data = self._sheet.data
-        reward, terminated, truncated = outcome
-        ANSWER.pack_into(data, 0, kind, terminated, truncated, len(more), reward, seconds)
-        self._line.sendall(data + more if more else data)
-
-    def close(self) -> None:
-        """Let the environment put away its things."""
+        self._buffer = ReplyBuffer(spec)
+        numbers_sent = max(1, len(spec.action.low) or len(spec.action.sizes))
+        self._request = bytearray(REQUEST.size + 8 * numbers_sent)
+        self._send(READY, msgspec.msgpack.encode(spec))
+        while self._receive():
+            self._answer()
         with suppress(EnvironmentFault):
             self._environment.close()
 
+    def _answer(self) -> None:
+        kind, seed = REQUEST.unpack_from(self._request)
+        self._arm()
+        began = time.perf_counter()
+        result, more = StepResult(0.0, terminated=False, truncated=False), b""
+        status = OBSERVATION
+        try:
+            if kind == RESET:
+                self._environment.reset(self._buffer.rows, seed if seed >= 0 else None)
+            else:
+                result, more = self._step()
+        except EnvironmentFault as fault:
+            status, more = FAULT, str(fault).encode(errors="replace")[:MOST_BYTES]
+        data, seconds = self._buffer.data, time.perf_counter() - began
+        reward, terminated, truncated = result
+        REPLY.pack_into(data, 0, status, terminated, truncated, len(more), reward, seconds)
+        self._connection.sendall(data + more if more else data)
+
     def _step(self) -> tuple[StepResult, bytes]:
-        environment, rows = self._environment, self._sheet.rows
-        action = action_from(bytes(self._ask[ASK.size :]), environment.spec.action)
-        outcome = environment.step(action, rows)
+        environment, rows = self._environment, self._buffer.rows
+        action = _action_from(bytes(self._request[REQUEST.size :]), environment.spec.action)
+        result = environment.step(action, rows)
         self._steps += 1
         if self._steps % BOUNDS_EVERY == 1:
             environment.check_bounds({name: row[None] for name, row in rows.items()})
-        if not (outcome.terminated or outcome.truncated):
-            return outcome, b""
-        return outcome, msgspec.msgpack.encode(numbers(environment.info, self._plan.info_keys))
+        if not (result.terminated or result.truncated):
+            return result, b""
+        return result, msgspec.msgpack.encode(numbers(environment.info, self._setup.info_keys))
 
-    def _asked(self) -> bool:
-        """Read what is asked next, renewing the timer meanwhile; return whether there is any."""
-        at, view = 0, memoryview(self._ask)
+    def _receive(self) -> bool:
+        """Read the next request, renewing the timer; return whether there is one."""
+        at, view = 0, memoryview(self._request)
         while at < len(view):
             try:
-                read = self._line.recv_into(view[at:])
+                read = self._connection.recv_into(view[at:])
             except TimeoutError:
                 self._arm()
                 continue
@@ -142,16 +176,16 @@ class _Host:
             at += read
         return True
 
-    def _say(self, kind: int, data: bytes) -> None:
+    def _send(self, kind: int, data: bytes) -> None:
         data = data[:MOST_BYTES]
-        self._line.sendall(ANSWER.pack(kind, False, False, len(data), 0.0, 0.0) + data)
+        self._connection.sendall(REPLY.pack(kind, False, False, len(data), 0.0, 0.0) + data)
 
     def _arm(self) -> None:
-        """Let a thread that needs no lock of Python's end us if we hang and nobody else does."""
+        """Start the timer of a thread that needs no lock of Python's and ends a hanging process."""
         now = time.monotonic()
         if now - self._armed >= ARM_SECONDS:
             self._armed = now
-            faulthandler.dump_traceback_later(self._plan.patience, exit=True)
+            faulthandler.dump_traceback_later(self._setup.patience, exit=True)
 
 
 if __name__ == "__main__":

@@ -54,14 +54,14 @@ class Diary(gymnasium.Env):
 class Recording:
     """A line that encodes what is sent at once, as the real one does, and decodes it."""
 
-    def __init__(self, run, orders):
-        self.run, self.orders, self.messages, self.waits = run, orders, [], 0
+    def __init__(self, run, instructions):
+        self.run, self.instructions, self.messages, self.waits = run, instructions, [], 0
 
     def send(self, message):
         data = pack([encode_message(message, self.run)])
         self.messages += decode_entry(Entry("c", Position(7, 1), data), self.run)
 
-    def wait(self, orders, timeout):
+    def wait(self, known, timeout):
         self.waits += 1
 
     @property

@@ -121,7 +121,7 @@ def test_a_file_from_anywhere_does_not_choose_what_is_imported(tmp_path):
 
 def test_another_environment_than_the_policys_is_refused(tmp_path):
     path = written(tmp_path / "policy.onnx", "soulsai.testing:ToyEnv")
-    with pytest.raises(EnvironmentFault, match="not what the policy plays"):
+    with pytest.raises(EnvironmentFault, match="not the environment of the policy"):
         evaluate(path, episodes=1, seed=0, environment="soulsai.testing:DictToy")
     with pytest.raises(EnvironmentFault, match="CartPole"):
         evaluate(path, episodes=1, seed=0, environment="CartPole-v1")

@@ -1,5 +1,6 @@
 """The background thread: what the server wants reaches the player, and only what can act."""
 
+import threading
 import time
 
 import numpy as np
@@ -20,53 +21,53 @@ def house():
 
 def test_the_newest_version_is_fetched_and_ready_to_act(house):
     with house.uplink as uplink:
-        until(lambda: uplink.orders.actor)
-        assert uplink.orders.actor.version == 1
-        assert uplink.orders.pointer.version == 1
+        until(lambda: uplink.instructions.actor)
+        assert uplink.instructions.actor.version == 1
+        assert uplink.instructions.pointer.version == 1
 
 
 def test_a_hint_brings_a_new_version_at_once(house, monkeypatch):
     monkeypatch.setattr(module, "POLL_SECONDS", 60.0)
     with house.uplink as uplink:
-        until(lambda: uplink.orders.actor)
+        until(lambda: uplink.instructions.actor)
         for version in (2, 3, 4):
             house.publish(version, quota=version, knobs={"random": 1.0})
-            until(lambda version=version: uplink.orders.actor.version == version)
-            assert uplink.orders.pointer.quota == version
-            assert uplink.orders.pointer.knobs == {"random": 1.0}
+            until(lambda version=version: uplink.instructions.actor.version == version)
+            assert uplink.instructions.pointer.quota == version
+            assert uplink.instructions.pointer.knobs == {"random": 1.0}
 
 
 def test_without_a_hint_it_asks(monkeypatch):
     monkeypatch.setattr(module, "POLL_SECONDS", 0.1)
     house = House()
-    house.server._ears.clear()  # nobody hears anything
+    house.wire.wait = lambda timeout: threading.Event().wait(timeout) or []  # no messages
     with house.uplink as uplink:
-        until(lambda: uplink.orders.actor)
+        until(lambda: uplink.instructions.actor)
         house.publish(2)
-        until(lambda: uplink.orders.actor.version == 2)
+        until(lambda: uplink.instructions.actor.version == 2)
 
 
 def test_waiting_for_orders_ends_when_they_come_or_after_a_while(house):
     with house.uplink as uplink:
-        until(lambda: uplink.orders.actor)
-        began, known = time.monotonic(), uplink.orders
+        until(lambda: uplink.instructions.actor)
+        began, known = time.monotonic(), uplink.instructions
         uplink.wait(known, 0.05)
         assert time.monotonic() - began >= 0.05
         house.publish(2)
         uplink.wait(known, 10.0)
-        assert uplink.orders is not known
+        assert uplink.instructions is not known
 
 
 @pytest.mark.parametrize("waiting", [True, False])
 def test_a_player_gets_a_quota_with_the_weights_it_is_for(house, waiting):
     given = []
     with house.uplink as uplink:
-        until(lambda: uplink.orders.actor)
+        until(lambda: uplink.instructions.actor)
         house.progress.waiting = waiting
-        give = uplink._give
-        uplink._give = lambda orders: (given.append(orders), give(orders))
+        give = uplink._instruct
+        uplink._instruct = lambda orders: (given.append(orders), give(orders))
         house.publish(2)
-        until(lambda: uplink.orders.actor.version == 2)
+        until(lambda: uplink.instructions.actor.version == 2)
     assert [(one.pointer.version, one.actor.version) for one in given] == [(2, 2)]
 
 
@@ -80,14 +81,14 @@ def test_weights_that_cannot_act_are_left_and_tried_again_later(house, monkeypat
         fetch(pointer, program),
     )[1]
     with house.uplink as uplink:
-        until(lambda: uplink.orders.actor)
+        until(lambda: uplink.instructions.actor)
         bad = {name: np.full_like(array, np.nan) for name, array in ARRAYS.items()}
         house.publish(2, bad, quota=5)
         until(lambda: fetched.count(2) >= 2)
-        assert uplink.orders.actor.version == 1
-        assert uplink.orders.pointer.quota == 5  # it counts all the same
+        assert uplink.instructions.actor.version == 1
+        assert uplink.instructions.pointer.quota == 5  # it counts all the same
         house.publish(3)
-        until(lambda: uplink.orders.actor.version == 3)
+        until(lambda: uplink.instructions.actor.version == 3)
     assert "cannot act" in caplog.text
 
 
@@ -99,11 +100,11 @@ def test_weights_that_are_gone_are_left(house, caplog):
 
     fetch, house.wire.weights = house.wire.wire.weights, gone
     with house.uplink as uplink:
-        until(lambda: uplink.orders.actor)
+        until(lambda: uplink.instructions.actor)
         house.publish(2)
         until(lambda: "are gone" in caplog.text)
         house.publish(3)
-        until(lambda: uplink.orders.actor.version == 3)
+        until(lambda: uplink.instructions.actor.version == 3)
 
 
 def test_weights_whose_fetch_was_cut_off_are_fetched_again(house):
@@ -116,19 +117,19 @@ def test_weights_whose_fetch_was_cut_off_are_fetched_again(house):
 
     fetch, house.wire.weights = house.wire.wire.weights, cut
     with house.uplink as uplink:
-        until(lambda: uplink.orders.actor)
+        until(lambda: uplink.instructions.actor)
     assert failures == []
 
 
 def test_pause_resume_and_stop_are_passed_on(house):
     with house.uplink as uplink:
-        until(lambda: uplink.orders.actor)
+        until(lambda: uplink.instructions.actor)
         house.node.tell(Control("pause"))
-        until(lambda: uplink.orders.paused)
+        until(lambda: uplink.instructions.paused)
         house.node.tell(Control("resume"))
-        until(lambda: not uplink.orders.paused)
+        until(lambda: not uplink.instructions.paused)
         house.node.tell(Control("stop"))
-        until(lambda: uplink.orders.over == "stop")
+        until(lambda: uplink.instructions.over == "stop")
         uplink.send(fragment(5))  # what was unfinished is still taken
     assert house.clocks() == [5]
 
@@ -137,12 +138,12 @@ def test_pause_resume_and_stop_are_passed_on(house):
 def test_another_run_ends_this_one(house, published):
     other, program, arrays = toy_run(EnvironmentOffer("soulsai.testing:ToyEnv"), run="other")
     with house.uplink as uplink:
-        until(lambda: uplink.orders.actor)
+        until(lambda: uplink.instructions.actor)
         node = house.server.training()
         generation = node.open(other, program, fresh=True)
         if published:
             node.publish(Weights("other", generation, 1, arrays))
-        until(lambda: uplink.orders.over == "run")
+        until(lambda: uplink.instructions.over == "run")
         uplink.send(fragment(3))  # of no use to the other run
     assert house.clocks() == []
 
@@ -150,26 +151,26 @@ def test_another_run_ends_this_one(house, published):
 def test_the_same_run_with_another_layout_is_another_run(house):
     other, program, _ = toy_run(EnvironmentOffer("soulsai.testing:ToyEnv"), fragment_steps=32)
     with house.uplink as uplink:
-        until(lambda: uplink.orders.actor)
+        until(lambda: uplink.instructions.actor)
         house.node.open(other, program, fresh=False)
         house.server.down = True
         until(lambda: repr(uplink).startswith("Uplink(not connected"))
         house.server.down = False
-        until(lambda: uplink.orders.over == "run", 15)
+        until(lambda: uplink.instructions.over == "run", 15)
 
 
 def test_a_restarted_node_of_the_same_run_is_followed(house):
     with house.uplink as uplink:
-        until(lambda: uplink.orders.actor)
+        until(lambda: uplink.instructions.actor)
         house.publish(7)
-        until(lambda: uplink.orders.actor.version == 7)
+        until(lambda: uplink.instructions.actor.version == 7)
         house.generation = house.server.training().open(RUN, PROGRAM, fresh=False)
         node = house.server.training()
         house.node, house.generation = node, node.open(RUN, PROGRAM, fresh=False)
         house.publish(3)
-        until(lambda: uplink.orders.actor.version == 3)
-        assert not uplink.orders.over
+        until(lambda: uplink.instructions.actor.version == 3)
+        assert not uplink.instructions.over
 
 
 def test_orders_are_empty_at_first():
-    assert House(publish=False).uplink.orders == Instructions(None, None, False, "")
+    assert House(publish=False).uplink.instructions == Instructions(None, None, False, "")

@@ -25,7 +25,7 @@ def spool(tmp_path):
 def test_an_outage_goes_to_disk_and_comes_back_in_order(spool):
     house = House(spool=spool)
     with house.uplink as uplink:
-        until(lambda: uplink.orders.actor is not None)
+        until(lambda: uplink.instructions.actor is not None)
         house.server.down = True
         for number in range(300):
             uplink.send(fragment(number, steps=16))
@@ -81,7 +81,7 @@ def test_what_is_in_doubt_is_counted_once_even_by_the_next_life(spool, tmp_path,
 def test_a_server_that_is_full_is_no_reason_to_drop_anything(spool):
     house = House(spool=spool)
     with house.uplink as uplink:
-        until(lambda: uplink.orders.actor is not None)
+        until(lambda: uplink.instructions.actor is not None)
         house.wire.before += [ServerFull("OOM")] * 3
         for number in range(50):
             uplink.send(fragment(number, steps=16))
@@ -92,7 +92,7 @@ def test_a_server_that_is_full_is_no_reason_to_drop_anything(spool):
 def test_another_process_under_our_name_is_noticed_while_the_spool_is_sent(spool):
     house = House(spool=spool)
     with raises(Superseded, "another process"), house.uplink as uplink:
-        until(lambda: uplink.orders.actor is not None)
+        until(lambda: uplink.instructions.actor is not None)
         house.server.down = True
         for number in range(10):
             uplink.send(fragment(number))
@@ -101,7 +101,7 @@ def test_another_process_under_our_name_is_noticed_while_the_spool_is_sent(spool
         other = house.server.client("c")
         other.spec()
         house.say_hello(other)
-        until(lambda: uplink.orders.over == "error")
+        until(lambda: uplink.instructions.over == "error")
 
 
 def test_a_disk_that_refuses_leaves_everything_in_memory(spool, monkeypatch):

@@ -11,7 +11,7 @@ from soulsai.client.isolation.watchdog import (
     LONGEST_TEXT,
     Fault,
     Watchdog,
-    said_of,
+    printable,
 )
 from soulsai.config.schema import WatchdogSettings as Limits
 
@@ -33,7 +33,7 @@ def watchdog(now=None, **limits):
 def test_by_default_only_hangs_and_crashes_are_faults():
     now = Now()
     dog = watchdog(now)
-    dog.weighed(10**12)
+    dog.measured(10**12)
     for _ in range(100):
         dog.stepped(60.0)
         dog.began()
@@ -100,9 +100,9 @@ def test_planned_restarts_are_for_between_episodes():
 
 def test_memory_is_judged_by_its_limit():
     dog = watchdog(memory_mb=500)
-    dog.weighed(500_000_000)
+    dog.measured(500_000_000)
     assert dog.due(between=False) is None
-    dog.weighed(501_000_000)
+    dog.measured(501_000_000)
     assert dog.due(between=False).kind == "memory"
 
 
@@ -158,11 +158,11 @@ def test_the_third_reset_that_fails_is_a_crash():
     ],
 )
 def test_a_text_for_the_server_is_a_line_without_our_folders(text, said):
-    assert said_of(text) == said
+    assert printable(text) == said
 
 
 @given(st.text(max_size=400))
 def test_any_text_becomes_a_line(text):
-    line = said_of(text)
+    line = printable(text)
     assert len(line) <= LONGEST_TEXT
     assert not line or line.isprintable()
