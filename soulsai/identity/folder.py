@@ -4,6 +4,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -74,8 +75,9 @@ def init(
         made.append(ADDRESS)
         write_file(folder / ADDRESS, f"rediss://{_bracketed(hosts[0])}:{port}\n", READABLE)
     users = folder / USERS
-    enrolled = list(_enrolled_lines(users))
-    write_file(users, acl(passwords, version) + "".join(f"{line}\n" for line in enrolled), mode)
+    with _locked(folder):
+        enrolled = list(_enrolled_lines(users))
+        write_file(users, acl(passwords, version) + "".join(f"{line}\n" for line in enrolled), mode)
     kept = sorted({file_of(folder, role).name for role in passwords} - set(made))
     names = (line.split()[1].removeprefix(CLIENT_USER) for line in enrolled)
     return Made(str(folder), tuple(made), tuple(kept), tuple(names))
@@ -111,15 +113,28 @@ def _make_private(folder: Path) -> None:
 
 def replace_user(users: Path, name: str, line: str | None) -> None:
     """Put a user's line into the server's file of users, or take it out, if that file is here."""
-    try:
-        before, owner = users.read_text("ascii"), users.stat()
-    except FileNotFoundError:
+    if not users.is_file():
         return
-    lines = [each for each in before.splitlines() if each.split()[:2] != ["user", name]]
-    text = "".join(f"{each}\n" for each in [*lines, *([line] if line else [])])
-    if text != before:
-        # The server may be somebody else, who reads and writes this file, too.
-        write_file(users, text, owner.st_mode & 0o777, (owner.st_uid, owner.st_gid))
+    with _locked(users.parent):
+        before, owner = users.read_text("ascii"), users.stat()
+        lines = [each for each in before.splitlines() if each.split()[:2] != ["user", name]]
+        text = "".join(f"{each}\n" for each in [*lines, *([line] if line else [])])
+        if text != before:
+            # The server may run as another user, and reads and writes this file, too.
+            write_file(users, text, owner.st_mode & 0o777, (owner.st_uid, owner.st_gid))
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder of secrets, so that two changes of the users are both kept."""
+    import fcntl  # not on Windows, where no server runs
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _enrolled_lines(users: Path) -> Iterator[str]:

@@ -1,13 +1,14 @@
 """What ``soulsai secrets init`` makes: complete, kept the next time, and for those meant."""
 
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
 
 from soulsai.errors import ConfigError
-from soulsai.identity.folder import init
+from soulsai.identity.folder import init, replace_user
 from soulsai.wire.names import ROLES, user_line
 from soulsai.wire.secrets import file_of, read_secret
 from soulsai.wire.signing import read_signer
@@ -158,3 +159,17 @@ def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "secrets").write_text("")
     with pytest.raises(ConfigError, match="is not a folder"):
         init(tmp_path / "secrets", now=NOW)
+
+
+def test_two_who_change_the_users_at_once_lose_nothing(folder):
+    init(folder, now=NOW)
+
+    def enroll(part):
+        for number in range(40):
+            name = f"client-{part}-{number}"
+            replace_user(folder / "users.acl", name, f"user {name} on nopass")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(enroll, range(4)))
+    lines = (folder / "users.acl").read_text().splitlines()
+    assert len([line for line in lines if line.endswith("on nopass")]) == 160
