@@ -294,8 +294,9 @@ class Control(Struct, frozen=True):
 class Event(Struct, frozen=True):
     """Something worth telling everybody who watches."""
 
-    kind: Literal["checkpoint", "best", "stopped", "client"]
-    text: str
+    kind: Literal["checkpoint", "best", "stopped", "client", "command", "purge"]
+    text: str  # of "purge": the client
+    who: str = ""  # the operator behind a command
 
 
 class Quicksave(Struct, frozen=True, tag="quicksave"):

@@ -4,6 +4,7 @@ import logging
 import math
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -82,6 +83,7 @@ class TelemetryNode:
         self._clock = clock
         self._looked = 0.0
         self._check_gap = True
+        self._requests: deque[str] = deque(maxlen=64)  # clients to purge; empty: forget the best
 
     def __repr__(self) -> str:
         return f"<TelemetryNode {self.run or 'without a run'}>"
@@ -115,6 +117,15 @@ class TelemetryNode:
         if run is not None and run.name == name:
             run.sinks.sample(row)
 
+    def purged(self, client: str) -> None:
+        """Find the best anew without a client's episodes, in the next turn; thread-safe."""
+        self._requests.append(client)
+
+    def forget_best(self) -> str:
+        """Forget the best average in the next turn, and return a confirmation; thread-safe."""
+        self._requests.append("")
+        return "the best average is found anew among the episodes from now on"
+
     def turn(self, timeout: float) -> int:
         """Record the episodes of the next ``timeout`` seconds and return their number.
 
@@ -133,6 +144,12 @@ class TelemetryNode:
         if episodes:
             run.take(episodes, gap=gap)
         self._check_gap = False
+        while self._requests:
+            client = self._requests.popleft()
+            if client:
+                run.purge(client)
+            else:
+                run.forget_best()
         run.show()
         return len(episodes)
 
@@ -232,7 +249,7 @@ def _page(
         return WatcherThread(Path(config.run.saves), node, connect, [node]), _nothing
     from soulsai.web.app import PageServer  # the import takes a second
 
-    page = PageServer(config, node, connect, node.families, [node], enroller)
+    page = PageServer(config, node, connect, node.families, [node], enroller, node.forget_best)
     return page, page.ring
 
 

@@ -4,8 +4,10 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
+from msgspec import Struct
 
 from soulsai.config.schema import TelemetrySettings
 from soulsai.episode_metrics import Meter, for_run
@@ -14,11 +16,14 @@ from soulsai.telemetry_node import best, figure, record
 from soulsai.telemetry_node.sinks import Sinks
 from soulsai.telemetry_node.statistics import Goal, Statistics
 from soulsai.types import Answer, Episode, RunSpec, SaveBest
+from soulsai.web.journal import parts
 from soulsai.web.tables import Episodes
 
 LARGEST = 1e100  # larger values are no measurement, and their squares overflow
+FORGOTTEN = "forgotten.json"
 PAGE = 256  # episodes of one client's epoch per integer: an episode costs one bit
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
@@ -50,6 +55,20 @@ class EpisodeSet:
         return (episode.client, episode.epoch, page), 1 << place
 
 
+class Forgotten(Struct, frozen=True):
+    """``forgotten.json``: recorded episodes that do not count for the best."""
+
+    position: str = record.FIRST  # all episodes up to this stream id
+    clients: dict[str, str] = {}  # those of a client, up to this stream id
+
+    def covers(self, id: str, client: str) -> bool:
+        """Return whether an episode does not count for the best."""
+        if self.position == record.FIRST and client not in self.clients:
+            return False
+        limit = max(self.position, self.clients.get(client, record.FIRST), key=record.order)
+        return record.order(id) <= record.order(limit)
+
+
 class FollowedRun:
     """Record the episodes of one run and keep its folder under ``saves`` up to date.
 
@@ -75,14 +94,15 @@ class FollowedRun:
         self._shown = self._meter.measures[0].name if self._meter.measures else ""
         judged = bool(self._shown) and self._meter.measures[0].operator not in ("", "/")
         self._shown_label = f"{self._shown}, share" if judged else self._shown
-        goal = Goal(settings.best_metric, smaller=settings.best_smaller)
-        self.statistics = Statistics(settings.window, goal, self._shown)
+        self._goal = Goal(settings.best_metric, smaller=settings.best_smaller)
+        self.statistics = Statistics(settings.window, self._goal, self._shown)
         self.episodes = Episodes()  # read by the page's threads
         self.tracker = best.BestTracker()
         self.refused = 0  # episodes with impossible numbers
         self.repeated = 0  # episodes that arrived again and are not counted twice
         self._known = EpisodeSet()
         self._folder = saves / spec.run
+        self._forgotten = _read_json(self._folder / FORGOTTEN, Forgotten) or Forgotten()
         self._title = f"{spec.run}\n{spec.algorithm} on {spec.environment.id}"
         self._settings = settings
         self._record = record.Record(self._folder, self._replay, 1e6 * settings.record_mb)
@@ -117,8 +137,8 @@ class FollowedRun:
         self._record.append(new, measured, gap=gap)
         self.refused += len(fresh) - len(sound)
         self.repeated += len(sound) - len(new)
-        for (_, episode), numbers in zip(new, measured, strict=True):
-            self._count(episode, numbers)
+        for (id, episode), numbers in zip(new, measured, strict=True):
+            self._count(id, episode, numbers)
         self.sinks.episodes([episode for _, episode in new], measured)
         self.position = max([self.position, *(id for id, _ in fresh)], key=record.order)
 
@@ -163,34 +183,70 @@ class FollowedRun:
         self._painter.close(self.snapshot() if self.statistics.episodes else None)
         self._record.close()
 
-    def _replay(self, episode: Episode) -> None:
-        self._count(episode, self._meter(episode))
+    def purge(self, client: str) -> None:
+        """Find the best anew without the recorded episodes of a client."""
+        clients = self._forgotten.clients | {client: self.position}
+        self._forget(msgspec.structs.replace(self._forgotten, clients=clients))
 
-    def _count(self, episode: Episode, measured: Mapping[str, float]) -> None:
+    def forget_best(self) -> None:
+        """Find the best anew among the episodes from now on."""
+        self._forget(Forgotten(position=self.position))
+
+    def _forget(self, forgotten: Forgotten) -> None:
+        _write_json(self._folder / FORGOTTEN, forgotten)
+        _log.info("best is judged anew run=%s", self.name)
+        self._forgotten = forgotten
+        self._meter = Meter(self._meter.measures)
+        self.statistics = Statistics(self._settings.window, self._goal, self._shown)
+        self.tracker = best.BestTracker()
+        known = EpisodeSet()
+        for path in parts(self._folder):
+            for line in record.read(path):
+                if known.add(line):
+                    self._rank(line.id, line, self._meter(line))
+        if self.tracker.file() is None:
+            (self._folder / best.NAME).unlink(missing_ok=True)
+
+    def _replay(self, line: record.RecordLine) -> None:
+        self._count(line.id, line, self._meter(line))
+
+    def _count(self, id: str, episode: Episode, measured: Mapping[str, float]) -> None:
         if not self._known.add(episode):  # records of older versions hold repetitions
             return
         self.episodes.add(episode, measured)
-        if self.statistics.add(episode, measured) and self.statistics.best:
+        self._rank(id, episode, measured)
+
+    def _rank(self, id: str, episode: Episode, measured: Mapping[str, float]) -> None:
+        ranked = not self._forgotten.covers(id, episode.client)
+        if self.statistics.add(episode, measured, ranked=ranked) and self.statistics.best:
             self.tracker.offer(self.statistics.best)
 
     def _restore_best(self) -> None:
-        try:
-            data = (self._folder / best.NAME).read_bytes()
-            self.tracker.restore(msgspec.json.decode(data, type=best.BestFile))
-        except FileNotFoundError:
-            pass
-        except msgspec.MsgspecError as error:
-            _log.warning("best.json unreadable, asking again path=%s error=%s", self._folder, error)
+        file = _read_json(self._folder / best.NAME, best.BestFile)
+        if file is not None:
+            self.tracker.restore(file)
 
     def _write_best(self) -> None:
         file = self.tracker.file()
-        if file is None:
-            return
-        path = self._folder / best.NAME
-        unfinished = path.with_name(f".{path.name}.part")
-        unfinished.write_bytes(msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n")
-        os.replace(unfinished, path)
+        if file is not None:
+            _write_json(self._folder / best.NAME, file)
         self._written = file
+
+
+def _read_json(path: Path, type: type[T]) -> T | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=type)
+    except FileNotFoundError:
+        return None
+    except msgspec.MsgspecError as error:
+        _log.warning("%s unreadable and ignored error=%s", path, error)
+        return None
+
+
+def _write_json(path: Path, value: Struct) -> None:
+    unfinished = path.with_name(f".{path.name}.part")
+    unfinished.write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+    os.replace(unfinished, path)
 
 
 def _sound(episode: Episode) -> bool:

@@ -1,6 +1,7 @@
 """Statistics of episodes: moving averages, the best so far, and a bounded history. Pure."""
 
 import math
+from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Callable, Mapping
 
@@ -8,6 +9,8 @@ import numpy as np
 from msgspec import Struct
 
 from soulsai.types import Array, Episode
+
+OUTLIER = 100.0  # in ranges or magnitudes of the middle 80 % of a window
 
 
 class Best(Struct, frozen=True):
@@ -23,10 +26,16 @@ class Best(Struct, frozen=True):
 
 
 class Window:
-    """The mean of the last ``size`` values."""
+    """The mean of the last ``size`` values, without outliers.
+
+    From ten values on, a value is an outlier if its distance from the middle 80 % of the window is
+    more than ``OUTLIER`` times their range and their magnitude. One absurd reward therefore cannot
+    make a model the best, while rare successes still count.
+    """
 
     def __init__(self, size: int) -> None:
-        self._values: deque[float] = deque(maxlen=size)
+        self._values: deque[float] = deque()
+        self._sorted: list[float] = []
         self._size = size
         self._sum = 0.0
         self._added = 0
@@ -34,8 +43,11 @@ class Window:
     def add(self, value: float) -> None:
         """Add a value; a full window drops its oldest value."""
         if self.full:
-            self._sum -= self._values[0]
+            oldest = self._values.popleft()
+            self._sum -= oldest
+            del self._sorted[bisect_left(self._sorted, oldest)]
         self._values.append(value)
+        insort(self._sorted, value)
         self._sum += value
         self._added += 1
         if self._added % self._size == 0:  # rounding errors must not pile up over a million values
@@ -48,8 +60,18 @@ class Window:
 
     @property
     def mean(self) -> float | None:
-        """The mean of the values, or ``None`` for an empty window."""
-        return self._sum / len(self._values) if self._values else None
+        """The mean of the values without outliers, or ``None`` for an empty window."""
+        values = self._sorted
+        if not values:
+            return None
+        cut = len(values) // 10
+        low, high = values[cut], values[-1 - cut]
+        margin = OUTLIER * max(high - low, abs(low), abs(high), 1.0)
+        first = bisect_left(values, low - margin)
+        last = bisect_right(values, high + margin)
+        if last - first == len(values):
+            return self._sum / len(values)
+        return math.fsum(values[first:last]) / (last - first)
 
 
 _EMPTY_BIN = (0, 0.0, 0.0, 0.0, 0, 0.0, 0.0)
@@ -158,14 +180,26 @@ class Statistics:
         self._goal = goal
         self._shown = shown
 
-    def add(self, episode: Episode, measured: Mapping[str, float] = _NO_MEASURES) -> bool:
-        """Add an episode with finite values; return whether the average is a new best."""
+    def add(
+        self,
+        episode: Episode,
+        measured: Mapping[str, float] = _NO_MEASURES,
+        *,
+        ranked: bool = True,
+    ) -> bool:
+        """Add an episode, and return whether the average is a new best.
+
+        Args:
+            episode: The episode, with finite values.
+            measured: Its measures.
+            ranked: Whether it counts for the best.
+        """
         self.episodes += 1
         self.env_steps = episode.env_steps
         history = self.greedy_history if episode.greedy else self.exploring_history
         history.add(episode, measured.get(self._shown, 0.0))
         value = self._goal.value(episode, measured)
-        if value is None:
+        if value is None or not ranked:
             return False
         self.score.add(value)
         if episode.greedy:

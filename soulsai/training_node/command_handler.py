@@ -65,6 +65,7 @@ class Orders:
                 said = answer.message if answer is not None else ""
                 command = msgspec.to_builtins(request.command)
                 self._audit.write("command", who=request.who, command=command, answer=said)
+                self._announce(request, answer)
             if answer is not None:
                 log.info("command who=%s done=%s %s", request.who, answer.done, answer.message)
                 self._answer(request, answer)
@@ -119,6 +120,21 @@ class Orders:
             event = Event("best" if kind == "best" else "checkpoint", answer.message)
             self._line.attempt(lambda: self._wire.announce(event))
         return answer
+
+    def _announce(self, request: Request, answer: Answer | None) -> None:
+        """Announce an operator's command to the telemetry node, which journals its own."""
+        command = request.command
+        if isinstance(command, Purge) and answer is not None and answer.done:
+            purge = Event("purge", command.client)
+            self._line.attempt(lambda: self._wire.announce(purge))
+        if request.who == "telemetry":
+            return
+        fields = msgspec.to_builtins(command)
+        name = " ".join(fields[key] for key in ("type", "client", "model") if key in fields)
+        done = "asked for" if answer is None else "done" if answer.done else "refused"
+        text = f"{name}: {done}, {answer.message}" if answer else f"{name}: {done}"
+        event = Event("command", text, f"{request.who}, command line")
+        self._line.attempt(lambda: self._wire.announce(event))
 
     def _answer(self, request: Request, answer: Answer) -> None:
         self._line.attempt(lambda: self._wire.answer(request, answer))

@@ -102,6 +102,7 @@ class PageServer:
         more: Callable[[], Iterable[Family]] = tuple,
         listeners: Sequence[Listener] = (),
         enroller: Enroller | None = None,
+        forget_best: Callable[[], str] | None = None,
     ) -> None:
         """Create the page and its threads.
 
@@ -112,6 +113,7 @@ class PageServer:
             more: Returns the node's own Prometheus metrics.
             listeners: Receivers of notes and samples.
             enroller: Enrolls and revokes clients, if this node may do that.
+            forget_best: Drops the best average of the run in progress.
 
         Raises:
             ConfigError: The settings of the section ``web`` are unsafe.
@@ -122,7 +124,9 @@ class PageServer:
         saves = Path(config.run.saves)
         self._watching = WatcherThread(saves, source, connect, listeners, self._bell.ring)
         store, watcher = self._watching.store, self._watching.watcher
-        commander = Commander(connect, lambda: watcher.seen.status, watcher.note, enroller)
+        commander = Commander(
+            connect, lambda: watcher.seen.status, watcher.note, enroller, forget_best
+        )
         self._api = Api(store, watcher, commander, self._access, self._bell)
         self._grafana = Grafana(store, self._api)
         self._metrics = TelemetryMetrics(partial(_families, store, self._api, more))

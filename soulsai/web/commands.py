@@ -10,8 +10,9 @@ from soulsai.web.schemas import CommandOutcome
 from soulsai.wire.protocols import TelemetryWire
 
 Word = Literal[
-    "quicksave", "pause", "resume", "stop", "promote", "purge", "pardon", "enroll", "revoke"
-]
+    "quicksave", "pause", "resume", "stop", "promote", "purge", "pardon", "enroll", "revoke",
+    "forget_best",
+]  # fmt: skip
 
 COMMANDS: dict[Word, tuple[Callable[[str], Command], float]] = {  # with the seconds to wait
     "quicksave": (lambda _: Quicksave(), 30.0),
@@ -50,6 +51,7 @@ class Commander:
         status: Callable[[], Status | None],
         note: Callable[[str, str, str], None],
         enroller: Enroller | None = None,
+        forget_best: Callable[[], str] | None = None,
     ) -> None:
         """Create a commander.
 
@@ -58,8 +60,10 @@ class Commander:
             status: Returns the training node's status.
             note: Journals kind, text and operator.
             enroller: Enrolls and revokes clients; ``None`` refuses both.
+            forget_best: Drops the best average and returns a confirmation; ``None`` refuses.
         """
         self._enroller = enroller
+        self._forget_best = forget_best
         self._connect = connect
         self._status = status
         self._note = note
@@ -80,7 +84,7 @@ class Commander:
         if (word in NAMED) != bool(about):
             needs = "needs a name in `about`" if word in NAMED else "is about nothing"
             raise Conflict(f"{word} {needs}")
-        if word in COMMANDS:
+        if word in (*COMMANDS, "forget_best"):
             status = self._status()
             if status is None:
                 raise Conflict("no training node is alive")
@@ -91,11 +95,20 @@ class Commander:
         named = f"{word} {about}".strip()
         try:
             self._note("command", f"{named}: asked for", who)
-            outcome = self._ask(word, about) if word in COMMANDS else self._admit(word, about)
+            outcome = self._carry_out(word, about)
             self._note("command", f"{named}: {outcome.state}, {outcome.message}", who)
         finally:
             self._busy.release()
         return outcome
+
+    def _carry_out(self, word: Word, about: str) -> CommandOutcome:
+        if word in COMMANDS:
+            return self._ask(word, about)
+        if word != "forget_best":
+            return self._admit(word, about)
+        if self._forget_best is None:
+            return CommandOutcome(word, "refused", "this page follows no run")
+        return CommandOutcome(word, "done", self._forget_best())
 
     def _ask(self, word: Word, about: str) -> CommandOutcome:
         command, patience = COMMANDS[word]

@@ -42,6 +42,10 @@ class Listener(Protocol):
         """Receive a training sample of a run."""
         ...
 
+    def purged(self, client: str) -> None:
+        """Receive the name of a client whose experience was removed."""
+        ...
+
 
 class Watcher:
     """Follow the status and the events of the published run in the thread that calls ``run``."""
@@ -92,7 +96,11 @@ class Watcher:
             self._due = self._clock() + LOOK
             self._observe(wire.status())
         for event in wire.events(wait):
-            self.note(event.kind, event.text, "")
+            if event.kind == "purge":
+                for listener in self._listeners:
+                    listener.purged(event.text)
+            else:
+                self.note(event.kind, event.text, event.who)
 
     def note(self, kind: str, text: str, who: str) -> None:
         """Journal an event of the observed run; thread-safe.

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from soulsai.config.schema import Config, RunSettings, TelemetrySettings
 from soulsai.telemetry_node import best
 from soulsai.telemetry_node.node import TelemetryNode
-from soulsai.types import Answer, Event, SaveBest
+from soulsai.types import Answer, Episode, Event, SaveBest
 from soulsai.wire.training_role import TrainingRole
 from tests.memory_server import MemoryServer
 from tests.system.telemetry_cases import PROGRAM, answering, drain, episode, run_spec
@@ -155,3 +156,30 @@ def test_the_last_chance_does_not_rest(server, training, tmp_path) -> None:
         assert asked[1:] == [SaveBest(1, 9, 52.5)]
         assert node.run is not None
         assert node.run.due(math.inf) is None
+
+
+def test_a_purged_client_and_a_forgotten_best_count_no_more(server, training, tmp_path) -> None:
+    def played(number: int, reward: float, client: str) -> Episode:
+        return msgspec.structs.replace(
+            episode(number, reward, version=number), client=client, epoch=1
+        )
+
+    training.record([played(n, 5.0 + n, "honest") for n in range(3)])
+    training.record([played(n, 1000.0, "absurd") for n in range(3, 6)])
+    with node_of(tmp_path, server, Clock()) as node, answering(training, gone):
+        drain(node)
+        node.ask(5.0)
+        assert claimed(tmp_path)["score"] == 1000.0
+        node.purged("absurd")
+        node.turn(0.0)
+        assert (claimed(tmp_path)["score"], claimed(tmp_path)["version"]) == (6.5, 2)
+        training.record([played(6, 1000.0, "absurd"), played(7, 1000.0, "absurd")])
+        drain(node)
+        assert claimed(tmp_path)["score"] == 1000.0, "after a pardon, it counts again"
+        node.forget_best()
+        node.turn(0.0)
+        assert not (tmp_path / "first" / best.NAME).exists()
+    training.record([played(n, 1.0, "honest") for n in range(8, 10)])
+    with node_of(tmp_path, server, Clock()) as node:  # and after a restart
+        drain(node)
+        assert claimed(tmp_path)["score"] == 1.0

@@ -30,7 +30,7 @@ def episode(reward: float, *, greedy: bool = False, version: int = 1, number: in
 rewards = st.floats(-1e6, 1e6)
 
 
-@given(values=st.lists(rewards, max_size=60), size=st.integers(1, 12))
+@given(values=st.lists(rewards, max_size=60), size=st.integers(1, 9))
 def test_a_window_is_the_mean_of_the_last(values: list[float], size: int) -> None:
     window = Window(size)
     assert window.mean is None
@@ -154,3 +154,21 @@ def test_what_cannot_be_measured_is_never_best() -> None:
     for number in range(5):
         assert not statistics.add(episode(1.0, number=number))
     assert statistics.best is None
+
+
+def test_one_absurd_reward_is_never_the_best() -> None:
+    statistics = Statistics(20)
+    for number in range(100):
+        reward = 1e30 if number == 50 else float(number)
+        statistics.add(episode(reward, number=number, version=number))
+    assert statistics.best is not None
+    assert statistics.best.score == pytest.approx(89.5)
+    assert statistics.best.version == 99
+
+
+def test_a_rare_success_counts() -> None:
+    statistics = Statistics(20)
+    for number in range(60):
+        statistics.add(episode(100.0 if number == 40 else 0.0, number=number, version=number))
+    assert statistics.best is not None
+    assert statistics.best.score == pytest.approx(5.0)
