@@ -15,7 +15,7 @@ class Exploration(Struct, frozen=True):
     epsilon: float
 
 
-def explore(head: Head, knobs: dict[str, float], rng: np.random.Generator) -> Exploration:
+def explore(head: Head, published: dict[str, float], rng: np.random.Generator) -> Exploration:
     """Draw how the next episode is played.
 
     Every episode draws its own epsilon, ``base ** (1 + alpha * u)`` with uniform ``u``, so any
@@ -23,12 +23,12 @@ def explore(head: Head, knobs: dict[str, float], rng: np.random.Generator) -> Ex
 
     Args:
         head: Kind of head, with its range of epsilon and its share of greedy episodes.
-        knobs: Values published with the weights; while ``random`` is 1, no episode is greedy, as
-            there is no policy to evaluate.
+        published: Numbers published with the weights; while ``random`` is 1, no episode is greedy,
+            as there is no policy to evaluate.
         rng: Source of randomness.
     """
     evaluation, u = rng.random(2)
-    if evaluation < head.eval_fraction and knobs.get("random", 0.0) < 1.0:
+    if evaluation < head.eval_fraction and published.get("random", 0.0) < 1.0:
         return Exploration(greedy=True, epsilon=0.0)
     if head.kind != "epsilon_greedy":
         return Exploration(greedy=False, epsilon=0.0)

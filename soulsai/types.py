@@ -220,8 +220,8 @@ class Weights(Struct, frozen=True, eq=False):
     """One version of the policy: exactly what a client needs in order to act.
 
     ``quota`` bounds the env steps one client may take between this version and the next (``None``:
-    no bound). ``knobs`` are numbers for the head: ``random`` is the least share of uniform
-    random actions of all that explore.
+    no bound). ``exploration`` holds numbers for the head: ``random`` is the least share of uniform
+    random actions of all episodes that explore.
     """
 
     run: str
@@ -229,7 +229,7 @@ class Weights(Struct, frozen=True, eq=False):
     version: int
     arrays: dict[str, Array]
     quota: int | None = None
-    knobs: dict[str, float] = {}
+    exploration: dict[str, float] = {}
 
 
 class Pointer(Struct, frozen=True):
@@ -242,7 +242,7 @@ class Pointer(Struct, frozen=True):
     sha256: str
     dtype: Literal["float32", "float16"] = "float32"
     quota: int | None = None
-    knobs: dict[str, float] = {}
+    exploration: dict[str, float] = msgspec.field(default_factory=dict, name="knobs")  # on the wire
 
     @property
     def order(self) -> tuple[int, int]:

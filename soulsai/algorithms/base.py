@@ -30,7 +30,7 @@ class Policy(nn.Module):
     dropped: int = 0  # env steps that arrived but are never learnt from
     fault: str = ""  # why learning cannot continue: the node goes back to the last checkpoint
     newest: tuple[int, int] = (0, 0)  # generation and version published last, set by the node
-    knobs: dict[str, float]  # numbers for the head, published with every version
+    exploration: dict[str, float]  # numbers for the head, published with every version
 
     def __init__(self, head: Head, spec: Spec, outputs: tuple[str, ...]) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Policy(nn.Module):
         self.outputs = outputs
         self.memory = {}
         self.extras = {}
-        self.knobs = {}
+        self.exploration = {}
 
     def forward(self, obs: Tensors, memory: Tensors) -> tuple[Tensors, Tensors]:
         """Map leaves [B, ...] to ``outputs`` [B, ...] and the next memory [B, ...]."""

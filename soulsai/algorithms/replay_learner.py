@@ -29,7 +29,7 @@ class Seeing(Protocol):
     observation: Observation
     newest: Order
     quota: int | None
-    knobs: dict[str, float]
+    exploration: dict[str, float]
     warmup: int
 
 
@@ -141,7 +141,7 @@ class Experience:
     def _grant(self) -> None:
         """Tell clients how far they may go, and how much of it at random."""
         self.policy.quota = self.pace.quota(self._in_flight.steps)
-        self.policy.knobs = {"random": self.random}
+        self.policy.exploration = {"random": self.random}
 
     def go_on(self, account: dict[str, Any]) -> None:
         """Go on from the saved account of another; the replay is restored before."""

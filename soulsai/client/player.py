@@ -192,7 +192,7 @@ class Player:
                 mask=obs.get(MASK),
                 greedy=greedy,
                 epsilon=epsilon,
-                random=self._instructions.knobs.get("random", 0.0),
+                random=self._instructions.exploration.get("random", 0.0),
                 rng=self._rng,
             )
             for name, rows in after.items():
@@ -236,9 +236,11 @@ class Player:
             self._regroup = True
         for row in seat.memory.values():
             row[...] = 0
-        knobs = self._instructions.knobs
-        seat.exploration = explored = explore(self._head, knobs, self._rng)
-        seat.at_random = max(explored.epsilon, 0.0 if explored.greedy else knobs.get("random", 0.0))
+        published = self._instructions.exploration
+        seat.exploration = explored = explore(self._head, published, self._rng)
+        seat.at_random = max(
+            explored.epsilon, 0.0 if explored.greedy else published.get("random", 0.0)
+        )
         for name in () if seat.exploration.greedy else self._head.noise:
             seat.memory[name][...] = self._rng.standard_normal(seat.memory[name].shape)
         self._greedy[seat.index] = seat.exploration.greedy

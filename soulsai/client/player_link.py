@@ -22,9 +22,9 @@ class Instructions(NamedTuple):
     over: Literal["", "stop", "run", "error"] = ""  # the reason to end
 
     @property
-    def knobs(self) -> dict[str, float]:
+    def exploration(self) -> dict[str, float]:
         """Return the newest version's values for the head."""
-        return self.pointer.knobs if self.pointer is not None else {}
+        return self.pointer.exploration if self.pointer is not None else {}
 
 
 class PlayerProgress(Struct):

@@ -25,7 +25,7 @@ class Kept(NamedTuple):
     """A version as it was published."""
 
     arrays: Arrays
-    knobs: dict[str, float]
+    exploration: dict[str, float]
     env_steps: int
 
 
@@ -119,7 +119,7 @@ class Publisher:
             version=progress.version,
             arrays=arrays,
             quota=quota,
-            knobs=dict(self._policy.knobs),
+            exploration=dict(self._policy.exploration),
         )
         self._failed = not self._send(weights)
         self.unpublished = self._failed
@@ -164,8 +164,10 @@ class Publisher:
 
     def _keep(self, arrays: Arrays) -> None:
         progress = self._progress
-        knobs = dict(self._policy.knobs)
-        self._kept[progress.generation, progress.version] = Kept(arrays, knobs, progress.env_steps)
+        exploration = dict(self._policy.exploration)
+        self._kept[progress.generation, progress.version] = Kept(
+            arrays, exploration, progress.env_steps
+        )
         size = max(1, sum(array.nbytes for array in arrays.values()))
         while len(self._kept) > 1 and len(self._kept) * size > self._kept_bytes:
             self._kept.popitem(last=False)

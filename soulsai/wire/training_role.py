@@ -191,7 +191,7 @@ class TrainingRole:
             sha256=digest(data),
             dtype=self._dtype,
             quota=weights.quota,
-            knobs=weights.knobs,
+            exploration=weights.exploration,
         )
         keys = self._store(pointer, data)
         self._connection.execute("SET", self._keys.model, self._signed("pointer", pointer))

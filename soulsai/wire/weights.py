@@ -64,7 +64,7 @@ def decode_weights(data: bytes, pointer: Pointer, program: Program) -> Weights:
         version=pointer.version,
         arrays=arrays,
         quota=pointer.quota,
-        knobs=pointer.knobs,
+        exploration=pointer.exploration,
     )
 
 

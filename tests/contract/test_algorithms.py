@@ -97,7 +97,7 @@ def test_what_it_grants_is_restored_with_it(case):
     for name, part in second.parts.items():
         part.load_state_dict(copy.deepcopy(first.parts[name].state_dict()))
     assert second.policy.quota == first.policy.quota
-    assert second.policy.knobs == first.policy.knobs
+    assert second.policy.exploration == first.policy.exploration
 
 
 def test_it_asks_for_arrivals_between_two_updates_and_ends_with_them(case):

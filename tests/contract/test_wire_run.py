@@ -53,12 +53,12 @@ def settled(client):
 def test_weights_arrive_as_published(wire, node):
     client = wire.client("c1")
     assert client.pointer() is None
-    said = node.publish(weights(3, 2.5, quota=100, knobs={"random": 1.0}))
+    said = node.publish(weights(3, 2.5, quota=100, exploration={"random": 1.0}))
     pointer = client.pointer()
     assert pointer == said
     assert (pointer.generation, pointer.version, pointer.run) == (node.generation(), 3, "run-1")
     got = client.weights(pointer, PROGRAM)
-    assert (got.version, got.quota, got.knobs) == (3, 100, {"random": 1.0})
+    assert (got.version, got.quota, got.exploration) == (3, 100, {"random": 1.0})
     assert got.arrays["w"].tolist() == [2.5] * 5
     assert got.arrays["count"].tolist() == 3
     assert not got.arrays["w"].flags.writeable

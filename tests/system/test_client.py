@@ -136,7 +136,7 @@ def test_one_client_in_lockstep_repeats_itself():
         with playing(place, seed=7):
             for version in range(1, 6):
                 node.arrays["b"][:] = np.roll([0.0, 0.1, 0.2], version)
-                node.publish(version, quota=50, knobs={"random": float(version == 1)})
+                node.publish(version, quota=50, exploration={"random": float(version == 1)})
                 until(lambda version=version: node.listen() == 50 * version)
         for fragment in node.fragments():
             columns = {name: leaf.tobytes() for name, leaf in fragment.obs.items()}

@@ -164,7 +164,7 @@ class Recomputation:
             policy: The learner's policy; only its structure is used.
             program: The published program; its head says how actions come about.
             spec: The published run.
-            published: Returns the weights and knobs of (generation, version), if still kept.
+            published: Returns the weights and exploration of (generation, version), if still kept.
         """
         self._twin = copy.deepcopy(policy.twin()).cpu().eval().requires_grad_(False)
         self._names = self._twin.state_dict()
@@ -178,7 +178,7 @@ class Recomputation:
         kept = self._published(fragment.generation, fragment.version)
         if kept is None:
             return None
-        at_random = 0.0 if fragment.greedy else kept.knobs.get("random", 0.0)
+        at_random = 0.0 if fragment.greedy else kept.exploration.get("random", 0.0)
         by_epsilon = self._program.head.kind == "epsilon_greedy"
         if at_random >= 1.0 or (at_random and not by_epsilon):
             return None

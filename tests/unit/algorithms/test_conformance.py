@@ -251,7 +251,7 @@ class Client:
                 mask=None,
                 greedy=np.array([False]),
                 epsilon=np.array([0.1]),
-                random=policy.knobs["random"],
+                random=policy.exploration["random"],
                 rng=self.rng,
             )
             self.obs, reward, ended, cut_off, _ = self.env.step(action[0])

@@ -81,7 +81,7 @@ def stage(envs, kind="epsilon_greedy", *, memory=False, clock=lambda: 0.0, quota
         eval_fraction=options.pop("eval_fraction", 0.0),
         epsilon_base=options.pop("epsilon_base", 0.4),
     )
-    knobs = options.pop("knobs", {})
+    exploration = options.pop("exploration", {})
     masked = options.pop("masked", False)
     info_keys = options.pop("info_keys", ())
     environments = [
@@ -104,7 +104,9 @@ def stage(envs, kind="epsilon_greedy", *, memory=False, clock=lambda: 0.0, quota
     )
     weights = Weights(run="r", generation=1, version=1, arrays=arrays)
     actor = Actor.load(program, weights, spec)
-    line = Recording(run, Instructions(Pointer("r", 1, 1, 0, "", quota=quota, knobs=knobs), actor))
+    line = Recording(
+        run, Instructions(Pointer("r", 1, 1, 0, "", quota=quota, exploration=exploration), actor)
+    )
     progress = PlayerProgress()
     player = Player(
         environments,

@@ -123,7 +123,7 @@ def test_memory_is_zero_at_the_beginning_and_carried_between_fragments():
 
 
 def test_only_possible_actions_are_taken_while_acting_at_random():
-    _, line, go, _ = stage([MaskedToy(), MaskedToy()], masked=True, knobs={"random": 1.0})
+    _, line, go, _ = stage([MaskedToy(), MaskedToy()], masked=True, exploration={"random": 1.0})
     go(200)
     for one in line.fragments:
         rows = np.arange(len(one))

@@ -10,14 +10,14 @@ from soulsai.types import Head, Pointer, Weights
 from tests.unit.client.player_cases import Diary, stage
 
 
-def version(line, number, *, generation=1, quota=None, knobs=None):
+def version(line, number, *, generation=1, quota=None, exploration=None):
     """Return instructions with a version of the weights that always takes action ``number % 3``."""
     spec = line.run.spec
     program, arrays = linear_program(spec, Head("epsilon_greedy"))
     arrays["b"][number % 3] = 1.0
     weights = Weights(run="r", generation=generation, version=number, arrays=arrays)
     actor = Actor.load(program, weights, spec)
-    pointer = Pointer("r", generation, number, 0, "", quota=quota, knobs=knobs or {})
+    pointer = Pointer("r", generation, number, 0, "", quota=quota, exploration=exploration or {})
     return line.instructions._replace(pointer=pointer, actor=actor)
 
 
@@ -186,8 +186,10 @@ def test_knobs_count_at_once():
 
     def stepping(action):
         if env.t == 10:
-            knobs = msgspec.structs.replace(line.instructions.pointer, knobs={"random": 1.0})
-            line.instructions = line.instructions._replace(pointer=knobs)
+            exploration = msgspec.structs.replace(
+                line.instructions.pointer, exploration={"random": 1.0}
+            )
+            line.instructions = line.instructions._replace(pointer=exploration)
         return step(action)
 
     env.step = stepping
@@ -198,8 +200,8 @@ def test_knobs_count_at_once():
 
 def test_a_part_of_all_actions_is_random_if_the_run_asks_for_it():
     env = Diary(length=2000)
-    _, line, go, _ = stage([env], epsilon_base=0.0, knobs={"random": 0.6})
-    line.instructions = version(line, 4, knobs={"random": 0.6})  # always action 1
+    _, line, go, _ = stage([env], epsilon_base=0.0, exploration={"random": 0.6})
+    line.instructions = version(line, 4, exploration={"random": 0.6})  # always action 1
     go(2000)
     counts = np.bincount(env.actions[0], minlength=3) / 2000
     assert counts == pytest.approx([0.2, 0.6, 0.2], abs=0.04)

@@ -31,10 +31,10 @@ def test_a_hint_brings_a_new_version_at_once(house, monkeypatch):
     with house.uplink as uplink:
         until(lambda: uplink.instructions.actor)
         for version in (2, 3, 4):
-            house.publish(version, quota=version, knobs={"random": 1.0})
+            house.publish(version, quota=version, exploration={"random": 1.0})
             until(lambda version=version: uplink.instructions.actor.version == version)
             assert uplink.instructions.pointer.quota == version
-            assert uplink.instructions.pointer.knobs == {"random": 1.0}
+            assert uplink.instructions.pointer.exploration == {"random": 1.0}
 
 
 def test_without_a_hint_it_asks(monkeypatch):

@@ -114,14 +114,14 @@ def test_episodes_are_stamped_and_recorded(monkeypatch, server, tmp_path):
     ]
 
 
-def test_versions_count_up_and_bring_knobs(monkeypatch, server, tmp_path):
+def test_versions_count_up_and_bring_exploration(monkeypatch, server, tmp_path):
     algorithm = Counting()
-    algorithm.policy.knobs = {"random": 1.0}
+    algorithm.policy.exploration = {"random": 1.0}
     with Node(monkeypatch, server, config(tmp_path), algorithm=algorithm):
         player = Player(server)
         first = player.pointer()
         assert (first.generation, first.version, first.quota) == (1, 1, None)
-        assert first.knobs == {"random": 1.0}
+        assert first.exploration == {"random": 1.0}
         player.play(4)
         wait_for(lambda: player.pointer().version > 1)
         newest = player.pointer()

@@ -248,9 +248,9 @@ def pointed(data: bytes, **changes) -> Pointer:
 
 def test_weights_travel_in_full_and_in_half():
     data = encode_weights(WEIGHTS, PROGRAM)
-    got = decode_weights(data, pointed(data, quota=3, knobs={"k": 1.0}), PROGRAM)
+    got = decode_weights(data, pointed(data, quota=3, exploration={"k": 1.0}), PROGRAM)
     assert (got.run, got.generation, got.version, got.quota) == ("r", 1, 2, 3)
-    assert got.knobs == {"k": 1.0}
+    assert got.exploration == {"k": 1.0}
     for name, array in WEIGHTS.arrays.items():
         np.testing.assert_array_equal(got.arrays[name], array, strict=True)
     half = encode_weights(WEIGHTS, PROGRAM, "float16")

@@ -107,31 +107,31 @@ def test_replay_keeps_what_was_seen_and_the_network_sees_it_normalised():
 
 def test_learning_starts_after_the_first_steps_and_stops_without_new_ones():
     algorithm = learner(learning_starts=40, replay_ratio=0.5, explore_steps=0)
-    assert algorithm.policy.knobs == {"random": 1.0}
+    assert algorithm.policy.exploration == {"random": 1.0}
     arrivals = iter([[episode(30)], [], [episode(30, number=1)], *[[]] * 50])
     assert len(list(algorithm.learn(arrivals))) == 10
-    assert algorithm.policy.knobs == {"random": 0.0}
+    assert algorithm.policy.exploration == {"random": 0.0}
 
 
 def test_random_actions_give_way_to_the_policy_by_and_by():
     algorithm = learner(learning_starts=40, explore_steps=50)
     shares = []
     for number in range(10):
-        shares.append(algorithm.policy.knobs["random"])
+        shares.append(algorithm.policy.exploration["random"])
         algorithm.experience.ingest([episode(10, number=number)])
     assert shares == pytest.approx([1.0, 1.0, 1.0, 1.0, 1.0, 0.8, 0.6, 0.4, 0.2, 0.0])
     second = learner(learning_starts=40, explore_steps=50)
     algorithm.experience.pace.steps = 70
     second.load_state_dict(algorithm.state_dict())
-    assert second.policy.knobs == {"random": pytest.approx(0.4)}
+    assert second.policy.exploration == {"random": pytest.approx(0.4)}
 
 
 def test_without_steps_to_explore_in_the_policy_plays_as_soon_as_it_learns():
     algorithm = learner(learning_starts=40, explore_steps=0)
     algorithm.experience.ingest([episode(30)])
-    assert algorithm.policy.knobs == {"random": 1.0}
+    assert algorithm.policy.exploration == {"random": 1.0}
     algorithm.experience.ingest([episode(10, number=1)])
-    assert algorithm.policy.knobs == {"random": 0.0}
+    assert algorithm.policy.exploration == {"random": 0.0}
 
 
 def test_it_asks_for_arrivals_between_two_updates():

@@ -231,11 +231,11 @@ def test_the_actor_keeps_its_deviations_within_bounds():
 
 def test_clients_act_at_random_until_learning_starts():
     algorithm = build(learning_starts=40)
-    assert algorithm.policy.knobs == {"random": 1.0}
+    assert algorithm.policy.exploration == {"random": 1.0}
     assert algorithm.policy.quota == 40 + 64
     learning = algorithm.learn(fed(fragments(4)))
     next(learning)
-    assert algorithm.policy.knobs == {"random": 0.0}
+    assert algorithm.policy.exploration == {"random": 0.0}
     assert algorithm.experience.pace.steps == 48
 
 

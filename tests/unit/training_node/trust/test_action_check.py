@@ -61,9 +61,9 @@ class Fleet:
         spec = RunSpec("r", 1, 1, EnvironmentOffer("x"), Spec({"obs": Leaf((8,), "<f4")}, action),
                        "dqn", "")  # fmt: skip
         program = Program(b"", "w", ("obs",), self.policy.outputs, Head(kind), leaves)
-        knobs = {"random": random}
+        exploration = {"random": random}
         recompute = Recomputation(
-            self.policy, program, spec, lambda _, v: Kept(self.versions[v], knobs, 0)
+            self.policy, program, spec, lambda _, v: Kept(self.versions[v], exploration, 0)
         )
         self.time = 0.0
         self.check = ActionCheck(
