@@ -60,7 +60,7 @@ def with_name(config: Config) -> Config:
     return msgspec.structs.replace(config, client=msgspec.structs.replace(config.client, name=name))
 
 
-def spools(config: Config) -> Path | None:
+def spool_folder(config: Config) -> Path | None:
     """Return the folder for what cannot be sent; ``None`` for a client that keeps no name."""
     if not config.client.name or not config.client.spool_mb:
         return None
@@ -135,14 +135,14 @@ def operator(config: Config) -> Iterator[OperatorWire]:
     """Give an operator his wire: without a URL, to the newest run on this machine."""
     from soulsai.wire.redis.roles import connect_operator
 
-    wire = connect_operator(server_for("operator", place(config)), config.run.name)
+    wire = connect_operator(server_for("operator", find_server(config)), config.run.name)
     try:
         yield wire
     finally:
         wire.close()
 
 
-def place(config: Config) -> RedisSettings:
+def find_server(config: Config) -> RedisSettings:
     """Return the server that is named, or else that of the newest run on this machine."""
     from soulsai import runs
 
@@ -182,7 +182,7 @@ def invited(config: Config, invite: Invite | None) -> Config:
     return msgspec.structs.replace(config, redis=redis, run=run, client=client)
 
 
-def nobody(config: Config) -> SoulsAIError:
+def no_run(config: Config) -> SoulsAIError:
     """Return the error that nobody learns under the run's name."""
     return NoRun(f"no training node is alive under the name {config.run.name!r} (run.name)")
 

@@ -36,6 +36,7 @@ class PrivateServer(Struct, frozen=True):
 
     url: str
     secrets: str  # folder
+    page: str = ""  # the address of the page, or the reason why there is none yet
 
 
 def find(saves: Path, run: str) -> Path:

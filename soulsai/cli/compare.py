@@ -1,12 +1,13 @@
-"""``soulsai compare``: what is compared is imported when it runs."""
+"""``soulsai compare``: learning curves of several runs in one figure."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import typer
 
+from soulsai import connect
+from soulsai.cli.options import Json, Saves, print_json
 from soulsai.errors import ConfigError
 
 AXES = ("env_steps", "wall_time", "episodes")
@@ -15,21 +16,27 @@ KINDS = ("exploring", "greedy", "all")
 
 
 def compare(
-    names: Annotated[list[str], typer.Argument(metavar="RUN...", help="Ids, latest, folders.")],
+    names: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Run ids, latest, or folders.")
+    ],
     x: Annotated[str, typer.Option(help="env_steps, wall_time or episodes.")] = "env_steps",
-    middle: Annotated[str, typer.Option(help="Of seeds: iqm or median.")] = "iqm",
-    kind: Annotated[str, typer.Option(help="Of episodes: exploring, greedy or all.")] = "exploring",
-    metric: Annotated[str, typer.Option(help="reward, steps, or an info key that was kept.")] = (
+    middle: Annotated[str, typer.Option(help="Middle of several seeds: iqm or median.")] = "iqm",
+    kind: Annotated[str, typer.Option(help="Episodes: exploring, greedy or all.")] = "exploring",
+    metric: Annotated[str, typer.Option(help="reward, steps, or a recorded info key.")] = (
         "reward"
     ),
     window: Annotated[int, typer.Option(min=1, help="Episodes in a rolling mean.")] = 20,
-    out: Annotated[Path, typer.Option(metavar="PNG", help="Where the figure goes.")] = Path(
+    out: Annotated[Path, typer.Option(metavar="PNG", help="File of the figure.")] = Path(
         "compare.png"
     ),
-    saves: Annotated[str, typer.Option(metavar="DIR", help="Where run folders are.")] = "saves",
-    as_json: Annotated[bool, typer.Option("--json", help="Answer with JSON.")] = False,
+    saves: Saves = "saves",
+    as_json: Json = False,
 ) -> None:
-    """Draw runs together, those that differ in their seed only as one band; list differences."""
+    """Draw runs in one figure; list their differences.
+
+    Runs that differ only in their seed are one band.
+    """
+    connect.need("matplotlib", extra="server")
     from soulsai import runs
     from soulsai.compare import comparison
 
@@ -42,6 +49,6 @@ def compare(
     folders = list(dict.fromkeys(runs.find(Path(saves), name).resolve() for name in names))
     found = comparison.compare(folders, query, out)
     if as_json:
-        sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
+        print_json(found)
     else:
         comparison.show(found)

@@ -1,4 +1,4 @@
-"""The commands for secrets, and for who may take part."""
+"""The commands for secrets, and for the access of clients."""
 
 import sys
 from collections.abc import Iterator
@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from soulsai import connect
-from soulsai.cli.operator_commands import Json, Sets, SettingsOption, Url, as_line, settings_of
+from soulsai.cli.options import (
+    ClientName,
+    Json,
+    Sets,
+    SettingsOption,
+    Url,
+    print_json,
+    server_settings,
+)
 from soulsai.config.schema import Config
 from soulsai.wire.invite import to_line
 from soulsai.wire.names import parse_version
@@ -23,8 +31,9 @@ app = typer.Typer(
     help="Passwords, users and certificates of a server.", no_args_is_help=True,
 )  # fmt: skip
 
-Name = Annotated[str, typer.Argument(help="Of the client: a-z, 0-9, _ and -.")]
-Secrets = Annotated[str, typer.Option("--secrets", metavar="DIR", help="Holds admin.secret.")]
+Secrets = Annotated[
+    str, typer.Option("--secrets", metavar="DIR", help="Folder that holds admin.secret.")
+]
 
 
 @app.callback()
@@ -37,22 +46,24 @@ def init(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]")] = Path("config/secrets"),
     host: Annotated[
         list[str] | None,
-        typer.Option(help="Make certificates for this name of the server; repeatable."),
+        typer.Option(help="Name of the server, for its certificate; repeatable."),
     ] = None,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="That clients connect to.")] = 6379,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port that clients connect to.")
+    ] = 6379,
     for_containers: Annotated[
-        bool, typer.Option(help="Let containers that run as anybody read what they are given.")
+        bool, typer.Option(help="Let containers of any user read their secrets.")
     ] = False,
     enrolled_only: Annotated[
-        bool, typer.Option(help="Make no common redis.secret: clients are enrolled one by one.")
+        bool, typer.Option(help="Make no shared redis.secret: clients are enrolled one by one.")
     ] = False,
     server_version: Annotated[
-        str, typer.Option(help="Oldest Redis that these users must be understood by.")
+        str, typer.Option(help="Oldest Redis that must understand these users.")
     ] = "7.0",
     as_json: Json = False,
 ) -> None:
-    """Make what is missing in a folder of secrets; what is there is kept."""
-    # Not for clients, who have these commands, too: it loads what makes certificates.
+    """Make all missing secrets of a server in a folder."""
+    # Imported here, because it loads the library of certificates, which clients do not need.
     from soulsai.identity import folder as secrets_folder
 
     made = secrets_folder.init(
@@ -65,27 +76,28 @@ def init(
         enrolled_only=enrolled_only,
     )
     if as_json:
-        as_line(made)
+        print_json(made)
         return
     typer.echo(f"{made.folder}: made {', '.join(made.made) or 'nothing'}")
     if made.kept:
         typer.echo(f"kept {', '.join(made.kept)}")
     typer.echo(
-        f"the server's users are in {secrets_folder.USERS}: give it as aclfile, never with "
-        "requirepass; admin.secret and ca.key stay here, manifest.key with the training node"
+        f"Next: start the server with {made.folder}/{secrets_folder.USERS} as aclfile, without "
+        "requirepass. Keep admin.secret and ca.key on this machine, and manifest.key with the "
+        "training node."
     )
 
 
 def enroll(
-    name: Name,
+    name: ClientName,
     address: Annotated[
-        str, typer.Option(metavar="URL", help="Where clients find the server, if not as usual.")
+        str, typer.Option(metavar="URL", help="The server's address for clients, if it differs.")
     ] = "",
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the invite there, not here.")
+        Path | None, typer.Option(metavar="FILE", help="Write the invite to this file.")
     ] = None,
     renew: Annotated[
-        bool, typer.Option("--renew", help="Give a new password to one who is enrolled.")
+        bool, typer.Option("--renew", help="Give a new password to an enrolled client.")
     ] = False,
     config: SettingsOption = None,
     redis: Url = "",
@@ -93,11 +105,11 @@ def enroll(
     sets: Sets = None,
     as_json: Json = False,
 ) -> None:
-    """Let a client in: make its user on the running server, and print its invite, one line."""
+    """Make a user for a client; print its invite, one line."""
     from soulsai.identity import users
 
-    settings = settings_of(config, redis, secrets, sets)
-    place = connect.place(settings)
+    settings = server_settings(config, redis, secrets, sets)
+    place = connect.find_server(settings)
     users.invite(place, settings.run.name, name, "", address)  # fails before anything is changed
     with _enrolment(settings) as enrolment:
         password = enrolment.enroll(name, renew=renew)
@@ -106,16 +118,16 @@ def enroll(
     if out is not None:
         write_file(out, f"{line}\n")
     if as_json:
-        as_line({"client": name, "invite": str(out) if out else line, "lasting": lasting})
+        print_json({"client": name, "invite": str(out) if out else line, "lasting": lasting})
     else:
         typer.echo(f"{out}: written; give it to {name}" if out else line)
     _say_lasting(lasting)
 
 
 def revoke(
-    name: Annotated[str, typer.Argument(help="Of the client.")] = "",
+    name: Annotated[str, typer.Argument(help="Name of the client.")] = "",
     shared: Annotated[
-        bool, typer.Option("--shared", help="Shut out all who have only the common secret.")
+        bool, typer.Option("--shared", help="Shut out all clients with the shared secret.")
     ] = False,
     config: SettingsOption = None,
     redis: Url = "",
@@ -123,18 +135,18 @@ def revoke(
     sets: Sets = None,
     as_json: Json = False,
 ) -> None:
-    """Shut a client out at once: its user and its stream are removed, its connections end."""
+    """Remove a client's user, and end its connections."""
     if bool(name) == shared:
-        raise typer.BadParameter("name one client, or say --shared")
-    settings = settings_of(config, redis, secrets, sets)
+        raise typer.BadParameter("name one client, or give --shared")
+    settings = server_settings(config, redis, secrets, sets)
     with _enrolment(settings) as enrolment:
         enrolment.revoke(name)
         deleted = shared or enrolment.delete_stream(settings.run.name, name)
         lasting = enrolment.keep()
     if as_json:
-        as_line({"client": name, "revoked": True, "lasting": lasting})
+        print_json({"client": name, "revoked": True, "lasting": lasting})
     else:
-        typer.echo(f"{name or 'the common secret'}: revoked")
+        typer.echo(f"{name or 'the shared secret'}: revoked")
     if not deleted:
         sys.stderr.write(
             f"soulsai: the entries that {name} has sent remain, because the server's user admin "
@@ -150,11 +162,11 @@ def clients(
     sets: Sets = None,
     as_json: Json = False,
 ) -> None:
-    """List who may take part, and who is connected."""
-    with _enrolment(settings_of(config, redis, secrets, sets)) as enrolment:
+    """List enrolled clients and their connections."""
+    with _enrolment(server_settings(config, redis, secrets, sets)) as enrolment:
         listed = enrolment.clients()
     if as_json:
-        as_line(listed)
+        print_json(listed)
         return
     for one in listed:
         state = (
@@ -162,9 +174,9 @@ def clients(
             if one.connections
             else "not connected"
         )
-        typer.echo(f"{one.client or '(the common secret)'}  {state}")
+        typer.echo(f"{one.client or '(the shared secret)'}  {state}")
     if not listed:
-        typer.echo("nobody is enrolled: soulsai enroll NAME")
+        typer.echo("no client is enrolled; make one with: soulsai enroll NAME")
 
 
 @contextmanager
@@ -172,7 +184,7 @@ def _enrolment(settings: Config) -> Iterator["Enrolment"]:
     from soulsai.identity.users import Enrolment
     from soulsai.wire.redis.connection import RedisConnection
 
-    redis = connect.place(settings)
+    redis = connect.find_server(settings)
     link = RedisConnection(server_for("admin", redis), "admin")
     try:
         yield Enrolment(link, Path(redis.secrets))
@@ -183,6 +195,6 @@ def _enrolment(settings: Config) -> Iterator["Enrolment"]:
 def _say_lasting(lasting: bool) -> None:
     if not lasting:
         sys.stderr.write(
-            "soulsai: this is forgotten when the server restarts: it has no file of users "
+            "soulsai: a restart of the server forgets this, because it has no file of users "
             "(aclfile); see docs/security.md\n"
         )

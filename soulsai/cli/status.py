@@ -1,56 +1,132 @@
-"""``soulsai status``: how a run is doing, once or for as long as somebody looks."""
+"""``soulsai status`` and ``soulsai runs``: the state of a run, once or until its end."""
 
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-import msgspec
+import typer
 
-from soulsai import connect
-from soulsai.config.schema import Config
-from soulsai.errors import Unreachable
-from soulsai.train.terminal import RunView, Scene, page, view_for
+from soulsai import connect, process, runs
+from soulsai.cli.options import (
+    Json,
+    Saves,
+    Secrets,
+    Sets,
+    Settings,
+    Url,
+    print_json,
+    server_settings,
+)
+from soulsai.config import Config
+from soulsai.errors import NoRun, Unreachable
 from soulsai.types import Status
 from soulsai.wire.protocols import OperatorWire
 
-TICK = 0.1  # seconds; how soon a stop is noticed
-LEAVE = "Ctrl-C ends this view; training goes on."
+if TYPE_CHECKING:
+    from soulsai.train.terminal import RunView, Scene
+
+POLL_SECONDS = 0.1  # delay at which a stop is noticed
+HINT = "Ctrl-C ends this view; training goes on."
 
 
-def once(settings: Config, *, as_json: bool) -> None:
-    """Show how the training node is doing now; raise ``NoRun`` if there is none."""
+def status(
+    config: Settings = None,
+    redis: Url = "",
+    secrets: Secrets = "",
+    sets: Sets = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Continue until the run ends.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two views.")] = 1.0,
+    as_json: Json = False,
+) -> None:
+    """Show the progress of a running training node."""
+    settings = server_settings(config, redis, secrets, sets)
+    if watch:
+        with process.StopSignal(process.parent()) as stop:
+            follow(settings, stop, every=every, as_json=as_json)
+        return
     with connect.operator(settings) as wire:
         now = wire.status()
     if now is None:
-        raise connect.nobody(settings)
+        raise connect.no_run(settings)
     if as_json:
-        _json(now)
+        print_json(now)
+        return
+    if not sys.stdout.isatty():
+        from soulsai.train.terminal import facts
+
+        typer.echo("\n".join(facts(now, page(settings))))
         return
     from rich.console import Console
 
-    Console().print(page(_scene(now, hint="")))
+    from soulsai.train.terminal import screen
+
+    console = Console()
+    console.print(screen(_scene(now, page=page(settings)), console.width))
 
 
-def watch(settings: Config, stopped: Callable[[], bool], *, every: float, as_json: bool) -> None:
-    """Show it again and again until the run has ended or nobody looks any more.
+def list_runs(saves: Saves = "saves", as_json: Json = False) -> None:
+    """List the runs in a folder, oldest first."""
+    found = [(folder, runs.status(folder)) for folder in runs.every(Path(saves))]
+    if as_json:
+        print_json([{"run": str(folder), "status": state} for folder, state in found])
+        return
+    if not found:
+        typer.echo(f"{saves}: no runs")
+    for folder, state in found:
+        typer.echo(runs.describe(folder, state))
 
-    A training node that falls silent is waited for; its last status stays on screen.
+
+def follow(settings: Config, stopped: Callable[[], bool], *, every: float, as_json: bool) -> None:
+    """Show the status until the run has ended; wait for a run, and for a silent training node.
+
+    Args:
+        settings: The settings, which name the server.
+        stopped: Whether to stop early.
+        every: Seconds between two views.
+        as_json: Whether to print each status as a line of JSON.
     """
-    with connect.operator(settings) as wire:
-        first = wire.status()
-        if first is None:
-            raise connect.nobody(settings)
-        view: RunView = Json() if as_json else view_for(sys.stdout)
-        with view:
-            _follow(wire, first, view, stopped, every)
+    from soulsai.train.terminal import view_for
+
+    waits = False
+    while not _followed(
+        settings, lambda: JsonView() if as_json else view_for(sys.stdout), stopped, every
+    ):
+        if not waits:
+            sys.stderr.write("soulsai: waiting for a run\n")
+        waits = True
+        if _slept(every, stopped):
+            return
 
 
-def _follow(
-    wire: OperatorWire, last: Status, view: RunView, stopped: Callable[[], bool], every: float
+def _followed(
+    settings: Config, make_view: Callable[[], "RunView"], stopped: Callable[[], bool], every: float
+) -> bool:
+    """Show a run until it has ended; return whether there was one."""
+    try:
+        with connect.operator(settings) as wire:
+            first = wire.status()
+            if first is None:
+                return False
+            with make_view() as view:
+                _show(wire, first, view, stopped, every, page(settings))
+            return True
+    except NoRun:
+        return False
+
+
+def _show(
+    wire: OperatorWire,
+    last: Status,
+    view: "RunView",
+    stopped: Callable[[], bool],
+    every: float,
+    page: str,
 ) -> None:
     notices: tuple[str, ...] = ()
     while True:
-        view.show(_scene(last, notices, LEAVE))
+        view.show(_scene(last, notices, HINT, page))
         if last.phase == "ended" or _slept(every, stopped):
             return
         try:
@@ -63,23 +139,35 @@ def _follow(
         notices = () if now else (why,)
 
 
-class Json:
+class JsonView:
     """Shows each status as one line of JSON."""
 
-    def __enter__(self) -> "Json":
+    def __enter__(self) -> "JsonView":
         return self
 
     def __exit__(self, *_: object) -> None: ...
 
-    def show(self, scene: Scene) -> None:
+    def show(self, scene: "Scene") -> None:
         """Write a line."""
         if scene.status is not None and not scene.notices:
-            _json(scene.status)
+            print_json(scene.status)
 
 
-def _scene(status: Status, notices: tuple[str, ...] = (), hint: str = "") -> Scene:
+def page(settings: Config) -> str:
+    """Return the page's address if the run is one of this machine's, or nothing."""
+    if settings.redis.url:
+        return ""
+    private = runs.running(Path(settings.run.saves))
+    return private.page if private is not None else ""
+
+
+def _scene(
+    status: Status, notices: tuple[str, ...] = (), hint: str = "", page: str = ""
+) -> "Scene":
+    from soulsai.train.terminal import Scene
+
     headline = f"{status.environment} · {status.algorithm}"
-    return Scene(status.seconds, headline, status, notices=notices, hint=hint)
+    return Scene(status.seconds, headline, status, page=page, notices=notices, hint=hint)
 
 
 def _slept(seconds: float, stopped: Callable[[], bool]) -> bool:
@@ -87,10 +175,5 @@ def _slept(seconds: float, stopped: Callable[[], bool]) -> bool:
     while (left := end - time.monotonic()) > 0:
         if stopped():
             return True
-        time.sleep(min(left, TICK))
+        time.sleep(min(left, POLL_SECONDS))
     return stopped()
-
-
-def _json(status: Status) -> None:
-    sys.stdout.write(msgspec.json.encode(status).decode() + "\n")
-    sys.stdout.flush()

@@ -98,7 +98,7 @@ def _server_findings(config: Config) -> Iterator[CheckResult]:
     yield checks.software((*SERVER_EXTRA, "onnxruntime"), "server")
     yield checks.disk(Path(config.run.saves), "runs")
     try:
-        redis = connect.place(config)
+        redis = connect.find_server(config)
         config = msgspec.structs.replace(config, redis=redis)
     except NoRun as error:
         yield finding("settings.server", error=error)

@@ -24,7 +24,7 @@ class PageEnroller:
 
     def enroll(self, client: str) -> str:
         """Return the invite of a new client."""
-        place, run = connect.place(self._config), self._config.run.name
+        place, run = connect.find_server(self._config), self._config.run.name
         users.invite(place, run, client, "")  # fails before anything is changed
         password = self._with(lambda enrolment: enrolment.enroll(client))
         return to_line(users.invite(place, run, client, password))
@@ -40,7 +40,7 @@ class PageEnroller:
         return f"{client} is shut out"
 
     def _with(self, act: Callable[[Enrolment], Result]) -> Result:
-        place = connect.place(self._config)
+        place = connect.find_server(self._config)
         link = RedisConnection(server_for("admin", place), "admin")
         try:
             enrolment = Enrolment(link, Path(place.secrets))

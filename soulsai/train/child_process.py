@@ -1,28 +1,36 @@
-"""Child processes of a supervisor: one log each, and a rule for what follows when one ends."""
+"""The child processes of ``soulsai train``, and the rule for restarting each of them."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
+import msgspec
 from msgspec import Struct
 
+from soulsai.config import Config
+from soulsai.config.layers import PREFIX
 from soulsai.process import PARENT
 
-LOOP_CRASHES = 3  # so many crashes
-LOOP_SECONDS = 30.0  # within so many seconds are a loop
-FORGIVEN_SECONDS = 60.0  # after so long a crash does not count any more
-FIRST_DELAY = 0.25  # seconds before the first restart; doubled with each further one that counts
-FINAL = (2, 3, 4)  # exit codes of settings, protocol and being superseded: trying again is wrong
+TRAINING, TELEMETRY = "training-node", "telemetry-node"
+STARTING = ".starting-"  # begins the name of the log folder until the run's folder is known
+
+LOOP_CRASHES = 3  # crashes
+LOOP_SECONDS = 30.0  # within this many seconds are a loop
+FORGIVEN_SECONDS = 60.0  # age at which a crash no longer counts
+FIRST_DELAY = 0.25  # seconds before the first restart; doubled with each further counted crash
+EARLY_DELAY = 5.0  # seconds before the restart of a process that ended well, but before the run
+FINAL = (2, 3, 4)  # exit codes of settings, protocol and a takeover: a restart changes nothing
 TAIL_BYTES = 4096
 
 
-class Verdict(Struct, frozen=True):
-    """What follows when a child has ended: nothing more, a restart, or the end of everything."""
+class ExitDecision(Struct, frozen=True):
+    """The consequence of a child's exit: nothing more, a restart, or the end of the whole run."""
 
     then: Literal["done", "restart", "give up"]
     code: int = 0
@@ -30,31 +38,38 @@ class Verdict(Struct, frozen=True):
     delay: float = 0.0  # seconds until the restart
 
 
-def judge(code: int, ends: Sequence[float], *, worked: bool) -> Verdict:
-    """Decide what follows an exit; ``ends`` are this child's crashes, this one the last of them.
+def decide(
+    code: int, crashes: Sequence[float], *, worked: bool, may_end: bool = True
+) -> ExitDecision:
+    """Decide the consequence of an exit.
 
-    ``worked`` says whether the child has ever been seen at its work: what fails from the start, in
-    words of its own, fails again.
+    Args:
+        code: The exit code, negative for a signal.
+        crashes: The times of this child's counted crashes, this one last, in seconds.
+        worked: Whether the child has ever been seen at work; an error of its own before that
+            would only repeat itself.
+        may_end: Whether an exit with 0 is the regular end of the child.
     """
-    if code == 0:
-        return Verdict("done")
-    how = describe(code)
+    if code == 0 and may_end:
+        return ExitDecision("done")
+    reason = describe_exit(code) if code else "ended by itself before the run"
     if code in FINAL or (code == 1 and not worked):
-        return Verdict("give up", code, how)
-    recent = [end for end in ends if ends[-1] - end < LOOP_SECONDS]
+        return ExitDecision("give up", code, reason)
+    recent = [crash for crash in crashes if crashes[-1] - crash < LOOP_SECONDS]
     if len(recent) >= LOOP_CRASHES:
-        how = f"{how}, {len(recent)} times within {LOOP_SECONDS:.0f} s"
-        return Verdict("give up", code, how)
-    counted = sum(ends[-1] - end < FORGIVEN_SECONDS for end in ends)
-    return Verdict("restart", code, how, FIRST_DELAY * 2 ** (counted - 1))
+        reason = f"{reason}, {len(recent)} times within {LOOP_SECONDS:.0f} s"
+        return ExitDecision("give up", code, reason)
+    counted = sum(crashes[-1] - crash < FORGIVEN_SECONDS for crash in crashes)
+    delay = FIRST_DELAY * 2 ** (counted - 1) if code else EARLY_DELAY
+    return ExitDecision("restart", code, reason, delay)
 
 
-def with_crash(ends: Sequence[float], now: float) -> list[float]:
-    """Return the crashes that still count, and one that is now."""
-    return [*(end for end in ends if now - end < FORGIVEN_SECONDS), now]
+def with_crash(crashes: Sequence[float], now: float) -> list[float]:
+    """Return the crashes that still count, and one at ``now``."""
+    return [*(crash for crash in crashes if now - crash < FORGIVEN_SECONDS), now]
 
 
-def describe(code: int) -> str:
+def describe_exit(code: int) -> str:
     """Return an exit code in words."""
     if code >= 0:
         return f"ended with {code}"
@@ -65,7 +80,7 @@ def describe(code: int) -> str:
 
 
 class Child:
-    """One child process, over all its lives; ``words`` gives each life's command line."""
+    """One child process and its restarts."""
 
     def __init__(
         self,
@@ -73,28 +88,41 @@ class Child:
         words: Callable[[int], Sequence[str]],
         log: Path,
         environ: Mapping[str, str],
+        *,
+        may_end: bool = True,
     ) -> None:
+        """Create a child without starting it.
+
+        Args:
+            name: The name in notices.
+            words: Returns the words after ``soulsai`` for the n-th start, counted from 0.
+            log: The file that receives its output.
+            environ: Its variables.
+            may_end: Whether it may end with 0 before the run does.
+        """
         self.name = name
         self.log = log
-        self.lives = 0
+        self.starts = 0
         self.state: Literal["running", "restarting", "done"] = "restarting"
-        self.due = 0.0  # when the next life begins
-        self.worked = False  # whether it has ever been seen at its work
+        self.due = 0.0  # time of the next start
+        self.worked = False  # whether it has ever been seen at work
+        self.ended_well = False  # whether its last exit code was 0
         self.words = words
         self.environ = {**environ, PARENT: str(os.getpid())}
+        self._may_end = may_end
         self._process: subprocess.Popen[bytes] | None = None
-        self._ends: list[float] = []
+        self._crashes: list[float] = []
 
     def __repr__(self) -> str:
-        return f"Child({self.name}, {self.state}, pid={self.pid}, lives={self.lives})"
+        return f"Child({self.name}, {self.state}, pid={self.pid}, starts={self.starts})"
 
     @property
     def pid(self) -> int | None:
-        """The process id, while there is a process."""
+        """The process id while there is a process."""
         return self._process.pid if self._process is not None else None
 
     def start(self) -> None:
-        """Begin a new life, in a session of its own: Ctrl-C reaches it through us only."""
+        """Start it in a session of its own, so that Ctrl-C reaches only the supervisor."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own command line
                 self.command_line(),
@@ -105,34 +133,35 @@ class Child:
                 start_new_session=True,
             )
         self.state = "running"
-        self.lives += 1
+        self.starts += 1
 
     def command_line(self) -> list[str]:
-        """Return the command of the next life."""
-        return [sys.executable, "-m", "soulsai", *self.words(self.lives)]
+        """Return the command of the next start; ``-P`` keeps modules of the current folder out."""
+        return [sys.executable, "-P", "-m", "soulsai", *self.words(self.starts)]
 
-    def poll(self, now: float) -> Verdict | None:
-        """Return what follows if the child has just ended, and remember it."""
+    def poll(self, now: float) -> ExitDecision | None:
+        """Return the consequence if the child has just ended; ``now`` is in seconds."""
         if self._process is None:
             return None
         code = self._process.poll()
         if code is None:
             return None
-        self._sweep(self._process)
+        self._kill_session(self._process)
         self._process = None
-        self._ends = with_crash(self._ends, now)
-        verdict = judge(code, self._ends, worked=self.worked)
-        self.state = "restarting" if verdict.then == "restart" else "done"
-        self.due = now + verdict.delay
-        return verdict
+        self.ended_well = code == 0
+        self._crashes = with_crash(self._crashes, now)
+        decision = decide(code, self._crashes, worked=self.worked, may_end=self._may_end)
+        self.state = "restarting" if decision.then == "restart" else "done"
+        self.due = now + decision.delay
+        return decision
 
     def send(self, number: int) -> None:
-        """Send a signal, if there is a process to get it."""
+        """Send a signal if the process runs."""
         if self._process is not None:
             self._process.send_signal(number)
 
     def wait(self, timeout: float) -> bool:
-        """Wait until the process has ended; return whether it has."""
+        """Wait at most ``timeout`` seconds for the end; return whether it has ended."""
         if self._process is None:
             return True
         try:
@@ -144,16 +173,11 @@ class Child:
         return True
 
     def kill(self) -> None:
-        """End the process and all that it started in its session, now."""
+        """Kill the process and all processes of its session."""
         if self._process is None:
             return
-        self._sweep(self._process)
+        self._kill_session(self._process)
         self.wait(5.0)
-
-    def _sweep(self, process: subprocess.Popen[bytes]) -> None:
-        # What it has started, a game perhaps, is in its group and must not stay behind.
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
 
     def tail(self, lines: int = 12) -> list[str]:
         """Return the last lines of the log."""
@@ -163,3 +187,96 @@ class Child:
                 return log.read().decode(errors="replace").splitlines()[-lines:]
         except FileNotFoundError:
             return []
+
+    def _kill_session(self, process: subprocess.Popen[bytes]) -> None:
+        # Processes started by the child, such as a game, must not stay behind.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+class RunProcesses:
+    """The child processes of one run: both nodes and the clients."""
+
+    def __init__(
+        self,
+        config: Config,
+        private: Path,
+        logs: Path,
+        *,
+        client_prefix: str,
+        start: int,
+        resume: Callable[[], str],
+    ) -> None:
+        """Create the children without starting them.
+
+        Args:
+            config: The settings for all of them, with a server's address and a seed.
+            private: A folder that only this user can read, for those settings.
+            logs: The folder for their logs.
+            client_prefix: Begins the name of each client.
+            start: Distinguishes the seeds of clients of this start from those of others.
+            resume: Returns the id of the run that a training node resumes, or nothing.
+        """
+        settings = private / "config.json"
+        settings.touch(mode=0o600)
+        settings.write_bytes(msgspec.json.encode(config))
+        # The settings hold these already; they must not override the command line a second time.
+        environ = {key: value for key, value in os.environ.items() if not key.startswith(PREFIX)}
+
+        def training(_: int) -> list[str]:
+            run = resume()
+            return [TRAINING, str(settings), *(["--resume", run] if run else [])]
+
+        def client(number: int) -> Callable[[int], list[str]]:
+            return lambda starts: [
+                *("client", str(settings)),
+                *("--env", config.environment.id),  # the user's own choice, so it is allowed
+                *("--name", f"{client_prefix}-{number}"),
+                *("--seed", str(client_seed(config.run.seed, start, number, starts))),
+            ]
+
+        self.logs = logs
+        self.training = Child(TRAINING, training, logs / f"{TRAINING}.log", environ)
+        self.telemetry = Child(
+            TELEMETRY, lambda _: [TELEMETRY, str(settings)], logs / f"{TELEMETRY}.log", environ
+        )
+        self.clients = [
+            Child(
+                f"{client_prefix}-{number}",
+                client(number),
+                logs / f"client-{number}.log",
+                environ,
+                may_end=False,
+            )
+            for number in range(1, config.run.clients + 1)
+        ]
+
+    def __iter__(self) -> Iterator[Child]:
+        yield self.training
+        yield self.telemetry
+        yield from self.clients
+
+    def move_logs(self, folder: Path) -> None:
+        """Move the logs into the run's folder once that is known; open files move along."""
+        if not self.logs.name.startswith(STARTING):
+            return
+        self.logs = self.logs.rename(folder / "logs")
+        for child in self:
+            child.log = self.logs / child.log.name
+
+    def kill(self) -> None:
+        """Kill all processes that still run."""
+        for child in self:
+            child.kill()
+
+
+def client_seed(run: int | None, start: int, number: int, starts: int) -> int:
+    """Return the seed of a client below 2**31; no two clients or starts of one share episodes.
+
+    Args:
+        run: The seed of the run.
+        start: Distinguishes starts of the whole run.
+        number: The number of the client.
+        starts: How often the client has been started before.
+    """
+    return random.Random(f"{run}/{start}/{number}/{starts}").getrandbits(31)

@@ -1,6 +1,6 @@
-"""Clients as actors of Ray, which places them on a cluster; experience goes through Redis as ever.
+"""Clients as actors that Ray places on a cluster; their experience goes through Redis.
 
-Ray restarts an actor whose process died, but not what it was doing: that is asked of it again here.
+Ray restarts the process of an actor that died, but not the call in it: the fleet calls it again.
 """
 
 import logging
@@ -21,31 +21,37 @@ from soulsai.client.session import serve
 from soulsai.client.uplink import Backoff
 from soulsai.config.schema import Config
 from soulsai.errors import EnvironmentFault, SoulsAIError
-from soulsai.train.children import seed
+from soulsai.train.child_process import client_seed
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 0.5  # between two looks at actors, and at whether to stop
-STOP_SECONDS = 15.0  # for the goodbyes; then actors are killed
-REACH_SECONDS = 5.0  # for a cluster to take a connection
-HEALTHY_SECONDS = 60.0  # after so long, the next crash counts as the first
+LOOK_SECONDS = 0.5  # between two looks at the actors
+STOP_SECONDS = 15.0  # for clients to leave; then actors are killed
+REACH_SECONDS = 5.0  # for a cluster to accept a connection
+HEALTHY_SECONDS = 60.0  # of play, after which the next crash counts as the first
 
 
 class RayClient:
-    """One client, in a process of Ray's: ``play`` and ``stop`` are called at the same time."""
+    """One client in a process of Ray; ``stop`` is called while ``play`` runs."""
 
     def __init__(self) -> None:
         self._stopped = False
 
     def play(self, settings: bytes, environment: str, chance: int) -> None:
-        """Play until the run is over, or until ``stop``."""
+        """Play until the run is over, or until ``stop``.
+
+        Args:
+            settings: A ``Config`` as JSON.
+            environment: An id that replaces the one the server offers; empty: the server's.
+            chance: The seed.
+        """
         connect.begin_log()
         config = msgspec.json.decode(settings, type=Config)
         with connect.client(config, None) as wire:
             serve(config, wire, environment=environment, seed=chance, stopped=lambda: self._stopped)
 
     def stop(self) -> None:
-        """Say goodbye soon."""
+        """Let ``play`` leave the run and return."""
         self._stopped = True
 
     def process(self) -> int:
@@ -54,7 +60,7 @@ class RayClient:
 
 
 class Fleet:
-    """Several clients on a cluster that Ray is connected to."""
+    """Several clients on the cluster that Ray is connected to."""
 
     def __init__(
         self,
@@ -65,13 +71,13 @@ class Fleet:
         cpus: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Place the clients; they play once ``run`` asks them to.
+        """Place the clients; ``run`` lets them play.
 
         Args:
             config: As for a client. Its secrets must be at the same place on every machine.
-            clients: How many.
-            environment: An id that is played whatever the server offers.
-            cpus: What one client needs, by which Ray places it.
+            clients: Their number.
+            environment: An id that replaces the one the server offers; empty: the server's.
+            cpus: CPU cores that Ray reserves for one client.
             clock: Monotonic seconds.
         """
         self._config, self._environment, self._clock = config, environment, clock
@@ -80,52 +86,52 @@ class Fleet:
             actor.options(max_restarts=-1, max_concurrency=2, num_cpus=cpus).remote()
             for _ in range(clients)
         ]
-        self._lives = [0] * clients
-        self._asked: dict[Any, int] = {}  # the actor that is meant, by what will be its answer
-        self._due: dict[int, float] = {}  # when an actor is asked again
+        self._starts = [0] * clients
+        self._calls: dict[Any, int] = {}  # the actor of each call in progress
+        self._due: dict[int, float] = {}  # the time of each actor's next call
         self._began = [0.0] * clients
         self._backoff = [Backoff(random.Random(number)) for number in range(clients)]
 
     def run(self, stopped: Callable[[], bool]) -> None:
-        """Keep every client playing until all are over, or until told to stop.
+        """Keep every client playing until the run is over, or until told to stop.
 
         Raises:
-            SoulsAIError: A client cannot play, and would not the next time either.
+            SoulsAIError: A client cannot play for a reason that a restart does not change.
         """
         for number in range(len(self.actors)):
-            self._ask(number)
+            self._call(number)
         try:
-            while (self._asked or self._due) and not stopped():
+            while (self._calls or self._due) and not stopped():
                 self._look()
         finally:
             self._end()
 
     @property
     def restarts(self) -> int:
-        """How often a client had to be asked again."""
-        return sum(max(0, lives - 1) for lives in self._lives)
+        """The number of restarts of all clients."""
+        return sum(max(0, starts - 1) for starts in self._starts)
 
-    def _ask(self, number: int) -> None:
-        self._lives[number] += 1
+    def _call(self, number: int) -> None:
+        self._starts[number] += 1
         self._began[number] = self._clock()
         prefix = self._config.client.name or "ray"
         own = msgspec.structs.replace(self._config.client, name=f"{prefix}-{number + 1}")
         settings = msgspec.json.encode(msgspec.structs.replace(self._config, client=own))
-        chance = seed(self._config.run.seed, 0, number, self._lives[number])
+        chance = client_seed(self._config.run.seed, 0, number, self._starts[number])
         answer = self.actors[number].play.remote(settings, self._environment, chance)
-        self._asked[answer] = number
+        self._calls[answer] = number
 
     def _look(self) -> None:
         now = self._clock()
         for number in [number for number, due in self._due.items() if due <= now]:
             del self._due[number]
-            self._ask(number)
-        if not self._asked:
+            self._call(number)
+        if not self._calls:
             time.sleep(LOOK_SECONDS)
             return
-        ended, _ = ray.wait(list(self._asked), timeout=LOOK_SECONDS)
+        ended, _ = ray.wait(list(self._calls), timeout=LOOK_SECONDS)
         for answer in ended:
-            self._ended(self._asked.pop(answer), answer)
+            self._ended(self._calls.pop(answer), answer)
 
     def _ended(self, number: int, answer: Any) -> None:
         try:
@@ -135,11 +141,11 @@ class Fleet:
                 error.cause, EnvironmentFault
             ):
                 raise error.cause from None
-            self._later(number, f"{type(error.cause).__name__}: {error.cause}")
+            self._call_later(number, f"{type(error.cause).__name__}: {error.cause}")
         except ray.exceptions.RayActorError as error:
-            self._later(number, type(error).__name__)
+            self._call_later(number, type(error).__name__)
 
-    def _later(self, number: int, why: str) -> None:
+    def _call_later(self, number: int, why: str) -> None:
         now = self._clock()
         if now - self._began[number] >= HEALTHY_SECONDS:
             self._backoff[number] = Backoff(random.Random(number))
@@ -147,18 +153,22 @@ class Fleet:
         log.warning("client=%d ended=%s", number + 1, why)
 
     def _end(self) -> None:
-        """Let clients say goodbye, then give their places back."""
+        """Let clients leave, then free their places."""
         for actor in self.actors:
             actor.stop.remote()
-        if self._asked:
-            ray.wait(list(self._asked), num_returns=len(self._asked), timeout=STOP_SECONDS)
+        if self._calls:
+            ray.wait(list(self._calls), num_returns=len(self._calls), timeout=STOP_SECONDS)
         for actor in self.actors:
             ray.kill(actor)
 
 
 @contextmanager
 def connected(address: str = "", cpus: int | None = None) -> Iterator[None]:
-    """Connect to a cluster, or run one on this machine for as long.
+    """Connect to a cluster, or run one on this machine until the exit.
+
+    Args:
+        address: The cluster's address, ``auto`` for one on this machine; empty: start one.
+        cpus: CPU cores of a cluster that is started; ``None``: all.
 
     Raises:
         SoulsAIError: There is no cluster at ``address``.
@@ -177,7 +187,7 @@ def connected(address: str = "", cpus: int | None = None) -> Iterator[None]:
 
 
 def _reach(address: str) -> None:
-    """Raise ``SoulsAIError`` unless somebody listens there: Ray itself would wait for minutes."""
+    """Raise ``SoulsAIError`` if nothing listens there; Ray itself would wait for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         socket.create_connection((host, int(port)), REACH_SECONDS).close()

@@ -1,4 +1,4 @@
-"""What a run came to: the few numbers shown at its end, and kept as ``summary.json``."""
+"""The summary of a run: the numbers shown at its end, and kept as ``summary.json``."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ class Summary(Struct, frozen=True):
     """A run in numbers; rates are means over the time in which it trained."""
 
     run: str  # its folder
-    phase: str  # "ended", or where it was when it was stopped
+    phase: str  # "ended", or the phase in which it was stopped
     env_steps: int  # admitted
     updates: int
     episodes: int
@@ -25,16 +25,26 @@ class Summary(Struct, frozen=True):
     admitted: int  # env steps
     rejected: dict[str, int]  # messages by reason
     duplicates: int  # messages
-    lost: int  # env steps
+    lost: int  # env steps that never arrived
     bytes_per_transition: float | None
     env_steps_per_second: float
     updates_per_second: float
     replay_ratio: float
+    dropped: int = 0  # env steps that clients threw away
+    restarts: int = 0  # of environments
+    faults: dict[str, int] = {}  # of environments, by kind
 
 
 def summarise(folder: Path, status: Status, wall_seconds: float) -> Summary:
-    """Return the summary of a run whose training node left this status."""
-    seconds = status.seconds or wall_seconds
+    """Return the summary of a run.
+
+    Args:
+        folder: The folder of the run.
+        status: The last status of its training node.
+        wall_seconds: The time since the command.
+    """
+    seconds = max(status.seconds or wall_seconds, 1e-9)
+    sent = status.bytes_received / status.env_steps if status.env_steps else None
     return Summary(
         run=str(folder),
         phase=status.phase,
@@ -48,15 +58,18 @@ def summarise(folder: Path, status: Status, wall_seconds: float) -> Summary:
         rejected=status.rejected,
         duplicates=status.duplicates,
         lost=status.lost,
-        bytes_per_transition=_ratio(status.bytes_received, status.env_steps),
-        env_steps_per_second=round(status.env_steps / max(seconds, 1e-9), 3),
-        updates_per_second=round(status.updates / max(seconds, 1e-9), 3),
+        bytes_per_transition=None if sent is None else round(sent, 3),
+        env_steps_per_second=round(status.env_steps / seconds, 3),
+        updates_per_second=round(status.updates / seconds, 3),
         replay_ratio=status.replay_ratio,
+        dropped=status.dropped,
+        restarts=status.restarts,
+        faults=status.faults,
     )
 
 
 def best_reward(results: Path) -> float | None:
-    """Return the highest reward in the record of episodes, all its parts, if there is one."""
+    """Return the highest reward in all parts of the record of episodes, if there is one."""
     best: float | None = None
     for part in sorted(results.parent.glob(f"{results.stem}*{results.suffix}")):
         with part.open("rb") as lines:
@@ -73,9 +86,9 @@ def save(folder: Path, summary: Summary) -> None:
 
 
 def table(summary: Summary) -> list[tuple[str, str]]:
-    """Return the summary as rows for a person: what, and how much."""
-    rejected = ", ".join(f"{count} {reason}" for reason, count in sorted(summary.rejected.items()))
-    rows = [
+    """Return the summary as rows of a name and a value."""
+    faults = _listed(summary.faults)
+    return [
         ("run", summary.run),
         ("env steps", f"{summary.env_steps:,}  ({summary.env_steps_per_second:,.0f}/s)"),
         ("updates", f"{summary.updates:,}  ({summary.updates_per_second:,.0f}/s)"),
@@ -83,12 +96,14 @@ def table(summary: Summary) -> list[tuple[str, str]]:
         ("episodes", f"{summary.episodes:,}"),
         ("reward", _number(summary.reward_mean) + " (mean of the last episodes)"),
         ("best reward", _number(summary.best_reward) + " (one episode)"),
-        ("rejected", rejected or "none"),
-        ("duplicates, lost", f"{summary.duplicates:,} messages, {summary.lost:,} env steps"),
+        ("environments", f"{counted(summary.restarts, 'restart')}, faults: {faults}"),
+        ("rejected", _listed(summary.rejected)),
+        ("dropped", f"{counted(summary.dropped, 'env step')} by clients"),
+        ("lost", f"{counted(summary.lost, 'env step')} on the way"),
+        ("duplicates", counted(summary.duplicates, "message")),
         ("bytes/transition", _number(summary.bytes_per_transition)),
         ("time", clock(summary.wall_seconds)),
     ]
-    return [(what, text) for what, text in rows if text]
 
 
 def clock(seconds: float) -> str:
@@ -98,16 +113,21 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural where needed."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())) or "none"
+
+
 def _number(value: float | None) -> str:
     return "none yet" if value is None else f"{value:,.1f}"
 
 
-def _ratio(amount: float, of: int) -> float | None:
-    return round(amount / of, 3) if of else None
-
-
 def _reward(line: bytes) -> float | None:
-    # The telemetry node may have been killed in the middle of its last line.
+    # The last line may be cut, if the telemetry node was killed while writing it.
     try:
         record = json.loads(line)
         return float(record["reward"])

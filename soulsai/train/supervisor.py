@@ -1,9 +1,10 @@
-"""A whole training system on this machine: a private server, both nodes, and clients that play.
+"""A whole training system on this machine: a private server, both nodes, and clients.
 
-Everything runs in child processes. What dies is started again; what cannot work stops the whole,
-with the reason; and nothing outlives the supervisor, however it ends.
+Everything runs in child processes. A process that dies is restarted; one that cannot work ends the
+run with its reason; and no process outlives the supervisor.
 """
 
+import re
 import secrets
 import shutil
 import signal
@@ -17,26 +18,35 @@ import msgspec
 from msgspec import Struct
 
 from soulsai import runs
-from soulsai.config.schema import Config
+from soulsai.config import Config
 from soulsai.errors import ConfigError, WireError
 from soulsai.process import StopSignal, unique_name
-from soulsai.train.child_process import Child, Verdict, judge, with_crash
-from soulsai.train.children import STARTING, Crew
+from soulsai.train.child_process import (
+    STARTING,
+    Child,
+    ExitDecision,
+    RunProcesses,
+    decide,
+    with_crash,
+)
 from soulsai.train.terminal import RunView, Scene
 from soulsai.types import Status
 from soulsai.wire.protocols import OperatorWire
 
-TICK = 0.1  # seconds between two looks at the processes
-LOOK = 1.0  # seconds between two looks at the training node, which reports as often
-SAVING_SECONDS = 20.0  # that a training node has for its last checkpoint
-LEAVING_SECONDS = 5.0  # that clients have to send what they hold
-DRAINING_SECONDS = 15.0  # that the telemetry node has to write down what is left
+POLL_SECONDS = 0.1  # between two looks at the processes
+STATUS_SECONDS = 1.0  # between two reads of the status, which the training node renews as often
+SAVING_SECONDS = 20.0  # for the last checkpoint of the training node
+LEAVING_SECONDS = 5.0  # for clients to send their last steps
+DRAINING_SECONDS = 15.0  # for the telemetry node to record the last episodes
 TRIAL_BYTES = 2**16  # that must fit onto the disk
-SAID = "soulsai: "  # what an error in a log begins with
+ERROR_PREFIX = "soulsai: "  # of an error in a log
+LOG_BYTES = 2**16  # of the telemetry node's log that are searched for the page's address
+
+_PAGE = re.compile(r"page (?:url=(\S+)|waits address=(\S+) reason='?([^';]*))")
 
 
 class RunResult(Struct, frozen=True):
-    """How it ended: the exit code, and the reason and the log's last lines if it went wrong."""
+    """The end of a run: its exit code, and after a failure the reason and last lines of a log."""
 
     code: int
     reason: str = ""
@@ -56,137 +66,186 @@ class Supervisor:
         view: RunView,
         *,
         resume: str = "",
+        open_page: Callable[[str], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``resume`` is the id of a run in ``config.run.saves``, or empty for a new one."""
+        """Prepare a run without starting anything.
+
+        Args:
+            config: All settings.
+            stop: Whether to stop early.
+            view: Shows the progress.
+            resume: The id of a run in ``config.run.saves``; empty: a new run.
+            open_page: Is called once with the address of the page.
+            clock: Monotonic seconds.
+        """
         self._config = config
         self._stop = stop
         self._view = view
         self._clock = clock
+        self._open_page = open_page
         self._start = clock()
         self._run = resume
         self._resumed = bool(resume)
         self._status: Status | None = None
+        self._generation = 0  # of the last known start of the training node
+        self._adopted = 0  # the start of the training node that ``_run`` belongs to
         self._doing = "starting"
+        self._page = ""
         self._notices: list[str] = []
         self._restarting: tuple[str, ...] = ()
-        self._adopted = 0  # the life of the training node whose run we know
 
     def __repr__(self) -> str:
         return f"Supervisor(run={self._run!r}, {self._doing})"
 
     def run(self) -> RunResult:
-        """Run until the training node has ended, someone stops us, or something cannot work."""
+        """Run until the training node has ended, a signal arrives, or a process cannot work."""
         with self._view, ExitStack() as stack:
             self._show()
             server = _RunServer(self._config, stack)
-            config = _seeded(server.config)
-            private = stack.enter_context(_private_folder())
-            crew = Crew(
-                config, private, stack.enter_context(self._logs()),
-                names=server.client_names, start=secrets.randbits(31) if self._resumed else 0,
+            self._generation = server.generation
+            processes = RunProcesses(
+                _seeded(server.config),
+                stack.enter_context(_private_folder()),
+                stack.enter_context(self._logs()),
+                client_prefix=server.client_prefix,
+                start=secrets.randbits(31) if self._resumed else 0,
                 resume=self._resumable,
-            )  # fmt: skip
-            stack.callback(crew.kill)
+            )
+            stack.callback(processes.kill)
             stack.callback(self._withdraw)
-            outcome = self._watch(crew, server)
-            self._close(crew, server, told=outcome.code == 0)
+            result = self._watch(processes, server)
+            self._close(processes, server, ended=result.code == 0)
         return msgspec.structs.replace(
-            outcome,
+            result,
             folder=self._folder,
             status=self._last(),
             wall_seconds=self._clock() - self._start,
         )
 
-    def _watch(self, crew: Crew, server: "_RunServer") -> RunResult:
-        """Keep everything going until there is a reason not to."""
+    def _watch(self, processes: RunProcesses, server: "_RunServer") -> RunResult:
+        """Restart what dies until there is a reason to end."""
         look = 0.0
-        for child in crew:
+        for child in processes:
             child.start()
         while True:
             now = self._clock()
             if self._stop.signal is not None:
                 return RunResult(128 + self._stop.signal)
-            for child in crew:
-                verdict = child.poll(now)
-                if verdict is not None and verdict.then == "done" and child is crew.training:
-                    return RunResult(0)
-                if verdict is not None and verdict.then == "give up":
-                    return _failure(child, verdict)
-                if verdict is not None and verdict.then == "restart":
-                    self._note(child.name, verdict)
-                if child.state == "restarting" and now >= child.due:
-                    child.start()
+            for child in processes:
+                result = self._tend(child, now, is_training=child is processes.training)
+                if result is not None:
+                    return result
             fallen = server.tend(now)
             if fallen is not None and fallen.then == "give up":
                 return RunResult(1, f"the private server {fallen.reason}", server.tail())
             if fallen is not None:
                 self._note("the private server", fallen)
             if now >= look:
-                look = now + LOOK
-                self._look(crew, server)
-            time.sleep(TICK)
+                look = now + STATUS_SECONDS
+                self._look(processes, server)
+            time.sleep(POLL_SECONDS)
 
-    def _look(self, crew: Crew, server: "_RunServer") -> None:
-        """Ask the training node how it is; learn from it which run's folder is ours."""
+    def _tend(self, child: Child, now: float, *, is_training: bool) -> RunResult | None:
+        """Restart a child that has died; return the end of the run if there is one."""
+        decision = child.poll(now)
+        if decision is not None and decision.then == "give up":
+            return _failure(child, decision)
+        if decision is not None and decision.then == "done" and is_training:
+            last = self._last()
+            if last is None or last.phase == "ended":
+                return RunResult(0)
+            return RunResult(1, "the training node was stopped from outside before the run's end")
+        if decision is not None and decision.then == "restart" and decision.code:
+            self._note(child.name, decision)
+        # Clients end well at the run's end, a moment before the training node does.
+        ending = self._status is not None and self._status.phase in ("stopping", "ended")
+        if child.state == "restarting" and now >= child.due and not (child.ended_well and ending):
+            if child.ended_well:
+                self._notices.append(f"{child.name} ended by itself before the run, and restarts")
+            child.start()
+        return None
+
+    def _look(self, processes: RunProcesses, server: "_RunServer") -> None:
+        """Read the training node's status, and find out the run's folder from it."""
         try:
             status = server.wire.status()
         except WireError as error:
             self._doing = f"no answer from the server: {error}"
             status = None
-        if status is not None and status.generation > server.older:
-            if self._adopted < crew.training.lives:
-                self._adopt(status.run, crew, server)
+        if status is not None and status.generation > server.generation:
+            fresh = status.generation > self._generation  # else of a start that has died
+            if fresh and self._adopted < processes.training.starts:
+                self._adopt(status, processes, server)
             if status.run == self._run:  # and not that of a node elsewhere that has taken over
                 self._status = status
             here = {client.client for client in status.clients if client.state != "lost"}
-            for child in crew:
-                child.worked |= child.name in here or child not in crew.clients
-        self._restarting = tuple(child.name for child in crew if child.state == "restarting")
+            for child in processes:
+                child.worked |= child.name in here or child not in processes.clients
+        self._find_page(processes.telemetry.log, server)
+        self._restarting = tuple(child.name for child in processes if child.state == "restarting")
         self._show()
 
-    def _adopt(self, run: str, crew: Crew, server: "_RunServer") -> None:
-        """Take a run for ours, once in each life of our training node, if its folder is here."""
-        folder = Path(self._config.run.saves) / run
+    def _adopt(self, status: Status, processes: RunProcesses, server: "_RunServer") -> None:
+        """Take over the run of the last start of the training node if its folder is here."""
+        folder = Path(self._config.run.saves) / status.run
         if not folder.is_dir():
             return
-        self._adopted = crew.training.lives
+        self._adopted = processes.training.starts
+        self._generation = status.generation
         self._withdraw()
-        self._run = run
-        crew.move_logs(folder)
+        self._run = status.run
+        processes.move_logs(folder)
         if server.private is not None:
             runs.announce(folder, server.private)
 
-    def _close(self, crew: Crew, server: "_RunServer", *, told: bool) -> None:
-        """Let everybody finish what he has begun: learner and clients, then the record.
+    def _find_page(self, log: Path, server: "_RunServer") -> None:
+        page = page_address(log) if self._config.web.enabled else ""
+        if page == self._page:
+            return
+        self._page = page
+        if page.startswith("http") and self._open_page is not None:
+            self._open_page(page)
+            self._open_page = None
+        if server.private is not None:
+            server.private = msgspec.structs.replace(server.private, page=page)
+            if self._adopted and self._folder is not None:
+                runs.announce(self._folder, server.private)
 
-        ``told`` says that the training node has ended by itself, and has told the clients so.
+    def _close(self, processes: RunProcesses, server: "_RunServer", *, ended: bool) -> None:
+        """Let learner and clients finish, then the record.
+
+        After an end by the training node itself (``ended``) the clients know of it already.
         """
         self._doing = "stopping"
-        if told:
-            self._await(crew.clients, LEAVING_SECONDS, crew, server)
-        first = [crew.training, *crew.clients]
+        if ended:
+            self._await(processes.clients, LEAVING_SECONDS, processes, server)
+        first = [processes.training, *processes.clients]
         for child in first:
             child.send(signal.SIGTERM)
-        self._await(first, SAVING_SECONDS, crew, server)
-        crew.telemetry.send(signal.SIGTERM)
-        self._await([crew.telemetry], DRAINING_SECONDS, crew, server)
+        self._await(first, SAVING_SECONDS, processes, server)
+        processes.telemetry.send(signal.SIGTERM)
+        self._await([processes.telemetry], DRAINING_SECONDS, processes, server)
 
     def _await(
-        self, children: Sequence[Child], seconds: float, crew: Crew, server: "_RunServer"
+        self,
+        children: Sequence[Child],
+        seconds: float,
+        processes: RunProcesses,
+        server: "_RunServer",
     ) -> None:
         deadline = self._clock() + seconds
         look = 0.0
         waiting = list(children)
         while waiting and self._clock() < deadline:
             if self._clock() >= look:
-                look = self._clock() + LOOK
-                self._look(crew, server)
-            waiting = [child for child in waiting if not child.wait(TICK / len(waiting))]
+                look = self._clock() + STATUS_SECONDS
+                self._look(processes, server)
+            waiting = [child for child in waiting if not child.wait(POLL_SECONDS / len(waiting))]
 
     @contextmanager
     def _logs(self) -> Iterator[Path]:
-        """Give a folder for logs: beside the runs, until it is known which of them is ours."""
+        """Give a folder for logs, beside the runs until the run's own folder is known."""
         saves = Path(self._config.run.saves)
         if self._resumed:
             logs = saves / self._run / "logs"
@@ -207,7 +266,7 @@ class Supervisor:
                 saves.rmdir()
 
     def _resumable(self) -> str:
-        """Return the run to go on with, if there is anything of it to go on from."""
+        """Return the run that a restarted training node resumes, if it has a checkpoint."""
         folder = self._folder
         saved = folder is not None and any(folder.glob("checkpoints/[0-9]*"))
         return self._run if saved or (self._resumed and self._status is None) else ""
@@ -226,8 +285,8 @@ class Supervisor:
         if self._folder is not None:
             runs.withdraw(self._folder)
 
-    def _note(self, name: str, verdict: Verdict) -> None:
-        self._notices.append(f"{name} {verdict.reason}, restarts in {verdict.delay:.1f} s")
+    def _note(self, name: str, decision: ExitDecision) -> None:
+        self._notices.append(f"{name} {decision.reason}, restarts in {decision.delay:.1f} s")
         self._show()
 
     def _show(self) -> None:
@@ -238,56 +297,71 @@ class Supervisor:
                 headline=f"{config.environment.id} · {config.algorithm.name}",
                 status=self._status,
                 doing=self._doing,
+                page=self._page,
                 restarting=self._restarting,
                 notices=tuple(self._notices),
+                hint="" if self._doing == "stopping" else "Ctrl-C saves and stops.",
             )
         )
 
 
 class _RunServer:
-    """The server in between: a private one that we start and tend, or one that runs elsewhere."""
+    """The server of a run: a private one that is started and restarted here, or one elsewhere."""
 
     def __init__(self, config: Config, stack: ExitStack) -> None:
-        # Imported only now, so that there is something to see before.
+        # Imported only now, so that the first view appears without delay.
         from soulsai.wire.redis.embedded_server import EmbeddedServer
         from soulsai.wire.redis.roles import connect_operator
         from soulsai.wire.secrets import server_for
 
-        self._ends: list[float] = []
+        self._crashes: list[float] = []
         self._embedded: EmbeddedServer | None = None
         self.config = config
         self.private: runs.PrivateServer | None = None
-        self.client_names = config.client.name
+        self.client_prefix = config.client.name
         if not config.redis.url:
             self._embedded = stack.enter_context(EmbeddedServer())
             self.private = runs.PrivateServer(self._embedded.url, str(self._embedded.secrets))
             redis = msgspec.structs.replace(
                 config.redis, url=self.private.url, secrets=self.private.secrets
             )
-            # What its clients cannot send is of no use when it has gone.
+            # A spool is of no use to clients of a server that ends with them.
             client = msgspec.structs.replace(config.client, spool_mb=0.0)
             self.config = msgspec.structs.replace(config, redis=redis, client=client)
-        if not self.client_names:
-            self.client_names = "client" if self.private is not None else unique_name()
+        if not self.client_prefix:
+            self.client_prefix = "client" if self.private is not None else unique_name()
         redis = self.config.redis
         self.wire: OperatorWire = connect_operator(server_for("operator", redis), config.run.name)
         stack.callback(self.wire.close)
-        before = self.wire.status()  # fails at once if there is no server, or not for us
-        self.older = before.generation if before is not None else 0
+        before = self.wire.status()  # fails at once without a server, or without access to it
+        self.generation = before.generation if before is not None else 0
 
-    def tend(self, now: float) -> Verdict | None:
-        """Start a private server again that has died, and return what happened to it."""
+    def tend(self, now: float) -> ExitDecision | None:
+        """Restart a private server that has died, and return the decision about it."""
         if self._embedded is None or self._embedded.alive:
             return None
-        self._ends = with_crash(self._ends, now)
-        verdict = judge(-signal.SIGKILL, self._ends, worked=True)
-        if verdict.then == "restart":
+        self._crashes = with_crash(self._crashes, now)
+        decision = decide(-signal.SIGKILL, self._crashes, worked=True)
+        if decision.then == "restart":
             self._embedded.restart()
-        return msgspec.structs.replace(verdict, reason="died", delay=0.0)
+        return msgspec.structs.replace(decision, reason="died", delay=0.0)
 
     def tail(self) -> list[str]:
         """Return the last lines of a private server's log."""
         return self._embedded.log_tail().splitlines()[-12:] if self._embedded is not None else []
+
+
+def page_address(log: Path) -> str:
+    """Return the page's address in a telemetry node's log, or the reason why there is none yet."""
+    try:
+        with log.open("rb") as file:
+            found = _PAGE.findall(file.read(LOG_BYTES).decode(errors="replace"))
+    except OSError:
+        return ""
+    if not found:
+        return ""
+    url, address, reason = found[-1]
+    return url or f"waits for {address}, which {reason}; --set web.port=0 takes any port"
 
 
 def _seeded(config: Config) -> Config:
@@ -297,17 +371,17 @@ def _seeded(config: Config) -> Config:
     return msgspec.structs.replace(config, run=run)
 
 
-def _failure(child: Child, verdict: Verdict) -> RunResult:
+def _failure(child: Child, decision: ExitDecision) -> RunResult:
     tail = child.tail()
     last = tail[-1] if tail else "without a word in its log"
-    if last.startswith(SAID) and not child.worked:
-        return RunResult(verdict.code, last.removeprefix(SAID))
-    reason = f"{child.name} {verdict.reason}: {last.removeprefix(SAID)}"
-    return RunResult(verdict.code if verdict.code > 0 else 1, reason, tail)
+    if last.startswith(ERROR_PREFIX) and not child.worked:
+        return RunResult(decision.code, last.removeprefix(ERROR_PREFIX))
+    reason = f"{child.name} {decision.reason}: {last.removeprefix(ERROR_PREFIX)}"
+    return RunResult(decision.code if decision.code > 0 else 1, reason, tail)
 
 
 def _try_disk(folder: Path) -> None:
-    """Raise ``OSError`` if nothing can be written: the logs could not even say so."""
+    """Raise ``OSError`` if nothing can be written; the logs could not hold that error."""
     trial = folder / "trial"
     try:
         trial.write_bytes(bytes(TRIAL_BYTES))

@@ -1,6 +1,7 @@
-"""A run as its user watches it: a live page on a terminal, one line every ten seconds elsewhere."""
+"""A run on a terminal: a live view, or plain lines where the output is a file or a pipe."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from types import TracebackType
 from typing import Protocol, Self, TextIO
 
@@ -11,29 +12,37 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from soulsai.train.summary import clock
+from soulsai.train.summary import clock, counted
 from soulsai.types import ClientStatus, Status
 
-LINE_SECONDS = 10.0
-NOTICES = 4
+LINE_SECONDS = 10.0  # between two plain lines
+ALONE_SECONDS = 60.0  # without any client, after which a run says so
+NOTICES = 4  # shown at once
 CLIENTS = 16  # rows shown
-GOOD, BAD, FAINT = "green", "bold red", "dim"
+WIDE = 100  # columns from which the table of clients is complete
+HISTORY = 2000  # rewards kept for the chart
+GOOD, BAD, WARN, FAINT = "green", "bold red", "yellow", "dim"
+BARS = "▁▂▃▄▅▆▇█"
+
+# A client in step has played all that the learner allows for now: it waits for new weights.
+STATES = {"active": "active", "waiting": "in step", "lost": "lost", "quarantine": "kept out"}
 
 
 class Scene(Struct, frozen=True):
-    """All that there is to see at one moment."""
+    """The state of a run at one moment."""
 
     elapsed: float  # seconds since the command
-    headline: str  # what runs: environment and algorithm
+    headline: str  # environment and algorithm
     status: Status | None = None
     doing: str = "starting"  # until there is a status
-    restarting: tuple[str, ...] = ()  # processes that wait for their restart
+    page: str = ""  # the address of the page, or the reason why there is none yet
+    restarting: tuple[str, ...] = ()  # processes about to be restarted
     notices: tuple[str, ...] = ()
     hint: str = "Ctrl-C saves and stops."
 
 
 class RunView(Protocol):
-    """Something that shows scenes for as long as it is entered."""
+    """A display of scenes, from entering to leaving."""
 
     def __enter__(self) -> Self: ...
 
@@ -50,15 +59,17 @@ class RunView(Protocol):
 
 
 def view_for(stream: TextIO) -> RunView:
-    """Return the live page for a terminal, or plain lines for anything else."""
+    """Return the live view for a terminal, or plain lines for anything else."""
     return LiveView(Console(file=stream)) if stream.isatty() else PlainView(stream)
 
 
 class LiveView:
-    """Redraws one page in place."""
+    """Redraws one screen in place."""
 
     def __init__(self, console: Console) -> None:
-        # No thread of its own: it is drawn when there is something new.
+        self._console = console
+        self._rewards: list[float] = []
+        # Without a thread of its own: it is drawn when there are news.
         self._live = Live(console=console, auto_refresh=False, redirect_stdout=False)
 
     def __enter__(self) -> Self:
@@ -74,18 +85,21 @@ class LiveView:
         self._live.__exit__(kind, error, trace)
 
     def show(self, scene: Scene) -> None:
-        """Redraw the page."""
-        self._live.update(page(scene), refresh=True)
+        """Redraw the screen."""
+        if scene.status is not None and scene.status.reward_mean is not None:
+            self._rewards = [*self._rewards[-HISTORY:], scene.status.reward_mean]
+        self._live.update(screen(scene, self._console.width, self._rewards), refresh=True)
 
 
 class PlainView:
-    """Writes a line now and then, and every notice once."""
+    """Writes a line every ten seconds, and each notice and problem once."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._next = 0.0
-        self._notices: tuple[str, ...] = ()
-        self._notice = ""  # of the last status
+        self._told: frozenset[str] = frozenset()  # problems of the last status
+        self._notices = 0
+        self._page = ""
 
     def __enter__(self) -> Self:
         return self
@@ -98,23 +112,36 @@ class PlainView:
     ) -> None: ...
 
     def show(self, scene: Scene) -> None:
-        """Write what is new, at most a line every ten seconds."""
-        lines = list(scene.notices[len(self._notices) :])
-        self._notices = scene.notices
-        notice = scene.status.notice if scene.status is not None else self._notice
-        if notice != self._notice:
-            self._notice = notice
-            lines.append(notice or "all is well again")
+        """Write the news, at most a line of progress every ten seconds."""
+        lines = list(scene.notices[self._notices :])
+        self._notices = len(scene.notices)
+        if scene.page != self._page:
+            self._page = scene.page
+            lines.append(f"page {scene.page}")
+        if scene.status is not None:
+            lines += self._problems(scene.status, is_due=scene.elapsed >= self._next)
         if scene.elapsed >= self._next:
             self._next = scene.elapsed + LINE_SECONDS
-            lines.append(line(scene))
+            lines.append(progress_line(scene))
         for text in lines:
             self._stream.write(text + "\n")
         if lines:
             self._stream.flush()
 
+    def _problems(self, status: Status, *, is_due: bool) -> list[str]:
+        """Return the problems that are new; those of environments only every ten seconds."""
+        found = [status.notice] if status.notice else []
+        if is_due:
+            found += problems(status)
+        new = [text for text in found if text not in self._told]
+        if not found and self._told and is_due:
+            new = ["all is well again"]
+        if is_due or new:
+            self._told = frozenset(found) if is_due else self._told | frozenset(new)
+        return new
 
-def line(scene: Scene) -> str:
+
+def progress_line(scene: Scene) -> str:
     """Return a scene as one line of text."""
     status = scene.status
     if status is None:
@@ -125,35 +152,122 @@ def line(scene: Scene) -> str:
         f"{clock(scene.elapsed)} {status.phase}: {status.env_steps}{of} env steps"
         f" ({status.env_steps_per_second:.0f}/s), {status.updates} updates"
         f" ({status.updates_per_second:.0f}/s), replay ratio {status.replay_ratio:.2f},"
-        f" reward {_reward(status)}, {alive} clients, rejected {sum(status.rejected.values())},"
+        f" reward {_reward(status)}, {counted(alive, 'client')},"
+        f" rejected {sum(status.rejected.values())},"
         f" dropped {status.dropped}, lost {status.lost}"
     )
 
 
-def page(scene: Scene) -> RenderableType:
-    """Return a scene as a page."""
+def facts(status: Status, page: str = "") -> Iterator[str]:
+    """Yield a status for a file or a pipe, one fact a line.
+
+    Args:
+        status: The training node's status.
+        page: The address of the page, if known.
+    """
+    of = f" of {status.max_env_steps:,}" if status.max_env_steps else ""
+    yield f"run {status.run}, {status.environment}, {status.algorithm}"
+    yield f"phase {status.phase} for {clock(status.seconds)}"
+    yield f"env steps {status.env_steps:,}{of}, {status.env_steps_per_second:,.0f}/s"
+    yield f"updates {status.updates:,}, {status.updates_per_second:,.0f}/s"
+    yield f"replay ratio {status.replay_ratio:.2f}"
+    yield f"episodes {status.episodes:,}"
+    yield f"mean reward {_reward(status)}"
+    yield f"rejected {sum(status.rejected.values()):,} messages"
+    yield f"dropped {status.dropped:,} env steps"
+    yield f"lost {status.lost:,} env steps"
+    yield f"checkpoint {_checkpoint(status)}"
+    if page:
+        yield f"page {page}"
+    for client in status.clients:
+        yield (
+            f"client {client.client}: {_state(client)}, {client.steps_per_second:,.0f} env steps/s,"
+            f" {client.admitted:,} env steps, lag {client.lag}, queued {client.queued},"
+            f" rejected {client.rejected}, dropped {client.dropped}, lost {client.lost}"
+        )
+    if status.notice:
+        yield status.notice
+    yield from problems(status)
+
+
+def problems(status: Status) -> list[str]:
+    """Return what a person should know of clients and weights, one line each, worst first."""
+    lines = []
+    heard = [client.seen for client in status.clients if client.state == "lost"]
+    if len(heard) == len(status.clients) and status.phase not in ("stopping", "ended"):
+        silent = min([status.seconds, *heard])
+        if silent >= ALONE_SECONDS:
+            lines.append(f"no client has played for {clock(silent)}: start one, or read its log")
+    if status.rollbacks:
+        lines.append(f"went back to the last good version {counted(status.rollbacks, 'time')}")
+    if status.withheld:
+        lines.append(f"{counted(status.withheld, 'version')} not published: the weights were bad")
+    for client in status.clients:
+        if client.held:
+            lines.append(f"{client.client} is kept out: {client.held}")
+        if client.finding:
+            lines.append(f"{client.client}: {client.finding}")
+        if client.trouble:
+            lines.append(trouble(client))
+    return lines
+
+
+def trouble(client: ClientStatus) -> str:
+    """Return the last fault of a client's environments, and how many there were, in one line."""
+    faults = ", ".join(f"{count} {kind}" for kind, count in sorted(client.faults.items()))
+    restarts = counted(client.restarts, "restart")
+    return f"{client.client}: {client.trouble} ({restarts}; {faults})"
+
+
+def screen(scene: Scene, width: int = WIDE, rewards: Sequence[float] = ()) -> RenderableType:
+    """Return a scene as a screen on which no line wraps.
+
+    Args:
+        scene: The state of the run.
+        width: Columns of the terminal.
+        rewards: Mean rewards so far, oldest first, for a small chart.
+    """
     parts: list[RenderableType] = [_headline(scene)]
-    if scene.status is not None:
-        parts += [_progress(scene.status), _figures(scene.status), _clients(scene.status.clients)]
-        if scene.status.notice:
-            parts.append(Text(scene.status.notice, style="yellow"))
-    parts += [Text(f"{name} restarts", style="yellow") for name in scene.restarting]
-    parts += [Text(notice, style="yellow") for notice in scene.notices[-NOTICES:]]
+    status = scene.status
+    if status is not None:
+        parts += [_progress(status, width), _figures(status)]
+        if len(rewards) > 1:
+            parts.append(_chart(rewards, width))
+        parts.append(_one_line(f"saved {_checkpoint(status)}", FAINT))
+    if scene.page:
+        parts.append(_one_line(f"page {scene.page}", FAINT))
+    if status is not None:
+        parts.append(_clients(status.clients, width))
+        parts += [_one_line(text, WARN) for text in ([status.notice] if status.notice else [])]
+        parts += [_one_line(text, WARN) for text in problems(status)[:CLIENTS]]
+    parts += [_one_line(f"{name} restarts", WARN) for name in scene.restarting]
+    parts += [_one_line(notice, WARN) for notice in scene.notices[-NOTICES:]]
     if scene.hint:
-        parts.append(Text(scene.hint, style=FAINT))
+        parts.append(_one_line(scene.hint, FAINT))
     return Group(*parts)
 
 
 def remaining(status: Status) -> float | None:
-    """Return the seconds until the planned end, at the present rate; ``None`` if nobody knows."""
+    """Return the seconds to the planned end at the present rate, ``None`` if unknown."""
     left = status.max_env_steps - status.env_steps
     if status.max_env_steps == 0 or status.env_steps_per_second <= 0:
         return None
     return max(0, left) / status.env_steps_per_second
 
 
+def sparkline(values: Sequence[float], width: int) -> str:
+    """Return values as one line of at most ``width`` bars, each the mean of its share."""
+    columns = max(1, min(width, len(values)))
+    edges = [len(values) * column // columns for column in range(columns + 1)]
+    means = [sum(values[low:high]) / (high - low) for low, high in pairwise(edges)]
+    least, span = min(means), max(means) - min(means)
+    if not span:
+        return BARS[0] * columns
+    return "".join(BARS[round((mean - least) / span * (len(BARS) - 1))] for mean in means)
+
+
 def _headline(scene: Scene) -> Text:
-    text = Text.assemble(("soulsai ", "bold"), scene.headline)
+    text = Text.assemble(("soulsai ", "bold"), scene.headline, no_wrap=True, overflow="ellipsis")
     text.append("  ")
     text.append(scene.doing if scene.status is None else scene.status.phase, style="cyan")
     text.append(f"  {clock(scene.elapsed)}", style=FAINT)
@@ -162,27 +276,27 @@ def _headline(scene: Scene) -> Text:
     return text
 
 
-def _progress(status: Status) -> RenderableType:
-    row = Table.grid(padding=(0, 1))
+def _progress(status: Status, width: int) -> RenderableType:
     total = status.max_env_steps
-    bar = ProgressBar(total=total or None, completed=status.env_steps, width=36)
     left = remaining(status)
     share = f" of {total:,}  {status.env_steps / total:.0%}" if total else ""
     eta = f"  {clock(left)} left" if left is not None else ""
-    row.add_row(bar, Text(f"{status.env_steps:,}{share} env steps{eta}"))
+    text = f"{status.env_steps:,}{share} env steps{eta}"
+    bar = max(4, min(width // 2, width - len(text) - 2))
+    row = Table.grid(padding=(0, 1))
+    row.add_row(
+        ProgressBar(total=total or None, completed=status.env_steps, width=bar),
+        Text(text, no_wrap=True, overflow="ellipsis"),
+    )
     return row
 
 
 def _figures(status: Status) -> RenderableType:
     grid = Table.grid(padding=(0, 3))
-    rejected = sum(status.rejected.values())
-    saved = status.checkpoint or "none yet"
-    if status.checkpoint_age is not None:
-        saved += f", {clock(status.checkpoint_age)} ago"
     grid.add_row(
         _pair("reward", _trend(status)),
         _pair("env steps/s", f"{status.env_steps_per_second:,.0f}"),
-        _pair("rejected", _count(rejected)),
+        _pair("rejected", _count(sum(status.rejected.values()))),
         _pair("lost", _count(status.lost)),
     )
     grid.add_row(
@@ -194,53 +308,66 @@ def _figures(status: Status) -> RenderableType:
     grid.add_row(
         _pair("updates", f"{status.updates:,}"),
         _pair("replay ratio", f"{status.replay_ratio:.2f}"),
-        _pair("lag", f"{status.lag:.1f} versions"),
-        _pair("saved", saved),
+        _pair("lag", f"{status.lag:.1f}"),
+        _pair("restarts", _count(status.restarts)),
     )
     return grid
 
 
-def _clients(clients: Sequence[ClientStatus]) -> RenderableType:
+def _chart(rewards: Sequence[float], width: int) -> Text:
+    low, high = f"{min(rewards):,.1f}", f"{max(rewards):,.1f}"
+    bars = sparkline(rewards, width - len(low) - len(high) - 16)
+    return _one_line(f"mean reward {low} {bars} {high}", FAINT)
+
+
+def _clients(clients: Sequence[ClientStatus], width: int) -> RenderableType:
     if not clients:
-        return Text("no client yet", style="yellow")
+        return Text("no client yet", style=WARN)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style=FAINT)
-    table.add_column("client")
-    table.add_column("health")
-    for head in ("steps/s", "env steps", "lag", "queued", "rejected", "dropped", "lost"):
-        table.add_column(head, justify="right")
+    table.add_column("client", no_wrap=True, overflow="ellipsis", max_width=max(12, width // 5))
+    table.add_column("state", no_wrap=True)
+    heads = ["steps/s", "env steps", "lag", "queued", "rejected", "dropped", "lost"]
+    if width < WIDE:
+        heads.remove("queued")
+        heads.remove("lag")
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
     for client in clients[:CLIENTS]:
-        style = {"active": GOOD, "waiting": "yellow"}.get(client.state, BAD)
-        state = client.state
-        health = f"{state} ({clock(client.seen)} ago)" if state == "lost" else client.held or state
+        cells: dict[str, Text | str] = {
+            "steps/s": f"{client.steps_per_second:,.0f}",
+            "env steps": f"{client.admitted:,}",
+            "lag": str(client.lag),
+            "queued": str(client.queued),
+            "rejected": _count(client.rejected),
+            "dropped": _count(client.dropped),
+            "lost": _count(client.lost),
+        }
+        style = GOOD if client.state in ("active", "waiting") else BAD
         table.add_row(
-            client.client,
-            Text(health, style=style),
-            f"{client.steps_per_second:,.0f}",
-            f"{client.admitted:,}",
-            str(client.lag),
-            str(client.queued),
-            _count(client.rejected),
-            _count(client.dropped),
-            _count(client.lost),
+            client.client, Text(_state(client), style=style), *(cells[head] for head in heads)
         )
-    parts: list[RenderableType] = [table]
-    if len(clients) > CLIENTS:
-        parts.append(Text(f"and {len(clients) - CLIENTS} more", style=FAINT))
-    troubled = [client for client in clients[:CLIENTS] if client.trouble]
-    parts += [Text(trouble(client), style="yellow") for client in troubled]
-    found = [client for client in clients[:CLIENTS] if client.finding]
-    parts += [Text(f"{client.client}: {client.finding}", style="yellow") for client in found]
-    return Group(*parts)
+    if len(clients) <= CLIENTS:
+        return table
+    return Group(table, Text(f"and {len(clients) - CLIENTS} more", style=FAINT))
 
 
-def trouble(client: ClientStatus) -> str:
-    """Return in a line what a client's environments suffer from, and did so far."""
-    faults = ", ".join(f"{count} {kind}" for kind, count in sorted(client.faults.items()))
-    return f"{client.client}: {client.trouble} ({client.restarts} restarts; {faults})"
+def _state(client: ClientStatus) -> str:
+    ago = f" {clock(client.seen)}" if client.state == "lost" else ""
+    return STATES[client.state] + ago
+
+
+def _checkpoint(status: Status) -> str:
+    age = status.checkpoint_age
+    ago = "" if age is None else f", {clock(age)} ago"
+    return (status.checkpoint or "none yet") + ago
+
+
+def _one_line(text: str, style: str) -> Text:
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
 
 
 def _pair(name: str, value: Text | str) -> Text:
-    return Text.assemble((f"{name} ", FAINT), value)
+    return Text.assemble((f"{name} ", FAINT), value, no_wrap=True)
 
 
 def _count(count: int) -> Text:
@@ -254,6 +381,7 @@ def _reward(status: Status) -> str:
 def _trend(status: Status) -> Text:
     text = Text(_reward(status), style="bold")
     if status.reward_trend is not None:
-        style = GOOD if status.reward_trend >= 0 else "yellow"
-        text.append(f" {status.reward_trend:+.1f}", style=style)
+        rising = status.reward_trend >= 0
+        arrow = "▲" if rising else "▼"
+        text.append(f" {arrow}{abs(status.reward_trend):.1f}", style=GOOD if rising else WARN)
     return text

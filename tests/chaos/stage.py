@@ -49,7 +49,7 @@ class Actor(Child):
     _older = None  # a process that our newest one is to take over from
 
     def command_line(self):
-        return [sys.executable, "-m", self.module, *self.words(self.lives)]
+        return [sys.executable, "-m", self.module, *self.words(self.starts)]
 
     def pause(self):
         self.send(signal.SIGSTOP)
@@ -180,7 +180,7 @@ class Stage:
             verdict = child.poll(now)
             if verdict is not None and verdict.then == "give up":
                 self.over.append(f"{child.name} {verdict.reason}: {child.tail(3)}")
-            if child.state == "restarting" and now >= child.due and child.lives:
+            if child.state == "restarting" and now >= child.due and child.starts:
                 child.worked = True
                 child.start()
                 begun.append(child.name)

@@ -22,9 +22,7 @@ STATUS = Status(
 def test_it_watches_until_the_run_has_ended(tmp_path):
     with EmbeddedServer() as server:
         place = ("--redis", server.url, "--secrets", str(server.secrets))
-        assert "no training node is alive" in complaint(
-            soulsai("status", *place, "--watch", cwd=tmp_path)
-        )
+        assert "no training node is alive" in complaint(soulsai("status", *place, cwd=tmp_path))
         training = connect_training(
             server_for("training_node", RedisSettings(url=server.url, secrets=str(server.secrets))),
             "soulsai",

@@ -1,0 +1,57 @@
+"""``soulsai evaluate`` and ``soulsai check-env``: play a policy, or try an environment."""
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from soulsai.cli.options import Json, Saves, Sets, SettingsOption, load_settings, print_json
+
+TRIED_STEPS = 20  # by check-env
+
+
+def evaluate(
+    run: Annotated[str, typer.Argument(help="Run id, latest, a folder, or a policy.onnx.")],
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes to play.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first episode.")] = 1_000_000,
+    env: Annotated[str, typer.Option(help="Play this, if the policy's own is not known.")] = "",
+    saves: Saves = "saves",
+    as_json: Json = False,
+) -> None:
+    """Play greedy episodes with a run's newest checkpoint."""
+    from soulsai import runs
+    from soulsai.client.evaluate import evaluate as play
+
+    policy = runs.policy(Path(saves), run)
+    env = env or runs.environment(Path(saves), run)
+    result = play(policy, episodes=episodes, seed=seed, environment=env)
+    if as_json:
+        print_json({
+            "mean": result.mean, "iqm": result.iqm, "std": result.std,
+            "episodes": result.episodes, "env_steps": result.env_steps,
+        })  # fmt: skip
+        return
+    typer.echo(
+        f"{policy}: mean reward {result.mean:.1f} (std {result.std:.1f}, interquartile mean "
+        f"{result.iqm:.1f}) over {result.episodes} episodes, {result.env_steps:,} env steps"
+    )
+
+
+def check_env(
+    env: Annotated[str, typer.Argument(metavar="ID", help='As in "train --env".')],
+    save: Annotated[Path | None, typer.Option(help="Write the description to FILE.")] = None,
+    config: SettingsOption = None,
+    sets: Sets = None,
+) -> None:
+    """Try an environment; print its spaces."""
+    from soulsai.client.environment import probe
+
+    settings = load_settings(config, {"environment.id": env}, sets)
+    spec = probe(settings.environment, steps=TRIED_STEPS)
+    text = msgspec.json.format(msgspec.json.encode(spec), indent=2)
+    if save is None:
+        typer.echo(text.decode())
+        return
+    save.write_bytes(text + b"\n")
+    typer.echo(f"{save}: written; name it as environment.spec_file")

@@ -1,0 +1,38 @@
+"""Mistakes that ``soulsai train`` answers before it starts anything."""
+
+import msgspec
+import pytest
+
+from soulsai.cli.train import check_environment, check_unfinished
+from soulsai.config import Config
+from soulsai.config.schema import RunSettings
+from soulsai.errors import ConfigError
+from soulsai.types import Status
+
+
+@pytest.mark.parametrize(
+    ("id", "words"),
+    [
+        ("CartPol-v1", "Environment `CartPol` doesn't exist. Did you mean: `CartPole`?"),
+        ("nowhere.py:make", "nowhere.py: no such file"),
+    ],
+)
+def test_an_environment_that_cannot_be_is_named(id, words):
+    with pytest.raises(ConfigError) as caught:
+        check_environment(id)
+    assert str(caught.value).startswith("environment.id: ")
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("id", ["CartPole-v1", "package:Id", "soulsai.testing:ToyEnv"])
+def test_an_environment_that_may_be_is_left_to_the_nodes(id):
+    check_environment(id)
+
+
+def test_a_finished_run_says_so(tmp_path):
+    status = Status("r", 1, "ended", "dqn", "CartPole-v1", env_steps=3022, max_env_steps=3000)
+    (tmp_path / "status.json").write_bytes(msgspec.json.encode(status))
+    with pytest.raises(ConfigError, match=r"finished already \(3,022 of 3,000 env steps\)"):
+        check_unfinished(tmp_path, Config(run=RunSettings(max_env_steps=3000)))
+    for planned in (0, 4000):
+        check_unfinished(tmp_path, Config(run=RunSettings(max_env_steps=planned)))
