@@ -1,4 +1,4 @@
-"""How a command reaches the server: by its settings, or that of the run on this machine."""
+"""Connections of the commands to the server that settings, an invite or a local run name."""
 
 import importlib.util
 import logging
@@ -19,27 +19,27 @@ from soulsai.wire.invite import PREFIX, Invite, from_line
 from soulsai.wire.protocols import ClientWire, OperatorWire, TelemetryWire, TrainingWire
 from soulsai.wire.secrets import PASSWORD_FILE, Server, server_for
 
-INVITE = "SOULSAI_INVITE"  # variables: the invite itself, or the file that holds it
-INVITE_FILE = "SOULSAI_INVITE_FILE"
+INVITE = "SOULSAI_INVITE"  # variable that holds an invite
+INVITE_FILE = "SOULSAI_INVITE_FILE"  # variable that names the file of one
 _LONGEST = 20_000  # letters of a file that may be an invite
 SERVER_EXTRA = ("torch", "onnx", "onnxscript", "matplotlib")
 
 
 class Refused(SoulsAIError):
-    """The training node answered a command with no."""
+    """The training node refused a command."""
 
 
 class Missing(SoulsAIError):
-    """Something that this command needs is not installed."""
+    """A package that this command needs is not installed."""
 
 
 def need_server_extra() -> None:
-    """Raise ``Missing`` unless all is installed that a node needs; imports none of it."""
+    """Raise ``Missing`` if a package of the nodes is not installed, without importing any."""
     need(*SERVER_EXTRA, extra="server")
 
 
 def need(*modules: str, extra: str) -> None:
-    """Raise ``Missing`` unless modules are installed, which come with an extra of ours."""
+    """Raise ``Missing`` if modules are not installed that come with an extra of this package."""
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         raise Missing(f'{", ".join(missing)}: not installed; pip install "soulsai[{extra}]"')
@@ -55,13 +55,13 @@ def begin_log() -> None:
 
 
 def with_name(config: Config) -> Config:
-    """Return the settings of a client that has a name: its own, or one that nobody else has."""
+    """Return the settings of a client with its name, or with a new unique one."""
     name = config.client.name or unique_name()
     return msgspec.structs.replace(config, client=msgspec.structs.replace(config.client, name=name))
 
 
 def spool_folder(config: Config) -> Path | None:
-    """Return the folder for what cannot be sent; ``None`` for a client that keeps no name."""
+    """Return the folder of the spool; ``None`` for a client without a lasting name."""
     if not config.client.name or not config.client.spool_mb:
         return None
     if config.client.spool:
@@ -71,7 +71,7 @@ def spool_folder(config: Config) -> Path | None:
 
 
 def read_spec(file: Path) -> Spec:
-    """Return what ``soulsai check-env --save`` has written."""
+    """Return the description that ``soulsai check-env --save`` has written."""
     try:
         return msgspec.json.decode(file.read_bytes(), type=Spec)
     except (OSError, msgspec.DecodeError) as error:
@@ -80,7 +80,7 @@ def read_spec(file: Path) -> Spec:
 
 @contextmanager
 def training(config: Config) -> Iterator[TrainingWire]:
-    """Give the training node its wire."""
+    """Connect the training node."""
     from soulsai.wire.redis.roles import connect_training
     from soulsai.wire.signing import signer_in
 
@@ -95,7 +95,7 @@ def training(config: Config) -> Iterator[TrainingWire]:
 
 @contextmanager
 def telemetry(config: Config) -> Iterator[TelemetryWire]:
-    """Give the telemetry node its wire."""
+    """Connect the telemetry node."""
     from soulsai.wire.redis.roles import connect_telemetry
 
     wire = connect_telemetry(server_for("telemetry_node", _named(config)), config.run.name)
@@ -109,7 +109,13 @@ def telemetry(config: Config) -> Iterator[TelemetryWire]:
 def client(
     config: Config, secret_file: Path | None, invited: Invite | None = None
 ) -> Iterator[ClientWire]:
-    """Give a client, whose name is in its settings, its wire."""
+    """Connect a client.
+
+    Args:
+        config: All settings, with the client's name.
+        secret_file: The file of the server's password; ``None``: the usual place.
+        invited: The client's invite, if it has one.
+    """
     from soulsai.wire.redis.roles import connect_client
 
     server = client_server(config, secret_file, invited)
@@ -121,7 +127,13 @@ def client(
 
 
 def client_server(config: Config, secret_file: Path | None, invited: Invite | None) -> Server:
-    """Return the server as a client speaks to it: by its invite, or with the common secret."""
+    """Return the server with the client's credentials: its invite, or the shared secret.
+
+    Args:
+        config: All settings.
+        secret_file: The file of the server's password; ``None``: the usual place.
+        invited: The client's invite, if it has one.
+    """
     if invited is not None:
         return invited.server(config.redis)
     environ = dict(os.environ)
@@ -132,7 +144,7 @@ def client_server(config: Config, secret_file: Path | None, invited: Invite | No
 
 @contextmanager
 def operator(config: Config) -> Iterator[OperatorWire]:
-    """Give an operator his wire: without a URL, to the newest run on this machine."""
+    """Connect an operator; without a URL, to the newest run on this machine."""
     from soulsai.wire.redis.roles import connect_operator
 
     wire = connect_operator(server_for("operator", find_server(config)), config.run.name)
@@ -143,7 +155,7 @@ def operator(config: Config) -> Iterator[OperatorWire]:
 
 
 def find_server(config: Config) -> RedisSettings:
-    """Return the server that is named, or else that of the newest run on this machine."""
+    """Return the named server, or else that of the newest run on this machine."""
     from soulsai import runs
 
     redis = config.redis
@@ -156,7 +168,7 @@ def find_server(config: Config) -> RedisSettings:
 
 
 def invitation(named: str) -> Invite | None:
-    """Return the invite that a client was given, if any: as a file, typed in, or as a variable."""
+    """Return the invite of a client, from a file, typed in, or from a variable, if there is one."""
     if named == "-":
         hidden = sys.stdin.isatty()
         return from_line(getpass("Invite: ") if hidden else sys.stdin.read(), "the invite typed in")
@@ -173,7 +185,7 @@ def invitation(named: str) -> Invite | None:
 
 
 def invited(config: Config, invite: Invite | None) -> Config:
-    """Return the settings of a client with an invite; an address of the user's own is kept."""
+    """Return the settings with those of an invite; an address in the settings has precedence."""
     if invite is None:
         return config
     redis = msgspec.structs.replace(config.redis, url=config.redis.url or invite.url)
@@ -183,7 +195,7 @@ def invited(config: Config, invite: Invite | None) -> Config:
 
 
 def no_run(config: Config) -> SoulsAIError:
-    """Return the error that nobody learns under the run's name."""
+    """Return the error for a name under which no training node is alive."""
     return NoRun(f"no training node is alive under the name {config.run.name!r} (run.name)")
 
 
@@ -191,7 +203,7 @@ def _read(file: Path) -> str:
     try:
         with file.open(encoding="utf-8") as opened:
             return opened.read(_LONGEST)
-    except (OSError, ValueError) as error:  # a zero byte in its name, or what is no text in it
+    except (OSError, ValueError) as error:  # a zero byte in the name, or a file that is no text
         raise ConfigError(f"{file}: cannot be read as an invite ({type(error).__name__})") from None
 
 

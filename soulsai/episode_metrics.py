@@ -1,7 +1,7 @@
-"""Numbers of each episode that the settings ask for: a value, a comparison, or a timer. Pure.
+"""Numbers of each episode that the settings define: a value, a comparison, or a timer.
 
-``win: reward > 200`` is 1 or 0, ``fell: info.fell`` is what the environment said of the last step,
-and ``hours: timer / 3600`` are the hours since the run's first episode.
+``win: reward > 200`` is 1 or 0, ``fell: info.fell`` is a number of the last step's info, and
+``hours: timer / 3600`` are the hours since the run's first episode.
 """
 
 import math
@@ -19,7 +19,7 @@ INFO = "info."
 MOST = 16  # measures in one run
 MOST_INFO = 32  # numbers of the last info that travel with an episode
 FIELDS = ("reward", "steps", "seconds", "epsilon", "greedy", "terminated", "version", "env_steps")
-BEST = ("reward", "steps", "seconds")  # in which a model may be best, beside the measures
+BEST = ("reward", "steps", "seconds")  # by which models are compared, beside the measures
 RESERVED = {*FIELDS, "id", "gap", "time", "client", "info", "generation", "number", "episode",
             "epoch", "sample", "metrics", TIMER}  # fmt: skip
 
@@ -45,12 +45,14 @@ class Measure(Struct, frozen=True):
 
 
 def measure(name: str, text: str) -> Measure:
-    """Return what a setting describes; raise ``ConfigError`` if it describes nothing."""
+    """Return the measure that a setting defines; raise ``ConfigError`` if it cannot be read."""
     where = f"telemetry.metrics.{name[:64]}"
     if not _NAME.fullmatch(name) or name.endswith(("_mean", "_low", "_high")):
-        raise ConfigError(f"{where}: is no name; use a-z, 0-9 and _, and no _mean, _low or _high")
+        raise ConfigError(
+            f"{where}: is not a name; use a-z, 0-9 and _, and no _mean, _low or _high"
+        )
     if name in RESERVED:
-        raise ConfigError(f"{where}: there is a number of that name; choose another")
+        raise ConfigError(f"{where}: this name is taken; choose another")
     found = _TEXT.fullmatch(text)
     try:
         number = float(found["number"] or 0) if found else math.nan
@@ -68,14 +70,14 @@ def measure(name: str, text: str) -> Measure:
 
 
 def measures(settings: Mapping[str, str]) -> tuple[Measure, ...]:
-    """Return all that settings describe."""
+    """Return the measures that settings define, from names to texts."""
     if len(settings) > MOST:
         raise ConfigError(f"telemetry.metrics: {len(settings)} are too many; at most {MOST}")
     return tuple(measure(name, text) for name, text in settings.items())
 
 
 def for_run(settings: Mapping[str, str], environment: str) -> tuple[Measure, ...]:
-    """Return the measures of a run; ``win`` is added where Gymnasium says what solves it."""
+    """Return the measures of a run, with ``win`` where Gymnasium gives a reward that solves it."""
     if "win" in settings or len(settings) >= MOST:
         return measures(settings)
     from gymnasium import registry  # takes a moment, which a client's settings need not wait for
@@ -87,13 +89,19 @@ def for_run(settings: Mapping[str, str], environment: str) -> tuple[Measure, ...
 
 
 def info_keys(some: Iterable[Measure]) -> tuple[str, ...]:
-    """Return the keys of the info that these measures need clients to send."""
+    """Return the keys of the info that clients must send for these measures."""
     keys = (one.value.removeprefix(INFO) for one in some if one.value.startswith(INFO))
     return tuple(dict.fromkeys(keys))
 
 
 def faults(metrics: Mapping[str, str], best: str, asked: Iterable[str]) -> Iterator[str]:
-    """Yield what is wrong with settings: the metrics, the best one, and the info asked for."""
+    """Yield each mistake in settings.
+
+    Args:
+        metrics: ``telemetry.metrics``, from names to texts.
+        best: ``telemetry.best_metric``.
+        asked: ``environment.info_keys``.
+    """
     known = measures(metrics)
     if best not in (*BEST, "win", *(one.name for one in known)):
         yield f"telemetry.best_metric: {best!r}; choose {', '.join(BEST)} or one of the metrics"
@@ -111,7 +119,7 @@ class Meter:
         self._began: float | None = None
 
     def __call__(self, episode: Episode) -> dict[str, float]:
-        """Return an episode's numbers by name; those that need a missing info are missing, too."""
+        """Return an episode's numbers by name, without those that need a missing info."""
         if self._began is None:
             self._began = episode.time
         row = {}

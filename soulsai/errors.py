@@ -1,8 +1,8 @@
-"""Everything this package raises on purpose: what went wrong, where, and what to do about it."""
+"""The errors of this package; each message names the fault, its place and the remedy."""
 
 
 class SoulsAIError(Exception):
-    """The base of all our errors: one line for a person, and the exit code of the command."""
+    """The base of all errors here: one line for a person, and the exit code of the command."""
 
     exit_code = 1
 
@@ -14,7 +14,7 @@ class ConfigError(SoulsAIError):
 
 
 class ProtocolError(SoulsAIError):
-    """Client and server speak different versions of the protocol; asking again does not help."""
+    """Client and server speak different versions of the protocol; trying again does not help."""
 
     exit_code = 3
 
@@ -28,19 +28,19 @@ class Rejected(SoulsAIError):
 
 
 class WireError(SoulsAIError):
-    """The server answered, but not with what the wire promises."""
+    """The server gave an answer that the protocol does not allow."""
 
 
 class Unreachable(WireError):
-    """No connection to the server now; the same call may succeed later."""
+    """The server cannot be reached now; the same call may succeed later."""
 
 
 class AccessDenied(WireError):
-    """The server knows us not, or does not allow this; asking again does not help."""
+    """The server refuses the credentials or the call; trying again does not help."""
 
 
 class Forged(AccessDenied):
-    """What was published is not signed by the training node whose key we know."""
+    """Published data lacks the signature of the expected training node."""
 
 
 class ServerFull(WireError):
@@ -52,14 +52,14 @@ class NoRun(WireError):
 
 
 class Superseded(SoulsAIError):
-    """Another process has taken over this name or this run; the older one stops."""
+    """Another process has taken over this name or run; the older one stops."""
 
     exit_code = 4
 
 
 class EnvironmentFault(SoulsAIError):
-    """The environment is unknown, raised, or broke the promise of its own spaces."""
+    """The environment is unknown, has raised, or has left its own spaces."""
 
 
 class CheckpointError(SoulsAIError):
-    """A checkpoint is missing, damaged, or of another shape than the run that wants it."""
+    """A checkpoint is missing, damaged, or does not fit the run that loads it."""

@@ -1,4 +1,4 @@
-"""The nouns: every other module talks in these."""
+"""The types that all modules share: spaces, fragments, weights, commands and statuses."""
 
 import zlib
 from typing import Annotated, Any, Literal
@@ -27,10 +27,10 @@ OLDEST_PROTOCOL = 1  # what it still understands
 
 
 class Leaf(Struct, frozen=True):
-    """One named array of every step: its shape, its dtype, and what its numbers mean.
+    """One named array of every step: its shape, dtype and the meaning of its numbers.
 
     ``dtype`` is NumPy's code with byte order (``"<f4"``). ``categories`` > 0 marks integers that
-    name one of so many things (a network sees them one-hot). ``low`` and ``high`` bound all
+    name one of that many things (a network sees them one-hot). ``low`` and ``high`` bound all
     elements, where the environment declares finite bounds.
     """
 
@@ -42,7 +42,7 @@ class Leaf(Struct, frozen=True):
 
 
 class ActionSpec(Struct, frozen=True):
-    """What may be done: ``discrete`` (one of ``sizes[0]``), ``multidiscrete`` or ``box``.
+    """The space of actions: ``discrete`` (one of ``sizes[0]``), ``multidiscrete`` or ``box``.
 
     ``sizes`` holds the number of choices per component; ``low`` and ``high`` the box's flat
     bounds, of shape ``shape``.
@@ -56,7 +56,7 @@ class ActionSpec(Struct, frozen=True):
 
     @property
     def leaf(self) -> Leaf:
-        """How an action travels: the smallest unsigned integer that holds it, or ``<f4``."""
+        """The encoding of an action: the smallest unsigned integer that holds it, or ``<f4``."""
         if self.kind == "box":
             return Leaf(self.shape, "<f4")
         largest = max(self.sizes)
@@ -65,7 +65,7 @@ class ActionSpec(Struct, frozen=True):
 
 
 class Spec(Struct, frozen=True):
-    """What an environment looks like from outside: enough to build a network.
+    """The spaces of an environment: enough to build a network.
 
     ``obs`` are the named leaves of one observation, in wire order; an action mask is the leaf
     ``"mask"`` (bool, one element per choice).
@@ -76,17 +76,17 @@ class Spec(Struct, frozen=True):
 
     @property
     def seen(self) -> dict[str, Leaf]:
-        """The leaves a network looks at: all but the mask."""
+        """The leaves that a network reads: all but the mask."""
         return {name: leaf for name, leaf in self.obs.items() if name != MASK}
 
 
 class Fragment(Struct, frozen=True, eq=False):
     """Consecutive steps of one episode of one environment, taken under one version of the weights.
 
-    With T steps, ``obs`` leaves have T+1 rows (the last is what was seen after the last action);
+    With T steps, ``obs`` leaves have T+1 rows (the last is the observation after the last action);
     ``action``, ``reward`` and ``extras`` have T. A fragment never crosses an episode's end, so
-    ``terminated`` and ``truncated`` speak of its last step; with neither it was merely cut, and
-    goes on in the fragment of the same ``(client, epoch, episode)`` that begins at
+    ``terminated`` and ``truncated`` describe its last step; with neither it was merely cut, and
+    continues in the fragment of the same ``(client, epoch, episode)`` that begins at
     ``start + T``. Only ``terminated`` zeroes a discount.
     """
 
@@ -104,8 +104,8 @@ class Fragment(Struct, frozen=True, eq=False):
     truncated: bool
     greedy: bool = False  # an evaluation episode: no exploration
     epsilon: float = 0.0  # share of uniform random actions; more where the knob ``random`` is more
-    extras: dict[str, Array] = {}  # what the head said of each step, e.g. its log-probability
-    memory: dict[str, Array] = {}  # what a recurrent policy remembered before the first step
+    extras: dict[str, Array] = {}  # outputs of the head for each step, e.g. its log-probability
+    memory: dict[str, Array] = {}  # of a recurrent policy before the first step
 
     def __len__(self) -> int:
         """Return the number of env steps."""
@@ -120,9 +120,8 @@ class Fragment(Struct, frozen=True, eq=False):
 class Episode(Struct, frozen=True):
     """The summary of one finished episode.
 
-    The client fills what it knows; the training node stamps ``client``, ``epoch``, ``env_steps``
-    (admitted before it) and ``time`` (Unix seconds at receipt), because no client's clock is
-    trusted.
+    The training node adds ``client``, ``epoch``, ``env_steps`` (admitted before it) and ``time``
+    (Unix seconds at receipt), because no client's clock is trusted.
     """
 
     generation: int
@@ -142,18 +141,18 @@ class Episode(Struct, frozen=True):
 
 
 class Hello(Struct, frozen=True):
-    """What a client says first in every epoch."""
+    """The first message of a client in every epoch."""
 
     run: str
     protocol: int
     software: str
     environment: str
     environments: int  # played side by side
-    crc: int  # of the spec it believes in
+    crc: int  # of the spec that it plays by
 
 
 class Heartbeat(Struct, frozen=True):
-    """What a client says of itself once a second; all counters are of this epoch."""
+    """The state of a client, sent once a second; all counters are of this epoch."""
 
     steps: int  # taken
     episodes: int  # finished
@@ -167,7 +166,7 @@ class Heartbeat(Struct, frozen=True):
 
 
 class Head(Struct, frozen=True):
-    """How a policy's outputs become actions; what each kind computes is in ``soulsai.heads``.
+    """The rule that turns a policy's outputs into actions; ``soulsai.heads`` computes each kind.
 
     ``epsilon_greedy`` reads ``q`` [A]; ``categorical`` reads ``logits`` [sum of sizes];
     ``gaussian`` and ``squashed`` read ``mean`` and ``log_std`` [shape]. ``noise`` names the leaves
@@ -182,7 +181,7 @@ class Head(Struct, frozen=True):
 
 
 class Program(Struct, frozen=True):
-    """The policy as a client runs it: an ONNX graph whose weights come separately.
+    """The policy as a client runs it: an ONNX graph; its weights come separately.
 
     The graph's inputs are ``inputs`` (observation leaves) and then ``memory_<name>``, each with a
     leading batch axis; its outputs are ``outputs`` and then ``next_memory_<name>``.
@@ -198,7 +197,7 @@ class Program(Struct, frozen=True):
 
 
 class PolicyCard(Struct, frozen=True):
-    """What somebody needs to play a ``policy.onnx`` without us; its metadata key is ``soulsai``.
+    """The description in a ``policy.onnx`` for other programs, under the metadata key ``soulsai``.
 
     The file's graph has the weights inside, and the inputs and outputs of a ``Program``.
     """
@@ -217,7 +216,7 @@ class PolicyCard(Struct, frozen=True):
 
 
 class Weights(Struct, frozen=True, eq=False):
-    """One version of the policy: exactly what a client needs in order to act.
+    """One version of the policy, with all that a client needs in order to act.
 
     ``quota`` bounds the env steps one client may take between this version and the next (``None``:
     no bound). ``exploration`` holds numbers for the head: ``random`` is the least share of uniform
@@ -233,7 +232,7 @@ class Weights(Struct, frozen=True, eq=False):
 
 
 class Pointer(Struct, frozen=True):
-    """The newest version: where it is, how to check it, and what comes with it."""
+    """The newest version: its place, checksum and values."""
 
     run: RunId
     generation: int
@@ -246,12 +245,12 @@ class Pointer(Struct, frozen=True):
 
     @property
     def order(self) -> tuple[int, int]:
-        """What makes one version newer than another, across restarts of the training node."""
+        """The order of versions, also across restarts of the training node."""
         return self.generation, self.version
 
 
 class EnvironmentOffer(Struct, frozen=True):
-    """Which environment the server would like played; a client checks it against its own list."""
+    """The environment of the server's run; a client checks it against its own list."""
 
     id: str
     kwargs: dict[str, str | int | float | bool | None] = {}
@@ -263,7 +262,7 @@ class EnvironmentOffer(Struct, frozen=True):
 
 
 class RunSpec(Struct, frozen=True):
-    """All that a client must know of a run; published by the training node, never secret."""
+    """The facts of a run that clients need; published by the training node, never secret."""
 
     run: RunId  # unique: the name of the run's folder
     protocol: int
@@ -286,13 +285,13 @@ class RunSpec(Struct, frozen=True):
 
 
 class Control(Struct, frozen=True):
-    """What the training node tells all clients at once."""
+    """A message of the training node to all clients at once."""
 
     op: Literal["pause", "resume", "stop"]
 
 
 class Event(Struct, frozen=True):
-    """Something worth telling everybody who watches."""
+    """News of a run for all its viewers."""
 
     kind: Literal["checkpoint", "best", "stopped", "client", "command", "purge"]
     text: str  # of "purge": the client
@@ -306,7 +305,7 @@ class Quicksave(Struct, frozen=True, tag="quicksave"):
 
 
 class SaveBest(Struct, frozen=True, tag="save_best"):
-    """Save that version of the weights, as the best model so far."""
+    """Save a version of the weights as the best model so far."""
 
     generation: int
     version: int
@@ -314,19 +313,19 @@ class SaveBest(Struct, frozen=True, tag="save_best"):
 
 
 class Stop(Struct, frozen=True, tag="stop"):
-    """Take a last checkpoint, tell the clients, and end the run."""
+    """Save a last checkpoint, dismiss the clients, and end the run."""
 
 
 class Pause(Struct, frozen=True, tag="pause"):
-    """Stop learning and let the clients wait, until told to resume."""
+    """Stop learning and let the clients wait until ``Resume``."""
 
 
 class Resume(Struct, frozen=True, tag="resume"):
-    """Go on after a pause."""
+    """Continue after a pause."""
 
 
 class Purge(Struct, frozen=True, tag="purge"):
-    """Remove what was learnt from one client, as far as it is remembered, and keep it out."""
+    """Remove one client's experience from replay, and keep the client out."""
 
     client: str
 
@@ -338,7 +337,7 @@ class Promote(Struct, frozen=True, tag="promote"):
 
 
 class Pardon(Struct, frozen=True, tag="pardon"):
-    """Let a client in again that is kept out."""
+    """Admit a client again that is kept out."""
 
     client: str
 
@@ -347,14 +346,14 @@ Command = Quicksave | SaveBest | Stop | Pause | Resume | Purge | Pardon | Promot
 
 
 class Answer(Struct, frozen=True):
-    """What became of a command: done or not, and one line about it."""
+    """The outcome of a command: done or not, with one line about it."""
 
     done: bool
     message: str
 
 
 class ClientStatus(Struct, frozen=True):
-    """One client as the training node sees it."""
+    """The state of one client, by the count of the training node."""
 
     client: str
     state: Literal["active", "waiting", "lost", "quarantine"]
@@ -374,7 +373,7 @@ class ClientStatus(Struct, frozen=True):
 
 
 class Status(Struct, frozen=True):
-    """The training node in numbers; the same truth for terminal, page and tests."""
+    """The state of the training node, for terminal, page and tests."""
 
     run: RunId
     generation: int

@@ -1,4 +1,4 @@
-"""The whole configuration: frozen structs whose defaults are the product's defaults.
+"""All settings, as frozen structs with their defaults.
 
 ``config/config_d.yaml`` is generated from these structs and their field comments.
 """
@@ -26,133 +26,162 @@ ActionCheckMode = Literal["off", "report", "quarantine"]
 class RunSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The run as a whole."""
 
-    name: Name = "soulsai"  # clients find the run under this name; two runs on one Redis need two
-    saves: str = "saves"  # where run folders are made
-    seed: Natural | None = None  # of networks, sampling and local clients; empty: drawn at start
-    max_env_steps: Natural = 150_000  # admitted env steps after which the run ends; 0: never
+    name: Name = "soulsai"  # name by which clients find the run; two runs on one server need two
+    saves: str = "saves"  # folder in which each run makes its own folder
+    # seed of networks, sampling and local clients; empty: drawn at the start
+    seed: Natural | None = None
+    max_env_steps: Natural = 150_000  # end of the run, in admitted env steps; 0: never
     clients: Natural = 2  # local clients that `soulsai train` starts
 
 
 class RedisSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The server between the nodes."""
 
-    url: str = ""  # redis://, rediss://, unix:// or sentinel://; empty: `train` starts its own
-    secrets: str = "config/secrets"  # folder of redis.secret and of the nodes' own secrets
-    ca_file: str = ""  # authority for rediss://; empty: ca.pem of the secrets, or the system's
-    insecure: bool = False  # let clients reach a server on another machine without TLS
-    stream_entries: Count = 4096  # about so many entries are kept per client
+    # address: redis://, rediss:// (TLS), unix:// or sentinel://; empty: `train` starts a server
+    url: str = ""
+    secrets: str = "config/secrets"  # folder of redis.secret and of each node's own secrets
+    # certificate authority of rediss://; empty: ca.pem of the secrets, or the system's
+    ca_file: str = ""
+    insecure: bool = False  # let clients connect to another machine without TLS
+    # entries kept for each client, approximately; raise it if a slow learner loses some
+    stream_entries: Count = 4096
 
 
 class EnvironmentSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """What is played."""
+    """The environment that clients play."""
 
     id: str = "LunarLander-v3"  # a Gymnasium id, "module:Id" or "file.py:make"
-    kwargs: dict[str, str | int | float | bool | None] = {}  # passed to the environment
-    count: Count = 1  # environments side by side in one client
-    max_episode_steps: Natural = 0  # truncate episodes after so many; 0: never ourselves
-    realtime: bool = False  # never make this environment wait for the learner
-    mask_key: str = "action_mask"  # the info key that says which actions are valid
-    info_keys: tuple[str, ...] = ()  # numbers of the last info to keep with each episode
-    spec_file: str = ""  # JSON written by `soulsai check-env --save`, if the server cannot make it
-    isolate: bool | Literal["auto"] = "auto"  # in a process of its own; auto: if realtime
+    kwargs: dict[str, str | int | float | bool | None] = {}  # keyword arguments of the environment
+    count: Count = 1  # environments that one client plays side by side
+    # truncate episodes after this many steps; 0: leave it to the environment
+    max_episode_steps: Natural = 0
+    # set this for games that go on by themselves: they never wait for the learner
+    realtime: bool = False
+    # key of the info that holds the mask of valid actions, if there is one
+    mask_key: str = "action_mask"
+    # keys of the last step's info to record as numbers of each episode
+    info_keys: tuple[str, ...] = ()
+    spec_file: str = ""  # file of `check-env --save`, for a server that cannot make the environment
+    # run the environment in its own process, so that it can be restarted when it hangs or crashes;
+    # auto: only if it is realtime
+    isolate: bool | Literal["auto"] = "auto"
 
 
 class ClientSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """A client's own affairs; nothing here is taken from the server."""
+    """A client; each machine has its own values, and takes none from the server."""
 
-    name: str = ""  # empty: made from the host's name and a random suffix
-    environments: tuple[str, ...] = ()  # ids it may play; empty: those that ship with Gymnasium
-    outbox_mb: Positive = 64.0  # experience kept in memory while the server cannot be reached
-    spool_mb: Annotated[float, Meta(ge=0)] = 256.0  # and on disk, if it has a name; 0: none
-    spool: str = ""  # folder for that; empty: soulsai/spool in the user's folder for caches
+    name: str = ""  # name of the client; empty: the host's name with a random end, and no spool
+    # ids that it may play; empty: those that come with Gymnasium
+    environments: tuple[str, ...] = ()
+    outbox_mb: Positive = 64.0  # memory for experience while the server cannot be reached, in MB
+    # disk space for the same, in MB; 0, or a client without a name: no spool on disk
+    spool_mb: Annotated[float, Meta(ge=0)] = 256.0
+    spool: str = ""  # folder of the spool; empty: soulsai/spool in the user's cache folder
 
 
 class WatchdogSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """When a client starts an isolated environment again; its own affair, as all of `client`."""
+    """Restarts of an isolated environment; each machine has its own values, as for `client`."""
 
-    step_seconds: Positive = 10.0  # without an answer to a step: it hangs
-    reset_seconds: Positive = 120.0  # the same for a reset
-    start_seconds: Positive = 180.0  # the same for its start
-    steps_per_minute: Annotated[float, Meta(ge=0)] = 0.0  # fewer are too few; 0: any are enough
-    slow_seconds: Positive = 60.0  # of the environment's time in which the steps are counted
-    memory_mb: Annotated[float, Meta(ge=0)] = 0.0  # of all its processes; 0: no limit
-    restart_hours: Annotated[float, Meta(ge=0)] = 0.0  # between planned restarts; 0: none
-    restart_episodes: Natural = 0  # the same, in episodes
-    most_faults: Count = 5  # in a row; then it rests for long between two attempts
-    rest_seconds: Positive = 300.0  # so long
-    programs: tuple[str, ...] = ()  # ended with it, by name, as Game.exe: all there are
+    step_seconds: Positive = 10.0  # restart it if a step takes longer, in seconds
+    reset_seconds: Positive = 120.0  # restart it if a reset takes longer, in seconds
+    start_seconds: Positive = 180.0  # restart it if its start takes longer, in seconds
+    # restart it if it is slower than this; 0: never
+    steps_per_minute: Annotated[float, Meta(ge=0)] = 0.0
+    slow_seconds: Positive = 60.0  # time in the environment over which that is measured, in seconds
+    # restart it if its processes use more memory, in MB; 0: no limit
+    memory_mb: Annotated[float, Meta(ge=0)] = 0.0
+    # time between planned restarts, against memory leaks, in hours; 0: none
+    restart_hours: Annotated[float, Meta(ge=0)] = 0.0
+    restart_episodes: Natural = 0  # episodes between planned restarts; 0: none
+    most_faults: Count = 5  # faults in a row after which the client pauses
+    rest_seconds: Positive = 300.0  # length of that pause, in seconds
+    # names of programs (e.g. Game.exe) to kill together with the environment; every process of that
+    # name is killed
+    programs: tuple[str, ...] = ()
 
 
 class FragmentSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """How clients cut experience."""
+    """The fragments in which clients send experience."""
 
-    steps: Annotated[int, Meta(ge=1, le=512)] = 64  # a fragment is sent after so many env steps
-    seconds: Positive = 1.0  # or after so many seconds
+    steps: Annotated[int, Meta(ge=1, le=512)] = 64  # env steps after which a fragment is sent
+    seconds: Positive = 1.0  # time after which a shorter one is sent, in seconds
 
 
 class TrainingSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The training node around the algorithm."""
 
-    publish_seconds: Positive = 1.0  # at most one version per so many seconds, unless clients wait
-    device: str = "cpu"  # where the networks live: cpu, cuda, cuda:1
-    threads: Count = 1  # of torch; one is fastest for small networks
-    compile: Literal["auto", "never", "always"] = "auto"  # updates to machine code, if that pays
-    kept_weights_mb: Positive = 64.0  # recent versions kept so that the best can still be saved
-    most_times: Annotated[float, Meta(ge=0)] = 50.0  # as fast as all others one may be; 0: any
+    # shortest time between two versions of the weights, in seconds, unless clients wait for one
+    publish_seconds: Positive = 1.0
+    device: str = "cpu"  # device of the networks: cpu, mps, cuda or cuda:1
+    threads: Count = 1  # torch's threads; one is fastest for small networks
+    # compile updates to machine code; auto: where that is faster
+    compile: Literal["auto", "never", "always"] = "auto"
+    # memory for recent versions, of which the best is saved later, in MB
+    kept_weights_mb: Positive = 64.0
+    # a client may send at most this many times as much as all others together; 0: no limit
+    most_times: Annotated[float, Meta(ge=0)] = 50.0
 
 
 class TrustSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """What the training node does about clients that do not play as they say."""
+    """Checks of clients that do not play the published policy."""
 
-    action_check: ActionCheckMode = "report"  # actions unlike the weights: or "off", "quarantine"
+    # on actions that do not follow the weights: report them, exclude the client (quarantine), or
+    # off
+    action_check: ActionCheckMode = "report"
 
 
 class CheckpointSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """What survives a crash."""
+    """Checkpoints, from which a run is resumed."""
 
     every: Count = 10_000  # updates between two checkpoints
-    keep: Count = 3  # newest checkpoints kept
-    replay: bool = True  # save the replay buffer, too
+    keep: Count = 3  # newest checkpoints that are kept
+    # save the replay buffer, too: slower, but a resumed run need not fill it again
+    replay: bool = True
 
 
 class TelemetrySettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The record of episodes."""
 
-    window: Count = 20  # episodes in the moving average that decides what is best
-    figure_every: Count = 2  # episodes between two drawings
-    metrics: dict[str, str] = {}  # more numbers of each episode, such as win: "reward > 200"
-    best_metric: str = "reward"  # in what the best is best: reward, steps, seconds or of the above
-    best_smaller: bool = False  # whether less of it is better
-    tensorboard: bool = True  # write event files into the run's folder
-    wandb: str = ""  # project of Weights & Biases to tell; empty: none
-    wandb_mode: Literal["online", "offline"] = "online"  # offline: kept in the run's folder
-    webhook: str = ""  # file of an address to which news are posted, such as that of a chat
-    record_mb: Positive = 64.0  # results.jsonl goes on in another file after so much
+    window: Count = 20  # episodes in the moving average by which models are compared
+    figure_every: Count = 2  # episodes between two drawings of telemetry.png
+    # additional numbers of each episode, such as {win: "reward > 200", hours: "timer / 3600"}
+    metrics: dict[str, str] = {}
+    # number by which the best model is chosen: reward, steps, seconds or a name of metrics
+    best_metric: str = "reward"
+    best_smaller: bool = False  # a smaller number is better
+    tensorboard: bool = True  # write event files for TensorBoard into the run's folder
+    wandb: str = ""  # project of Weights & Biases that receives the numbers; empty: none
+    # offline: keep them in the run's folder, for `wandb sync`
+    wandb_mode: Literal["online", "offline"] = "online"
+    # file with the address that receives news, such as that of a chat; empty: none
+    webhook: str = ""
+    record_mb: Positive = 64.0  # size at which results.jsonl is continued in a new file, in MB
 
 
 class WebSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """The page that the telemetry node serves, its API, and the data source for Grafana."""
+    """The page of the telemetry node, its API, and the data source for Grafana."""
 
-    enabled: bool = True
-    bind: str = "127.0.0.1"  # address to listen on; any but loopback needs an operator's token
-    port: Annotated[int, Meta(ge=0, le=65_535)] = 8080  # 0: any that is free
-    hosts: tuple[str, ...] = ()  # names by which browsers ask for it, e.g. train.example.org
-    operator_token: str = ""  # file of the token with which to look and to control
-    viewer_token: str = ""  # file of the token with which only to look
+    enabled: bool = True  # serve the page
+    bind: str = "127.0.0.1"  # address to listen on; any but loopback needs an operator_token
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 8080  # port of the page; 0: any free one
+    hosts: tuple[str, ...] = ()  # names under which browsers reach it, e.g. train.example.org
+    # file of the token to look and to control; empty: none is needed on loopback
+    operator_token: str = ""
+    viewer_token: str = ""  # file of the token to look only; empty: there is none
 
 
 class MetricsSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """What Prometheus may scrape of the training node; the telemetry node's is on its page."""
+    """The training node's metrics for Prometheus; those of the telemetry node are on its page."""
 
-    bind: str = "127.0.0.1"  # address to listen on; whoever reaches it may read the numbers
-    port: Annotated[int, Meta(ge=0, le=65_535)] = 0  # such as 9101; 0: not served
+    bind: str = "127.0.0.1"  # address to listen on; everyone who reaches it may read the numbers
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 0  # port, such as 9101; 0: not served
 
 
 class AlgorithmSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which algorithm learns; its settings stand in the section of its name."""
+    """The algorithm; its settings are in the section of its name."""
 
-    name: str = "dqn"
-    options: dict[str, Any] = {}  # for algorithms of other packages
+    name: str = "dqn"  # dqn, ppo, sac, or the name of an algorithm of another package
+    options: dict[str, Any] = {}  # settings of an algorithm of another package
 
 
 class Config(AlgorithmSections, frozen=True, forbid_unknown_fields=True):
@@ -180,7 +209,7 @@ class Config(AlgorithmSections, frozen=True, forbid_unknown_fields=True):
         return self.algorithm.options if section is None else section
 
 
-# Settings of earlier versions: the value that is ignored, and why any other is refused.
+# Settings of earlier versions: the value that is ignored, and the reason against any other.
 REMOVED: dict[str, tuple[Any, str]] = {
     "training.ranks": (
         1,
@@ -191,14 +220,14 @@ REMOVED: dict[str, tuple[Any, str]] = {
 
 
 def check(config: Config) -> Config:
-    """Return the settings if they make sense together; raise ``ConfigError`` if they do not."""
+    """Return the settings, or raise ``ConfigError`` for the first that contradict each other."""
     for fault in _faults(config):
         raise ConfigError(fault)
     return config
 
 
 def to_json(config: Config) -> str:
-    """Return all settings as indented JSON, as it is kept in the run's folder."""
+    """Return all settings as indented JSON, the form of a run's ``config.json``."""
     return msgspec.json.format(msgspec.json.encode(config), indent=2).decode() + "\n"
 
 
@@ -217,7 +246,7 @@ def sections(config: Config) -> dict[str, Struct]:
 
 
 def _faults(config: Config) -> Iterator[str]:
-    """Yield what is wrong with settings that are right one by one."""
+    """Yield each mistake in settings that are right one by one."""
     for path, value in (
         ("run.saves", config.run.saves),
         ("environment.id", config.environment.id),

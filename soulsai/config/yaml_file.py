@@ -6,6 +6,7 @@
 import inspect
 import math
 import re
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_./-]*\Z")
 _WORDS = frozenset(["y", "n", "yes", "no", "on", "off", "true", "false", "null"])
 _TAG = "tag:yaml.org,2002:"
 _TEXTS = (_TAG + "str", _TAG + "timestamp", _TAG + "value", _TAG + "merge")
+_WIDTH = 100  # of a line of config_d.yaml
 _LONGEST_KEY = 1000  # YAML allows 1024 letters before the colon
 
 
@@ -134,29 +136,32 @@ def describe(value: Any) -> str:
     return f"{shown} ({kinds.get(type(value), type(value).__name__)})"
 
 
-def comments(section: type[Struct]) -> dict[str, list[str]]:
-    """Return the comment lines of each field: those above it, and the one behind it last."""
-    found: dict[str, list[str]] = {}
+def comments(section: type[Struct]) -> dict[str, str]:
+    """Return the comment of each field, written above it or behind it in the source."""
+    found: dict[str, str] = {}
     above: list[str] = []
     for line in inspect.getsource(section).splitlines():
-        field = re.match(r"    (\w+): [^#]*(# .*)?$", line)
+        field = re.match(r"    (\w+): [^#]*(?:# (.*))?$", line)
         if field:
-            found[field[1]] = [*above, field[2] or ""]
-        above = [*above, line.strip()] if line.startswith("    # ") else []
+            found[field[1]] = " ".join(above) or field[2] or ""
+        above = [*above, line.strip("# ")] if line.startswith("    # ") else []
     return found
 
 
 def _sections(
-    config: Config, comments_of: Callable[[type[Struct]], dict[str, list[str]]]
+    config: Config, comments_of: Callable[[type[Struct]], dict[str, str]]
 ) -> Iterator[str]:
     for name, section in sections(config).items():
         yield f"# {inspect.getdoc(section)}"
         yield f"{name}:"
-        of_field = comments_of(type(section))
+        texts = comments_of(type(section))
         for key in type(section).__annotations__:  # in the order of the source
-            *above, behind = of_field.get(key, [""])
-            yield from (f"  {line}" for line in above)
-            yield f"  {key}: {emit(getattr(section, key))}  {behind}".rstrip()
+            text, entry = texts.get(key, ""), f"  {key}: {emit(getattr(section, key))}"
+            behind = f"{entry}  # {text}" if text else entry
+            if len(behind) > _WIDTH and text:
+                yield textwrap.indent(textwrap.fill(text, _WIDTH - 4), "  # ")
+                behind = entry
+            yield behind
         yield ""
 
 
