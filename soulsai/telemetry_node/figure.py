@@ -88,46 +88,65 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def draw(snapshot: Snapshot) -> Figure:
-    """Return the figure: reward, measure, episode length and throughput over env steps."""
-    figure = Figure(figsize=(9, 9 if snapshot.shown else 8), dpi=110, layout="constrained")
+    """Return the figure: reward, measure, episode length and throughput over env steps.
+
+    A panel whose values never changed is left out, and the legend is outside of all panels.
+    """
+    kinds = [
+        (name, colour, _by_steps(rows))
+        for name, colour, rows in (
+            ("exploring", _EXPLORING, snapshot.exploring),
+            ("greedy", _GREEDY, snapshot.greedy),
+        )
+        if len(rows)
+    ]
+    every = np.vstack([snapshot.exploring, snapshot.greedy])
+    wanted = [("extra", snapshot.shown)] if snapshot.shown else []
+    wanted.append(("steps", "episode length"))
+    panels = [(column, label) for column, label in wanted if _varies(every, column)]
+    heights = (4.0, *(1.2 for _ in panels), 1.2)
+    figure = Figure(figsize=(9, 4.5 + 1.2 * len(heights)), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    heights = (4, 1.2, 1.2, 1.2) if snapshot.shown else (4, 1.2, 1.2)
-    reward, *between, steps, speed = figure.subplots(
-        len(heights), 1, sharex=True, height_ratios=heights
-    )
+    reward, *between, speed = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     _draw_title(figure, snapshot.title)
-    kinds = (("exploring", _EXPLORING, snapshot.exploring), ("greedy", _GREEDY, snapshot.greedy))
-    for name, colour, unordered in kinds:
-        if len(unordered):
-            rows = _by_steps(unordered)
-            window = _smoothing(rows, snapshot.window)
-            _draw_reward(reward, name, colour, rows, window)
-            _draw_mean(steps, colour, rows, window, "steps")
-            for axes in between:
-                _draw_mean(axes, colour, rows, window, "extra")
+    for name, colour, rows in kinds:
+        window = _smoothing(rows, snapshot.window)
+        _draw_reward(reward, name, colour, rows, window)
+        for axes, (column, _) in zip(between, panels, strict=True):
+            _draw_mean(axes, colour, rows, window, column)
     if snapshot.best:
         _draw_best(reward, snapshot, snapshot.best)
-    _draw_speed(speed, np.vstack([snapshot.exploring, snapshot.greedy]))
-    reward.set_ylabel("reward per episode")
-    steps.set_ylabel("episode length")
-    speed.set_ylabel("env steps/s")
-    for axes in between:
-        axes.set_ylabel(snapshot.shown)
+    _draw_speed(speed, every)
+    labels = ["reward per episode", *(label for _, label in panels), "env steps/s"]
+    for axes, label in zip((reward, *between, speed), labels, strict=True):
+        axes.set_ylabel(label)
+        _style(axes, from_zero=axes is not reward)
     speed.set_xlabel("env steps")
     speed.xaxis.set_major_formatter(EngFormatter(sep=""))
-    for axes in (reward, *between, steps, speed):
-        axes.grid(visible=True, color="#e4e4e4", linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color("#999999")
-        axes.tick_params(colors="#444444", labelsize=9)
-        axes.margins(x=0.01)
-        if axes is not reward and axes.get_ylim()[0] >= -axes.get_ylim()[1] / 10:
-            axes.set_ylim(bottom=0)
     figure.align_ylabels()
-    if reward.get_legend_handles_labels()[0]:
-        reward.legend(loc="best", fontsize=9, framealpha=0.85, edgecolor="none")
+    handles, names = reward.get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, names, loc="outside lower left", fontsize=9, frameon=False)
     return figure
+
+
+def _varies(rows: Array, name: str) -> bool:
+    """Return whether the mean of a column per episode differs between bins."""
+    if not len(rows):
+        return False
+    means = _column(rows, name) / _column(rows, "episodes")
+    return bool(np.ptp(means) > 1e-9 * np.abs(means).max())
+
+
+def _style(axes: Axes, *, from_zero: bool) -> None:
+    axes.grid(visible=True, color="#e4e4e4", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#999999")
+    axes.tick_params(colors="#444444", labelsize=9)
+    axes.margins(x=0.01)
+    if from_zero and axes.get_ylim()[0] >= -axes.get_ylim()[1] / 10:
+        axes.set_ylim(bottom=0)
 
 
 def _draw_title(figure: Figure, title: str) -> None:

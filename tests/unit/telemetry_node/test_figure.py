@@ -60,17 +60,42 @@ def test_throughput_counts_steps_by_the_clock() -> None:
 
 
 def test_the_figure_shows_both_kinds_and_the_best() -> None:
-    drawn = draw(snapshot())
+    shown = snapshot()
+    shown.exploring[:, History.COLUMNS.index("steps")] += np.arange(50)
+    drawn = draw(shown)
     reward, steps, speed = drawn.axes
-    labels = reward.get_legend_handles_labels()[1]
+    labels = [text.get_text() for text in drawn.legends[0].get_texts()]
     assert [label.split(":")[0] for label in labels] == [
         "exploring",
         "greedy",
         "best mean of 20 (greedy)",
     ]
+    assert reward.get_ylabel() == "reward per episode"
     assert len(steps.lines) == 2
     assert len(speed.lines) == 1
     assert speed.get_xlabel() == "env steps"
+
+
+def test_the_legend_covers_no_panel() -> None:
+    drawn = draw(snapshot())
+    drawn.canvas.draw()
+    legend = drawn.legends[0].get_window_extent()
+    assert not any(legend.overlaps(axes.get_tightbbox()) for axes in drawn.axes)
+
+
+def test_panels_whose_metric_never_changed_are_left_out() -> None:
+    one = snapshot()
+    constant = Snapshot(one.title, 20, one.exploring, one.greedy, BEST, shown="win")
+    assert [axes.get_ylabel() for axes in draw(constant).axes] == [
+        "reward per episode",
+        "env steps/s",
+    ]
+    constant.exploring[:5, History.COLUMNS.index("extra")] = 1.0
+    assert [axes.get_ylabel() for axes in draw(constant).axes] == [
+        "reward per episode",
+        "win",
+        "env steps/s",
+    ]
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
