@@ -78,6 +78,22 @@ def test_an_episode_is_on_screen_within_two_seconds(many, opened, record_propert
     assert max(took) <= 2.0
 
 
+def test_twenty_tabs_of_one_browser_all_work(few, chromium):
+    url, trainer = few
+    context = chromium.new_context()
+    try:
+        pages = [context.new_page() for _ in range(20)]
+        for page in pages:
+            page.goto(url)
+        for page in pages:
+            page.get_by_text("500 episodes", exact=True).wait_for()
+        trainer.play(episode(500, 2000, random.Random(0)))
+        for page in pages:
+            page.get_by_text("501 episodes", exact=True).wait_for()
+    finally:
+        context.close()
+
+
 def test_it_goes_on_after_a_restart_of_the_node_without_reload(tmp_path, opened):
     write_run(tmp_path, LIVE, 100)
     server = MemoryServer()

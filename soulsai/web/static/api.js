@@ -1,4 +1,4 @@
-// Requests to the node, and its news.
+// Requests to the node, and rows that grow.
 
 export class Refused extends Error {
   constructor(status, text) { super(text); this.status = status; }
@@ -26,23 +26,6 @@ export async function get(path, query, signal) {
 export async function send(path, body) {
   const headers = { "content-type": "application/json", "x-soulsai": "1" };
   return answer(await fetch(address(path), { method: "POST", headers, body: JSON.stringify(body) }));
-}
-
-// Follows the node for as long as the page is open. A browser connects again by itself, and says what it saw last;
-// only where a server answered with an error it gives up, and then this goes on in its place.
-export function follow({ onhead, onlog, onstate }) {
-  let last = "";
-  const open = () => {
-    const source = new EventSource(address("stream", last ? { last_event_id: last } : {}));
-    source.onopen = () => onstate("live");
-    source.addEventListener("head", (event) => { last = event.lastEventId; onhead(JSON.parse(event.data)); });
-    source.addEventListener("log", (event) => { last = event.lastEventId; onlog(JSON.parse(event.data)); });
-    source.onerror = () => {
-      onstate("away");
-      if (source.readyState === EventSource.CLOSED) setTimeout(open, 2000);
-    };
-  };
-  open();
 }
 
 // Rows of some metrics that grow while a run does.

@@ -1,11 +1,12 @@
 // The frame of the page: which run, which page of it, what may be done, and the news.
-import { follow, get, Refused, send } from "./api.js";
+import { get, Refused, send } from "./api.js";
 import { clients } from "./clients.js";
 import { compare } from "./compare.js";
 import { controls } from "./controls.js";
 import { h, runName, say } from "./dom.js";
 import { events } from "./events.js";
 import { models } from "./models.js";
+import { follow } from "./news.js";
 import { run } from "./run.js";
 
 const pages = { run: [run, "Run"], clients: [clients, "Clients"], models: [models, "Models"], compare: [compare, "Compare"], events: [events, "Events"] };
@@ -143,7 +144,9 @@ async function start() {
     if (location.hash === hash(state.name)) show();
   });
   show();
-  follow({ onhead, onlog: (event) => state.page?.log?.(event), onstate });
+  const news = follow({ onhead, onlog: (event) => state.page?.log?.(event), onstate });
+  addEventListener("pagehide", news.leave);
+  addEventListener("pageshow", (event) => { if (event.persisted) news.enter(); });
 }
 
 $("theme").addEventListener("click", switchTheme);
