@@ -19,7 +19,7 @@ OFF_POLICY = "tests/unit/algorithms/test_conformance.py", "tests/unit/algorithms
 ON_POLICY = (
     "tests/unit/algorithms/ppo/test_estimates.py",
     "tests/unit/algorithms/ppo/test_batches.py",
-    "tests/unit/algorithms/ppo/test_ppo.py",
+    "tests/unit/algorithms/ppo/test_learner.py",
 )
 TWINS = ("tests/contract/test_head_twins.py",)
 

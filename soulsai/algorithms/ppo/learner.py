@@ -30,7 +30,7 @@ from soulsai.algorithms.ppo.estimates import (
     surrogate,
     vtrace,
 )
-from soulsai.algorithms.ppo.network import ActorCritic, ActorCriticNetwork, Feedforward
+from soulsai.algorithms.ppo.network import ActorCritic, Feedforward
 from soulsai.algorithms.ppo.recurrent import Recurrent, RecurrentActor
 from soulsai.algorithms.ppo.rollouts import Rollout, client_weights, lay_out
 from soulsai.algorithms.ppo.settings import PPOSettings, resolve
@@ -337,7 +337,7 @@ class PPO:
         self._report()
 
 
-def build(config: PPOSettings, spec: Spec, *, normalize: bool) -> ActorCriticNetwork:
+def build(config: PPOSettings, spec: Spec, *, normalize: bool) -> Feedforward | Recurrent:
     """Return actor and critic, recurrent if ``memory`` is positive.
 
     Args:

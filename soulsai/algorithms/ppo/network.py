@@ -1,8 +1,12 @@
-"""The networks of PPO: an actor that clients run, and a critic that stays on the learner."""
+"""The networks of PPO: an actor that clients run, and a critic that stays on the learner.
+
+A pair of both evaluates a rollout by *items* that may be shuffled: single rows here, sequences in
+``recurrent``.
+"""
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,41 +25,6 @@ class Evaluation(NamedTuple):
     rows: Tensor  # [B] indices
     outputs: Tensors  # of the policy [B, ...]
     value: Tensor  # [B]
-
-
-class ActorCriticNetwork(Protocol):
-    """An actor and a critic that evaluate a rollout by *items*: rows, or whole sequences."""
-
-    @property
-    def policy(self) -> Policy:
-        """The actor."""
-        ...
-
-    @property
-    def critic(self) -> nn.Module:
-        """The critic, which clients do not receive."""
-        ...
-
-    @property
-    def observation(self) -> Observation:
-        """The normalisation of observations, shared by actor and critic."""
-        ...
-
-    def columns(self, rollout: Rollout) -> Tensors:
-        """Return further columns that ``evaluate`` needs."""
-        ...
-
-    def all_items(self, rollout: Tensors) -> Tensor:
-        """Return the indices of items that cover all rows."""
-        ...
-
-    def step_items(self, rollout: Tensors) -> Tensor:
-        """Return the indices of items that cover every step once; they may be shuffled."""
-        ...
-
-    def evaluate(self, rollout: Tensors, items: Tensor) -> Evaluation:
-        """Run actor and critic on the items with these indices."""
-        ...
 
 
 class ActorCritic(Policy):
