@@ -15,7 +15,9 @@ class Exploration(Struct, frozen=True):
     epsilon: float
 
 
-def explore(head: Head, published: dict[str, float], rng: np.random.Generator) -> Exploration:
+def explore(
+    head: Head, published: dict[str, float], rng: np.random.Generator, *, evaluate: bool = True
+) -> Exploration:
     """Draw how the next episode is played.
 
     Every episode draws its own epsilon, ``base ** (1 + alpha * u)`` with uniform ``u``, so any
@@ -26,9 +28,10 @@ def explore(head: Head, published: dict[str, float], rng: np.random.Generator) -
         published: Numbers published with the weights; while ``random`` is 1, no episode is greedy,
             as there is no policy to evaluate.
         rng: Source of randomness.
+        evaluate: Whether the episode may be greedy.
     """
     evaluation, u = rng.random(2)
-    if evaluation < head.eval_fraction and published.get("random", 0.0) < 1.0:
+    if evaluate and evaluation < head.eval_fraction and published.get("random", 0.0) < 1.0:
         return Exploration(greedy=True, epsilon=0.0)
     if head.kind != "epsilon_greedy":
         return Exploration(greedy=False, epsilon=0.0)

@@ -56,6 +56,7 @@ def test_nothing_is_measured_while_the_fleet_acts_at_random_only():
     assert heads.explore(always, {}, rng()).greedy
     assert heads.explore(always, {"random": 0.9}, rng()).greedy
     assert not heads.explore(always, {"random": 1.0}, rng()).greedy
+    assert not heads.explore(always, {}, rng(), evaluate=False).greedy
 
 
 def test_other_heads_explore_by_themselves():
