@@ -181,7 +181,8 @@ def _play(environment: AdaptedEnvironment, spec: RunSpec, steps: int) -> Iterato
     rows = {name: zeros(leaf) for name, leaf in environment.spec.obs.items()}
     taken = episode = 0
     environment.reset(rows, 0)
-    recorder.begin(episode, exploration, rows)
+    recorder.exploration = exploration
+    recorder.begin(episode, rows)
     while taken < steps:
         action = np.asarray(rng.integers(action_spec.sizes[0]), leaf.dtype)
         outcome = environment.step(int(action), rows)
@@ -195,4 +196,4 @@ def _play(environment: AdaptedEnvironment, spec: RunSpec, steps: int) -> Iterato
         if over:
             episode += 1
             environment.reset(rows)
-            recorder.begin(episode, exploration, rows)
+            recorder.begin(episode, rows)

@@ -14,6 +14,7 @@ from soulsai.heads import Exploration, act, explore, to_environment
 from soulsai.types import MASK, Array, Episode, Head, RunSpec, zeros
 
 _WAIT_SECONDS = 0.1  # between two checks of ``stopped``
+_GREEDY_STEPS = 1_000  # played greedily in any case; beyond, four times the longest episode
 
 
 class _Seat:
@@ -48,8 +49,9 @@ class _Seat:
 class Player:
     """Plays environments side by side, with one batched inference per version in use.
 
-    A greedy episode measures its version and keeps it to the end; every other episode takes the
-    newest version at the start of each fragment.
+    A greedy episode measures its version and keeps it to the end, unless it lasts so long that it
+    may never end: then it goes on as one that explores. Every other episode takes the newest
+    version at the start of each fragment.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class Player:
         self._groups: list[tuple[Actor, Array | None, list[_Seat]]] = []
         self._regroup = False
         self._absent = 0  # seats
+        self._longest = spec.environment.max_episode_steps  # or of an episode that ended
 
     def run(self, stopped: Callable[[], bool]) -> str:
         """Play until ``stopped()`` or the end of the instructions, and return the reason.
@@ -236,20 +239,22 @@ class Player:
             self._regroup = True
         for row in seat.memory.values():
             row[...] = 0
-        published = self._instructions.exploration
-        seat.exploration = explored = explore(self._head, published, self._rng)
-        seat.at_random = max(
-            explored.epsilon, 0.0 if explored.greedy else published.get("random", 0.0)
-        )
-        for name in () if seat.exploration.greedy else self._head.noise:
-            seat.memory[name][...] = self._rng.standard_normal(seat.memory[name].shape)
-        self._greedy[seat.index] = seat.exploration.greedy
-        self._epsilon[seat.index] = seat.exploration.epsilon
+        self._explore(seat, evaluate=True)
         seat.episode, self._episodes = self._episodes, self._episodes + 1
         seat.reward, seat.steps, seat.newest = 0.0, 0, (0, 0)
         seat.began = self._clock()
-        seat.recorder.begin(seat.episode, seat.exploration, seat.rows)
+        seat.recorder.begin(seat.episode, seat.rows)
         self._take_newest(seat)
+
+    def _explore(self, seat: _Seat, *, evaluate: bool) -> None:
+        """Draw how an episode is played from now on."""
+        published = self._instructions.exploration
+        drawn = explore(self._head, published, self._rng, evaluate=evaluate)
+        seat.exploration = seat.recorder.exploration = drawn
+        seat.at_random = max(drawn.epsilon, 0.0 if drawn.greedy else published.get("random", 0.0))
+        for name in () if drawn.greedy else self._head.noise:
+            seat.memory[name][...] = self._rng.standard_normal(seat.memory[name].shape)
+        self._greedy[seat.index], self._epsilon[seat.index] = drawn.greedy, drawn.epsilon
 
     def _leave(self, seat: _Seat, broken: EnvironmentBroken) -> None:
         """Abandon the episode and its unfinished fragment, which is sent only if it is sound."""
@@ -283,6 +288,8 @@ class Player:
 
     def _take_newest(self, seat: _Seat) -> None:
         """Use the newest weights for the next fragment, unless the episode measures older ones."""
+        if seat.exploration.greedy and seat.steps >= max(_GREEDY_STEPS, 4 * self._longest):
+            self._explore(seat, evaluate=False)  # it may never end, and nothing is learnt from it
         newest = self._instructions.actor
         pinned = seat.exploration.greedy and seat.steps > 0 and seat.actor is not None
         if newest is not None and not pinned and newest is not seat.actor:
@@ -296,6 +303,7 @@ class Player:
     def _end(self, seat: _Seat, outcome: StepResult, now: float) -> None:
         """Send the last fragment and the summary of an episode, and begin the next one."""
         self._send(seat, terminated=outcome.terminated, truncated=outcome.truncated)
+        self._longest = max(self._longest, seat.steps)
         generation, version = seat.newest
         self._link.send(
             Episode(

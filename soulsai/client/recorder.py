@@ -33,19 +33,17 @@ class Recorder:
         self._memory = {name: zeros(leaf) for name, leaf in spec.memory.items()}
         self._episode = 0
         self._start = 0
-        self._exploration = Exploration(greedy=False, epsilon=0.0)
+        self.exploration = Exploration(greedy=False, epsilon=0.0)  # of the fragment
         self._generation = self._version = 0
 
-    def begin(self, episode: int, exploration: Exploration, rows: Rows) -> None:
+    def begin(self, episode: int, rows: Rows) -> None:
         """Begin an episode.
 
         Args:
             episode: Its number.
-            exploration: Its exploration.
             rows: Its first observation.
         """
         self._episode, self._start, self.length = episode, 0, 0
-        self._exploration = exploration
         for name, columns in self.obs.items():
             columns[0] = rows[name]
 
@@ -96,8 +94,8 @@ class Recorder:
             reward=self._reward[:steps],
             terminated=terminated,
             truncated=truncated,
-            greedy=self._exploration.greedy,
-            epsilon=self._exploration.epsilon,
+            greedy=self.exploration.greedy,
+            epsilon=self.exploration.epsilon,
             extras={name: columns[:steps] for name, columns in self._extras.items()},
             memory=self._memory,
         )

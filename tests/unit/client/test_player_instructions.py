@@ -122,6 +122,22 @@ def test_a_greedy_episode_keeps_its_version_to_the_end():
     assert {action for actions in env.actions[1:2] for action in actions} == {2}
 
 
+def test_a_greedy_episode_without_end_explores_after_a_while():
+    env = Diary(length=2400)
+    _, line, go, _ = stage([env], eval_fraction=1.0)
+    changing(line, 10, lambda: setattr(line, "instructions", version(line, 2)))
+    go(2400)
+    assert [(one.greedy, one.version) for one in line.fragments] == [
+        *[(True, 1)] * 250,
+        *[(False, 2)] * 350,
+    ]
+    assert [one.start for one in line.fragments] == list(range(0, 2400, 4))
+    assert [(one.greedy, one.version, one.steps) for one in line.episodes] == [(False, 2, 2400)]
+    assert line.episodes[0].epsilon == max(one.epsilon for one in line.fragments)
+    go(2400)  # as long as one that has ended is no reason
+    assert line.episodes[1].greedy
+
+
 def test_an_episode_names_the_newest_weights_that_took_part():
     env = Diary(length=10)
     _, line, go, _ = stage([env])

@@ -253,7 +253,7 @@ def test_hold_stops_clients_that_are_ahead_and_free_never_does():
         next(algorithm.learn(iter([fragments(20)])))
     assert held.policy.quota == 0
     assert free.policy.quota is None
-    assert free.experience.pace.debt == 32 - 1
+    assert free.experience.pace.owed == 32 - 1
 
 
 def test_lockstep_repeats_itself_bit_by_bit():
