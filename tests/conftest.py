@@ -4,6 +4,7 @@ import atexit
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -18,6 +19,10 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 for name in [name for name in os.environ if name.startswith("SOULSAI_")]:
     del os.environ[name]
+
+# A shell's background job and nohup ignore Ctrl-C, which processes of tests would inherit.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What clients with a name cannot send waits there; nobody's own folder is to be touched.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="soulsai-cache-")

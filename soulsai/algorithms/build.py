@@ -9,12 +9,10 @@ import msgspec
 import torch
 
 from soulsai.algorithms.base import Algorithm
-from soulsai.algorithms.registry import AlgorithmSections
+from soulsai.algorithms.registry import GROUP, AlgorithmSections, algorithm_names
 from soulsai.algorithms.settings import LearnerSettings
 from soulsai.errors import ConfigError
 from soulsai.types import Spec
-
-GROUP = "soulsai.algorithms"  # the entry points by which other packages add their algorithms
 
 
 def build(
@@ -61,13 +59,13 @@ def build(
 
 def _load(name: str) -> Any:
     """Return the class of an algorithm."""
-    built_in, installed = _built_in(), entry_points(group=GROUP)
+    built_in = _built_in()
     if name in built_in:
         return resolve_name(built_in[name].learner)
-    for entry in installed:
+    for entry in entry_points(group=GROUP):
         if entry.name == name:
             return entry.load()
-    known = ", ".join(sorted({*built_in, *installed.names}))
+    known = ", ".join(algorithm_names())
     raise ConfigError(f"algorithm.name: no {name!r}; choose one of {known}")
 
 

@@ -3,6 +3,8 @@
 Algorithms of other packages need no line here: see ``build``.
 """
 
+from importlib.metadata import entry_points
+
 from msgspec import Struct
 
 from soulsai.algorithms.dqn.settings import DQNSettings
@@ -19,3 +21,9 @@ class AlgorithmSections(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 BUILT_IN: tuple[str, ...] = AlgorithmSections.__struct_fields__
+GROUP = "soulsai.algorithms"  # the entry points by which other packages add their algorithms
+
+
+def algorithm_names() -> list[str]:
+    """Return the names of all algorithms, built-in and installed ones, without loading any."""
+    return sorted({*BUILT_IN, *entry_points(group=GROUP).names})

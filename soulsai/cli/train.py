@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from soulsai import connect, runs
+from soulsai.algorithms.registry import BUILT_IN, algorithm_names
 from soulsai.cli.options import (
     Json,
     Saves,
@@ -36,7 +37,7 @@ class RunFailed(SoulsAIError):
 def train(
     config: Settings = None,
     clients: Annotated[int | None, typer.Option(min=0, help="Local clients.")] = None,
-    algorithm: Annotated[str, typer.Option(help="Algorithm: dqn, ppo or sac.")] = "",
+    algorithm: Annotated[str, typer.Option(help=f"Algorithm: {', '.join(BUILT_IN)}.")] = "",
     env: Annotated[str, typer.Option(help='Gymnasium id, "module:Id" or "file.py:make".')] = "",
     max_env_steps: Annotated[
         int | None, typer.Option(min=0, help="End after this many env steps; 0: never.")
@@ -70,7 +71,7 @@ def train(
         settings = runs.kept_in(folder, settings)
         check_unfinished(folder, settings)
     connect.need_server_extra()
-    check_environment(settings.environment.id)
+    check_choices(settings)
     raise typer.Exit(run(settings, resume=resume, open_page=open_page, as_json=as_json))
 
 
@@ -84,8 +85,12 @@ def check_unfinished(folder: Path, config: Config) -> None:
         )
 
 
-def check_environment(id: str) -> None:
-    """Raise ``ConfigError`` if there can be no environment of this id, before anything starts."""
+def check_choices(config: Config) -> None:
+    """Raise ``ConfigError`` if there is no such algorithm or environment."""
+    if config.algorithm.name not in algorithm_names():
+        known = ", ".join(algorithm_names())
+        raise ConfigError(f"algorithm.name: no {config.algorithm.name!r}; choose one of {known}")
+    id = config.environment.id
     place, _, name = id.rpartition(":")
     if place.endswith(".py") and not Path(place).is_file():
         raise ConfigError(f"environment.id: {place}: no such file (looked for in {Path.cwd()})")

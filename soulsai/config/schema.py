@@ -180,7 +180,7 @@ class MetricsSettings(Struct, frozen=True, forbid_unknown_fields=True):
 class AlgorithmSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The algorithm; its settings are in the section of its name."""
 
-    name: str = "dqn"  # dqn, ppo, sac, or the name of an algorithm of another package
+    name: str = "dqn"  # one of the sections below, or an algorithm of another package
     options: dict[str, Any] = {}  # settings of an algorithm of another package
 
 

@@ -3,9 +3,9 @@
 import msgspec
 import pytest
 
-from soulsai.cli.train import check_environment, check_unfinished
+from soulsai.cli.train import check_choices, check_unfinished
 from soulsai.config import Config
-from soulsai.config.schema import RunSettings
+from soulsai.config.schema import AlgorithmSettings, EnvironmentSettings, RunSettings
 from soulsai.errors import ConfigError
 from soulsai.types import Status
 
@@ -19,14 +19,14 @@ from soulsai.types import Status
 )
 def test_an_environment_that_cannot_be_is_named(id, words):
     with pytest.raises(ConfigError) as caught:
-        check_environment(id)
+        check_choices(Config(environment=EnvironmentSettings(id=id)))
     assert str(caught.value).startswith("environment.id: ")
     assert words in str(caught.value)
 
 
 @pytest.mark.parametrize("id", ["CartPole-v1", "package:Id", "soulsai.testing:ToyEnv"])
 def test_an_environment_that_may_be_is_left_to_the_nodes(id):
-    check_environment(id)
+    check_choices(Config(environment=EnvironmentSettings(id=id)))
 
 
 def test_a_finished_run_says_so(tmp_path):
@@ -36,3 +36,10 @@ def test_a_finished_run_says_so(tmp_path):
         check_unfinished(tmp_path, Config(run=RunSettings(max_env_steps=3000)))
     for planned in (0, 4000):
         check_unfinished(tmp_path, Config(run=RunSettings(max_env_steps=planned)))
+
+
+def test_an_unknown_algorithm_is_named():
+    with pytest.raises(
+        ConfigError, match=r"algorithm\.name: no 'a2c'; choose one of dqn, ppo, sac"
+    ):
+        check_choices(Config(algorithm=AlgorithmSettings(name="a2c")))
