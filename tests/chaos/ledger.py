@@ -22,7 +22,7 @@ from .stamps import names
 
 NONE = np.zeros(0, np.int64)
 PROGRESS = "progress.json"
-REPLAY = "replay.state"
+REPLAY = "replay.safetensors"
 
 
 class RecordingWire:
@@ -120,7 +120,7 @@ def counted(checkpoint):
     if fault := atomic_folders.damage(checkpoint):
         raise ValueError(f"{checkpoint}: {fault}")
     progress = json.loads(atomic_folders.read(checkpoint, PROGRESS))
-    for path in checkpoint.glob("*.state"):
+    for path in checkpoint.glob("*.safetensors"):
         content = state_file.decode(path.read_bytes())
         if path.name == REPLAY:
             ring = content["ring"]

@@ -146,7 +146,7 @@ def write_run(
                     "env_steps": 5 * number * episodes, "updates": 10_000 * number}  # fmt: skip
         write_model(folder / "checkpoints" / f"{number:06d}", {
             "policy.onnx": b"policy" * number, "progress.json": msgspec.json.encode(progress),
-            "network.state": bytes(1 << 18)})  # fmt: skip
+            "network.safetensors": bytes(1 << 18)})  # fmt: skip
     return folder
 
 

@@ -14,7 +14,8 @@ from soulsai.training_node.saving.atomic_folders import Buffer
 PROGRESS = "progress.json"
 POLICY = "policy.onnx"
 REPLAY = "replay"  # the part that may be left out
-SUFFIX = ".state"
+SUFFIX = ".safetensors"
+OLD_SUFFIX = ".state"  # of earlier releases
 
 
 class Exclusion(Struct):
@@ -88,8 +89,10 @@ def restore(folder: Path, parts: dict[str, Stateful]) -> Progress:
     Raises:
         CheckpointError: It is of another algorithm, network or environment.
     """
-    saved = {path.name.removesuffix(SUFFIX) for path in folder.glob(f"*{SUFFIX}")}
-    if saved | {REPLAY} != set(parts) | {REPLAY}:
+    saved = {
+        path.stem: path.name for path in folder.iterdir() if path.suffix in (SUFFIX, OLD_SUFFIX)
+    }
+    if saved.keys() | {REPLAY} != parts.keys() | {REPLAY}:
         raise CheckpointError(
             f"{folder}: holds {', '.join(sorted(saved))}, "
             f"but this algorithm has {', '.join(sorted(parts))}"
@@ -100,14 +103,14 @@ def restore(folder: Path, parts: dict[str, Stateful]) -> Progress:
         raise CheckpointError(f"{folder / PROGRESS}: {error}") from error
     for name, part in parts.items():
         if name in saved:
-            _load(part, folder, name)
+            _load(part, folder / saved[name])
     return progress
 
 
-def _load(part: Stateful, folder: Path, name: str) -> None:
-    content = state_file.decode(atomic_folders.read(folder, name + SUFFIX))
+def _load(part: Stateful, file: Path) -> None:
+    content = state_file.decode(atomic_folders.read(file.parent, file.name))
     try:
         part.load_state_dict(content)
     except (RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         line = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"{folder / name}: does not fit this run: {line}") from error
+        raise CheckpointError(f"{file.with_suffix('')}: does not fit this run: {line}") from error

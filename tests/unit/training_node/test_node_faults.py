@@ -94,7 +94,7 @@ def test_a_node_that_takes_over_goes_on_from_the_last_checkpoint_of_the_older(
         files = {path.name: [path.read_bytes()] for path in (folder / "000001").iterdir()}
         files.pop(atomic_folders.MANIFEST)
         files["progress.json"] = [json.dumps({**progress, "env_steps": 12}).encode()]
-        files["names.state"] = list(state_file.encode(older.state_dict()))
+        files["names.safetensors"] = list(state_file.encode(older.state_dict()))
         atomic_folders.append(folder, files, 3)
         return opened(*args, **kwargs)
 
@@ -271,13 +271,13 @@ def test_a_damaged_checkpoint_is_skipped_and_without_any_it_is_refused(
             node.told(lambda status, n=number: status.updates == n)
     (folder,) = tmp_path.iterdir()
     last = atomic_folders.numbered(folder / "checkpoints")[-1]
-    damaged = last / "policy.state"
+    damaged = last / "policy.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1])
     (folder / ".writing-best_model").mkdir()
     with resumed(monkeypatch, server, settings) as node:
         node.told()
     assert f"{last}" in caplog.text
-    assert "policy.state is damaged" in caplog.text
+    assert "policy.safetensors is damaged" in caplog.text
     assert not (folder / ".writing-best_model").exists()
     for path in atomic_folders.numbered(folder / "checkpoints"):
         (path / "manifest.json").unlink()

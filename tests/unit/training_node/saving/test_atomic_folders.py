@@ -89,7 +89,7 @@ def test_every_damage_is_found_and_the_one_before_is_used(tmp_path):
 
 def test_300_truncations_and_300_flipped_bits_are_all_found(tmp_path):
     rng = random.Random(0)
-    files = {"policy.onnx": [rng.randbytes(20_000)], "replay.state": [rng.randbytes(100_000)]}
+    files = {"policy.onnx": [rng.randbytes(20_000)], "replay.safetensors": [rng.randbytes(100_000)]}
     path = atomic_folders.append(tmp_path, files, keep=1)
     for number in range(600):
         file = path / rng.choice([*files, atomic_folders.MANIFEST])

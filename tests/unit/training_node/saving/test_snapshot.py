@@ -82,7 +82,7 @@ def test_without_the_replay_the_rest_is_restored(tmp_path):
     algorithm = learner(seed=1)
     teach(algorithm, WHOLE[:HALF])
     files = snapshot.files(Progress("run"), algorithm.parts, b"onnx", replay=False)
-    assert "replay.state" not in files
+    assert "replay.safetensors" not in files
     folder = atomic_folders.append(tmp_path, files, keep=1)
     other = learner(seed=2)
     snapshot.restore(folder, other.parts)
@@ -109,4 +109,6 @@ def test_arrays_of_a_part_are_written_without_a_copy():
             return {"array": self.array}
 
     files = snapshot.files(Progress("run"), {"large": Large()}, b"", replay=True)
-    assert any(np.shares_memory(np.frombuffer(p, "u1"), Large.array) for p in files["large.state"])
+    assert any(
+        np.shares_memory(np.frombuffer(p, "u1"), Large.array) for p in files["large.safetensors"]
+    )

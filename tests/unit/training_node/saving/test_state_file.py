@@ -1,9 +1,11 @@
 """A state file gives back exactly what was put in."""
 
+import json
 import math
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -73,7 +75,7 @@ def test_everything_comes_back_as_it_was(value):
     assert same(there_and_back(value), value)
 
 
-@pytest.mark.parametrize("dtype", state_file.DTYPES.values(), ids=str)
+@pytest.mark.parametrize("dtype", [dtype for dtype, _ in state_file.DTYPES.values()], ids=str)
 def test_every_dtype_of_torch(dtype):
     tensor = torch.arange(6).reshape(2, 3).to(dtype)
     assert same(there_and_back(tensor), tensor)
@@ -95,6 +97,40 @@ def test_what_comes_back_is_ours_to_write():
 def test_what_cannot_be_saved_is_said_at_once(value):
     with pytest.raises(CheckpointError, match="cannot be saved"):
         state_file.encode({"x": [value]})
+
+
+def test_other_programs_can_read_the_arrays():
+    state = {"layer": {"weight": torch.ones(2, 3, dtype=torch.bfloat16)}, "rows": np.arange(4.0)}
+    tensors = safetensors.torch.load(b"".join(state_file.encode(state)))
+    assert same(
+        tensors, {"layer.weight": state["layer"]["weight"], "rows": torch.arange(4.0).double()}
+    )
+
+
+def test_arrays_of_the_same_name_are_kept_apart():
+    state = {"a.b": np.zeros(1), "a": {"b": np.ones(1)}, "__metadata__": np.ones(2)}
+    assert same(there_and_back(state), state)
+
+
+def test_a_file_of_an_earlier_release_is_read():
+    arrays = np.arange(3.0).tobytes() + bytes(40) + np.array([7, 8], "<i8").tobytes()
+    tree = json.dumps(
+        {
+            "rows": {"$array": ["<f8", [3], 0]},
+            "weight": {"$tensor": ["torch.int64", [2, 1], 64]},
+            "count": {"$scalar": ["<f8", [], 8]},
+            "steps": {"$dict": [[1, {"$tuple": [2, None]}]]},
+        }
+    ).encode()
+    head = len(tree).to_bytes(8, "little") + tree
+    data = head + bytes(-len(head) % 64) + arrays
+    expected = {
+        "rows": np.arange(3.0),
+        "weight": torch.tensor([[7], [8]]),
+        "count": np.float64(1.0),
+        "steps": {1: (2, None)},
+    }
+    assert same(state_file.decode(data), expected)
 
 
 @given(st.binary(max_size=64))
