@@ -20,8 +20,11 @@ from soulsai.training_node.trust.quarantine import (
     Quarantine,
 )
 from soulsai.types import Pardon, Pause, Purge, Resume
+from soulsai.wire.names import Keys
 from tests.memory_server import MemoryServer
 from tests.unit.training_node.node_cases import Counting, Node, Player, config, wait_for
+
+KEYS = Keys("soulsai")
 
 
 class Quiet:
@@ -210,7 +213,7 @@ def test_who_sends_garbage_is_kept_out_and_the_others_are_not(monkeypatch, tmp_p
         villain.play(4)
         player.play(4)
         status = node.told(lambda s: s.rejected.get("quarantine", 0) >= 1 and s.env_steps == 4)
-        wait_for(lambda: server._values["soulsai:{soulsai}:exp:villain"].entries == [])
+        wait_for(lambda: server.link().execute("XLEN", KEYS.experience("villain")) == 0)
         assert state(status, "player").state == "active"
         assert node.algorithm.names == [0, 1, 2, 3]
         with pytest.raises(SoulsAIError, match="is not in quarantine"):
