@@ -41,6 +41,7 @@ FROM ${BASE}
 COPY --from=build /opt/soulsai /opt/soulsai
 COPY deploy/images/alive /usr/local/bin/alive
 ENV PATH=/opt/soulsai/bin:$PATH \
+    ORT_DISABLE_TELEMETRY=1 \
     PYTHONPYCACHEPREFIX=/opt/soulsai/compiled \
     PYTHONUNBUFFERED=1 \
     SOULSAI_PULSE=/tmp/pulse

@@ -34,6 +34,7 @@ FROM ${BASE}
 COPY --from=build /opt/soulsai /opt/soulsai
 COPY deploy/images/alive /usr/local/bin/alive
 ENV PATH=/opt/soulsai/bin:$PATH \
+    ORT_DISABLE_TELEMETRY=1 \
     PYTHONUNBUFFERED=1 \
     MPLCONFIGDIR=/tmp/matplotlib \
     SOULSAI_PULSE=/tmp/pulse

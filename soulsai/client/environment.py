@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import inspect
 import logging
 import math
 import sys
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import gymnasium
 import msgspec
 import numpy as np
+from gymnasium.envs.registration import find_highest_version, get_env_id, parse_env_id
 
 from soulsai.client.environment_offer import Kwargs
 from soulsai.client.games import soulsgym
@@ -26,6 +28,9 @@ log = logging.getLogger(__name__)
 
 Rows = dict[str, Array]  # one row per leaf, written in place
 _LARGEST = float(np.finfo(np.float32).max)  # rewards are float32 on the wire
+
+LARGEST_SEED = 2**31 - 1  # many environments take an int32
+_RAISED = (Exception, SystemExit)  # an exit of an environment is a fault of it, not of the client
 
 
 class StepResult(NamedTuple):
@@ -105,7 +110,7 @@ class AdaptedEnvironment:
         """Begin an episode and write its first observation into ``rows``."""
         try:
             obs, self.info = self._env.reset(seed=seed)
-        except Exception as error:
+        except _RAISED as error:
             raise self._raised("reset", error) from error
         if not self._masked and self._mask_key in self.info:
             raise EnvironmentFault(
@@ -119,7 +124,7 @@ class AdaptedEnvironment:
         try:
             obs, reward, terminated, truncated, self.info = self._env.step(self._native(action))
             outcome = StepResult(float(reward), bool(terminated), bool(truncated))
-        except Exception as error:
+        except _RAISED as error:
             raise self._raised("step", error) from error
         self._read(obs, rows)
         if not -_LARGEST <= outcome.reward <= _LARGEST:
@@ -141,7 +146,7 @@ class AdaptedEnvironment:
         """Close the environment; raise ``EnvironmentFault`` if that fails."""
         try:
             self._env.close()
-        except Exception as error:
+        except _RAISED as error:
             raise self._raised("close", error) from error
 
     def _native(self, action: Any) -> Any:
@@ -166,7 +171,7 @@ class AdaptedEnvironment:
         except ValueError as error:
             raise EnvironmentFault(f"{self.name}: info[{self._mask_key!r}] {error}") from None
 
-    def _raised(self, where: str, error: Exception) -> EnvironmentFault:
+    def _raised(self, where: str, error: BaseException) -> EnvironmentFault:
         return EnvironmentFault(f"{self.name}: {where} raised {_error_line(error)}")
 
 
@@ -182,9 +187,9 @@ def probe(environment: schema.EnvironmentSettings, *, steps: int = 0) -> Spec:
     id, mask_key = environment.id, environment.mask_key
     env = make(id, environment.kwargs, environment.max_episode_steps)
     try:
-        _, info = env.reset()
+        _, info = env.reset(seed=LARGEST_SEED)
         masked = mask_key in info
-    except Exception as error:
+    except _RAISED as error:
         raise EnvironmentFault(f"{id}: reset raised {_error_line(error)}") from error
     probed = AdaptedEnvironment(env, id, mask_key=mask_key, masked=masked)
     try:
@@ -248,7 +253,7 @@ def make(id: str, kwargs: Kwargs, max_episode_steps: int = 0) -> gymnasium.Env[A
         env = creator(**kwargs)
     except EnvironmentFault:
         raise
-    except Exception as error:
+    except _RAISED as error:
         raise EnvironmentFault(f"{id}: cannot be made: {_error_line(error)}") from error
     if not isinstance(env, gymnasium.Env):
         raise EnvironmentFault(f"{id}: gives {type(env).__name__}, not a gymnasium.Env")
@@ -258,10 +263,17 @@ def make(id: str, kwargs: Kwargs, max_episode_steps: int = 0) -> gymnasium.Env[A
 def _creator(id: str) -> str | Callable[..., Any]:
     """Return the function that makes the environment, or its name in Gymnasium's registry."""
     place, _, name = id.rpartition(":")
+    if not place and name.endswith(".py"):
+        module = _file_module(Path(name))
+        own = [key for key, value in vars(module).items() if _makes(value, module)]
+        raise EnvironmentFault(
+            f"{id}: name what makes the environment, as in {name}:make; the file defines "
+            f"{', '.join(own) or 'nothing that does'}"
+        )
     if not place:
         return id
-    module = _file_module(Path(place)) if place.endswith(".py") else importlib.import_module(place)
-    if name in gymnasium.registry:
+    module = _file_module(Path(place)) if place.endswith(".py") else _module(place, name)
+    if _registered(name):
         return name
     creator = vars(module).get(name)
     if not callable(creator):
@@ -269,10 +281,44 @@ def _creator(id: str) -> str | Callable[..., Any]:
     return creator  # type: ignore[no-any-return]
 
 
+def _registered(name: str) -> bool:
+    """Return whether Gymnasium knows a name, with or without a version."""
+    try:
+        return get_env_id(*parse_env_id(name)) in gymnasium.registry or bool(
+            find_highest_version(*parse_env_id(name)[:2])
+        )
+    except gymnasium.error.Error:
+        return False
+
+
+def _makes(value: Any, module: ModuleType) -> bool:
+    own = getattr(value, "__module__", "") == module.__name__
+    return own and (inspect.isfunction(value) or _is_environment(value))
+
+
+def _is_environment(value: Any) -> bool:
+    return inspect.isclass(value) and issubclass(value, gymnasium.Env)
+
+
+def _module(place: str, name: str) -> ModuleType:
+    try:
+        return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        file = Path(*place.split(".")).with_suffix(".py")
+        if error.name != place.partition(".")[0] or not file.is_file():
+            raise
+        raise EnvironmentFault(
+            f"{place}:{name}: {place} is not installed; name the file of this folder: {file}:{name}"
+        ) from None
+
+
 def _file_module(path: Path) -> ModuleType:
-    """Import a file under a unique name, once per process."""
+    """Import a file under a unique name, once per process; it may import its neighbours."""
     if not path.is_file():
         raise EnvironmentFault(f"{path}: no such file (looked for in {Path.cwd()})")
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)  # at the end: a neighbour must not replace a package
     name = f"soulsai_environment_{path.resolve().as_posix()}".replace(".", "_").replace("/", "_")
     if name in sys.modules:
         return sys.modules[name]
@@ -317,7 +363,7 @@ def _bounded(reader: Reader) -> bool:
     return bool((reader.low > info.min).any() or (reader.high < info.max).any())
 
 
-def _error_line(error: Exception) -> str:
+def _error_line(error: BaseException) -> str:
     """Return one line with the exception and its place."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""

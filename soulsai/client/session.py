@@ -12,6 +12,7 @@ import numpy as np
 from soulsai import __version__
 from soulsai.client.environment import AdaptedEnvironment, PlayableEnvironment, make
 from soulsai.client.environment_offer import check_offer, difference
+from soulsai.client.in_process import InProcessEnvironment
 from soulsai.client.isolation.environment import IsolatedEnvironment, start
 from soulsai.client.player import Player
 from soulsai.client.player_link import Outbox, PlayerProgress
@@ -117,11 +118,21 @@ class _Client(NamedTuple):
         environments: list[PlayableEnvironment] = []
         try:
             while len(environments) < count:
-                environments.append(self._isolated(id, spec) if isolate else make_own(id, spec))
+                make = self._isolated if isolate else self._in_process
+                environments.append(make(id, spec))
         except EnvironmentFault:
             _close(environments)
             raise
         return environments
+
+    def _in_process(self, id: str, spec: RunSpec) -> InProcessEnvironment:
+        return InProcessEnvironment(
+            lambda: make_own(id, spec),
+            self.config.watchdog,
+            rng=self.jitter,
+            clock=self.clock,
+            sleep=self.sleep,
+        )
 
     def _isolated(self, id: str, spec: RunSpec) -> IsolatedEnvironment:
         isolated = IsolatedEnvironment(
@@ -192,7 +203,8 @@ class _Client(NamedTuple):
                 client=self.config.client.name,
                 epoch=position.epoch,
                 rng=np.random.default_rng(exploration),
-                seeds=[int(one.generate_state(1)[0]) for one in seeds],
+                # Below 2**31, because many environments take an int32.
+                seeds=[int(one.generate_state(1)[0]) >> 1 for one in seeds],
                 step_delay=self.step_delay,
                 clock=self.clock,
                 sleep=self.sleep,

@@ -30,7 +30,7 @@ LEAST_SECONDS = (
 )
 LEAST_SHARE = 0.25  # of the time that must go into learning, or it would wait anyway
 
-COMMAND = (sys.executable, "-m", "soulsai.algorithms.compile.job")
+COMMAND = (sys.executable, "-P", "-m", "soulsai.algorithms.compile.job")
 
 log = logging.getLogger(__name__)
 

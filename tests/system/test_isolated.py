@@ -222,6 +222,14 @@ def test_a_stop_does_not_wait_for_what_hangs(caged):
     assert time.monotonic() - began < 10
 
 
+def test_a_worker_takes_no_module_from_the_current_folder(caged, tmp_path, monkeypatch):
+    for name in ("queue", "redis", "soulsai"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('of the current folder')\n")
+    monkeypatch.chdir(tmp_path)
+    one, rows = caged("soulsai.testing:ToyEnv")
+    go(one, rows, 3)
+
+
 def test_strangers_who_call_are_turned_away(caged):
     one, _ = caged(begin=False)
     one.ready(0.0)

@@ -198,7 +198,7 @@ class IsolatedEnvironment:
         port = self._listener.getsockname()[1]
         setup = msgspec.structs.replace(self._setup, port=port, token=self._token)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "soulsai.client.isolation.worker"],
+            [sys.executable, "-P", "-m", "soulsai.client.isolation.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             env={name: value for name, value in os.environ.items() if name != PARENT},

@@ -71,7 +71,7 @@ class WandB:
     def _start(self) -> "subprocess.Popen[bytes]":
         Path(self._beginning.folder).mkdir(exist_ok=True)
         process = subprocess.Popen(
-            [sys.executable, "-m", "soulsai.telemetry_node.sinks.wandb_process"],
+            [sys.executable, "-P", "-m", "soulsai.telemetry_node.sinks.wandb_process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             bufsize=0,

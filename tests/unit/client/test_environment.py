@@ -242,3 +242,71 @@ def test_our_own_toys_keep_their_promises(kind):
             assert np.isfinite(reward)
             over = terminated or truncated
         assert env.observation_space.contains(obs)
+
+
+class Strict(ToyEnv):
+    """Takes seeds of 32 bits, and exits when told to."""
+
+    seeds: list[int] = []
+
+    def __init__(self, *, leave=""):
+        super().__init__()
+        self.leave = leave
+        if leave == "make":
+            raise SystemExit
+
+    def reset(self, *, seed=None, options=None):
+        if self.leave == "reset":
+            raise SystemExit(3)
+        if seed is not None:
+            self.seeds.append(int(np.int32(seed)))
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        if self.leave == "step":
+            sys.exit("the game is over")
+        return super().step(action)
+
+
+@pytest.mark.parametrize("where", ["make", "reset", "step"])
+def test_an_exit_of_the_environment_is_its_fault(monkeypatch, where):
+    monkeypatch.setattr("soulsai.testing.Strict", Strict, raising=False)
+    settings = schema.EnvironmentSettings(id="soulsai.testing:Strict", kwargs={"leave": where})
+    with pytest.raises(EnvironmentFault, match="SystemExit"):
+        probe(settings, steps=5)
+
+
+def test_a_probe_resets_with_the_largest_seed(monkeypatch):
+    monkeypatch.setattr("soulsai.testing.Strict", Strict, raising=False)
+    monkeypatch.setattr(Strict, "seeds", [])
+    probe(schema.EnvironmentSettings(id="soulsai.testing:Strict"))
+    assert Strict.seeds == [2**31 - 1]
+
+
+def test_a_file_may_import_its_neighbours_and_no_neighbour_replaces_a_package(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "corridor_rules_of_the_test.py").write_text("LENGTH = 5\n")
+    (tmp_path / "queue.py").write_text("raise RuntimeError\n")
+    (tmp_path / "corridor.py").write_text(
+        "import queue\nfrom corridor_rules_of_the_test import LENGTH\n"
+        "from soulsai.testing import ToyEnv\ndef make():\n    return ToyEnv(LENGTH)\n"
+    )
+    assert make(f"{tmp_path}/corridor.py:make", {}).unwrapped.length == 5
+
+
+def test_a_file_without_a_name_is_answered_with_its_names(tmp_path):
+    (tmp_path / "farm.py").write_text(
+        "from soulsai.testing import ToyEnv\nclass Farm(ToyEnv): pass\ndef make(): return Farm()\n"
+    )
+    with pytest.raises(EnvironmentFault, match=r"farm\.py:make; the file defines Farm, make"):
+        make(f"{tmp_path}/farm.py", {})
+
+
+def test_a_module_of_the_current_folder_is_named_as_a_file(tmp_path, monkeypatch):
+    (tmp_path / "farm_of_the_test.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    with pytest.raises(EnvironmentFault, match=r"name the file .*: farm_of_the_test\.py:Farm"):
+        make("farm_of_the_test:Farm", {})
