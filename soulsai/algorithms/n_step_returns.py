@@ -1,4 +1,4 @@
-"""n-step returns: fragments in, transitions out; unfinished look-aheads are carried over."""
+"""n-step returns: fragments become transitions, across the borders of fragments."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,13 +12,58 @@ from soulsai.types import MASK, Array, Fragment, Leaf, Spec
 Key = tuple[str, int, int]  # client, epoch, episode
 
 
-def transition_columns(spec: Spec, *, masks: bool = False, spans: bool = False) -> dict[str, Leaf]:
-    """Return the columns of one n-step transition, as replay keeps them.
+class Horizon(Struct, frozen=True):
+    """The number of steps n and the discount gamma, which may change early in a run.
 
-    ``ret`` is the discounted sum of the next rewards, and ``discount`` what the value of
-    ``next_obs`` is worth at its end: zero after termination, so no other flag is needed. On
-    request there are also the ``masks`` of ``obs``, and as ``span`` the number of steps between
-    the two observations, zero where the discount is.
+    Both change exponentially, as in BBF (arXiv:2305.19452).
+    """
+
+    n: int
+    gamma: float
+    n_first: int = 0  # at the beginning; 0: n throughout
+    gamma_first: float = 0.0  # at the beginning; 0: gamma throughout
+    steps: int = 1  # env steps over which they change
+
+    @property
+    def changes_gamma(self) -> bool:
+        """Whether discounts must be computed when rows are drawn, not when they arrive."""
+        return self.gamma_first > 0.0
+
+    def n_at(self, step: int) -> int:
+        """Return n at an env step."""
+        if not self.n_first:
+            return self.n
+        n: float = self.n_first * (self.n / self.n_first) ** self._done(step)
+        return round(n)
+
+    def gamma_at(self, step: int) -> float:
+        """Return gamma at an env step; its distance from 1 changes exponentially."""
+        first, last = 1.0 - self.gamma_first, 1.0 - self.gamma
+        if not self.changes_gamma or not first:
+            return self.gamma
+        distance: float = first * (last / first) ** self._done(step)
+        return 1.0 - distance
+
+    def discount(self, span: Array, step: int) -> Array:
+        """Return the discounts [B] at an env step for spans [B], zero for a span of 0."""
+        discount: Array = (self.gamma_at(step) ** span.astype("<f4") * (span > 0)).astype("<f4")
+        return discount
+
+    def _done(self, step: int) -> float:
+        return min(1.0, step / self.steps)
+
+
+def transition_columns(spec: Spec, *, masks: bool = False, spans: bool = False) -> dict[str, Leaf]:
+    """Return the columns of one n-step transition, as replay stores them.
+
+    ``ret`` is the discounted sum of the next rewards, and ``discount`` the factor of the value of
+    ``next_obs``, zero after termination.
+
+    Args:
+        spec: Observations and actions of the environment.
+        masks: Whether to store the masks of ``obs``, too.
+        spans: Whether to store ``span``, the number of steps between the two observations, which
+            is zero where the discount is.
     """
     seen = {name: _stored(leaf) for name, leaf in spec.seen.items()}
     columns = {f"obs.{name}": leaf for name, leaf in seen.items()}
@@ -49,7 +94,7 @@ class Steps(Struct, eq=False):
         return Steps(obs, self.action[first:].copy(), self.reward[first:].copy(), self.end)
 
     def then(self, following: "Steps") -> "Steps":
-        """Return both, one after the other."""
+        """Return these steps and the following ones, joined."""
         obs = {name: np.concatenate((a[:-1], following.obs[name])) for name, a in self.obs.items()}
         action = np.concatenate((self.action, following.action))
         reward = np.concatenate((self.reward, following.reward))
@@ -57,7 +102,7 @@ class Steps(Struct, eq=False):
 
 
 class Stretch(Struct, eq=False):
-    """What is assembled in one piece: ``closed`` if no later step will be looked at."""
+    """Consecutive steps that are assembled together; ``closed`` if no later step counts."""
 
     pieces: tuple[Steps, ...]
     closed: bool
@@ -70,20 +115,25 @@ class Stretch(Struct, eq=False):
 
 
 class NStepReturns:
-    """Assembles the transitions of many interleaved episodes.
+    """Assembles the transitions of many interleaved episodes; each step becomes one transition.
 
-    A look-ahead that reaches beyond a fragment waits for the next fragment of its episode; the
-    last ``n - 1`` steps of each unfinished episode are kept for that. They leave with a shorter
-    look-ahead when the episode goes on elsewhere (a fragment was lost), or when more than
-    ``episodes`` are unfinished and this one was not heard of for longest. A fragment that comes
-    late is assembled on its own. So every step becomes a transition, once.
+    The last ``n - 1`` steps of an unfinished episode wait for its next fragment. They are assembled
+    with a shorter look-ahead if a fragment between is missing, or if more than ``episodes`` are
+    unfinished and this one received nothing for the longest time. A fragment that arrives late is
+    assembled on its own.
+
+    Args:
+        spec: Observations and actions of the environment.
+        n: Number of rewards in a return.
+        gamma: Discount per step.
+        episodes: Number of unfinished episodes that may wait.
     """
 
     def __init__(self, spec: Spec, *, n: int, gamma: float, episodes: int = 4096) -> None:
         self.n, self.gamma, self.episodes = n, gamma, episodes
         self._leaves = tuple(spec.seen) + ((MASK,) if MASK in spec.obs else ())
         self._columns = transition_columns(spec, masks=True, spans=True)
-        self._waiting: dict[Key, Steps] = {}  # least recently heard of first
+        self._waiting: dict[Key, Steps] = {}  # least recently continued first
 
     def __len__(self) -> int:
         """Return the number of steps that wait for their look-ahead."""
@@ -97,7 +147,7 @@ class NStepReturns:
         return self._transitions(stretches)
 
     def flush(self) -> dict[str, Array]:
-        """Return all that waits, with the look-ahead it has got."""
+        """Return the transitions of all waiting steps, with a shorter look-ahead."""
         stretches = [
             Stretch((steps,), True, False, client)
             for (client, _, _), steps in self._waiting.items()
@@ -106,12 +156,12 @@ class NStepReturns:
         return self._transitions(stretches)
 
     def forget(self, client: str) -> int:
-        """Drop the steps of one client that wait; return how many they were."""
+        """Drop the waiting steps of one client; return their number."""
         theirs = [key for key in self._waiting if key[0] == client]
         return sum(len(self._waiting.pop(key).reward) for key in theirs)
 
     def _follow(self, fragment: Fragment, stretches: list[Stretch]) -> None:
-        """Join ``fragment`` with what waits for it, and add what can be assembled."""
+        """Join ``fragment`` with the steps that wait for it, and add the stretch to assemble."""
         key = (fragment.client, fragment.epoch, fragment.episode)
         obs = {name: fragment.obs[name] for name in self._leaves}
         end = fragment.start + len(fragment)
@@ -133,7 +183,7 @@ class NStepReturns:
             self._keep(key, pieces, stretches)
 
     def _keep(self, key: Key, pieces: tuple[Steps, ...], stretches: list[Stretch]) -> None:
-        """Let the last steps wait; if too many episodes do, let the stalest go."""
+        """Let the last steps wait; if too many episodes do, assemble the stalest."""
         last = pieces[-1]
         if len(pieces) == 2 and len(last.reward) < self.n - 1:
             last = pieces[0].then(last)
@@ -143,7 +193,7 @@ class NStepReturns:
             stretches.append(Stretch((self._waiting.pop(stalest),), True, False, stalest[0]))
 
     def _transitions(self, stretches: Sequence[Stretch]) -> dict[str, Array]:
-        """Look n steps ahead from every step at once.
+        """Compute the returns of all steps at once.
 
         All stretches lie end to end: T steps in all, and one observation more per stretch.
         """
@@ -173,7 +223,7 @@ class NStepReturns:
             seen = self._observations(stretches, name)
             rows[f"next_obs.{name}"] = seen.take(there, axis=0)
             rows[f"obs.{name}"] = seen.take(here, axis=0)
-            if name == MASK:  # where nothing may be done, nothing more can be earned
+            if name == MASK:  # a state without valid actions has no value
                 rows["discount"] = rows["discount"] * rows[f"next_obs.{MASK}"].any(-1)
         rows["span"] = span[complete] * (rows["discount"] > 0.0)
         return rows
@@ -203,7 +253,7 @@ class NStepReturns:
         }
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Take over the waiting steps of another assembler."""
+        """Restore the waiting steps."""
         self._waiting = {
             (saved["client"], saved["epoch"], saved["episode"]): Steps(
                 {name: np.array(rows) for name, rows in saved["obs"].items()},
@@ -220,6 +270,6 @@ def _join(parts: list[Array]) -> Array:
 
 
 def _stored(leaf: Leaf) -> Leaf:
-    """Return how replay keeps a leaf: as the network wants it, and not larger."""
+    """Return a leaf as replay stores it: floats in single precision."""
     kind = np.dtype(leaf.dtype).kind
     return Leaf(leaf.shape, "<f4", leaf.categories, leaf.low, leaf.high) if kind == "f" else leaf

@@ -1,18 +1,17 @@
-"""What every off-policy learner does alike: take experience in, hand batches out, keep the pace."""
+"""The common part of learners that replay experience: assembly, replay, sampling and pace."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from soulsai.algorithms.base import Stateful, Tensors, remaining
-from soulsai.algorithms.horizon import Horizon
-from soulsai.algorithms.n_step_returns import NStepReturns, transition_columns
+from soulsai.algorithms.base import Policy, Stateful, Tensors, remaining
+from soulsai.algorithms.n_step_returns import Horizon, NStepReturns, transition_columns
 from soulsai.algorithms.networks import Observation
 from soulsai.algorithms.normalize import RunningStatistics
-from soulsai.algorithms.pace import InFlight, Order, Pace
+from soulsai.algorithms.pace import InFlight, Pace
 from soulsai.algorithms.settings import ReplaySettings
 from soulsai.replay.prioritized import PrioritizedReplay
 from soulsai.replay.ring import Batch
@@ -23,27 +22,30 @@ from soulsai.types import Array, Fragment, Metrics, Spec
 Column = TypeVar("Column")
 
 
-class Seeing(Protocol):
-    """A policy whose observation statistics we keep."""
-
-    observation: Observation
-    newest: Order
-    quota: int | None
-    exploration: dict[str, float]
-    warmup: int
-
-
 class Experience:
-    """Everything a learner remembers of its clients, and what it owes and grants them.
+    """The experience of one learner: assembles, replays and counts it.
 
-    ``parts`` must survive a crash, and so must the account of the pace; see ``go_on``.
+    A checkpoint saves ``parts`` and the state of ``pace``; see ``restore``.
+
+    Args:
+        settings: The settings of the algorithm.
+        spec: Observations and actions of the environment.
+        policy: The policy, whose quota and exploration are set here.
+        observation: Its statistics of observations, which are updated here.
+        rng: Source of randomness for sampling.
+        steps: Env steps planned for the run; 0 if unknown.
+        realtime: Whether the environment never waits for the learner.
+        horizon: n and gamma; those of the settings by default.
+        explore_steps: Env steps after ``learning_starts`` over which random actions decrease to 0.
+        masks: Whether to store the masks of observations, besides those of next observations.
     """
 
     def __init__(
         self,
         settings: ReplaySettings,
         spec: Spec,
-        policy: Seeing,
+        policy: Policy,
+        observation: Observation,
         *,
         rng: np.random.Generator,
         steps: int,
@@ -52,7 +54,8 @@ class Experience:
         explore_steps: int = 0,
         masks: bool = False,
     ) -> None:
-        self.settings, self.planned_steps, self.policy = settings, steps, policy
+        self.settings, self.planned_steps = settings, steps
+        self.policy, self.observation = policy, observation
         self.horizon = horizon or Horizon(settings.n_step, settings.gamma)
         self.explore_steps = explore_steps
         self.returns = NStepReturns(spec, n=self.horizon.n_at(0), gamma=self.horizon.gamma_at(0))
@@ -66,7 +69,7 @@ class Experience:
             else UniformReplay(*rows, rng=rng, allocate=allocate)
         )
         policy.warmup = settings.learning_starts
-        self.normalizer = RunningStatistics(policy.observation.size)
+        self.normalizer = RunningStatistics(observation.size)
         self.pace = Pace(
             "free" if realtime and settings.pace == "hold" else settings.pace,
             samples_per_insert=settings.replay_ratio,
@@ -84,7 +87,7 @@ class Experience:
     def learn(
         self, arrivals: Iterable[Sequence[Fragment]], update: Callable[[], Metrics]
     ) -> Iterator[Metrics]:
-        """Call ``update`` as often as the pace says; see ``Algorithm.learn``."""
+        """Call ``update`` as often as the pace allows; see ``Algorithm.learn``."""
         for fragments in arrivals:
             self._in_flight.published(self.policy.newest, self.policy.quota)
             if fragments:
@@ -97,15 +100,14 @@ class Experience:
                 yield metrics
 
     def ingest(self, fragments: Sequence[Fragment]) -> None:
-        """Take in experience: complete transitions go to replay, raw, and into the statistics."""
+        """Add the transitions that fragments complete to replay, and count their statistics."""
         self.returns.n = self.horizon.n_at(self.pace.steps)
         self.returns.gamma = self.horizon.gamma_at(self.pace.steps)
         rows = self.returns.assemble(fragments)
         self.replay.append(rows)
-        observation = self.policy.observation
-        if self.normalizer.update(observation.elements(leaves(rows, "obs."))):
-            observation.mean.copy_(torch.from_numpy(self.normalizer.mean))
-            observation.inv_std.copy_(torch.from_numpy(self.normalizer.inv_std))
+        if self.normalizer.update(self.observation.elements(leaves(rows, "obs."))):
+            self.observation.mean.copy_(torch.from_numpy(self.normalizer.mean))
+            self.observation.inv_std.copy_(torch.from_numpy(self.normalizer.inv_std))
         self.pace.arrived(sum(map(len, fragments)))
         for fragment in fragments:
             self._in_flight.arrived(fragment)
@@ -121,35 +123,34 @@ class Experience:
 
     @property
     def beta(self) -> float:
-        """How far importance weights undo the bias of priorities; grows to 1 over the run."""
+        """Exponent of importance weights; grows to 1 over the run (arXiv:1511.05952)."""
         start = self.settings.priority_beta
         return start + (1.0 - start) * (1.0 - self.remaining)
 
     @property
     def remaining(self) -> float:
-        """The share of the planned env steps that is still to come."""
+        """The fraction of the planned env steps that remains."""
         return remaining(self.pace.steps, self.planned_steps)
 
     @property
     def random(self) -> float:
-        """The least share of random actions: all until learning starts, then less and less."""
+        """The least share of random actions: 1 until learning starts, then less and less."""
         if self.pace.warming_up:
             return 1.0
         since = self.pace.steps - self.pace.learning_starts
         return max(0.0, 1.0 - since / self.explore_steps) if self.explore_steps else 0.0
 
-    def _grant(self) -> None:
-        """Tell clients how far they may go, and how much of it at random."""
-        self.policy.quota = self.pace.quota(self._in_flight.steps)
-        self.policy.exploration = {"random": self.random}
-
-    def go_on(self, account: dict[str, Any]) -> None:
-        """Go on from the saved account of another; the replay is restored before."""
+    def restore(self, account: dict[str, Any]) -> None:
+        """Restore the saved state of ``pace``, after that of the replay."""
         self.pace.load_state_dict(account)
         self._in_flight.clear()
         if not len(self.replay):
             self.pace.refill()
         self._grant()
+
+    def _grant(self) -> None:
+        self.policy.quota = self.pace.quota(self._in_flight.steps)
+        self.policy.exploration = {"random": self.random}
 
 
 def leaves(rows: dict[str, Column], prefix: str) -> dict[str, Column]:
@@ -163,5 +164,5 @@ def tensors(rows: dict[str, Array], device: torch.device) -> Tensors:
 
 
 def packed(rows: Tensors) -> list[Tensor]:
-    """Return columns as compiled code takes them; images may come as views of another order."""
+    """Return contiguous columns, as compiled code needs them; images may be transposed views."""
     return [column.contiguous() for column in rows.values()]

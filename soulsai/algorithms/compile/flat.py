@@ -16,16 +16,21 @@ def flatten(module: nn.Module) -> Tensor:
 
 
 class Moments(NamedTuple):
-    """Weights, and what Adam remembers of their gradients; ``steps`` is a scalar."""
+    """Weights, and Adam's moving averages of their gradients."""
 
-    weights: Tensor
-    mean: Tensor
-    square: Tensor
-    steps: Tensor
+    weights: Tensor  # [P]
+    mean: Tensor  # [P]
+    square: Tensor  # [P]
+    steps: Tensor  # []
+
+    def assign(self, after: "Moments") -> None:
+        """Copy the values of ``after`` into these tensors."""
+        for old, new in zip(self, after, strict=True):
+            old.copy_(new)
 
 
 class Gradient:
-    """Computes gradients as one vector, in the order of ``flatten``."""
+    """Computes the gradient of a module as one vector, in the order of ``flatten``."""
 
     def __init__(self, module: nn.Module, flat: Tensor) -> None:
         self._parameters = list(module.parameters())
@@ -33,9 +38,11 @@ class Gradient:
         self._parts = views(self._vector, module)
 
     def of(self, outputs: Tensor, slope: Tensor) -> Tensor:
-        """Return the gradient of a loss whose derivative by ``outputs`` is ``slope``.
+        """Return the gradient [P] of a loss; the next call overwrites it.
 
-        The next call writes over it.
+        Args:
+            outputs: Tensor that depends on the parameters.
+            slope: Derivative of the loss with respect to ``outputs``.
         """
         parts = torch.autograd.grad(outputs, self._parameters, slope)
         torch._foreach_copy_(self._parts, parts)
@@ -46,32 +53,38 @@ BETAS = 0.9, 0.999  # of Adam
 
 
 class Correction(NamedTuple):
-    """What makes up for moments that began at zero: two scalars, the same for all weights.
+    """Adam's bias correction, two scalars.
 
-    A compiled form returns them although nobody asks: the compiler computes once what is returned,
-    and everything else anew for every few weights, two powers in double precision each time.
+    A compiled form returns them as its last results, which are ignored: the compiler computes
+    results once, but other scalars anew for every few weights, at two powers in double precision.
     """
 
-    rate: Tensor  # by which a mean moves the weights
-    root: Tensor  # by which the root of a mean square is divided
+    rate: Tensor  # factor of the mean
+    root: Tensor  # divisor of the root of the mean square
 
 
-BESIDE = len(Correction._fields)  # results of a compiled form that nobody asks for, at its end
+BESIDE = len(Correction._fields)  # last results of a compiled form, which are ignored
 
 
 def correction(steps: Tensor, lr: Tensor | float) -> Correction:
-    """Return what Adam corrects its moments by after so many steps, this one included.
+    """Return Adam's bias correction.
 
-    Of a learning rate that changes, a compiled form must be given the tensor.
+    Args:
+        steps: Number of steps, the present one included.
+        lr: Learning rate; a compiled form needs it as a tensor if it changes.
     """
     first, second = (1.0 - beta ** steps.double() for beta in BETAS)
     return Correction((lr / first).float(), second.sqrt().float())
 
 
 def adam(now: Moments, gradient: Tensor, by: Correction, eps: float) -> Moments:
-    """Return what ``FlatAdam`` would change everything to: the same equations, without effects.
+    """Return the weights and moments after one step of ``FlatAdam``, without side effects.
 
-    ``by`` is the ``correction`` of one step more than ``now`` has.
+    Args:
+        now: Weights and moments before the step.
+        gradient: The gradient [P].
+        by: The correction for one step more than ``now`` has.
+        eps: Adam's epsilon.
     """
     mean = torch.lerp(now.mean, gradient, 1.0 - BETAS[0])
     square = BETAS[1] * now.square + (1.0 - BETAS[1]) * gradient.square()
@@ -80,12 +93,24 @@ def adam(now: Moments, gradient: Tensor, by: Correction, eps: float) -> Moments:
 
 
 def clipped(gradient: Tensor, norm: Tensor, most: float) -> Tensor:
-    """Return a gradient of that norm, shortened to ``most`` if it is longer."""
+    """Return the gradient, scaled to the norm ``most`` if its norm is larger.
+
+    Args:
+        gradient: The gradient [P].
+        norm: Its norm [].
+        most: The largest norm.
+    """
     return gradient * torch.where(norm > most, most / norm, torch.ones_like(norm))
 
 
 def chosen(condition: Tensor, then: Moments, otherwise: Moments) -> Moments:
-    """Return one or the other, as a scalar condition says."""
+    """Return ``then`` where the condition [] holds, else ``otherwise``.
+
+    Args:
+        condition: A scalar truth value.
+        then: Weights and moments if it holds.
+        otherwise: Weights and moments if it does not.
+    """
     pairs = zip(then, otherwise, strict=True)
     return Moments(*(torch.where(condition, one, other) for one, other in pairs))
 
@@ -106,9 +131,9 @@ class FlatAdam:
         return torch.full((), self.lr, dtype=torch.float64, device=self._flat.device)
 
     def step(self, gradient: Tensor) -> None:
-        """Move against ``gradient``."""
+        """Do one step against the gradient [P]."""
         self.steps += 1
-        torch._fused_adam_(  # what torch.optim.Adam(fused=True) ends in, after 30 us of preparation
+        torch._fused_adam_(  # torch.optim.Adam(fused=True) prepares this call for 30 us
             [self._flat],
             [gradient],
             [self.mean],
@@ -129,7 +154,7 @@ class FlatAdam:
         return {"mean": self.mean, "square": self.square, "steps": self.steps}
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Take over the moments and the number of steps of another."""
+        """Restore saved moments and the number of steps."""
         self.mean.copy_(torch.as_tensor(state_dict["mean"]))
         self.square.copy_(torch.as_tensor(state_dict["square"]))
         self.steps.copy_(torch.as_tensor(state_dict["steps"]))

@@ -6,85 +6,90 @@ import torch
 from torch import Tensor
 
 from soulsai.algorithms.base import Tensors
-from soulsai.algorithms.compile.flat import BESIDE, Moments, adam, chosen, clipped, correction
+from soulsai.algorithms.compile.flat import Moments, adam, chosen, clipped, correction
 from soulsai.algorithms.compile.form import Form, Functional, NotCompilable, Package, examples
-from soulsai.algorithms.dqn.network import Chance, QPolicy
-from soulsai.algorithms.dqn.update import Learner, Luck, Report, Rules, compare, found
+from soulsai.algorithms.dqn.network import Noise, QPolicy
+from soulsai.algorithms.dqn.settings import DQNSettings
+from soulsai.algorithms.dqn.update import Learner, Report, UpdateNoise, report_of, td_error
 from soulsai.algorithms.replay_learner import packed
 
-STATE = 5  # tensors that are changed: weights, target weights, and Adam's
+STATE = 5  # tensors that are changed: weights, target weights, and Adam's three
 
 
-def form(learner: Learner, rules: Rules, rows: Tensors, luck: Luck) -> Form:
-    """Return the update as a function of its state, the buffers, the rate, luck, and a batch."""
-    judge = Functional(learner.online, quantiles)
+def update_form(learner: Learner, settings: DQNSettings, rows: Tensors, noise: UpdateNoise) -> Form:
+    """Return the update as a function of its state, buffers, learning rate, noise and batch.
+
+    Args:
+        learner: The networks and the optimiser.
+        settings: The settings of the algorithm.
+        rows: Example columns of B transitions.
+        noise: Example random numbers.
+    """
+    network = Functional(learner.online, _quantiles)
     if not all(name.startswith("observation.") for name, _ in learner.online.named_buffers()):
         raise NotCompilable("this network has parts that change while it is used")
-    count, chances = STATE + len(judge.buffers), chance_of(luck)
+    count, drawn = STATE + len(network.buffers), _flat(noise)
 
     def function(*tensors: Tensor) -> list[Tensor]:
         weights, target_weights, mean, square, steps = tensors[:STATE]
         buffers, (rate, *rest) = tensors[STATE:count], tensors[count:]
-        drawn, (importance, *columns) = rest[: len(chances)], rest[len(chances) :]
-        batch = dict(zip(rows, columns, strict=True))
+        numbers, (importance, *columns) = rest[: len(drawn)], rest[len(drawn) :]
         free = weights.detach().requires_grad_(True)
-        seen = compare(
+        td = td_error(
             lambda obs: [obs[name] for name in learner.online.inputs],
-            judge.at(free, buffers),
-            judge.at(target_weights, buffers),
-            batch,
+            network.at(free, buffers),
+            network.at(target_weights, buffers),
+            dict(zip(rows, columns, strict=True)),
             importance,
-            rules,
-            luck_of(drawn, luck),
+            settings,
+            _nested(numbers, noise),
         )
-        (gradient,) = torch.autograd.grad(seen.predicted, free, seen.slope)
-        report = found(seen, gradient)
+        (gradient,) = torch.autograd.grad(td.predicted, free, td.slope)
+        report = report_of(td, gradient)
         now = Moments(weights, mean, square, steps)
         by = correction(steps + 1, rate)
-        short = clipped(gradient, report.norm, rules.grad_clip)
+        short = clipped(gradient, report.norm, settings.grad_clip)
         then = chosen(report.done, adam(now, short, by, learner.optimizer.eps), now)
-        average = torch.lerp(target_weights, then.weights, rules.target_ema)
+        average = torch.lerp(target_weights, then.weights, settings.target_ema)
         target_weights.copy_(torch.where(report.done, average, target_weights))
-        for before, after in zip(now, then, strict=True):
-            before.copy_(after)
+        now.assign(then)
         return [*report, *by]
 
-    batch = len(next(iter(rows.values())))
-    importance = examples({"weights": rows["ret"]}, batch)["weights"]
-    given = learner.optimizer.rate, *chances, importance, *rows.values()
-    return Form(function, (*state(learner), *given))
+    importance = examples({"weights": rows["ret"]}, len(rows["ret"]))["weights"]
+    given = learner.optimizer.rate, *drawn, importance, *rows.values()
+    return Form(function, (*_state(learner), *given))
 
 
-def chance_of(luck: Luck) -> list[Tensor]:
-    """Return what luck consists of."""
-    return [drawn for chance in luck for drawn in chance if drawn is not None]
-
-
-def luck_of(drawn: Sequence[Tensor], example: Luck) -> Luck:
-    """Return the luck that consists of these, in the form of an example."""
-    rest = iter(drawn)
-    return Luck(
-        *(Chance(*(None if one is None else next(rest) for one in chance)) for chance in example)
+def compiled_update(
+    learner: Learner, package: Package
+) -> Callable[[Tensors, Tensor, UpdateNoise], Report]:
+    """Return the update of a learner by a compiled package of ``update_form``."""
+    state, optimizer, results = _state(learner), learner.optimizer, len(Report._fields)
+    return lambda rows, weights, noise: Report(
+        *package(*state, optimizer.rate, *_flat(noise), weights, *packed(rows))[:results]
     )
 
 
-def quantiles(policy: QPolicy, raw: list[Tensor], chance: Chance) -> Tensor:
+def _flat(noise: UpdateNoise) -> list[Tensor]:
+    return [drawn for part in noise for drawn in part if drawn is not None]
+
+
+def _nested(drawn: Sequence[Tensor], example: UpdateNoise) -> UpdateNoise:
+    """Return the inverse of ``_flat``, in the structure of an example."""
+    rest = iter(drawn)
+    return UpdateNoise(
+        *(Noise(*(None if one is None else next(rest) for one in part)) for part in example)
+    )
+
+
+def _quantiles(policy: QPolicy, raw: list[Tensor], noise: Noise) -> Tensor:
     """Map leaves, in the order of the policy's inputs, to quantiles [B, A, N]."""
     obs = dict(zip(policy.inputs, raw, strict=True))
-    return policy.quantiles(policy.observation.parts(obs), chance)
+    return policy.quantiles(policy.observation.parts(obs), noise)
 
 
-def state(learner: Learner) -> tuple[Tensor, ...]:
+def _state(learner: Learner) -> tuple[Tensor, ...]:
     """Return the tensors that the compiled update reads and changes."""
     optimizer = learner.optimizer
     moments = (optimizer.mean, optimizer.square, optimizer.steps)
-    buffers = (buffer for _, buffer in learner.online.named_buffers())
-    return (learner.weights, learner.target_weights, *moments, *buffers)
-
-
-def updating(learner: Learner, package: Package) -> Callable[[Tensors, Tensor, Luck], Report]:
-    """Return the update of a learner by a package of its ``form``."""
-    held, optimizer = state(learner), learner.optimizer
-    return lambda rows, weights, luck: Report(
-        *package(*held, optimizer.rate, *chance_of(luck), weights, *packed(rows))[:-BESIDE]
-    )
+    return (learner.weights, learner.target_weights, *moments, *learner.online.buffers())

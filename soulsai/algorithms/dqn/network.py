@@ -1,41 +1,50 @@
-"""The network that values actions, as clients run it."""
+"""The network that estimates the values of actions, as clients run it."""
 
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from soulsai.algorithms.base import Policy, Tensors
-from soulsai.algorithms.dqn.sampled import SampledHead
 from soulsai.algorithms.dqn.settings import DQNSettings
-from soulsai.algorithms.networks import Encoder, Observation, QuantileHead
+from soulsai.algorithms.networks import (
+    Encoder,
+    Observation,
+    QuantileHead,
+    dueling_values,
+    output_layer,
+)
 from soulsai.algorithms.quantiles import expected
 from soulsai.errors import ConfigError
 from soulsai.types import Head, Leaf, Spec
 
-MOST = 100.0  # standard deviations
+COSINES = 64  # features of a quantile level
+ACTING_LEVELS = 32  # levels that are averaged when the network acts
+LARGEST_NOISE = 100.0  # standard deviations
 NOISE = "noise"  # the leaf of the policy's memory that holds an episode's noise
 
 
-class Chance(NamedTuple):
-    """What chance decides of one evaluation of the network; nothing, when it acts."""
+class Noise(NamedTuple):
+    """The random numbers of one evaluation of the network."""
 
-    levels: Tensor | None = None  # [B, N] of the quantiles that are asked for, if they are sampled
-    noise: Tensor | None = None  # [1, noises] standard normal, for noisy layers
+    levels: Tensor | None = None  # [B, N] quantile levels, if they are sampled
+    layers: Tensor | None = None  # [1, noises] standard normal, if the last layer is noisy
 
 
-NONE = Chance()
+NO_NOISE = Noise()
 
 
 class QPolicy(Policy):
-    """Values of all actions; the head picks the best, or a random one."""
+    """Estimates the values of all actions; the head chooses the best or a random one."""
 
     def __init__(self, config: DQNSettings, spec: Spec) -> None:
         noisy = (NOISE,) if config.noisy else ()
         explores = config.epsilon_base, config.epsilon_alpha, config.eval_fraction
         super().__init__(Head("epsilon_greedy", *explores, noise=noisy), spec, outputs=("q",))
         if config.network == "residual" and len(set(config.hidden)) != 1:
-            raise ConfigError(f"dqn.hidden: residual blocks are equally wide, not {config.hidden}")
+            raise ConfigError(
+                f"dqn.hidden: residual blocks need layers of equal width, not {config.hidden}"
+            )
         self.observation = Observation(spec.seen, normalize=config.normalize_obs)
         self.encoder = Encoder(
             self.observation,
@@ -44,7 +53,7 @@ class QPolicy(Policy):
             residual=config.network == "residual",
             vision=config.vision,
         )
-        kind = SampledHead if config.sampled else QuantileHead
+        kind = SampledQuantileHead if config.sampled else QuantileHead
         self.values = kind(
             self.encoder.width,
             spec.action.sizes[0],
@@ -54,34 +63,66 @@ class QPolicy(Policy):
         )
         if config.noisy:
             self.memory = {NOISE: Leaf((self.values.out.noises,), "<f4")}
-        self._shown: tuple[QPolicy, ...] = ()  # not a module of ours, so not in our state
+        self._acting: tuple[QPolicy, ...] = ()  # a tuple, so that it is no submodule
 
-    def show(self, average: "QPolicy") -> None:
-        """Let clients act with ``average``, which has our shape and steadier weights."""
-        self._shown = (average,)
+    def act_with(self, average: "QPolicy") -> None:
+        """Let clients act with ``average``, a network of the same shape with steadier weights."""
+        self._acting = (average,)
 
     def twin(self) -> "QPolicy":
-        """Return what clients act with."""
-        return self._shown[0] if self._shown else self
+        """Return the network that clients act with."""
+        return self._acting[0] if self._acting else self
 
     def forward(self, obs: Tensors, memory: Tensors) -> tuple[Tensors, Tensors]:
-        """Return the value of each action, ``q`` [B, A]; an episode's noise stays as it is."""
-        chance = Chance(noise=memory.get(NOISE))
-        q = expected(self.quantiles(self.observation.parts(obs), chance))
-        # A graph whose output is one of its inputs does not export; this changes no noise
-        return {"q": q}, {name: noise.clamp(-MOST, MOST) for name, noise in memory.items()}
+        """Return the values ``q`` [B, A]; the noise of an episode stays as it is."""
+        noise = Noise(layers=memory.get(NOISE))
+        q = expected(self.quantiles(self.observation.parts(obs), noise))
+        # A graph whose output is one of its inputs does not export; this changes no noise.
+        kept = {name: value.clamp(-LARGEST_NOISE, LARGEST_NOISE) for name, value in memory.items()}
+        return {"q": q}, kept
 
-    def quantiles(self, parts: list[Tensor], chance: Chance = NONE) -> Tensor:
-        """Map the parts of an observation to quantiles of each action's return [B, A, N]."""
-        return self.values.quantiles(self.encoder.features(parts), chance.levels, chance.noise)
+    def quantiles(self, parts: list[Tensor], noise: Noise = NO_NOISE) -> Tensor:
+        """Map the parts of observations to quantiles of each action's return [B, A, N]."""
+        return self.values.quantiles(self.encoder.features(parts), noise.levels, noise.layers)
 
-    def draw(self, batch: int, luck: torch.Generator) -> Chance:
-        """Leave to chance what one evaluation of a batch leaves to it."""
-        levels = noise = None
+    def draw(self, batch: int, rng: torch.Generator) -> Noise:
+        """Draw the random numbers for one evaluation of ``batch`` observations."""
+        levels = layers = None
         device = self.values.out.weight.device
-        if isinstance(self.values, SampledHead):
-            n = self.values.samples
-            levels = torch.rand(batch, n, generator=luck, device=device)
+        if isinstance(self.values, SampledQuantileHead):
+            levels = torch.rand(batch, self.values.samples, generator=rng, device=device)
         if self.memory:
-            noise = torch.randn(1, *self.memory[NOISE].shape, generator=luck, device=device)
-        return Chance(levels, noise)
+            layers = torch.randn(1, *self.memory[NOISE].shape, generator=rng, device=device)
+        return Noise(levels, layers)
+
+
+class SampledQuantileHead(nn.Module):
+    """Quantiles of the return at any levels: implicit quantile networks (arXiv:1806.06923)."""
+
+    def __init__(
+        self, features: int, actions: int, samples: int, *, dueling: bool, noisy: bool = False
+    ) -> None:
+        super().__init__()
+        self.samples = samples  # levels drawn per evaluation in an update
+        self.dueling = dueling
+        self.level = nn.Linear(COSINES, features)
+        self.out = output_layer(features, actions + dueling, noisy=noisy)
+
+    def quantiles(
+        self, features: Tensor, levels: Tensor | None = None, noise: Tensor | None = None
+    ) -> Tensor:
+        """Return quantiles [B, A, N].
+
+        Args:
+            features: Output of the encoder [B, F].
+            levels: Quantile levels [B, N]; without them, ``ACTING_LEVELS`` evenly spread ones.
+            noise: Noise of the last layer [B or 1, noises].
+        """
+        if levels is None:
+            levels = torch.arange(ACTING_LEVELS, device=features.device) + 0.5
+            levels = (levels / ACTING_LEVELS)[None]
+        k = torch.arange(COSINES, device=features.device) * torch.pi
+        embedded = self.level((levels.unsqueeze(-1) * k).cos()).relu()  # [B or 1, N, F]
+        noises = None if noise is None else noise.unsqueeze(1)
+        out: Tensor = self.out(features.unsqueeze(1) * embedded, noises)  # [B, N, A]
+        return dueling_values(out.transpose(1, 2)) if self.dueling else out.transpose(1, 2)

@@ -1,45 +1,32 @@
-"""One update of Q-learning, as a function of what it is given and of nothing else.
+"""One update of Q-learning, a function of its arguments alone.
 
-Double (arXiv:1509.06461), n-step and with quantiles of the return (1710.10044), which may be
-sampled (1806.06923); on request with Munchausen's bonus (2007.14430), and with values that are
-rescaled (1805.11593).
+Double (arXiv:1509.06461), n-step, with quantiles of the return (1710.10044) that may be sampled
+(1806.06923); optionally with Munchausen's bonus (2007.14430) and rescaled values (1805.11593).
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from msgspec import Struct
 from torch import Tensor
 
 from soulsai.algorithms.base import Tensors
 from soulsai.algorithms.compile.flat import FlatAdam, Gradient
-from soulsai.algorithms.dqn.network import NONE, Chance, QPolicy
+from soulsai.algorithms.dqn.network import NO_NOISE, Noise, QPolicy
+from soulsai.algorithms.dqn.settings import DQNSettings
 from soulsai.algorithms.quantiles import expected, quantile_huber_slope
 from soulsai.algorithms.replay_learner import leaves
 from soulsai.types import MASK
 
-Judge = Callable[[list[Tensor], Chance], Tensor]  # parts of observations to quantiles [B, A, N]
-See = Callable[[Tensors], list[Tensor]]  # leaves of observations to their parts
+Quantiles = Callable[[list[Tensor], Noise], Tensor]  # parts of observations to [B, A, N]
+Parts = Callable[[Tensors], list[Tensor]]  # leaves of observations to their parts
 
 LEAST_BONUS = -1.0  # of Munchausen
 CURVE = 1e-3  # keeps the inverse of the rescaled values Lipschitz continuous
 
 
-class Rules(Struct, frozen=True):
-    """The numbers that say how an update is made."""
-
-    double: bool
-    reward_scale: float
-    grad_clip: float
-    target_ema: float
-    munchausen: float = 0.0
-    temperature: float = 0.03
-    rescale: bool = False
-
-
 class Learner(NamedTuple):
-    """Everything an update reads and writes beside its batch.
+    """Everything an update reads and changes, except its batch.
 
     The parameters of ``online`` and ``target`` are views of the vectors.
     """
@@ -52,141 +39,183 @@ class Learner(NamedTuple):
     optimizer: FlatAdam
 
 
-class Luck(NamedTuple):
-    """What chance decides of an update."""
+class UpdateNoise(NamedTuple):
+    """The random numbers of one update, by evaluation."""
 
-    predicted: Chance = NONE
-    judged: Chance = NONE  # of the online network, about what was seen next
-    target: Chance = NONE
-
-
-NO_LUCK = Luck()
+    predicted: Noise = NO_NOISE  # of the online network, for the observations
+    selected: Noise = NO_NOISE  # of the online network, for the next observations
+    target: Noise = NO_NOISE
 
 
-class Comparison(NamedTuple):
-    """What was thought of the actions that were taken, and what should have been."""
+NO_UPDATE_NOISE = UpdateNoise()
 
-    predicted: Tensor  # [B, N], differentiable
+
+class TDError(NamedTuple):
+    """The predictions for a batch, and their targets."""
+
+    predicted: Tensor  # [B, N] differentiable
     goal: Tensor  # [B, M]
-    slope: Tensor  # [B, N] derivative of the loss by what was predicted
-    error: Tensor  # [B] goal's mean over prediction's
+    slope: Tensor  # [B, N] derivative of the loss with respect to the predictions
+    error: Tensor  # [B] mean of the goal minus mean of the prediction
 
 
 class Report(NamedTuple):
-    """What an update found, before it changed anything."""
+    """The results of one update."""
 
-    predicted: Tensor  # [B, N]
+    predicted: Tensor  # [B, N] before the step
     goal: Tensor  # [B, M]
-    error: Tensor  # [B] goal's mean over prediction's
+    error: Tensor  # [B] mean of the goal minus mean of the prediction
     norm: Tensor  # [] of the gradient, before clipping
-    done: Tensor  # [] false: something was not finite, so nothing was changed
+    done: Tensor  # [] false if something was not finite, so that nothing was changed
 
 
 def update(
-    learner: Learner, rows: Tensors, weights: Tensor, rules: Rules, luck: Luck = NO_LUCK
+    learner: Learner,
+    rows: Tensors,
+    weights: Tensor,
+    settings: DQNSettings,
+    noise: UpdateNoise = NO_UPDATE_NOISE,
 ) -> Report:
-    """Do one gradient step, and move the target network towards the result."""
+    """Do one gradient step, and move the target network towards the result.
+
+    Args:
+        learner: The networks and the optimiser, changed in place.
+        rows: Columns of B transitions, see ``transition_columns``.
+        weights: Importance weights [B].
+        settings: The settings of the algorithm.
+        noise: The random numbers of this update.
+    """
     online, target = learner.online, learner.target
-    see = online.observation.parts
-    seen = compare(see, online.quantiles, target.quantiles, rows, weights, rules, luck)
-    gradient = learner.gradient.of(seen.predicted, seen.slope)
-    report = found(seen, gradient)
+    parts = online.observation.parts
+    td = td_error(parts, online.quantiles, target.quantiles, rows, weights, settings, noise)
+    gradient = learner.gradient.of(td.predicted, td.slope)
+    report = report_of(td, gradient)
     if report.done:
-        if report.norm > rules.grad_clip:
-            gradient.mul_(rules.grad_clip / report.norm.item())
+        if report.norm > settings.grad_clip:
+            gradient.mul_(settings.grad_clip / report.norm.item())
         learner.optimizer.step(gradient)
-        learner.target_weights.lerp_(learner.weights, rules.target_ema)
+        learner.target_weights.lerp_(learner.weights, settings.target_ema)
     return report
 
 
-def compare(
-    see: See,
-    online: Judge,
-    target: Judge,
+def td_error(
+    parts: Parts,
+    online: Quantiles,
+    target: Quantiles,
     rows: Tensors,
     weights: Tensor,
-    rules: Rules,
-    luck: Luck = NO_LUCK,
-) -> Comparison:
-    """Return what was predicted for a batch, and which way it should have been."""
+    settings: DQNSettings,
+    noise: UpdateNoise = NO_UPDATE_NOISE,
+) -> TDError:
+    """Return predictions, targets and the slope of the loss for a batch.
+
+    Args:
+        parts: Splits leaves of observations.
+        online: Quantiles of the online network.
+        target: Quantiles of the target network.
+        rows: Columns of B transitions.
+        weights: Importance weights [B].
+        settings: The settings of the algorithm.
+        noise: The random numbers of this update.
+    """
     with torch.no_grad():
-        goal = td_target(see, online, target, rows, rules, luck)
-    predicted = td_predicted(see, online, rows, luck.predicted)
-    told = predicted.detach()
-    slope = quantile_huber_slope(told, goal, weights, luck.predicted.levels)
-    return Comparison(predicted, goal, slope, expected(goal) - expected(told))
+        goal = td_target(parts, online, target, rows, settings, noise)
+    quantiles = online(parts(leaves(rows, "obs.")), noise.predicted)
+    predicted = of_action(quantiles, rows["action"])
+    detached = predicted.detach()
+    slope = quantile_huber_slope(detached, goal, weights, noise.predicted.levels)
+    return TDError(predicted, goal, slope, expected(goal) - expected(detached))
 
 
-def found(seen: Comparison, gradient: Tensor) -> Report:
-    """Return what is to be said of an update by that gradient."""
+def report_of(td: TDError, gradient: Tensor) -> Report:
+    """Return the report of an update with the gradient [P]."""
     norm = torch.linalg.vector_norm(gradient)
-    done = norm.isfinite() & seen.error.isfinite().all()
-    return Report(seen.predicted.detach(), seen.goal, seen.error, norm, done)
+    done = norm.isfinite() & td.error.isfinite().all()
+    return Report(td.predicted.detach(), td.goal, td.error, norm, done)
 
 
 def td_target(
-    see: See, online: Judge, target: Judge, rows: Tensors, rules: Rules, luck: Luck = NO_LUCK
+    parts: Parts,
+    online: Quantiles,
+    target: Quantiles,
+    rows: Tensors,
+    settings: DQNSettings,
+    noise: UpdateNoise = NO_UPDATE_NOISE,
 ) -> Tensor:
-    """Return what the taken actions' quantiles should be [B, M]."""
-    parts, mask = see(leaves(rows, "next_obs.")), rows.get(f"next_obs.{MASK}")
-    quantiles = target(parts, luck.target)  # [B, A, M]
-    reward, discount = rows["ret"] * rules.reward_scale, rows["discount"]
-    if rules.munchausen:
-        mind = soft_policy(expected(quantiles), mask, rules.temperature)  # [B, A]
-        future = soft_value(unscaled(quantiles) if rules.rescale else quantiles, mind, rules)
-        now = expected(target(see(leaves(rows, "obs.")), luck.target))
-        bonus = soft_policy(now, rows.get(f"obs.{MASK}"), rules.temperature)
-        logp = bonus.gather(1, rows["action"].long()[:, None])[:, 0]
-        reward = reward + rules.munchausen * (rules.temperature * logp).clamp(LEAST_BONUS, 0.0)
+    """Return the target quantiles [B, M] of the actions that were taken.
+
+    Args:
+        parts: Splits leaves of observations.
+        online: Quantiles of the online network.
+        target: Quantiles of the target network.
+        rows: Columns of B transitions.
+        settings: The settings of the algorithm.
+        noise: The random numbers of this update.
+    """
+    next_parts, mask = parts(leaves(rows, "next_obs.")), rows.get(f"next_obs.{MASK}")
+    quantiles = target(next_parts, noise.target)  # [B, A, M]
+    reward, discount = rows["ret"] * settings.reward_scale, rows["discount"]
+    rescale, temperature = settings.rescale_values, settings.temperature
+    if settings.munchausen:
+        log_policy = soft_policy(expected(quantiles), mask, temperature)  # [B, A]
+        values = unscaled(quantiles) if rescale else quantiles
+        future = soft_value(values, log_policy, temperature)
+        now = expected(target(parts(leaves(rows, "obs.")), noise.target))
+        log_now = soft_policy(now, rows.get(f"obs.{MASK}"), temperature)
+        logp = log_now.gather(1, rows["action"].long()[:, None])[:, 0]
+        reward = reward + settings.munchausen * (temperature * logp).clamp(LEAST_BONUS, 0.0)
     else:
-        judged = online(parts, luck.judged) if rules.double else quantiles
-        future = taken(quantiles, best_action(expected(judged), mask))  # [B, M]
-        future = unscaled(future) if rules.rescale else future
+        selected = online(next_parts, noise.selected) if settings.double else quantiles
+        future = of_action(quantiles, best_action(expected(selected), mask))  # [B, M]
+        future = unscaled(future) if rescale else future
     goal = reward[:, None] + discount[:, None] * future
-    return rescaled(goal) if rules.rescale else goal
-
-
-def td_predicted(see: See, online: Judge, rows: Tensors, chance: Chance = NONE) -> Tensor:
-    """Return the quantiles of the actions that were taken [B, N]."""
-    return taken(online(see(leaves(rows, "obs.")), chance), rows["action"])
+    return rescaled(goal) if rescale else goal
 
 
 def best_action(q: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the valid action of highest value [B] of [B, A], as ``heads.masked_argmax`` does."""
+    """Return the valid action of highest value [B], from [B, A]; the twin of ``heads.best``."""
     if mask is not None:
         q = q.masked_fill(~mask, -torch.inf)
     return q.argmax(-1)
 
 
-def taken(quantiles: Tensor, action: Tensor) -> Tensor:
+def of_action(quantiles: Tensor, action: Tensor) -> Tensor:
     """Return the quantiles [B, N] of one action [B] each, from [B, A, N]."""
     index = action.long()[:, None, None].expand(-1, 1, quantiles.shape[2])
     return quantiles.gather(1, index).squeeze(1)
 
 
 def soft_policy(q: Tensor, mask: Tensor | None, temperature: float) -> Tensor:
-    """Return the log-probabilities [B, A] of the actions, were they chosen softly by their values.
+    """Return the log-probabilities [B, A] of the soft-max policy of values.
 
-    Where no action is valid, the mask is ignored: what comes after counts for nothing there.
+    Args:
+        q: Values [B, A].
+        mask: Valid actions [B, A]; ignored where none is valid, since the discount is 0 there.
+        temperature: Temperature of the soft-max, in units of reward.
     """
     if mask is not None:
         q = q.masked_fill(~mask & mask.any(-1, keepdim=True), -torch.inf)
     return (q / temperature).log_softmax(-1)
 
 
-def soft_value(quantiles: Tensor, logp: Tensor, rules: Rules) -> Tensor:
-    """Return quantiles [B, M] of [B, A, M] under the soft policy, with the bonus of its entropy."""
+def soft_value(quantiles: Tensor, logp: Tensor, temperature: float) -> Tensor:
+    """Return the quantiles [B, M] of the value of the soft-max policy, entropy included.
+
+    Args:
+        quantiles: Quantiles of each action [B, A, M].
+        logp: Log-probabilities of the policy [B, A].
+        temperature: Reward per nat of entropy.
+    """
     logp = logp.clamp_min(torch.finfo(logp.dtype).min)  # zero times minus infinity is not zero
-    chosen = logp.exp()[:, :, None]
-    return (chosen * (quantiles - rules.temperature * logp[:, :, None])).sum(1)
+    return (logp.exp()[:, :, None] * (quantiles - temperature * logp[:, :, None])).sum(1)
 
 
 def rescaled(value: Tensor) -> Tensor:
-    """Return about the square root of values, sign and all."""
+    """Return about the square root of values, with their sign."""
     return value.sign() * ((value.abs() + 1.0).sqrt() - 1.0) + CURVE * value
 
 
 def unscaled(value: Tensor) -> Tensor:
-    """Undo ``rescaled``."""
+    """Return the inverse of ``rescaled``."""
     root = (1.0 + 4.0 * CURVE * (value.abs() + 1.0 + CURVE)).sqrt()
     return value.sign() * (((root - 1.0) / (2.0 * CURVE)).square() - 1.0)

@@ -109,7 +109,7 @@ def critic_form(sac: "SAC", rows: Tensors, weights: Tensor) -> Form:
         after = chosen(report.done, adam(now, gradient, by, optimizer.eps), now)
         average = torch.lerp(target, after.weights, constants.target_ema)
         target.copy_(torch.where(report.done, average, target))
-        _assign(now, after)
+        now.assign(after)
         return [*report, *by]
 
     return Form(function, (*state, weights, _noise_example(sac, rows), *rows.values()))
@@ -150,8 +150,8 @@ def actor_form(sac: "SAC", rows: Tensors) -> Form:
         excess = (entropy - constants.target_entropy).reshape(1)
         by_temperature = correction(temperature.steps + 1, optimizer.lr)
         temperature_after = adam(temperature, excess, by_temperature, optimizer.eps)
-        _assign(now, chosen(report.done, after, now))
-        _assign(temperature, chosen(report.done, temperature_after, temperature))
+        now.assign(chosen(report.done, after, now))
+        temperature.assign(chosen(report.done, temperature_after, temperature))
         return [*report, *by]
 
     return Form(function, (*state, _noise_example(sac, rows), *obs.values()))
@@ -213,8 +213,3 @@ def _noise_example(sac: "SAC", rows: Tensors) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     shape = len(rows["ret"]), prod(sac.policy.shape)
     return torch.randn(shape, generator=generator).to(rows["ret"])
-
-
-def _assign(now: Moments, after: Moments) -> None:
-    for before, value in zip(now, after, strict=True):
-        before.copy_(value)

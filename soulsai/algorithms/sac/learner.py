@@ -136,7 +136,13 @@ class SAC:
         self._generator.manual_seed(int(noise_seed.generate_state(1)[0]))
         rng = np.random.default_rng(replay_seed)
         self.experience = Experience(
-            config, spec, self.policy, rng=rng, steps=steps, realtime=realtime
+            config,
+            spec,
+            self.policy,
+            self.policy.observation,
+            rng=rng,
+            steps=steps,
+            realtime=realtime,
         )
         self.skips = Skips(self.policy)
         self._metrics: Metrics = {}
@@ -254,6 +260,6 @@ class SAC:
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
         """Load a state; the replay is loaded before."""
-        self.experience.go_on(state_dict["pace"])
+        self.experience.restore(state_dict["pace"])
         self._generator.set_state(state_dict["luck"].cpu())
         self.skips.restore(int(state_dict["skipped"]))

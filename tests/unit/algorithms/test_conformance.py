@@ -149,7 +149,7 @@ def test_5_invalid_actions_neither_act_nor_count():
         algorithm.policy.quantiles,
         algorithm.target.quantiles,
         rows,
-        algorithm.rules,
+        algorithm.config,
     ).detach()
     assert (goal == 2.0).all()
     q = algorithm.policy({"obs": torch.zeros(10, 2)}, {})[0]["q"].detach().numpy()

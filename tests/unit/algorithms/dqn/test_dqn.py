@@ -59,7 +59,7 @@ def test_5_the_target_by_loops(double):
     tensors = {name: torch.from_numpy(column) for name, column in rows.items()}
     see = algorithm.policy.observation.parts
     judges = algorithm.policy.quantiles, algorithm.target.quantiles
-    goal = td_target(see, *judges, tensors, algorithm.rules)
+    goal = td_target(see, *judges, tensors, algorithm.config)
     parts = see({"obs": tensors["next_obs.obs"]})
     online, target = (n.quantiles(parts).detach() for n in (algorithm.policy, algorithm.target))
     for i in range(16):

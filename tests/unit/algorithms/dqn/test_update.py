@@ -9,9 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soulsai.algorithms.dqn.learner import DQN
-from soulsai.algorithms.dqn.sampled import SampledHead
-from soulsai.algorithms.dqn.update import NO_LUCK, Luck, rescaled, td_target, unscaled, update
-from soulsai.algorithms.horizon import Horizon
+from soulsai.algorithms.dqn.network import SampledQuantileHead
+from soulsai.algorithms.dqn.update import (
+    NO_UPDATE_NOISE,
+    UpdateNoise,
+    rescaled,
+    td_target,
+    unscaled,
+    update,
+)
+from soulsai.algorithms.n_step_returns import Horizon
 from soulsai.algorithms.networks import NoisyLinear
 from soulsai.algorithms.quantiles import quantile_huber_loss, quantile_huber_slope
 from soulsai.algorithms.replay_learner import packed
@@ -45,7 +52,7 @@ def goal_of(algorithm, rows):
     see = algorithm.policy.observation.parts
     judges = algorithm.policy.quantiles, algorithm.target.quantiles
     with torch.no_grad():
-        return td_target(see, *judges, rows, algorithm.rules)
+        return td_target(see, *judges, rows, algorithm.config)
 
 
 @pytest.mark.parametrize("rescale", [False, True])
@@ -67,12 +74,12 @@ def test_munchausen_by_loops(rescale):
     for i in range(len(goal)):
         here = soft(now[i], rows[f"obs.{MASK}"][i])
         bonus = 0.9 * min(0.0, max(-1.0, tau * math.log(here[int(rows["action"][i])])))
-        mind = soft(then[i], rows[f"next_obs.{MASK}"][i])
+        policy = soft(then[i], rows[f"next_obs.{MASK}"][i])
         for j in range(goal.shape[1]):
-            value = {a: then[i, a, j] for a in mind}
+            value = {a: then[i, a, j] for a in policy}
             if rescale:
                 value = {a: float(unscaled(torch.tensor(v))) for a, v in value.items()}
-            future = sum(p * (value[a] - tau * math.log(p)) for a, p in mind.items())
+            future = sum(p * (value[a] - tau * math.log(p)) for a, p in policy.items())
             wanted = float(rows["ret"][i]) + bonus + float(rows["discount"][i]) * future
             if rescale:
                 wanted = float(rescaled(torch.tensor(wanted)))
@@ -105,7 +112,7 @@ def test_2_sampled_levels_spread_evenly_have_the_same_loss():
 
 
 def test_a_sampled_quantile_depends_on_its_level_alone():
-    head = SampledHead(6, 3, 8, dueling=True)
+    head = SampledQuantileHead(6, 3, 8, dueling=True)
     features, levels = torch.randn(2, 6), torch.rand(2, 5)
     some = head.quantiles(features, levels)
     assert some.shape == (2, 3, 5)
@@ -141,10 +148,10 @@ def test_an_update_is_a_function_of_what_it_is_given(changes):
     results = []
     for _ in range(2):
         algorithm = learner(**changes)
-        draw, luck = algorithm.policy.draw, torch.Generator().manual_seed(3)
-        chance = Luck(*(draw(16, luck) for _ in NO_LUCK))
+        draw, rng = algorithm.policy.draw, torch.Generator().manual_seed(3)
+        noise = UpdateNoise(*(draw(16, rng) for _ in NO_UPDATE_NOISE))
         torch.manual_seed(len(results))  # must not matter
-        update(algorithm.learner, batch(), torch.ones(16), algorithm.rules, chance)
+        update(algorithm.learner, batch(), torch.ones(16), algorithm.config, noise)
         results.append((algorithm.learner.weights, algorithm.learner.target_weights))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
