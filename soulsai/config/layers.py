@@ -57,7 +57,7 @@ def load(path: Path | None, environ: Mapping[str, str], overrides: Sequence[str]
 
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
-    """Return the variables that begin as ours do but that nothing reads, such as SOULSAI_DQN_LR."""
+    """Return the variables that begin with ``SOULSAI_`` but that nothing reads."""
     ours = (name for name in environ if name.upper().startswith("SOULSAI_"))
     return sorted(name for name in ours if not _VARIABLES.fullmatch(name))
 

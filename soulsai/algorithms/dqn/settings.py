@@ -14,42 +14,59 @@ class DQNSettings(ReplaySettings, frozen=True, forbid_unknown_fields=True):
     learner = "soulsai.algorithms.dqn.learner:DQN"
     actions = ("discrete",)
 
-    hidden: tuple[Count, ...] = (256, 256)  # widths of the network's layers
-    layer_norm: bool = True
-    network: Literal["layers", "residual"] = "layers"  # residual: blocks as in SimBa
-    vision: Literal["auto", "small", "minatar", "nature", "impala"] = "auto"  # what sees images
-    dueling: bool = True
-    double: bool = True
-    quantiles: Count = 16  # of the return; 1: its mean only
-    sampled: bool = False  # draw the quantiles' levels anew in every update (IQN)
-    munchausen: Fraction = 0.0  # share of the policy's own logarithm in the reward; 0.9, or 0: off
-    temperature: Positive = 0.03  # with munchausen: of the soft policy, in units of reward
-    noisy: bool = False  # explore by noise in the last layer, drawn anew for every episode
-    n_step: Count = 3
-    gamma: Annotated[float, Meta(gt=0, le=1)] = 0.99
+    hidden: tuple[Count, ...] = (256, 256)  # widths of the hidden layers
+    layer_norm: bool = True  # normalise each hidden layer; helps at high replay ratios
+    network: Literal["layers", "residual"] = "layers"  # layers: a plain MLP; residual: SimBa blocks
+    # image encoder: auto (by the size of the image), small, minatar, nature or impala
+    vision: Literal["auto", "small", "minatar", "nature", "impala"] = "auto"
+    dueling: bool = True  # separate heads for the value of a state and the advantage of an action
+    double: bool = True  # choose the next action by the online network, against too high estimates
+    quantiles: Count = 16  # quantiles of the return that are learnt; 1: only its mean
+    sampled: bool = False  # draw the levels of the quantiles anew in every update (IQN)
+    # Munchausen DQN: weight of the log-policy bonus added to the reward; usual value 0.9, 0 turns
+    # it off
+    munchausen: Fraction = 0.0
+    # with munchausen: temperature of the soft policy, in units of reward
+    temperature: Positive = 0.03
+    # explore by noise in the last layer, drawn anew for every episode, instead of at random
+    noisy: bool = False
+    n_step: Count = 3  # env steps of rewards in a target before the value of the next state
+    gamma: Annotated[float, Meta(gt=0, le=1)] = 0.99  # discount of rewards per env step
     n_step_first: Natural = 0  # n_step at the beginning; 0: the same throughout
     gamma_first: Fraction = 0.0  # gamma at the beginning; 0: the same throughout
-    anneal_steps: Count = 50_000  # env steps over which these two change
-    lr: Positive = 5e-4
-    anneal_lr: bool = False  # to zero, over the planned steps
-    adam_eps: Positive = 1e-5
-    batch_size: Count = 64
-    replay_ratio: Positive = 1.0  # gradient steps per new env step
-    pace: Literal["hold", "free", "lockstep"] = "hold"  # hold: simulators wait for the learner
-    slack_steps: Count = 500  # with hold: env steps the fleet may be ahead of the learner
-    capacity: Count = 100_000  # transitions in replay
-    replay_folder: str = ""  # keep replay there, on disk; empty: in memory
+    anneal_steps: Count = 50_000  # env steps over which n_step and gamma change from these
+    lr: Positive = 5e-4  # learning rate of Adam
+    anneal_lr: bool = False  # lower the learning rate to zero over the planned steps
+    adam_eps: Positive = 1e-5  # epsilon of Adam
+    batch_size: Count = 64  # transitions per gradient step
+    # gradient steps per new env step; more learns more from each step, and takes longer
+    replay_ratio: Positive = 1.0
+    # hold: clients wait for a slow learner; free: nobody waits; lockstep: they alternate
+    pace: Literal["hold", "free", "lockstep"] = "hold"
+    # with hold: env steps that all clients together may be ahead of the learner
+    slack_steps: Count = 500
+    capacity: Count = 100_000  # transitions in replay; the oldest give way
+    replay_folder: str = ""  # folder for replay on disk, when memory is short; empty: in memory
     learning_starts: Natural = 2_000  # env steps of uniform random actions before the first update
-    target_ema: Annotated[float, Meta(gt=0, le=1)] = 0.005  # of the target network, per update
-    act_with: Literal["average", "online"] = "average"  # weights that clients play with
-    grad_clip: Positive = 10.0
-    prioritized: bool = True
-    priority_alpha: Fraction = 0.6
-    priority_beta: Fraction = 0.4  # grows to 1 over the planned steps
-    explore_steps: Natural = 10_000  # env steps after learning_starts, ever fewer at random
-    epsilon_base: Fraction = 0.4  # an episode plays with base ** (1 + alpha * u), u uniform
+    # share of the online network that moves into the target network in each update
+    target_ema: Annotated[float, Meta(gt=0, le=1)] = 0.005
+    # weights for clients: their moving average, or online: the newest
+    act_with: Literal["average", "online"] = "average"
+    grad_clip: Positive = 10.0  # largest norm of a gradient; larger ones are scaled down
+    prioritized: bool = True  # replay transitions with a large error more often
+    priority_alpha: Fraction = 0.6  # with prioritized: strength of the preference; 0: none
+    # with prioritized: correction for it at first; grows to 1 over the planned steps
+    priority_beta: Fraction = 0.4
+    # env steps after learning_starts over which random actions become fewer
+    explore_steps: Natural = 10_000
+    # each episode's random-action rate is epsilon_base ** (1 + epsilon_alpha * u), u drawn from [0,
+    # 1]: 0.4 at most, 0.0007 at least
+    epsilon_base: Fraction = 0.4
+    # higher: more episodes almost without random actions
     epsilon_alpha: Annotated[float, Meta(ge=0)] = 7.0
-    eval_fraction: Fraction = 0.05  # of episodes played greedily, to measure by
-    normalize_obs: bool = True
+    eval_fraction: Fraction = 0.05  # share of episodes played greedily, to measure the policy
+    normalize_obs: bool = True  # scale observations to mean 0 and deviation 1
+    # factor of rewards in the loss; choose it so that they are about 1
     reward_scale: Positive = 1.0
-    rescale_values: bool = False  # learn about the square root of values, where they vary widely
+    # learn square roots of values, where they differ by orders of magnitude
+    rescale_values: bool = False

@@ -12,38 +12,47 @@ BatchPace = Literal["free", "hold", "synchronous"]  # see ``batches``
 
 
 class PPOSettings(LearnerSettings, frozen=True, forbid_unknown_fields=True):
-    """Proximal policy optimisation from the fresh experience of whoever is there."""
+    """Proximal policy optimisation, from fresh experience of all clients."""
 
     learner = "soulsai.algorithms.ppo.learner:PPO"
     actions = ("discrete", "multidiscrete", "box")
 
-    hidden: tuple[Count, ...] = (64, 64)  # widths of the layers of actor and critic
-    activation: Literal["tanh", "relu"] = "tanh"  # relu comes with layer normalisation
-    memory: Natural = 0  # width of an LSTM, for what one observation does not tell; 0: none
-    unroll: Count = 128  # env steps through which it learns to remember
+    hidden: tuple[Count, ...] = (64, 64)  # widths of the hidden layers of actor and critic
+    activation: Literal["tanh", "relu"] = "tanh"  # tanh, or relu with layer normalisation
+    memory: Natural = 0  # width of an LSTM, where one observation does not tell the state; 0: none
+    unroll: Count = 128  # with memory: env steps through which gradients flow back
     batch_steps: Count | None = None  # env steps per iteration; empty: 2048, box actions 4096
     epochs: Count | None = None  # passes over a batch; empty: 4, box actions 10
     minibatch: Count = 64  # env steps per gradient step
-    lr: Positive | None = None  # empty: 1e-3, box actions 3e-4
-    anneal_lr: bool = True  # to zero, over the planned steps
-    adam_eps: Positive = 1e-5
-    gamma: Annotated[float, Meta(gt=0, le=1)] = 0.99
+    lr: Positive | None = None  # learning rate of Adam; empty: 1e-3, box actions 3e-4
+    anneal_lr: bool = True  # lower the learning rate to zero over the planned steps
+    adam_eps: Positive = 1e-5  # epsilon of Adam
+    gamma: Annotated[float, Meta(gt=0, le=1)] = 0.99  # discount of rewards per env step
+    # lambda of generalised advantage estimation: 0 trusts the critic, 1 the returns
     gae_lambda: Fraction = 0.95
-    estimator: Literal["gae", "vtrace"] = "gae"  # of advantages
-    clip: Positive = 0.2  # how far the probability of an action may move per iteration
-    anneal_clip: bool = False  # to zero, over the planned steps
-    entropy: Annotated[float, Meta(ge=0)] | None = None  # bonus; empty: 0.01, box actions 0
+    # estimator of advantages; vtrace corrects for fragments of older versions
+    estimator: Literal["gae", "vtrace"] = "gae"
+    clip: Positive = 0.2  # largest relative change of an action's probability per iteration
+    anneal_clip: bool = False  # lower the clip range to zero over the planned steps
+    # weight of the entropy bonus; empty: 0.01, box actions 0
+    entropy: Annotated[float, Meta(ge=0)] | None = None
     value: Annotated[float, Meta(ge=0)] = 0.5  # weight of the critic's loss
-    grad_clip: Positive = 0.5
-    target_kl: Annotated[float, Meta(ge=0)] = 0.02  # epochs end at 1.5 times that; 0: never
-    max_lag: Natural | None = None  # in iterations; empty: 8, box actions 4; 0: clients wait
-    weight_cap: Positive = 5.0  # of importance weights
-    deadline: Positive = 10.0  # seconds after which 60 % of a batch will do
-    pace: Literal["hold", "free"] = "hold"  # hold: simulators get at most a batch ahead
-    balance: bool = False  # no client counts for more than the mean client
-    eval_fraction: Fraction = 0.02  # of episodes played greedily, to measure by; not learnt from
-    normalize_obs: bool | None = None  # empty: only with box actions
-    normalize_rewards: bool = True  # divide by the deviation of discounted returns
+    grad_clip: Positive = 0.5  # largest norm of a gradient; larger ones are scaled down
+    # an iteration ends early at 1.5 times this divergence from the old policy; 0: never
+    target_kl: Annotated[float, Meta(ge=0)] = 0.02
+    # oldest fragments that are learnt from, in iterations; empty: 8, box actions 4; 0: clients wait
+    # for every version
+    max_lag: Natural | None = None
+    weight_cap: Positive = 5.0  # largest importance weight of a step
+    deadline: Positive = 10.0  # time after which 60 % of a batch is enough, in seconds
+    # hold: clients play at most one batch ahead; free: nobody waits
+    pace: Literal["hold", "free"] = "hold"
+    balance: bool = False  # no client contributes more than the mean client
+    # share of episodes played greedily, to measure the policy; not learnt from
+    eval_fraction: Fraction = 0.02
+    # scale observations to mean 0 and deviation 1; empty: only with box actions
+    normalize_obs: bool | None = None
+    normalize_rewards: bool = True  # divide rewards by the deviation of discounted returns
 
 
 class ResolvedSettings(Struct, frozen=True):

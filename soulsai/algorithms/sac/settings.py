@@ -15,32 +15,40 @@ class SACSettings(ReplaySettings, frozen=True, forbid_unknown_fields=True):
     learner = "soulsai.algorithms.sac.learner:SAC"
     actions = ("box",)
 
-    hidden: tuple[Count, ...] = (256, 256)  # widths of the layers of actor and critics
-    layer_norm: bool = True  # of the critics
-    critics: Count = 2
-    quantiles: Count = 25  # of the return, per critic; 1: its mean only, which is plain SAC
-    drop: Natural = 2  # highest quantiles per critic that are left out of targets
-    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0  # of the critics; DroQ: 0.01
-    n_step: Count = 1
-    gamma: Annotated[float, Meta(gt=0, le=1)] = 0.99
-    lr: Positive = 3e-4
-    adam_eps: Positive = 1e-8
-    batch_size: Count = 256
+    hidden: tuple[Count, ...] = (256, 256)  # widths of the hidden layers of actor and critics
+    layer_norm: bool = True  # normalise each hidden layer of the critics
+    critics: Count = 2  # critics; targets take the mean of their lowest quantiles
+    # quantiles of the return per critic; 1: only its mean, which is plain SAC
+    quantiles: Count = 25
+    # highest quantiles per critic that targets leave out, against too high estimates
+    drop: Natural = 2
+    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0  # dropout in the critics; DroQ: 0.01; 0: none
+    n_step: Count = 1  # env steps of rewards in a target before the value of the next state
+    gamma: Annotated[float, Meta(gt=0, le=1)] = 0.99  # discount of rewards per env step
+    lr: Positive = 3e-4  # learning rate of Adam
+    adam_eps: Positive = 1e-8  # epsilon of Adam
+    batch_size: Count = 256  # transitions per gradient step
     replay_ratio: Positive = 1.0  # gradient steps per new env step; DroQ: 20
-    policy_delay: Count = 2  # gradient steps of the critics per one of the actor; DroQ: 20
-    pace: Literal["hold", "free", "lockstep"] = "hold"  # hold: simulators wait for the learner
-    slack_steps: Count = 500  # with hold: env steps the fleet may be ahead of the learner
-    capacity: Count = 300_000  # transitions in replay
-    replay_folder: str = ""  # keep replay there, on disk; empty: in memory
+    policy_delay: Count = 2  # gradient steps of the critics per step of the actor; DroQ: 20
+    # hold: clients wait for a slow learner; free: nobody waits; lockstep: they alternate
+    pace: Literal["hold", "free", "lockstep"] = "hold"
+    # with hold: env steps that all clients together may be ahead of the learner
+    slack_steps: Count = 500
+    capacity: Count = 300_000  # transitions in replay; the oldest give way
+    replay_folder: str = ""  # folder for replay on disk, when memory is short; empty: in memory
     learning_starts: Natural = 1_000  # env steps of uniform random actions before the first update
-    target_ema: Annotated[float, Meta(gt=0, le=1)] = 0.005  # of the target critics, per update
-    temperature: Positive = 1.0  # what a nat of entropy is worth in reward, at first; then learnt
-    entropy_per_dim: float = -1.0  # wanted of the policy, in nats per dimension of the action
-    prioritized: bool = False
-    priority_alpha: Fraction = 0.6
-    priority_beta: Fraction = 0.4  # grows to 1 over the planned steps
-    eval_fraction: Fraction = 0.05  # of episodes played greedily, to measure by
-    normalize_obs: bool = True
+    # share of the critics that moves into their targets in each update
+    target_ema: Annotated[float, Meta(gt=0, le=1)] = 0.005
+    # initial entropy coefficient (alpha); tuned automatically afterwards
+    temperature: Positive = 1.0
+    entropy_per_dim: float = -1.0  # target entropy per action dimension, in nats
+    prioritized: bool = False  # replay transitions with a large error more often
+    priority_alpha: Fraction = 0.6  # with prioritized: strength of the preference; 0: none
+    # with prioritized: correction for it at first; grows to 1 over the planned steps
+    priority_beta: Fraction = 0.4
+    eval_fraction: Fraction = 0.05  # share of episodes played greedily, to measure the policy
+    normalize_obs: bool = True  # scale observations to mean 0 and deviation 1
+    # factor of rewards in the loss; choose it so that they are about 1
     reward_scale: Positive = 1.0
 
     def problems(self) -> Iterator[str]:
