@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from soulsai import connect
 from soulsai.config.schema import Config
+from soulsai.errors import SoulsAIError
 from soulsai.identity import users
 from soulsai.identity.users import Enrolment
 from soulsai.wire.invite import to_line
@@ -21,6 +22,14 @@ class PageEnroller:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+
+    def can_enroll(self) -> bool:
+        """Return whether an invite can name the address of the server."""
+        try:
+            users.invite(connect.find_server(self._config), self._config.run.name, "client", "")
+        except SoulsAIError:  # a server for this machine only
+            return False
+        return True
 
     def enroll(self, client: str) -> str:
         """Return the invite of a new client."""
@@ -52,5 +61,5 @@ class PageEnroller:
 
 
 def enroller(config: Config) -> PageEnroller | None:
-    """Return what lets clients in, if this node has been given the secret that it takes."""
+    """Return the page's enroller if this node has admin.secret."""
     return PageEnroller(config) if (Path(config.redis.secrets) / ADMIN).is_file() else None

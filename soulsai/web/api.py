@@ -383,7 +383,7 @@ class Api:
         )
 
     def _session(self, role: Any) -> Session:
-        return Session(role, self._access.token_needed, __version__)
+        return Session(role, self._access.token_needed, self._commander.enrolls, __version__)
 
     async def _answer(self, read: Callable[[], object], request: Request | None = None) -> Response:
         return await self.worker.do(lambda: _json(read(), request))

@@ -33,6 +33,10 @@ class Conflict(Exception):
 class Enroller(Protocol):
     """Enrolls and revokes clients, if this node may do that."""
 
+    def can_enroll(self) -> bool:
+        """Return whether clients can be enrolled from here."""
+        ...
+
     def enroll(self, client: str) -> str:
         """Return the secret one-line invite of a new client."""
         ...
@@ -68,6 +72,11 @@ class Commander:
         self._status = status
         self._note = note
         self._busy = threading.Lock()
+
+    @property
+    def enrolls(self) -> bool:
+        """Whether clients can be enrolled from here."""
+        return self._enroller is not None and self._enroller.can_enroll()
 
     def give(self, word: Word, run: str, who: str, about: str = "") -> CommandOutcome:
         """Send a command and wait for its answer.

@@ -33,6 +33,28 @@ TRAINING = (
         "env steps dropped by clients, or by the learner as too old or greedy",
     ),
 )
+ALGORITHM = {  # names that the built-in algorithms share
+    "loss": "mean loss of the batch",
+    "policy_loss": "loss of the policy",
+    "value_loss": "loss of the value function",
+    "actor_loss": "loss of the actor",
+    "q_mean": "mean predicted value of the actions in the batch",
+    "td_error": "mean absolute error of the predicted values",
+    "grad_norm": "norm of the gradient before clipping",
+    "lr": "learning rate of the optimizer",
+    "replay_size": "transitions in the replay buffer",
+    "beta": "exponent of the importance weights of prioritized replay",
+    "skipped": "updates skipped because of numbers that are not finite",
+    "entropy": "entropy of the policy",
+    "kl": "approximate KL divergence between old and new policy",
+    "clip": "clip range of the probability ratio",
+    "clip_fraction": "share of samples whose probability ratio was clipped",
+    "ratio": "mean probability ratio of new and old policy",
+    "explained_variance": "share of the returns' variance that the values explain",
+    "temperature": "weight of the entropy in the objective",
+    "batch_steps": "env steps of the batch so far",
+    "epochs": "passes over the batch",
+}
 _AXES = (NUMBER, ENV_STEPS, TIME)
 
 
@@ -58,7 +80,7 @@ def known(
     names = {metric.name for metric in answer}
     trained = [Metric(*entry, "training") for entry in TRAINING]
     others = [
-        Metric(name, "", "a number of the algorithm", "training")
+        Metric(name, "", ALGORITHM.get(name, "a number of the algorithm"), "training")
         for name in _names(training)
         if name not in {metric.name for metric in trained}
     ]

@@ -108,6 +108,7 @@ class Session(Struct, frozen=True):
 
     role: Literal["operator", "viewer", ""]
     token_needed: bool
+    enroll: bool  # whether clients can be enrolled from here
     software: str
 
 

@@ -12,10 +12,11 @@ from functools import partial
 import pytest
 
 from soulsai.config.schema import WebSettings
-from soulsai.types import Answer, Pause
+from soulsai.types import Answer, Event, Pause
 from tests.contract.web_cases import (
     LIVE,
     Browser,
+    Door,
     episode,
     settings,
     telemetry,
@@ -301,3 +302,29 @@ def test_commands_about_somebody(tmp_path, command, about, code, says):
         found, _, data = browser.ask("POST", "/api/v1/commands", body)
     assert found == code
     assert says in data.decode()
+
+
+def test_enrolment_is_offered_only_where_it_can_work(tmp_path):
+    server = MemoryServer()
+    with training(server):
+        with telemetry(settings(tmp_path), server) as url:
+            assert not Browser(url).get("/api/v1/session")["enroll"]
+        with telemetry(settings(tmp_path), server, Door()) as url:
+            assert Browser(url).get("/api/v1/session")["enroll"]
+
+
+def test_an_operators_command_from_elsewhere_is_an_event_with_its_name(tmp_path):
+    write_run(tmp_path, LIVE, 20)
+    server = MemoryServer()
+    with training(server) as trainer, telemetry(settings(tmp_path), server) as url:
+        browser = Browser(url)
+        until(lambda: browser.get("/api/v1/status")["status"])
+
+        def announced():
+            trainer.wire.announce(Event("command", "pause: done, paused", "operator, command line"))
+            rows = browser.get("/api/v1/events")
+            return [row["who"] for row in rows if row["text"] == "pause: done, paused"]
+
+        until(announced)
+        assert announced()[0] == "operator, command line"
+        assert browser.post("/api/v1/commands", {"command": "forget_best"})["state"] == "done"

@@ -233,6 +233,9 @@ class Door:
     def __init__(self) -> None:
         self.guests = {"volunteer-9d"}
 
+    def can_enroll(self) -> bool:
+        return True
+
     def enroll(self, client: str) -> str:
         if client in self.guests:
             raise ConfigError(f"{client} is enrolled already")

@@ -283,9 +283,11 @@ def test_the_page_of_a_node_that_has_the_secret_lets_in_and_shuts_out(server):
     settings = Config(redis=RedisSettings(url=server.url, secrets=str(server.secrets)))
     door = enroller(settings)
     assert door is not None
+    assert not door.can_enroll()
     with pytest.raises(ConfigError, match="say where"):
         door.enroll("guest")
     write_file(server.secrets / secrets_folder.ADDRESS, f"{ADDRESS}\n")
+    assert door.can_enroll()
     invited = from_line(door.enroll("guest"), "the page")
     assert gets_in(server, "guest", invited.password)
     with pytest.raises(NotEnrolled, match="enrolled already"):

@@ -1,4 +1,4 @@
-// The frame of the page: which run, which page of it, what may be done, and the news.
+// The frame of the page: the chosen run, its pages, the controls, and the news.
 import { get, Refused, send } from "./api.js";
 import { clients } from "./clients.js";
 import { compare } from "./compare.js";
@@ -14,7 +14,7 @@ const $ = (id) => document.getElementById(id);
 
 const state = { session: null, runs: [], chosen: "latest", head: null, page: null, name: "" };
 
-// What a page may know. `run` is an id; `live` says whether it is the one that news are about.
+// The context of a page. `run` is an id; `live` is true for the run in progress.
 const context = {
   get run() { return state.chosen === "latest" ? (state.head?.run ?? state.runs[0]?.run ?? "") : state.chosen; },
   get live() { return Boolean(state.head?.run) && state.head.run === this.run; },
@@ -22,6 +22,7 @@ const context = {
   get row() { return state.runs.find((row) => row.run === this.run); },
   get runs() { return state.runs; },
   get operator() { return state.session?.role === "operator"; },
+  get enrolls() { return Boolean(state.session?.enroll); },
   ask: (command, name, after) => buttons.askAbout(command, context.run, name, after),
   go: (page, query) => { location.hash = hash(page, query); },
 };

@@ -18,11 +18,20 @@ export function place(x, value) {
   return x === "relative" ? duration(value) : `${x === "episode" ? "episode" : "env step"} ${count(value)}`;
 }
 
-function axis(x, large) {
+// A range that shows a constant as a line in its middle, and never stretches a few values over a wide axis.
+function honest(plot, low, high) {
+  if (low === null || high === null) return [0, 1];
+  if (low === high) { const pad = Math.abs(low) / 10 || 1; return [low - pad, high + pad]; }
+  const pad = 0.08 * (high - low);
+  return [low - pad, high + pad];
+}
+
+function axis(x, large, unit) {
+  const label = (text) => (large && text ? { label: text, labelSize: 18, labelFont: "12px system-ui, sans-serif" } : {});
   const shared = { stroke: colour("faint"), font: "12px system-ui, sans-serif", grid: { stroke: colour("grid"), width: 1 }, ticks: { show: false } };
   return [
-    { ...shared, values: axisFormats[x] && ((plot, values) => axisFormats[x](values)), space: 70, size: 30, grid: { show: false } },
-    { ...shared, values: (plot, values) => values.map(short), space: large ? 46 : 34, size: 52 },
+    { ...shared, values: axisFormats[x] && ((plot, values) => axisFormats[x](values)), space: 70, size: 30, grid: { show: false }, ...label(x === "time" ? "" : axisNames[x]) },
+    { ...shared, values: (plot, values) => values.map(short), space: large ? 46 : 34, size: 52, ...label(unit) },
   ];
 }
 
@@ -45,9 +54,9 @@ function serie(curve, rows) {
 // One chart in its place. `curves` name what is drawn of the columns after the first; an "edge" that follows a lower
 // one bounds a band. `marks` gives places worth a star.
 export class Chart {
-  constructor(place, { x, curves, size = "small", log = false, label, marks, onmove }) {
+  constructor(place, { x, curves, size = "small", log = false, label, unit, marks, onmove }) {
     this.place = place;
-    this.options = { x, curves, size, log, label, marks, onmove };
+    this.options = { x, curves, size, log, label, unit, marks, onmove };
     this.data = null;
     this.plot = null;
     this.box = h("div", { class: `chart ${size}`, role: "img", "aria-label": label });
@@ -65,7 +74,7 @@ export class Chart {
   }
 
   draw() {
-    const { x, curves, size, log, marks, onmove } = this.options;
+    const { x, curves, size, log, unit, marks, onmove } = this.options;
     this.plot?.destroy();
     const bands = curves.flatMap((curve, i) => (curve.band ? [{ series: [i + 1, i], fill: clear(curve.colour, 16) }] : []));
     const hooks = {
@@ -74,9 +83,9 @@ export class Chart {
       draw: [(plot) => marks && stars(plot, marks())],
     };
     const options = {
-      width: this.width, height: heights[size], padding: [10, 8, 0, 0], legend: { show: false }, bands, hooks,
-      scales: { x: { time: x === "time" }, y: log ? { distr: 3 } : { range: { min: { pad: 0.08, soft: 0, mode: 0 }, max: { pad: 0.08, soft: 0, mode: 0 } } } },
-      series: [{}, ...curves.map((curve) => serie(curve, this.data?.[0].length ?? 0))], axes: axis(x, size === "large"),
+      width: this.width, height: heights[size], padding: [10, 20, 0, 0], legend: { show: false }, bands, hooks,
+      scales: { x: { time: x === "time" }, y: log ? { distr: 3 } : { range: honest } },
+      series: [{}, ...curves.map((curve) => serie(curve, this.data?.[0].length ?? 0))], axes: axis(x, size === "large", unit),
       cursor: { sync: { key: x, setSeries: false }, points: { show: size === "large", size: 7, width: 2, fill: () => colour("card") }, y: false, drag: { x: true, y: false, dist: 8 } },
       focus: { alpha: 0.3 },
     };

@@ -1,4 +1,4 @@
-// Who plays, how well the line is, and what was not admitted.
+// The clients of a run, and the messages that were not admitted.
 import { get } from "./api.js";
 import { count, duration, h, number, say, unused } from "./dom.js";
 
@@ -7,12 +7,13 @@ const columns = [
   ["Env steps/s", (row, most) => h("span", { class: "bar" }, h("meter", { min: 0, max: most || 1, value: row.steps_per_second, "aria-hidden": "true" }), number(Math.round(row.steps_per_second)))],
   ["Env steps", (row) => count(row.admitted)],
   ["Episodes", (row) => count(row.episodes)],
-  ["Reward, lately", (row) => number(row.recent_mean)],
-  ["Of all", (row) => number(row.reward_mean)],
-  ["Lag", (row) => count(row.lag)],
+  ["Mean reward, last 20", (row) => number(row.recent_mean)],
+  ["Mean reward, all", (row) => number(row.reward_mean)],
+  ["Lag, versions", (row) => count(row.lag)],
   ["Queued", (row) => count(row.queued)],
   ["Rejected", (row) => count(row.rejected)],
-  ["Lost", (row) => h("span", { title: `${count(row.lost)} never arrived, ${count(row.dropped)} dropped by the client` }, count(row.lost + row.dropped))],
+  ["Lost", (row) => count(row.lost)],
+  ["Dropped", (row) => count(row.dropped)],
   ["Restarts", (row) => count(row.restarts)],
 ];
 
@@ -30,16 +31,16 @@ export function clients(context) {
   const reasons = h("ul", { class: "chips" });
   const refused = h("section", { class: "card", "aria-labelledby": "refused-title", hidden: true }, h("h2", { id: "refused-title" }, "Messages not admitted"), reasons);
   const body = h("tbody", {});
-  const actions = (row) => h("div", { class: "row" }, [row.state === "quarantine" ? "pardon" : "purge", "revoke"].map((command) =>
+  const actions = (row) => h("div", { class: "row" }, [row.state === "quarantine" ? "pardon" : "purge", ...(context.enrolls ? ["revoke"] : [])].map((command) =>
     h("button", { type: "button", class: "quiet tiny", "aria-label": `${verbs[command]} ${row.client}`, onclick: () => context.ask(command, row.client, update) }, verbs[command])));
   const name = h("input", { id: "enroll", type: "text", required: true, maxlength: 64, pattern: "[a-z0-9][a-z0-9_\\-]{0,63}", placeholder: "name", autocomplete: "off", title: "a-z, 0-9, _ and -" });
   const enroll = h("form", { class: "row enroll", onsubmit: (event) => { event.preventDefault(); context.ask("enroll", name.value.trim(), () => { name.value = ""; }); } },
-    h("label", { for: "enroll" }, "Let somebody in"), name, h("button", { type: "submit" }, "Enroll"));
+    h("label", { for: "enroll" }, "Add a client"), name, h("button", { type: "submit" }, "Enroll"));
   const table = h("table", { class: "wide" }, h("caption", { class: "hidden" }, "Clients of this run"), h("thead", {}, h("tr", {}, columns.map(([name]) => h("th", { scope: "col" }, name)), context.operator ? h("th", { scope: "col" }, h("span", { class: "hidden" }, "Actions")) : null)), body);
-  const nobody = unused("No client has been heard of. Start one with: soulsai client --redis redis://this-server:6379");
-  const element = h("div", { class: "stack" }, h("div", { class: "row spread" }, summary, context.operator ? enroll : null), h("section", { class: "card flush", "aria-label": "Clients" }, h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of clients" }, table), nobody), refused);
+  const nobody = unused("No client has connected. Start one with: soulsai client --redis redis://this-server:6379");
+  const element = h("div", { class: "stack" }, h("div", { class: "row spread" }, summary, context.operator && context.enrolls ? enroll : null), h("section", { class: "card flush", "aria-label": "Clients" }, h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of clients" }, table), nobody), refused);
 
-  // A line stays the same element while its client plays, so that nobody's focus or click is lost.
+  // A row stays the same element while its client plays, so that focus and clicks are kept.
   const lines = new Map();
   const line = (row, most) => {
     const known = lines.get(row.client);

@@ -27,7 +27,7 @@ export function compare(context, query) {
   const element = h("div", { class: "stack" }, h("div", { class: "columns" },
     h("section", { class: "card", "aria-labelledby": "runs-title" }, h("h2", { id: "runs-title" }, "Runs"), context.runs.length ? list : unused("There is no run yet.")),
     h("section", { class: "card", "aria-labelledby": "compare-title" }, h("div", { class: "row spread" }, h("h2", { id: "compare-title" }, "Side by side"), readout),
-      h("div", { class: "row tools" }, h("label", { class: "field" }, "Metric ", metrics), h("label", { class: "field" }, "Over ", axes), h("label", { class: "check" }, group, "Seeds together")), stage, legend)), differences);
+      h("div", { class: "row tools" }, h("label", { class: "field" }, "Metric ", metrics), h("label", { class: "field" }, "Over ", axes), h("label", { class: "check" }, group, "Group seeds")), stage, legend)), differences);
   let chart = null;
   let shown = null;
 

@@ -1,4 +1,4 @@
-// The buttons that control the training: each asks first, and then shows what the training node answered.
+// The buttons that control the training: each confirms first, and then shows the training node's answer.
 import { send } from "./api.js";
 import { h, say } from "./dom.js";
 
@@ -9,10 +9,11 @@ const commands = {
   stop: { text: "Stop", title: "Stop the training?", why: "The training node takes a last checkpoint, tells the clients, and ends the run. It can be resumed later from the command line.", done: "Stopped", danger: true, when: () => true },
 };
 const about = {
+  forget_best: { text: "Forget", title: "Forget the best average?", why: "The best model is found anew among the episodes from now on. Its saved weights stay until a new best replaces them.", done: "Forgotten", danger: true },
   promote: { text: "Promote", title: "Make this the best model?", why: "Its policy takes the place of best_model, until a better average comes.", done: "Promoted" },
-  purge: { text: "Purge", title: "Purge what this client sent?", why: "What the learner still remembers of its experience is removed, and it is kept out until it is pardoned.", done: "Purged", danger: true },
-  pardon: { text: "Pardon", title: "Let this client in again?", why: "What it sends is learnt from again.", done: "Pardoned" },
-  enroll: { text: "Enroll", title: "Enroll this client?", why: "It gets a user of its own on the server. Its invite is shown once: send it to whoever plays, and to nobody else.", done: "Enrolled" },
+  purge: { text: "Purge", title: "Purge this client's experience?", why: "Its experience is removed from the replay, its episodes no longer count for the best model, and it is kept out until it is pardoned.", done: "Purged", danger: true },
+  pardon: { text: "Pardon", title: "Let this client in again?", why: "Its experience is admitted again.", done: "Pardoned" },
+  enroll: { text: "Enroll", title: "Enroll this client?", why: "It gets a user of its own on the server. Its invite is shown once: send it to the person who plays, and to nobody else.", done: "Enrolled" },
   revoke: { text: "Revoke", title: "Shut this client out?", why: "Its user is removed from the server and its connections end at once.", done: "Revoked", danger: true },
 };
 

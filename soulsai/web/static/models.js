@@ -1,4 +1,4 @@
-// What the run has saved, how good it was, and where to get it.
+// The saved models of a run, their scores and their files.
 import { address, get } from "./api.js";
 import { Chart, place } from "./charts.js";
 import { bytes, count, h, number, say, unused, when } from "./dom.js";
@@ -21,7 +21,7 @@ export function models(context) {
     const best = list.find((model) => model.kind === "best");
     const rest = list.filter((model) => model.kind !== "best");
     stage.replaceChildren(...[
-      best && prize(context.run, best),
+      best && prize(context, best, update),
       rest.length ? table(context, rest, update) : null,
       list.length ? null : unused("Nothing is saved yet. The first checkpoint comes by itself; a quicksave when you like."),
     ].filter(Boolean));
@@ -32,7 +32,7 @@ export function models(context) {
   return { element, update: () => (Date.now() > due ? ((due = Date.now() + 2000), both()) : undefined), recolour: played.recolour, close: played.close };
 }
 
-// What each version of the weights earned: the mean of the episodes that were played with it.
+// The mean reward of the episodes of each version of the weights.
 function versions(context) {
   const stage = h("div", { class: "stage" });
   const readout = h("p", { class: "readout", "aria-hidden": "true" });
@@ -67,12 +67,14 @@ function link(run, model, name) {
   return address(`runs/${encodeURIComponent(run)}/models/${encodeURIComponent(model)}${name ? `/${encodeURIComponent(name)}` : ".tar"}`);
 }
 
-function prize(run, model) {
+function prize(context, model, update) {
+  const { run } = context;
   const policy = model.files.find((file) => file.name === "policy.onnx");
   return h("section", { class: "card prize", "aria-labelledby": "best-title" },
     h("div", {}, h("h2", { id: "best-title", class: "label" }, "Best model"), h("p", { class: "value" }, number(model.score)),
       h("p", { class: "faint" }, `version ${count(model.version)}${model.env_steps === null ? "" : ` at ${count(model.env_steps)} env steps`}, saved `, when(model.time))),
-    h("div", { class: "row end" }, policy ? h("a", { class: "button primary", href: link(run, model.model, "policy.onnx"), download: "" }, `Download policy.onnx`) : null),
+    h("div", { class: "row end" }, policy ? h("a", { class: "button primary", href: link(run, model.model, "policy.onnx"), download: "" }, `Download policy.onnx`) : null,
+      context.operator && context.head?.status ? h("button", { type: "button", class: "quiet", onclick: () => context.ask("forget_best", "", update) }, "Forget") : null),
     fault(model), digests(model));
 }
 

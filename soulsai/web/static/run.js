@@ -1,4 +1,4 @@
-// How the run goes: where it stands, its reward, and whatever else is measured.
+// The progress of a run: its figures, its reward, and all other metrics.
 import { address, Feed, get } from "./api.js";
 import { axisNames, Chart, place } from "./charts.js";
 import { count, duration, h, number, say, short, unused } from "./dom.js";
@@ -18,8 +18,11 @@ const half = curves.length / 2;
 const metrics = curves.slice(0, half).map((curve) => curve.metric);
 const quiet = ["reward", "epsilon", "greedy", "version", "seconds", "updates", "duplicates", "lost", "dropped", "queued", "rejected"];
 const names = {
-  steps: "Episode length", terminated: "Ended by themselves", env_steps_per_second: "Env steps per second",
-  updates_per_second: "Updates per second", lag: "Lag", replay_ratio: "Replay ratio", clients: "Clients",
+  steps: "Episode length", terminated: "Terminated share", env_steps_per_second: "Env steps per second",
+  updates_per_second: "Updates per second", lag: "Policy lag", replay_ratio: "Replay ratio", clients: "Clients",
+  lr: "Learning rate", td_error: "TD error", q_mean: "Mean Q value", beta: "Importance exponent β", skipped: "Skipped updates",
+  grad_norm: "Gradient norm", replay_size: "Replay size", kl: "KL divergence", explained_variance: "Explained variance",
+  clip: "Clip range", clip_fraction: "Clipped share", ratio: "Probability ratio",
 };
 
 const kept = JSON.parse(localStorage.getItem("curves") ?? "{}");
@@ -56,7 +59,7 @@ function figures(context) {
   const bar = h("progress", { max: 1, value: 0, "aria-label": "env steps of those planned" });
   const tiles = h("dl", { class: "tiles" });
   const element = h("section", { class: "card hero", "aria-label": "Where it stands" },
-    h("div", { class: "headline" }, h("p", { class: "label" }, "Mean reward"), h("p", {}, value, trend), h("p", { class: "faint" }, "best average ", best)),
+    h("div", { class: "headline" }, h("p", { class: "label" }, "Mean reward, latest episodes"), h("p", {}, value, trend), h("p", { class: "faint" }, "best average of a full window ", best)),
     h("div", { class: "progress" }, h("p", { class: "row spread" }, steps, left), bar, tiles));
   const fields = new Map();
   const tile = (name, text, warn) => {
@@ -92,8 +95,9 @@ function figures(context) {
     tile("Replay ratio", number(status.replay_ratio));
     tile("Lag, versions", number(status.lag));
     tile("Clients", count(head.clients), head.clients === 0);
-    tile("Rejected", count(rejected));
-    tile("Lost", count(status.lost + status.dropped), status.lost + status.dropped > 0);
+    tile("Rejected messages", count(rejected));
+    tile("Lost, env steps", count(status.lost), status.lost > 0);
+    tile("Dropped, env steps", count(status.dropped), status.dropped > 0);
     tile("Checkpoint", status.checkpoint && status.checkpoint_age !== null ? `${duration(status.checkpoint_age)} ago` : status.checkpoint || "none yet");
   };
   return { element, update };
@@ -147,7 +151,7 @@ function reward(context, changed) {
     }
     if (!chart) {
       stage.replaceChildren();
-      chart = new Chart(stage, { x: choice.x, size: "large", label: "Reward per episode", marks, onmove: read,
+      chart = new Chart(stage, { x: choice.x, size: "large", label: "Reward per episode", unit: "reward", marks, onmove: read,
         curves: curves.map((curve) => ({ ...curve, show: curve.kind !== "points" || choice.points })) });
     }
     chart.show(uPlot.join(columns));
@@ -248,7 +252,8 @@ function card(metric, index, x) {
   const title = names[metric.name] ?? metric.name.replaceAll("_", " ");
   const value = h("span", { class: "now" });
   const stage = h("div", { class: "stage" });
-  const head = h("div", { class: "row spread" }, h("h3", { title: metric.description }, title), value);
+  const about = h("details", { class: "about" }, h("summary", {}, h("h3", { title: metric.description }, title)), h("p", { class: "small faint" }, metric.description));
+  const head = h("div", { class: "row spread" }, about, value);
   const element = h("article", { class: "card small" }, head, stage);
   let chart = null;
   let log = false;
