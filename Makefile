@@ -8,13 +8,16 @@ READY := .venv/.ready
 # What a client runs, which must work on Windows, too
 WINDOWS := -p soulsai.client -m soulsai.process -m soulsai.wire.redis.roles
 
-.PHONY: run test check format docs bench sbom test-conformance test-mutations test-long test-learning test-web test-stack test-chaos stack-images test-ray clean
+.PHONY: run test test-tools check format docs bench sbom test-conformance test-mutations test-long test-learning test-web test-stack test-chaos stack-images test-ray clean
 
 run: $(READY)  ## Train LunarLander on this machine, with a live view. ARGS="--env CartPole-v1"
 	$(BIN)/soulsai train $(ARGS)
 
-test: $(READY)  ## Run all tests but those that train for minutes.
-	$(BIN)/python -m pytest -m "not learning and not web and not stack and not chaos and not long and not mutation and not ray" $(ARGS)
+test: $(READY)  ## Run all tests that need nothing but Python, in about a quarter of an hour.
+	$(BIN)/python -m pytest -n 3 -m "not learning and not web and not stack and not chaos and not long and not mutation and not ray and not tools" $(ARGS)
+
+test-tools: $(READY)  ## Run the tests that need redis-server, openssl, promtool, prometheus and kubectl.
+	$(BIN)/python -m pytest -n 3 -m "tools and not long" $(ARGS)
 
 check: $(READY)  ## Check format, style, types, the arrows between modules, and dead code.
 	$(BIN)/ruff format --check .

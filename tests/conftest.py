@@ -38,8 +38,11 @@ LEAVING_SECONDS = 5.0
 
 
 def pytest_collection_modifyitems(items):
-    """Mark the tests of what any correct learner does: they have numbers, as in the design."""
+    """Mark numbered tests as conformance, and those that run Debian's Redis as tools."""
     for item in items:
+        values = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        if any(isinstance(value, str) and value == "redis-server" for value in values):
+            item.add_marker(pytest.mark.tools)
         if re.match(r"test_\d+_", item.name):
             item.add_marker(pytest.mark.conformance)
 

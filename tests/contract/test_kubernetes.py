@@ -13,6 +13,9 @@ from ruamel.yaml import YAML
 
 from soulsai.config import load
 from soulsai.identity.folder import init
+from tests.programs import installed
+
+pytestmark = pytest.mark.tools
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 VERSION = "1.32"
@@ -28,9 +31,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
     init(secrets, now=datetime.now(UTC))
     for role in ("operator", "viewer"):
         (secrets / f"web_{role}.token").write_text("t" * 48)
-    kubectl = shutil.which("kubectl")
-    assert kubectl, "install kubectl (Debian 13: kubernetes-client)"
-    command = [kubectl, "kustomize", str(folder / "kubernetes")]
+    command = [installed("kubectl"), "kustomize", str(folder / "kubernetes")]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return list(YAML(typ="safe").load_all(text))
 

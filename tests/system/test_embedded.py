@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,10 +20,10 @@ from soulsai.wire.redis.connection import RedisConnection
 from soulsai.wire.redis.embedded_server import EmbeddedServer, find_binary, sweep
 from soulsai.wire.redis.roles import connect_client, connect_training
 from soulsai.wire.secrets import Server, server_for
+from tests.programs import installed
 
-DEBIAN = shutil.which("redis-server")
 STATUS = Status("r", 1, "learning", "dqn", "L")
-BINARIES = [None, *([Path(DEBIAN)] if DEBIAN else [])]
+BINARIES = [None, "redis-server"]
 
 
 def access(server: EmbeddedServer, role):
@@ -54,11 +53,11 @@ def test_it_starts_at_once_and_leaves_nothing(binary):
     seconds = []
     for _ in range(3):  # the best of three, because other work may share the machine
         began = time.monotonic()
-        server = EmbeddedServer(binary=binary)
+        server = EmbeddedServer(binary=binary and installed(binary))
         seconds.append(time.monotonic() - began)
         server.stop()
     assert min(seconds) < 0.5
-    server = EmbeddedServer(binary=binary)
+    server = EmbeddedServer(binary=binary and installed(binary))
     private, pid = server.secrets.parent, server.pid
     one = link(server)
     assert one.execute("INCR", "soulsai:{x}:generation") == 1
@@ -102,14 +101,14 @@ def test_it_listens_on_loopback_when_asked_and_not_otherwise():
 @pytest.mark.parametrize("binary", BINARIES)
 def test_with_a_folder_what_was_acknowledged_survives_a_crash(tmp_path, binary):
     folder = tmp_path / "data"
-    server = EmbeddedServer(folder, binary=binary)
+    server = EmbeddedServer(folder, binary=binary and installed(binary))
     client = connect_client(access(server, "client"), "crash", "c1")
     positions = [Position(1, number) for number in range(1, 200)]
     client.push([(position, b"x") for position in positions])
     client.close()
     os.kill(server.pid, signal.SIGKILL)
     server.stop()
-    with EmbeddedServer(folder, binary=binary) as server:
+    with EmbeddedServer(folder, binary=binary and installed(binary)) as server:
         node = connect_training(access(server, "training_node"), "crash")
         found, after = 0, Position(0, 0)
         while entries := node.read({"c1": after}, 0):

@@ -13,6 +13,7 @@ import pytest
 
 from deploy.monitoring.grafana.dashboards import nodes_dashboard
 from soulsai.wire.redis.embedded_server import EmbeddedServer
+from tests.programs import installed
 from tests.system.test_cli import Node
 from tests.system.train_cases import CARTPOLE, until
 
@@ -45,9 +46,14 @@ def ask(url):
         return None
 
 
+pytestmark = pytest.mark.tools
+
+
 @pytest.mark.parametrize("words", [("check", "rules", RULES), ("test", "rules", CASES)])
 def test_promtool_accepts_the_rules(words):
-    done = subprocess.run(["promtool", *words], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [installed("promtool"), *words], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -67,7 +73,7 @@ def test_prometheus_scrapes_both_nodes_and_tells_of_a_dead_one(tmp_path):
         log = (tmp_path / "prometheus.log").open("w")
         prometheus = subprocess.Popen(
             [
-                *("prometheus", f"--config.file={config}"),
+                *(installed("prometheus"), f"--config.file={config}"),
                 *(f"--storage.tsdb.path={tmp_path / 'db'}", "--log.level=warn"),
                 f"--web.listen-address=127.0.0.1:{port}",
             ],

@@ -1,7 +1,6 @@
 """A real server with TLS and a certificate made here, and a real Sentinel with a fail-over."""
 
 import contextlib
-import shutil
 import socket
 import subprocess
 import time
@@ -15,17 +14,13 @@ from soulsai.identity.folder import init
 from soulsai.wire.redis.connection import RedisConnection
 from soulsai.wire.redis.roles import connect_client, connect_training
 from soulsai.wire.secrets import Server, read_secret
+from tests.programs import installed
 
-REDIS = shutil.which("redis-server")
-OPENSSL = shutil.which("openssl")
-
-pytestmark = pytest.mark.skipif(
-    REDIS is None or OPENSSL is None, reason="needs Debian's redis-server (with TLS) and openssl"
-)
+pytestmark = pytest.mark.tools  # TLS needs Debian's redis-server
 
 
 def openssl(folder: Path, *words: str) -> None:
-    subprocess.run([str(OPENSSL), *words], cwd=folder, check=True, capture_output=True)
+    subprocess.run([str(installed("openssl")), *words], cwd=folder, check=True, capture_output=True)
 
 
 def authority(folder: Path, name: str) -> None:
@@ -60,7 +55,9 @@ def running(folder: Path, port: int, *lines: str, mode: tuple[str, ...] = ()):
     """Run a server or sentinel until the end of the block; give its process."""
     settings = folder / f"{port}.conf"
     settings.write_text("\n".join([f'dir "{folder}"', *lines, ""]))
-    process = subprocess.Popen([str(REDIS), str(settings), *mode], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [str(installed("redis-server")), str(settings), *mode], stdout=subprocess.DEVNULL
+    )
     try:
         until(lambda: listens(port))
         yield process

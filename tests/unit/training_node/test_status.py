@@ -18,6 +18,7 @@ from soulsai.prometheus import (
     TrainingMetrics,
 )
 from soulsai.types import ClientStatus, Status
+from tests.programs import installed
 
 
 def client(name: str, state: str, queued: int = 0) -> ClientStatus:
@@ -107,6 +108,7 @@ def test_names_of_others_make_no_series() -> None:
     assert not [name for name in numbers if "volunteer" in name]
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize("which", ["training", "telemetry"])
 def test_promtool_has_nothing_to_say(which: str) -> None:
     if which == "training":
@@ -118,7 +120,11 @@ def test_promtool_has_nothing_to_say(which: str) -> None:
         ]
         text = TelemetryMetrics(lambda: numbers).text()
     done = subprocess.run(
-        ["promtool", "check", "metrics"], input=text, capture_output=True, timeout=60, check=False
+        [installed("promtool"), "check", "metrics"],
+        input=text,
+        capture_output=True,
+        timeout=60,
+        check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
