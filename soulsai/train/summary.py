@@ -98,7 +98,7 @@ def table(summary: Summary) -> list[tuple[str, str]]:
         ("best reward", _number(summary.best_reward) + " (one episode)"),
         ("environments", f"{counted(summary.restarts, 'restart')}, faults: {faults}"),
         ("rejected", _listed(summary.rejected)),
-        ("dropped", f"{counted(summary.dropped, 'env step')} by clients"),
+        ("dropped", f"{counted(summary.dropped, 'env step')} by clients or the learner"),
         ("lost", f"{counted(summary.lost, 'env step')} on the way"),
         ("duplicates", counted(summary.duplicates, "message")),
         ("bytes/transition", _number(summary.bytes_per_transition)),

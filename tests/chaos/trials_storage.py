@@ -80,7 +80,7 @@ def server_full(folder, links):
         }
         t.row.must("the server was never full: the trial has tried nothing", flood.refused)
         t.row.within("new weights", flood.longest, 3.0)
-        dropped = t.watch.status.dropped
+        dropped = sum(client.dropped for client in t.watch.status.clients)
         verdict, progress = t.end()
         t.row.must(f"acked_lost {verdict.acked_lost}, of which {progress['lost']} are counted",
                    verdict.acked_lost <= progress["lost"])  # fmt: skip
