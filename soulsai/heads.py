@@ -70,7 +70,7 @@ def act(
     if head.kind == "epsilon_greedy":
         action = masked_argmax(outputs["q"], mask)
         if uniform.any():
-            action = np.where(uniform, random_choice(outputs["q"].shape, mask, rng), action)
+            action = np.where(uniform, _random_choice(outputs["q"].shape, mask, rng), action)
         return action.astype(action_spec.leaf.dtype), {}
     if head.kind == "categorical":
         return _categorical(action_spec, outputs["logits"], mask, greedy, uniform, rng)
@@ -104,17 +104,8 @@ def masked_argmax(scores: Array, mask: Array | None) -> Array:
     return index
 
 
-def random_choice(shape: tuple[int, ...], mask: Array | None, rng: np.random.Generator) -> Array:
-    """Draw a valid choice uniformly.
-
-    Args:
-        shape: Environments and choices, (E, A).
-        mask: Valid choices [E, A]; ``None``: all.
-        rng: Source of randomness.
-
-    Returns:
-        Indices [E].
-    """
+def _random_choice(shape: tuple[int, ...], mask: Array | None, rng: np.random.Generator) -> Array:
+    """Draw a valid choice [E] uniformly, for a shape (E, A)."""
     return masked_argmax(rng.random(shape), mask)
 
 

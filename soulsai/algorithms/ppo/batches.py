@@ -113,9 +113,7 @@ class Batches:
         self.arrived_steps = 0  # env steps, without duplicates
         self._pending: list[Fragment] = []
         self._size = 0  # env steps pending
-        self._known: dict[
-            Key, Order
-        ] = {}  # recent fragments and their versions, against duplicates
+        self._known: dict[Key, Order] = {}  # version of each recent fragment, against duplicates
         self._first: float | None = None  # arrival of the first pending fragment
         self._latest: float | None = None  # last arrival in this iteration
         self._in_flight = InFlight()
