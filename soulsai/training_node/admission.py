@@ -1,9 +1,11 @@
-"""Which messages are let in: whether their numbers make sense, and what never arrived.
+"""Admission of messages: their numbers, their order, and the env steps missing between them.
 
-The codec has judged their form. Here nothing waits, logs or counts: every entry becomes one
-``Arrival`` that says what it held, what was refused and what is missing before it.
+The codec has checked their form. Nothing here waits, logs or counts: each entry becomes one
+``Arrival`` with the admitted messages, the refusals, and the number of missing env steps.
 """
 
+import zlib
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -11,7 +13,6 @@ import numpy as np
 from msgspec import Struct
 
 from soulsai.errors import Rejected
-from soulsai.training_node.continuity import Continuity
 from soulsai.types import (
     MASK,
     OLDEST_PROTOCOL,
@@ -34,39 +35,41 @@ LARGEST_SEQ = 2**40
 LARGEST_COUNT = 2**48
 LARGEST_TOTAL = 2**53  # of sums over epochs and clients: exact in JSON and as a float
 LARGEST_NUMBER = 1e30  # of an episode's floats: their sums and squares stay finite
-AHEAD_MS = 24 * 3600 * 1000  # how far ahead of our clock an epoch may be
+AHEAD_MS = 24 * 3600 * 1000  # that an epoch may be ahead of our clock
 MOST_ENVIRONMENTS = 4096
 FAILED = "failed"  # the refusal of an entry whose handling ended a node twice
-BAD_POSITION = "position"  # the refusal after which a stream accepts no honest entry any more
+BAD_POSITION = "position"  # the refusal after which a stream cannot take an honest entry any more
+MOST_EPISODES = 16_384  # whose steps are remembered, of all clients together
+MOST_RANGES = 16  # of steps, of one episode
 
 
 class Mark(NamedTuple):
-    """How far one client's stream has been taken in; a checkpoint holds one per client."""
+    """The end of the part of a client's stream that was read; checkpoints hold them."""
 
     position: Position = START
-    clock: int = 0  # env steps of this epoch up to here, whether they arrived or not
-    holed: bool = False  # entries are missing, and no fragment has told yet how many steps
+    clock: int = 0  # env steps of this epoch up to here, arrived or missing
+    holed: bool = False  # entries are missing, and the number of their env steps is not known yet
 
 
 def surplus(marks: Mapping[str, Mark], most: int) -> list[str]:
-    """Return the clients, longest gone first, whose marks are more than so many."""
+    """Return the clients whose marks exceed a number, in the order of their epochs."""
     if len(marks) <= most:
         return []
     return sorted(marks, key=lambda client: marks[client].position)[: len(marks) - most]
 
 
 class Refusal(NamedTuple):
-    """Why a message was not let in: the short word for counting, and a line about it."""
+    """The reason of a refusal: a short word for counting, and a line of details."""
 
     reason: str
     detail: str
 
 
 class Arrival(Struct, frozen=True, eq=False):
-    """What one entry of a client's stream came to."""
+    """The outcome of one entry of a client's stream."""
 
     client: str
-    mark: Mark  # where the stream stands after it
+    mark: Mark  # after this entry
     bytes: int
     fragments: tuple[Fragment, ...] = ()
     episodes: tuple[Episode, ...] = ()
@@ -74,20 +77,20 @@ class Arrival(Struct, frozen=True, eq=False):
     hello: Hello | None = None
     lost: int = 0  # env steps that should have come before it
     duplicate: bool = False
-    discarded: int = 0  # entries that were not even read, because the client is kept out
+    discarded: int = 0  # entries deleted unread, because the client is excluded
     refusals: tuple[Refusal, ...] = ()
 
     @property
     def steps(self) -> int:
-        """Env steps let in."""
+        """The number of admitted env steps."""
         return sum(len(fragment) for fragment in self.fragments)
 
 
 class Admission:
-    """Follows every client's stream, and lets in what is new and makes sense.
+    """Follows all clients' streams, and admits messages that are new and within the limits.
 
-    ``newest`` is the (generation, version) published last; the owner of the weights raises it
-    *before* publishing. Assigning the pair is atomic, so another thread may do so.
+    ``newest`` is the newest (generation, version). The publisher sets it *before* it publishes;
+    the assignment is atomic, so this may happen in another thread.
     """
 
     def __init__(
@@ -100,32 +103,42 @@ class Admission:
         newest: tuple[int, int],
         now: Callable[[], float],
     ) -> None:
+        """Continue from the marks of a checkpoint.
+
+        Args:
+            spec: The run.
+            head: The policy's head, which bounds actions and exploration.
+            decode: Returns an entry's messages; raises ``Rejected``.
+            marks: The end of the part of each stream that was read.
+            newest: Generation and version of the newest weights.
+            now: Unix seconds.
+        """
         self.newest = newest
         self.marks = dict(marks)
-        self._rules = Rules(spec, head)
-        self._continuity = Continuity()
+        self._limits = AdmissionLimits(spec, head)
+        self._steps = EpisodeSteps()
         self._decode = decode
         self._now = now
 
     def mark(self, client: str) -> Mark:
-        """Return how far a client's stream was judged."""
+        """Return the end of the part of a client's stream that was read."""
         return self.marks.get(client, Mark())
 
     def position(self, client: str) -> Position:
-        """Return where in a client's stream that is."""
+        """Return the position of that end."""
         return self.mark(client).position
 
     def admit(self, entry: Entry) -> Arrival:
-        """Judge one entry; whatever it holds, nothing is raised."""
+        """Read one entry; faults of its content become refusals."""
         client, position, data = entry
-        before = self.marks.get(client, Mark())
+        before = self.mark(client)
         size = len(data) if data is not None else 0
         if position <= before.position:
             return Arrival(client, before, size, duplicate=True)
         if position.epoch > self._now() * 1000 + AHEAD_MS or position.seq >= LARGEST_SEQ:
             refusal = Refusal(BAD_POSITION, f"{position.epoch}-{position.seq}")
             return Arrival(client, before, size, refusals=(refusal,))
-        reading = _Reading(before, position)
+        reading = _EntryReading(before, position)
         try:
             messages = self._decode(entry)
         except Rejected as error:
@@ -145,37 +158,37 @@ class Admission:
         before = self.mark(entry.client)
         if entry.position <= before.position:
             return Arrival(entry.client, before, 0, duplicate=True)
-        reading = _Reading(before, entry.position)
+        reading = _EntryReading(before, entry.position)
         reading.refuse(Rejected(FAILED, detail))
         arrival = reading.arrival(entry.client, len(entry.data or b""))
         self.marks[entry.client] = arrival.mark
         return arrival
 
-    def _take(self, message: Message, reading: "_Reading") -> None:
+    def _take(self, message: Message, reading: "_EntryReading") -> None:
         if isinstance(message, Fragment):
-            self._rules.counts(message)
+            self._limits.counts(message)
             reading.advance(message)
-            self._rules.fragment(message, self.newest)
-            self._continuity.check(message)
+            self._limits.fragment(message, self.newest)
+            self._steps.add(message)
             reading.fragments.append(message)
         elif isinstance(message, Episode):
-            self._rules.episode(message, self.newest)
+            self._limits.episode(message, self.newest)
             reading.episodes.append(message)
         elif isinstance(message, Heartbeat):
             reading.heartbeat = message
         else:
-            self._rules.hello(message)
+            self._limits.hello(message)
             reading.greet(message)
 
 
-class _Reading:
-    """What is known so far of the entry at hand."""
+class _EntryReading:
+    """Collects the outcome of one entry."""
 
     def __init__(self, before: Mark, position: Position) -> None:
         self.position = position
         self.fresh = position.epoch != before.position.epoch
         self.clock = 0 if self.fresh else before.clock
-        # An epoch that begins without a hello has lost at least that.
+        # An epoch that begins without a hello has lost at least the hello.
         self.holed = self.fresh or before.holed or position.seq != before.position.seq + 1
         self.lost = 0
         self.fragments: list[Fragment] = []
@@ -192,9 +205,10 @@ class _Reading:
         self.holed = False
 
     def advance(self, fragment: Fragment) -> None:
-        """Count the env steps that are missing before a fragment, and those it says it holds.
+        """Count the env steps that are missing before a fragment, and its own.
 
-        Steps that are missing though no entry is, the client has dropped itself, and says so.
+        A gap of env steps without a gap of entries is no loss: the client has dropped these steps
+        and reports them.
         """
         if self.holed:
             self.lost += max(0, fragment.clock - self.clock)
@@ -202,11 +216,11 @@ class _Reading:
         self.clock = max(self.clock, fragment.clock + len(fragment))
 
     def refuse(self, error: Rejected) -> None:
-        """Note why something was not let in."""
+        """Add a refusal."""
         self.refusals.append(Refusal(error.reason, str(error)))
 
     def arrival(self, client: str, size: int) -> Arrival:
-        """Return what the entry came to."""
+        """Return the outcome."""
         return Arrival(
             client=client,
             mark=Mark(self.position, self.clock, self.holed),
@@ -220,8 +234,8 @@ class _Reading:
         )
 
 
-class Rules:
-    """What the numbers of one run may be; every method raises ``Rejected`` if they are not."""
+class AdmissionLimits:
+    """The limits of one run's numbers; the methods raise ``Rejected`` for numbers beyond them."""
 
     def __init__(self, spec: RunSpec, head: Head) -> None:
         leaves = spec.spec.obs
@@ -232,7 +246,7 @@ class Rules:
         self._masked = MASK in leaves
         self._action = spec.spec.action
         self._sizes = np.asarray(spec.spec.action.sizes)
-        # A larger share of random actions than the run asks for would hide what they follow.
+        # More exploration than the run sets would hide a policy that is not ours.
         self._epsilon = head.epsilon_base if head.kind == "epsilon_greedy" else 0.0
         self._bound = 1.0 if head.kind == "squashed" else LARGEST_ACTION
 
@@ -277,7 +291,7 @@ class Rules:
             raise Rejected("episode", f"reward {episode.reward:g} in {episode.steps} steps")
 
     def hello(self, hello: Hello) -> None:
-        """Check that a client believes in this run, and speaks as we do."""
+        """Check that a client plays this run, with a protocol of ours."""
         if hello.run != self._run or hello.crc != self._crc:
             raise Rejected("run", f"{hello.run!r} with spec {hello.crc:08x}")
         if not OLDEST_PROTOCOL <= hello.protocol <= PROTOCOL:
@@ -302,7 +316,7 @@ class Rules:
         rows, first = np.arange(len(action)), 0
         for component, size in enumerate(self._action.sizes):
             valid = mask[:, first : first + size]
-            # Where nothing is valid, something must be done all the same.
+            # Where no action is valid, any action is accepted.
             if not (valid[rows, action[:, component]] | ~valid.any(1)).all():
                 raise Rejected("mask", "an action that the mask forbids")
             first += size
@@ -316,3 +330,63 @@ def _published(generation: int, version: int, newest: tuple[int, int]) -> None:
 def _finite(name: str, values: Array) -> None:
     if not np.isfinite(values).all():
         raise Rejected("finite", f"{name} has numbers that are not finite")
+
+
+class EpisodeSteps:
+    """Remembers the steps of each episode that came, so that each is admitted once.
+
+    The first observation of a fragment must be the last one of the fragment before it.
+    """
+
+    def __init__(self) -> None:
+        self._episodes: OrderedDict[tuple[str, int, int], _Episode] = OrderedDict()
+
+    def add(self, fragment: Fragment) -> None:
+        """Add a fragment's steps; raise ``Rejected`` if they do not fit to those before."""
+        key = (fragment.client, fragment.epoch, fragment.episode)
+        first, end = fragment.start, fragment.start + len(fragment)
+        known = self._episodes.setdefault(key, _Episode())
+        self._episodes.move_to_end(key)
+        if len(self._episodes) > MOST_EPISODES:
+            self._episodes.popitem(last=False)
+        if known.overlaps(first, end):
+            raise Rejected("overlap", f"steps {first} to {end} of an episode came before")
+        last = known.ranges[-1][1] if known.ranges else -1
+        if first == last and _digest(fragment.obs, 0) != known.digest:
+            raise Rejected("continuity", f"step {first} begins with another observation")
+        known.add(first, end)
+        if end > last:
+            known.digest = _digest(fragment.obs, -1)
+        if fragment.ended:
+            known.length = end
+
+
+class _Episode:
+    """The steps of one episode that came, as ranges, and the last observation."""
+
+    def __init__(self) -> None:
+        self.ranges: list[tuple[int, int]] = []  # disjoint, in order
+        self.digest = 0  # of the observation after the last step
+        self.length: int | None = None  # once the last step came
+
+    def overlaps(self, first: int, end: int) -> bool:
+        """Whether any of these steps came before, or is beyond the episode's end."""
+        beyond = self.length is not None and end > self.length
+        return beyond or any(start < end and first < stop for start, stop in self.ranges)
+
+    def add(self, first: int, end: int) -> None:
+        """Add steps that did not come before."""
+        joined: list[tuple[int, int]] = []
+        for start, stop in sorted([*self.ranges, (first, end)]):
+            if joined and joined[-1][1] == start:
+                joined[-1] = joined[-1][0], stop
+            else:
+                joined.append((start, stop))
+        self.ranges = joined[-MOST_RANGES:]
+
+
+def _digest(obs: dict[str, Array], row: int) -> int:
+    digest = 0
+    for rows in obs.values():
+        digest = zlib.crc32(rows[row].tobytes(), digest)
+    return digest

@@ -1,4 +1,4 @@
-"""Who plays: how fast, how stale, how reliably, and who has fallen silent."""
+"""The clients of a run: their speeds, lags, losses, faults and times of silence."""
 
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
@@ -9,29 +9,29 @@ from soulsai.types import ClientStatus, Heartbeat
 
 PATIENCE = 10.0  # seconds of silence after which a client counts as lost
 MOST_CLIENTS = 1024
-MOST_KINDS = 32  # of environments' faults that are told apart once their client is forgotten
+MOST_KINDS = 32  # of environments' faults that are counted apart
 
 
 class Rate:
-    """How fast a total has grown over about the last ``window`` seconds."""
+    """The growth of a total per second over about the last ``window`` seconds."""
 
     def __init__(self, window: float = 5.0) -> None:
         self._window = window
-        self._seen: deque[tuple[float, float]] = deque()
+        self._samples: deque[tuple[float, float]] = deque()
 
     def per_second(self, now: float, total: float) -> float:
-        """Return the rate, given the total now; call it about once a second."""
-        seen = self._seen
-        if not seen or now - seen[-1][0] >= self._window / 10:
-            seen.append((now, total))
-        while len(seen) > 1 and seen[1][0] <= now - self._window:
-            seen.popleft()
-        then, before = seen[0]
+        """Return the rate, given the present total; call it about once a second."""
+        samples = self._samples
+        if not samples or now - samples[-1][0] >= self._window / 10:
+            samples.append((now, total))
+        while len(samples) > 1 and samples[1][0] <= now - self._window:
+            samples.popleft()
+        then, before = samples[0]
         return (total - before) / (now - then) if now > then else 0.0
 
 
-class _Player:
-    """One client, as far as it is remembered."""
+class _Client:
+    """The state of one client; sums over its epochs are bounded."""
 
     def __init__(self, now: float) -> None:
         self.seen = now
@@ -41,128 +41,148 @@ class _Player:
         self.taken = 0  # env steps admitted since the newest version
         self.rejected = 0
         self.lost = 0
-        self.dropped = 0  # in epochs before this one
-        self.restarts = 0  # the same
-        self.faults: Counter[str] = Counter()  # the same
         self.version: int | None = None  # of its last fragment
-        self.last: Heartbeat | None = None
-        self.told = now  # when it last said how it is
+        self.heartbeat: Heartbeat | None = None
+        self.reported = now  # the time of its last heartbeat
+        self._dropped = 0  # in earlier epochs
+        self._restarts = 0  # in earlier epochs
+        self._faults: Counter[str] = Counter()  # in earlier epochs
 
     @property
-    def all_dropped(self) -> int:
-        return min(LARGEST_TOTAL, self.dropped + (self.last.dropped if self.last else 0))
+    def dropped(self) -> int:
+        return bounded(self._dropped + (self.heartbeat.dropped if self.heartbeat else 0))
 
     @property
-    def all_restarts(self) -> int:
-        return min(LARGEST_TOTAL, self.restarts + (self.last.restarts if self.last else 0))
+    def restarts(self) -> int:
+        return bounded(self._restarts + (self.heartbeat.restarts if self.heartbeat else 0))
 
     @property
-    def all_faults(self) -> Counter[str]:
-        return add_faults(self.faults, self.last.faults if self.last else {})
+    def faults(self) -> Counter[str]:
+        return add_faults(self._faults, self.heartbeat.faults if self.heartbeat else {})
 
     def begin_epoch(self, epoch: int) -> None:
         self.epoch = epoch
-        self.dropped, self.restarts = self.all_dropped, self.all_restarts
-        self.faults = self.all_faults
-        self.last = None
+        self._dropped, self._restarts, self._faults = self.dropped, self.restarts, self.faults
+        self.heartbeat = None
+
+    def waits(self, version: int, since: float) -> bool:
+        """Whether the client has reported since then that it waits, and has that version.
+
+        A client without the version waits for it. A greedy episode keeps an older version, so the
+        version does not matter once the report is ``PATIENCE`` seconds newer.
+        """
+        if self.heartbeat is None or not self.heartbeat.waiting:
+            return False
+        has_it = self.heartbeat.version >= version
+        return self.reported >= since + (0.0 if has_it else PATIENCE)
 
 
-class Roster:
-    """Remembers at most ``limit`` clients; when more come, the one longest silent is forgotten."""
+class ClientTable:
+    """Keeps the clients heard of last; for the others it keeps the sums of their counters."""
 
     def __init__(self, now: float, patience: float = PATIENCE, limit: int = MOST_CLIENTS) -> None:
-        self._players: dict[str, _Player] = {}
+        """Begin without clients.
+
+        Args:
+            now: Seconds of a monotonic clock.
+            patience: Seconds of silence after which a client counts as lost.
+            limit: The number of clients that are kept.
+        """
+        self._clients: dict[str, _Client] = {}
         self._patience = patience
         self._limit = limit
+        self._now = now
         self._forgotten_dropped = 0
         self._forgotten_restarts = 0
         self._forgotten_faults: Counter[str] = Counter()
-        self._now = now
 
     def __repr__(self) -> str:
-        return f"<Roster [{self.active} active of {len(self._players)}]>"
+        return f"<ClientTable [{self.active} active of {len(self._clients)}]>"
 
     def heard(self, arrival: Arrival, now: float) -> None:
-        """Note what came from a client, and when."""
+        """Note the time of an arrival, and its heartbeat."""
         self._now = now
-        player = self._player(arrival.client, now)
-        player.seen = now
-        if arrival.mark.position.epoch != player.epoch:
-            player.begin_epoch(arrival.mark.position.epoch)
+        client = self._clients.get(arrival.client)
+        if client is None:
+            if len(self._clients) >= self._limit:
+                self.forget(min(self._clients, key=lambda name: self._clients[name].seen))
+            client = self._clients[arrival.client] = _Client(now)
+        client.seen = now
+        if arrival.mark.position.epoch != client.epoch:
+            client.begin_epoch(arrival.mark.position.epoch)
         if arrival.heartbeat is not None:
-            player.last, player.told = arrival.heartbeat, now
+            client.heartbeat, client.reported = arrival.heartbeat, now
 
-    def admitted(self, arrival: Arrival, steps: int) -> None:
-        """Count what came of it: so many env steps, and what was refused or lost."""
-        player = self._players.get(arrival.client)
-        if player is None:  # forgotten meanwhile
+    def count(self, arrival: Arrival, steps: int) -> None:
+        """Count an arrival of which ``steps`` env steps were admitted."""
+        client = self._clients.get(arrival.client)
+        if client is None:  # forgotten meanwhile
             return
-        player.admitted += steps
-        player.taken += steps
-        player.rejected += len(arrival.refusals) + arrival.discarded
-        player.lost = min(LARGEST_TOTAL, player.lost + arrival.lost)
+        client.admitted += steps
+        client.taken += steps
+        client.rejected += len(arrival.refusals) + arrival.discarded
+        client.lost = bounded(client.lost + arrival.lost)
         if steps:
-            player.version = arrival.fragments[-1].version
+            client.version = arrival.fragments[-1].version
 
     def tick(self, now: float) -> None:
-        """Let time pass."""
+        """Set the time."""
         self._now = now
 
     @property
     def active(self) -> int:
-        """Clients heard of lately."""
-        return sum(not self._is_lost(player) for player in self._players.values())
+        """The number of clients that are not lost."""
+        return len(self._active())
 
-    def published(self) -> list[int]:
+    def restart_counts(self) -> list[int]:
         """Return the env steps of each active client since the last call."""
-        taken = [player.taken for player in self._players.values() if not self._is_lost(player)]
-        for player in self._players.values():
-            player.taken = 0
+        taken = [client.taken for client in self._active()]
+        for client in self._clients.values():
+            client.taken = 0
         return taken
 
     def all_wait(self, version: int, since: float) -> bool:
-        """Return whether there are active clients, and all wait, though they have that version.
+        """Return whether there are active clients, and all of them wait for new weights.
 
-        They must have said so since then. Those who have not got it wait for it; but a greedy
-        episode keeps an older one, so some time later it does not matter any more.
+        Args:
+            version: The newest version; a client without it is about to receive it.
+            since: The time after which they must have reported that they wait.
         """
-        active = [player for player in self._players.values() if not self._is_lost(player)]
-        return bool(active) and all(_waits(player, version, since) for player in active)
+        active = self._active()
+        return bool(active) and all(client.waits(version, since) for client in active)
 
     @property
     def dropped(self) -> int:
-        """Env steps that clients say they dropped."""
-        known = sum(player.all_dropped for player in self._players.values())
-        return min(LARGEST_TOTAL, known + self._forgotten_dropped)
+        """Env steps that clients report as dropped."""
+        known = sum(client.dropped for client in self._clients.values())
+        return bounded(known + self._forgotten_dropped)
 
     @property
     def restarts(self) -> int:
-        """Restarts of environments, as clients tell them."""
-        known = sum(player.all_restarts for player in self._players.values())
-        return min(LARGEST_TOTAL, known + self._forgotten_restarts)
+        """Restarts of environments that clients report."""
+        known = sum(client.restarts for client in self._clients.values())
+        return bounded(known + self._forgotten_restarts)
 
     @property
     def faults(self) -> Counter[str]:
-        """Faults of environments by kind, as clients tell them."""
+        """Faults of environments that clients report, by kind."""
         total = self._forgotten_faults
-        for player in self._players.values():
-            total = add_faults(total, player.all_faults)
+        for client in self._clients.values():
+            total = add_faults(total, client.faults)
         return total
 
     def silent(self, seconds: float) -> list[str]:
-        """Return the clients not heard of for so long."""
-        return [name for name, p in self._players.items() if self._now - p.seen > seconds]
+        """Return the clients without a message for so many seconds."""
+        return [name for name, client in self._clients.items() if self._now - client.seen > seconds]
 
-    def forget(self, client: str) -> None:
-        """Forget a client; its drops and faults stay counted."""
-        player = self._players.pop(client, None)
-        if player is None:
+    def forget(self, name: str) -> None:
+        """Remove a client; its reported counters stay in the sums."""
+        client = self._clients.pop(name, None)
+        if client is None:
             return
-        dropped = self._forgotten_dropped + player.all_dropped
-        restarts = self._forgotten_restarts + player.all_restarts
-        self._forgotten_dropped = min(LARGEST_TOTAL, dropped)
-        self._forgotten_restarts = min(LARGEST_TOTAL, restarts)
-        self._forgotten_faults = add_faults(self._forgotten_faults, player.all_faults)
+        self._forgotten_dropped = bounded(self._forgotten_dropped + client.dropped)
+        self._forgotten_restarts = bounded(self._forgotten_restarts + client.restarts)
+        self._forgotten_faults = add_faults(self._forgotten_faults, client.faults)
 
     def statuses(
         self,
@@ -170,7 +190,7 @@ class Roster:
         held: Callable[[str], str] = lambda _: "",
         finding: Callable[[str], str] = lambda _: "",
     ) -> tuple[ClientStatus, ...]:
-        """Return all clients in order of their names.
+        """Return the status of each client, in order of their names.
 
         Args:
             version: The newest version.
@@ -180,39 +200,40 @@ class Roster:
         return tuple(
             ClientStatus(
                 client=name,
-                state="quarantine" if held(name) else self._state(player),
+                state="quarantine" if held(name) else self._state(client),
                 held=held(name),
                 finding=finding(name),
-                steps_per_second=player.rate.per_second(self._now, player.admitted),
-                admitted=player.admitted,
-                rejected=player.rejected,
-                lost=player.lost,
-                dropped=player.all_dropped,
-                queued=player.last.queued if player.last else 0,
-                lag=0 if player.version is None else max(0, version - player.version),
-                seen=self._now - player.seen,
-                restarts=player.all_restarts,
-                faults=dict(player.all_faults),
-                trouble=player.last.trouble if player.last else "",
+                steps_per_second=client.rate.per_second(self._now, client.admitted),
+                admitted=client.admitted,
+                rejected=client.rejected,
+                lost=client.lost,
+                dropped=client.dropped,
+                queued=client.heartbeat.queued if client.heartbeat else 0,
+                lag=0 if client.version is None else max(0, version - client.version),
+                seen=self._now - client.seen,
+                restarts=client.restarts,
+                faults=dict(client.faults),
+                trouble=client.heartbeat.trouble if client.heartbeat else "",
             )
-            for name, player in sorted(self._players.items())
+            for name, client in sorted(self._clients.items())
         )
 
-    def _player(self, client: str, now: float) -> _Player:
-        player = self._players.get(client)
-        if player is None:
-            if len(self._players) >= self._limit:
-                self.forget(min(self._players, key=lambda name: self._players[name].seen))
-            player = self._players[client] = _Player(now)
-        return player
+    def _active(self) -> list[_Client]:
+        return [client for client in self._clients.values() if not self._is_lost(client)]
 
-    def _is_lost(self, player: _Player) -> bool:
-        return self._now - player.seen > self._patience
+    def _is_lost(self, client: _Client) -> bool:
+        return self._now - client.seen > self._patience
 
-    def _state(self, player: _Player) -> Literal["active", "waiting", "lost"]:
-        if self._is_lost(player):
+    def _state(self, client: _Client) -> Literal["active", "waiting", "lost"]:
+        if self._is_lost(client):
             return "lost"
-        return "waiting" if player.last is not None and player.last.waiting else "active"
+        waiting = client.heartbeat is not None and client.heartbeat.waiting
+        return "waiting" if waiting else "active"
+
+
+def bounded(total: int) -> int:
+    """Return a sum of reported counts, at most ``LARGEST_TOTAL``."""
+    return min(LARGEST_TOTAL, total)
 
 
 def add_faults(known: Counter[str], more: Mapping[str, int]) -> Counter[str]:
@@ -220,12 +241,5 @@ def add_faults(known: Counter[str], more: Mapping[str, int]) -> Counter[str]:
     total = known.copy()
     for kind, count in more.items():
         name = kind if kind in total or len(total) < MOST_KINDS else "other"
-        total[name] = min(LARGEST_TOTAL, total[name] + count)
+        total[name] = bounded(total[name] + count)
     return total
-
-
-def _waits(player: _Player, version: int, since: float) -> bool:
-    last = player.last
-    if last is None or not last.waiting:
-        return False
-    return player.told >= since + (0.0 if last.version >= version else PATIENCE)

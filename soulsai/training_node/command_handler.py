@@ -1,11 +1,12 @@
-"""Commands from the operator and from telemetry: each is carried out, and answered."""
+"""Commands of the operator and of the telemetry node: each is carried out and answered."""
 
 import logging
 from collections.abc import Callable
+from typing import Literal
 
 import msgspec
 
-from soulsai.training_node.retrying_wire import Line
+from soulsai.training_node.retrying_wire import RetryingWire
 from soulsai.training_node.saving.saver import Saver
 from soulsai.training_node.trust.audit_log import AuditLog
 from soulsai.training_node.trust.quarantine import Quarantine
@@ -21,30 +22,35 @@ from soulsai.types import (
     Resume,
     SaveBest,
 )
-from soulsai.wire.protocols import Request, TrainingWire
+from soulsai.wire.protocols import Request
 
 log = logging.getLogger(__name__)
 
 
-class Orders:
-    """Carries out commands; a stop is answered only when the last checkpoint is written.
-
-    ``best_policy`` makes a whole ``policy.onnx`` of one generation's version, if it is kept.
-    """
+class CommandHandler:
+    """Carries out commands; a stop is answered after the last checkpoint is written."""
 
     def __init__(
         self,
-        wire: TrainingWire,
-        line: Line,
+        wire: RetryingWire,
         saver: Saver,
         quarantine: Quarantine,
         audit: AuditLog,
         best_policy: Callable[[int, int], bytes | None],
     ) -> None:
+        """Prepare to answer commands.
+
+        Args:
+            wire: The server.
+            saver: Writes checkpoints and the best model.
+            quarantine: Excludes and pardons clients.
+            audit: Receives a line for each command.
+            best_policy: Makes a complete ``policy.onnx`` of one generation's version, if its
+                weights are still kept.
+        """
         self.paused = False
         self._stops: list[Request] = []
         self._wire = wire
-        self._line = line
         self._saver = saver
         self._quarantine = quarantine
         self._audit = audit
@@ -56,22 +62,22 @@ class Orders:
         return bool(self._stops)
 
     def serve(self) -> None:
-        """Carry out what was asked since the last time."""
+        """Carry out the commands that came since the last call."""
         requests: list[Request] = []
-        self._line.attempt(lambda: requests.extend(self._wire.requests()))
+        self._wire.attempt(lambda wire: requests.extend(wire.requests()))
         for request in requests:
             answer = self._carry_out(request)
             if not isinstance(request.command, SaveBest):
-                said = answer.message if answer is not None else ""
+                message = answer.message if answer is not None else ""
                 command = msgspec.to_builtins(request.command)
-                self._audit.write("command", who=request.who, command=command, answer=said)
+                self._audit.write("command", who=request.who, command=command, answer=message)
                 self._announce(request, answer)
             if answer is not None:
                 log.info("command who=%s done=%s %s", request.who, answer.done, answer.message)
                 self._answer(request, answer)
 
-    def stopped(self, answer: Answer) -> None:
-        """Answer those who asked for a stop."""
+    def answer_stops(self, answer: Answer) -> None:
+        """Answer all commands to stop."""
         for request in self._stops:
             self._answer(request, answer)
         self._stops.clear()
@@ -79,7 +85,7 @@ class Orders:
     def _carry_out(self, request: Request) -> Answer | None:
         command = request.command
         if isinstance(command, Quicksave):
-            return self._told(self._saver.quicksave(command), "checkpoint")
+            return self._announced(self._saver.quicksave(command), "checkpoint")
         if isinstance(command, SaveBest):
             return self._save_best(command)
         if isinstance(command, Pause):
@@ -87,8 +93,9 @@ class Orders:
         if isinstance(command, Resume):
             return self._pause(False)
         if isinstance(command, Promote):
-            return self._told(self._saver.promote(command), "best")
+            return self._announced(self._saver.promote(command), "best")
         if isinstance(command, Purge):
+            self._wire.attempt(lambda wire: wire.forget(command.client))
             return self._quarantine.purge(command.client)
         if isinstance(command, Pardon):
             return self._quarantine.pardon(command.client)
@@ -103,7 +110,7 @@ class Orders:
                 message=f"version {command.generation}-{command.version} is no longer kept; "
                 "raise training.kept_weights_mb",
             )
-        return self._told(self._saver.best(command, policy), "best")
+        return self._announced(self._saver.best(command, policy), "best")
 
     def _pause(self, paused: bool) -> Answer:
         word = "paused" if paused else "resumed"
@@ -111,14 +118,13 @@ class Orders:
             return Answer(done=True, message=f"already {word}")
         self.paused = paused
         control = Control("pause" if paused else "resume")
-        if not self._line.attempt(lambda: self._wire.tell(control)):
+        if not self._wire.attempt(lambda wire: wire.tell(control)):
             return Answer(done=True, message=f"{word}, but the clients could not be told")
         return Answer(done=True, message=word)
 
-    def _told(self, answer: Answer, kind: str) -> Answer:
+    def _announced(self, answer: Answer, kind: Literal["checkpoint", "best"]) -> Answer:
         if answer.done:
-            event = Event("best" if kind == "best" else "checkpoint", answer.message)
-            self._line.attempt(lambda: self._wire.announce(event))
+            self._wire.attempt(lambda wire: wire.announce(Event(kind, answer.message)))
         return answer
 
     def _announce(self, request: Request, answer: Answer | None) -> None:
@@ -126,7 +132,7 @@ class Orders:
         command = request.command
         if isinstance(command, Purge) and answer is not None and answer.done:
             purge = Event("purge", command.client)
-            self._line.attempt(lambda: self._wire.announce(purge))
+            self._wire.attempt(lambda wire: wire.announce(purge))
         if request.who == "telemetry":
             return
         fields = msgspec.to_builtins(command)
@@ -134,7 +140,7 @@ class Orders:
         done = "asked for" if answer is None else "done" if answer.done else "refused"
         text = f"{name}: {done}, {answer.message}" if answer else f"{name}: {done}"
         event = Event("command", text, f"{request.who}, command line")
-        self._line.attempt(lambda: self._wire.announce(event))
+        self._wire.attempt(lambda wire: wire.announce(event))
 
     def _answer(self, request: Request, answer: Answer) -> None:
-        self._line.attempt(lambda: self._wire.answer(request, answer))
+        self._wire.attempt(lambda wire: wire.answer(request, answer))

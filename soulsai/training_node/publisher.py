@@ -1,27 +1,73 @@
-"""When a version of the weights goes out, what it grants, and which versions can still be saved."""
+"""Publication of the weights: their check, the schedule, and the grants to clients."""
 
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from soulsai.algorithms.base import Policy
 from soulsai.algorithms.pace import divide
-from soulsai.config.schema import TrainingSettings
+from soulsai.errors import SoulsAIError
 from soulsai.training_node import onnx_export
-from soulsai.training_node.gate import Gate
-from soulsai.training_node.saving.snapshot import Progress
-from soulsai.types import Array, PolicyCard, Program, RunSpec, Weights
+from soulsai.training_node.start import TrainingRun
+from soulsai.types import Array, PolicyCard, Program, Weights
 
 RETRY_SECONDS = 1.0  # after a version could not be published
-STRANGERS = 8  # are thought to be there before any is heard of, if the run starts none itself
+UNKNOWN_CLIENTS = 8  # expected before the first is heard of, if the run starts none itself
+PATIENCE = 3  # unsound versions in a row, after which learning returns to the last checkpoint
 
 log = logging.getLogger(__name__)
 
 Arrays = dict[str, Array]
 
 
-class Kept(NamedTuple):
+class WeightsCheck:
+    """Checks the policy's weights before they are published or saved."""
+
+    def __init__(self, policy: Policy, program: Program) -> None:
+        self.fault = ""  # of the weights that were checked last
+        self.refused = 0  # versions in a row
+        self._policy = policy
+        self._program = program
+
+    def __repr__(self) -> str:
+        return f"<WeightsCheck [{self.fault or 'sound'}, {self.refused} refused]>"
+
+    def weights(self) -> Arrays:
+        """Return the present weights, and set ``fault``."""
+        arrays: Arrays = {}
+        try:
+            arrays = onnx_export.weights(self._policy, self._program)
+            self.fault = find_fault(arrays, self._program) or self._policy.fault
+        except SoulsAIError as error:
+            self.fault = str(error)
+        return arrays
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether weights or updates have been unsound for too long to recover."""
+        return self.refused >= PATIENCE or bool(self._policy.fault)
+
+
+def find_fault(arrays: Arrays, program: Program) -> str:
+    """Return the first fault of weights, or an empty text.
+
+    Sound weights have the names, shapes and dtypes of the program, and are finite.
+    """
+    if set(arrays) != set(program.weights):
+        return "the weights are not those of the program"
+    for name, leaf in program.weights.items():
+        array = arrays[name]
+        if array.shape != leaf.shape or array.dtype != np.dtype(leaf.dtype):
+            return f"weight {name!r} is {array.dtype} {array.shape}, not {leaf.dtype} {leaf.shape}"
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            return f"weight {name!r} is not finite"
+    return ""
+
+
+class PublishedVersion(NamedTuple):
     """A version as it was published."""
 
     arrays: Arrays
@@ -30,40 +76,31 @@ class Kept(NamedTuple):
 
 
 class Publisher:
-    """Numbers and publishes versions, and keeps the latest ones within a bound of memory.
+    """Numbers and publishes versions, and keeps the latest ones in a bounded amount of memory.
 
-    ``send`` publishes and returns whether that worked. A number is used once only, because a try
-    that seems to have failed may have worked. Before anybody was heard of, what is granted is for
-    the ``clients`` that the run starts itself; if it starts none, for some strangers.
+    A number is used once only, because an attempt that seems to have failed may have succeeded.
     """
 
-    def __init__(
-        self,
-        policy: Policy,
-        program: Program,
-        spec: RunSpec,
-        progress: Progress,
-        config: TrainingSettings,
-        send: Callable[[Weights], bool],
-        clients: int,
-    ) -> None:
-        self.gate = Gate(policy, program)
-        self.unpublished = True
-        self.tried = -float("inf")  # when a version was published last, or was to be
-        self._failed = False
-        self._policy = policy
-        self._program = program
-        self._spec = spec
-        self._progress = progress
-        self._seconds = config.publish_seconds
-        self._kept_bytes = config.kept_weights_mb * 2**20
+    def __init__(self, run: TrainingRun, send: Callable[[Weights], bool]) -> None:
+        """``send`` publishes a version, and returns whether that worked."""
+        self._policy = run.algorithm.policy
+        self._program = run.program
+        self._spec = run.spec
+        self._progress = run.progress
+        self._seconds = run.config.training.publish_seconds
+        self._kept_bytes = run.config.training.kept_weights_mb * 2**20
         self._send = send
-        self._expected = clients or STRANGERS
-        self._kept: OrderedDict[tuple[int, int], Kept] = OrderedDict()
+        self.check = WeightsCheck(self._policy, self._program)
+        self.unpublished = True  # the weights differ from the newest version
+        self.tried = -float("inf")  # the time of the last attempt
+        self._failed = False
+        # Before the first client is heard of, the quota is divided among this number.
+        self._expected = run.config.run.clients or UNKNOWN_CLIENTS
+        self._kept: OrderedDict[tuple[int, int], PublishedVersion] = OrderedDict()
         self._granted: int | None = None  # to each client, with the newest version
         self._granted_at = 0  # env steps admitted then
-        self._counted = 0  # clients it was divided among
-        self._is_crowded = False  # more have come since
+        self._counted = 0  # clients among which the quota was divided
+        self._is_crowded = False  # more clients have come since
 
     def __repr__(self) -> str:
         progress = self._progress
@@ -75,7 +112,7 @@ class Publisher:
         Args:
             now: The time on our clock.
             starving: The learner can do nothing until more experience comes.
-            stuck: And none will come, because all clients have spent what they were granted.
+            stuck: None will come either, because all clients have spent their grants.
         """
         since = now - self.tried
         if self._failed:
@@ -84,32 +121,34 @@ class Publisher:
             return True
         if not self.unpublished:
             return stuck and bool(self._policy.quota) and since >= self._seconds
-        if self._policy.quota == 0:  # it would only take back what was granted
+        if self._policy.quota == 0:  # a version would only take back the grants
             return False
         if self._policy.eager or since >= self._seconds:
             return True
         return starving and self._policy.quota is not None and self._is_scarce
 
     def count(self, clients: int) -> None:
-        """Take back some of what each was granted if there are more clients than were counted."""
+        """Plan a version with smaller grants if there are more clients than were counted."""
         self._is_crowded = bool(self._granted) and clients > self._counted
 
     def publish(self, now: float, taken: Sequence[int]) -> bool:
-        """Publish the policy as it is now, if it is sound; return whether that worked.
+        """Publish the present weights, if they are sound; return whether that worked.
 
-        ``taken`` are the env steps of each client since the version before.
+        Args:
+            now: The time on our clock.
+            taken: The env steps of each client since the version before.
         """
         taken = taken or [0] * self._expected
         progress = self._progress
         self.tried = now
-        judged = self.gate.judge()
-        self.gate.count()
-        if judged.fault:
-            log.warning("version withheld fault=%r", judged.fault)
+        arrays = self.check.weights()
+        if self.check.fault:
+            log.warning("version withheld fault=%r", self.check.fault)
+            self.check.refused += 1
             progress.withheld += 1
             self._failed = True
             return False
-        arrays = judged.arrays
+        self.check.refused = 0
         progress.version += 1
         self._keep(arrays)
         quota = divide(self._policy.quota, taken, self._granted)
@@ -130,30 +169,30 @@ class Publisher:
         return not self._failed
 
     def hurry(self) -> None:
-        """Try again now what could not be published: there may be room."""
+        """Repeat a failed attempt at once: the server may have room now."""
         if self._failed:
             self.tried = -float("inf")
 
     def restart(self) -> None:
-        """Go on with weights that were changed from outside; what was granted is forgotten."""
-        self.gate.refused, self._failed, self.unpublished = 0, False, True
+        """Continue with weights of a checkpoint; forget the grants."""
+        self.check.refused, self._failed, self.unpublished = 0, False, True
         self._granted, self._granted_at = None, self._progress.env_steps
 
     def file(self) -> bytes:
-        """Return the policy as it is now, as a whole ``policy.onnx``."""
+        """Return the present policy as a complete ``policy.onnx``."""
         progress = self._progress
         arrays = onnx_export.weights(self._policy, self._program)
         return self._file(arrays, progress.generation, progress.version, progress.env_steps)
 
     def kept_file(self, generation: int, version: int) -> bytes | None:
-        """Return one published version as a ``policy.onnx``, if its weights are still kept."""
+        """Return one published version as a complete ``policy.onnx``, if it is still kept."""
         kept = self._kept.get((generation, version))
         if kept is None:
             return None
         return self._file(kept.arrays, generation, version, kept.env_steps)
 
-    def kept(self, generation: int, version: int) -> "Kept | None":
-        """Return what was published under a number, if it is still kept."""
+    def kept(self, generation: int, version: int) -> PublishedVersion | None:
+        """Return a published version, if it is still kept."""
         return self._kept.get((generation, version))
 
     @property
@@ -165,7 +204,7 @@ class Publisher:
     def _keep(self, arrays: Arrays) -> None:
         progress = self._progress
         exploration = dict(self._policy.exploration)
-        self._kept[progress.generation, progress.version] = Kept(
+        self._kept[progress.generation, progress.version] = PublishedVersion(
             arrays, exploration, progress.env_steps
         )
         size = max(1, sum(array.nbytes for array in arrays.values()))

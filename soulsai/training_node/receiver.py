@@ -1,4 +1,4 @@
-"""The thread that reads what clients send, judges it, and hands it over in order."""
+"""The thread that reads the clients' streams and hands their entries over in order."""
 
 import logging
 import random
@@ -14,7 +14,7 @@ from soulsai.training_node.admission import BAD_POSITION, Admission, Arrival
 from soulsai.training_node.failed_entries import FailedEntries
 from soulsai.wire.protocols import Entry, Position, TrainingWire
 
-READ_SECONDS = 0.25  # that one read may sleep; so long a stop may take
+READ_SECONDS = 0.25  # that one read may sleep, and a stop may take
 DISCOVER_SECONDS = 0.4  # between two looks for new clients
 INBOX_BYTES = 32 * 2**20
 BACK_OFF = (0.1, 2.0)  # seconds: first and longest
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class Inbox:
-    """Arrivals on their way from one thread to another, in bounded number of bytes."""
+    """A queue of arrivals between two threads, with a bound on their bytes."""
 
     def __init__(self, limit: int = INBOX_BYTES) -> None:
         self._limit = limit
@@ -44,7 +44,7 @@ class Inbox:
             return True
 
     def take(self, timeout: float) -> list[Arrival]:
-        """Return all that is there, waiting up to ``timeout`` seconds for something."""
+        """Return all arrivals, waiting up to ``timeout`` seconds for the first."""
         with self._changed:
             if timeout > 0:
                 self._changed.wait_for(lambda: self._arrivals or self._closed, timeout)
@@ -53,14 +53,14 @@ class Inbox:
             return taken
 
     def close(self) -> None:
-        """Wake everybody who waits."""
+        """Wake the threads that wait."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing waits to be taken."""
+        """Whether there are no arrivals."""
         return not self._arrivals
 
 
@@ -77,9 +77,18 @@ class Receiver:
         rng: random.Random,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``most`` entries are left in each stream, whatever its client says."""
+        """Prepare the thread; it starts with the ``with`` block.
+
+        Args:
+            wire: The server.
+            admission: Turns entries into arrivals; used by the thread only.
+            most: Entries that are left in each stream; older ones are deleted.
+            failed: The entries that have ended a node before.
+            rng: Spreads the times of new attempts.
+            clock: Seconds of a monotonic clock.
+        """
         self.inbox = Inbox()
-        self.held: frozenset[str] = frozenset()  # clients who are kept out; may be set at any time
+        self.excluded: frozenset[str] = frozenset()  # clients; may be replaced at any time
         self._wire = wire
         self._most = most
         self._failed = failed
@@ -88,7 +97,7 @@ class Receiver:
         self._clock = clock
         self._stop = threading.Event()
         self._forgotten: deque[str] = deque()
-        self._complaints = Complaints(clock)
+        self._refusal_log = RefusalLog(clock)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="receiver", daemon=False)
 
@@ -107,24 +116,27 @@ class Receiver:
         self._thread.join()
 
     def take(self, timeout: float) -> list[Arrival]:
-        """Return what has arrived; raise what ended the thread, if something did."""
+        """Return the arrivals; raise the exception that ended the thread, if there is one.
+
+        ``timeout`` is the longest wait in seconds.
+        """
         arrivals = self.inbox.take(timeout)
         if self._error is not None and not arrivals:
             raise self._error
         return arrivals
 
     def publishing(self, generation: int, version: int) -> None:
-        """Let in what was played with these weights; call it before they are published."""
+        """Admit experience of these weights; call it before they are published."""
         self._admission.newest = (generation, version)
 
     def forget(self, client: str) -> None:
-        """Forget where a client's stream stood; call it after the stream was deleted."""
+        """Forget a client's mark; call it after its stream was deleted."""
         self._forgotten.append(client)
 
     def _run(self) -> None:
         try:
             self._receive()
-        except BaseException as error:  # noqa: BLE001 - it is raised again, by ``take``
+        except BaseException as error:  # noqa: BLE001 - ``take`` raises it again
             self._error = error
             self.inbox.close()
 
@@ -157,14 +169,14 @@ class Receiver:
         while self._forgotten:
             self._admission.marks.pop(self._forgotten.popleft(), None)
         clients = self._wire.clients()
-        held = self.held
+        excluded = self.excluded
         self._wire.bound(clients, self._most)
-        if held:
-            self._discard(client for client in clients if client in held)
-        return [client for client in clients if client not in held]
+        if excluded:
+            self._discard(client for client in clients if client in excluded)
+        return [client for client in clients if client not in excluded]
 
     def _discard(self, clients: Iterable[str]) -> None:
-        """Empty the streams of those who are kept out, unread."""
+        """Delete the entries of excluded clients unread."""
         arrivals = []
         for client in clients:
             mark = self._admission.mark(client)
@@ -174,9 +186,9 @@ class Receiver:
             self.inbox.put(arrivals)
 
     def _positions(self, clients: list[str]) -> dict[str, Position]:
-        held = self.held
+        excluded = self.excluded
         return {
-            client: self._admission.position(client) for client in clients if client not in held
+            client: self._admission.position(client) for client in clients if client not in excluded
         }
 
     def _admit(self, entry: Entry) -> Arrival:
@@ -189,23 +201,23 @@ class Receiver:
             raise
 
     def _hand_over(self, entries: list[Entry]) -> bool:
-        """Judge entries and pass them on; return whether the other side still listens."""
+        """Admit entries and pass them on; return whether the inbox is open."""
         arrivals: list[Arrival] = []
         locked: set[str] = set()
         for entry in entries:
             arrival = self._admit(entry)
             for reason, detail in arrival.refusals:
-                self._complaints.about(reason, detail, entry)
+                self._refusal_log.write(reason, detail, entry)
                 if reason == BAD_POSITION:
                     locked.add(entry.client)
             arrivals.append(arrival)
-        listening = not arrivals or self.inbox.put(arrivals)
-        for client in locked:  # last, because this may fail
+        is_open = not arrivals or self.inbox.put(arrivals)
+        for client in locked:  # last, because the server may fail here
             self._wire.forget(client)
-        return listening
+        return is_open
 
 
-class Complaints:
+class RefusalLog:
     """Logs refused messages, at most once a second for each reason."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -213,8 +225,14 @@ class Complaints:
         self._last: dict[str, float] = {}
         self._silent: dict[str, int] = {}
 
-    def about(self, reason: str, detail: str, entry: Entry) -> None:
-        """Log one refusal, or only count it."""
+    def write(self, reason: str, detail: str, entry: Entry) -> None:
+        """Log one refusal, or only count it.
+
+        Args:
+            reason: The word under which it is counted.
+            detail: The line about it.
+            entry: The entry that held the message.
+        """
         now = self._clock()
         if now - self._last.get(reason, -1.0) < 1.0:
             self._silent[reason] = self._silent.get(reason, 0) + 1

@@ -1,8 +1,9 @@
-"""Everything a training node needs before it can begin: a run, new or resumed, and its program."""
+"""The start of a training node: a run, new or resumed, its program, and its generation."""
 
 import logging
 import secrets
 import shutil
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from soulsai.algorithms.build import build
 from soulsai.algorithms.registry import BUILT_IN
 from soulsai.config.schema import Config
 from soulsai.episode_metrics import info_keys, measures
-from soulsai.errors import ConfigError, SoulsAIError
+from soulsai.errors import ConfigError, SoulsAIError, Superseded
 from soulsai.training_node import onnx_export
+from soulsai.training_node.retrying_wire import RetryingWire
 from soulsai.training_node.saving import atomic_folders, run_folder, snapshot
 from soulsai.training_node.saving.run_folder import RunFolder
 from soulsai.training_node.saving.snapshot import Progress
@@ -27,8 +29,8 @@ from soulsai.wire.weights import program_digest
 log = logging.getLogger(__name__)
 
 
-class Run(Struct, frozen=True, eq=False):
-    """A run that is published, and all that belongs to it."""
+class TrainingRun(Struct, frozen=True, eq=False):
+    """A published run with its settings, folder, program, algorithm and counters."""
 
     config: Config
     folder: RunFolder
@@ -39,7 +41,7 @@ class Run(Struct, frozen=True, eq=False):
 
 
 def build_algorithm(config: Config, spec: Spec, *, seed: int) -> Algorithm:
-    """Make the algorithm that the settings choose, on the device they name.
+    """Return the algorithm of the settings, on the device of the settings.
 
     Args:
         config: All settings.
@@ -63,8 +65,15 @@ def build_algorithm(config: Config, spec: Spec, *, seed: int) -> Algorithm:
     )
 
 
-def begin(config: Config, spec: Spec, wire: TrainingWire, now: datetime) -> Run:
-    """Make a new run, and publish it in place of what was there under its name."""
+def new_run(config: Config, spec: Spec, wire: TrainingWire, now: datetime) -> TrainingRun:
+    """Make a new run, and publish it in place of an earlier one of the same name.
+
+    Args:
+        config: All settings.
+        spec: Observations and actions of the environment.
+        wire: The server.
+        now: The time that the run's folder is named after.
+    """
     if config.run.seed is None:
         seeded = msgspec.structs.replace(config.run, seed=secrets.randbits(31))
         config = msgspec.structs.replace(config, run=seeded)
@@ -80,14 +89,20 @@ def begin(config: Config, spec: Spec, wire: TrainingWire, now: datetime) -> Run:
         shutil.rmtree(folder.path, ignore_errors=True)  # nothing of it was ever visible
         raise
     log.info("run begun run=%s generation=%d", folder.run, progress.generation)
-    return Run(config, folder, run_spec, program, algorithm, progress)
+    return TrainingRun(config, folder, run_spec, program, algorithm, progress)
 
 
-def go_on(config: Config, spec: Spec, wire: TrainingWire, resume: str) -> Run:
-    """Take up a run from its newest undamaged checkpoint, and publish it again.
+def resumed_run(config: Config, spec: Spec, wire: TrainingWire, resume: str) -> TrainingRun:
+    """Load a run from its newest undamaged checkpoint, and publish it again.
+
+    Args:
+        config: All settings.
+        spec: Observations and actions of the environment.
+        wire: The server.
+        resume: The run's id, its folder, or ``latest``.
 
     Raises:
-        CheckpointError: There is no such run, or nothing of it that could be loaded.
+        CheckpointError: There is no such run, or no checkpoint of it that can be loaded.
     """
     folder = run_folder.find(Path(config.run.saves), resume)
     wire.generation()
@@ -99,19 +114,25 @@ def go_on(config: Config, spec: Spec, wire: TrainingWire, resume: str) -> Run:
     program = _kept_or_exported(folder, algorithm, spec)
     run_spec = _run_spec(config, spec, program, algorithm, folder.run)
     generation = reopen(wire, run_spec, program, progress.generation)
-    if atomic_folders.numbered(folder.checkpoints) != seen:  # by a node that we took over from
+    if atomic_folders.numbered(folder.checkpoints) != seen:  # by the node that is replaced
         newest = folder.newest()
         progress = snapshot.restore(newest, algorithm.parts)
     progress.run, progress.generation = folder.run, generation
     folder.write_config(config)
     log.info("run resumed from=%s generation=%d", newest, progress.generation)
-    return Run(config, folder, run_spec, program, algorithm, progress)
+    return TrainingRun(config, folder, run_spec, program, algorithm, progress)
 
 
 def reopen(wire: TrainingWire, spec: RunSpec, program: Program, before: int) -> int:
-    """Publish a run again, until our generation is greater than ``before``.
+    """Publish a run again, and return its generation, which is greater than ``before``.
 
     A server that has lost its memory counts generations from the beginning.
+
+    Args:
+        wire: The server.
+        spec: The run's spec.
+        program: The run's program.
+        before: The last generation of this run.
     """
     generation = wire.open(spec, program, fresh=False)
     while generation <= before:
@@ -119,14 +140,46 @@ def reopen(wire: TrainingWire, spec: RunSpec, program: Program, before: int) -> 
     return generation
 
 
+def check_generation(run: TrainingRun, wire: RetryingWire, publish: Callable[[], object]) -> bool:
+    """Compare the run's generation with the server's; return whether the server answered.
+
+    Two nodes on one run would undo each other's work, so the older one ends. A run that the server
+    has lost is opened again.
+
+    Args:
+        run: The run of this node.
+        wire: The server.
+        publish: Publishes the weights; called after the run was opened again.
+
+    Raises:
+        Superseded: The server has a greater generation.
+    """
+    ours = run.progress.generation
+    found: list[int] = []
+    if not wire.attempt(lambda wire: found.append(wire.generation())):
+        return False
+    if found[0] > ours:
+        raise Superseded(
+            f"{run.spec.run}: a newer training node has taken over (generation {found[0]})"
+        )
+
+    def open_again(wire: TrainingWire) -> None:
+        run.progress.generation = reopen(wire, run.spec, run.program, ours)
+
+    if found[0] < ours and wire.attempt(open_again):
+        log.warning("server had lost the run, published again generation=%d", ours)
+        publish()
+    return True
+
+
 def _kept_or_exported(folder: RunFolder, algorithm: Algorithm, spec: Spec) -> Program:
-    """Return the program as it was, so that experience under way stays valid, if it still fits."""
+    """Return the kept program if it still fits: experience on its way to us then stays valid."""
     kept = folder.program()
     if kept is not None:
         try:
             onnx_export.verify(kept, algorithm.policy, spec)
         except SoulsAIError:
-            log.warning("the policy's program has changed; what clients still hold is lost")
+            log.warning("the policy's program has changed; unsent experience of clients is lost")
         else:
             return kept
     program = _export(algorithm, spec)
@@ -151,6 +204,7 @@ def _run_spec(
     config: Config, spec: Spec, program: Program, algorithm: Algorithm, run: str
 ) -> RunSpec:
     environment = config.environment
+    needed = info_keys(measures(config.telemetry.metrics))  # by telemetry's metrics
     return RunSpec(
         run=run,
         protocol=PROTOCOL,
@@ -161,7 +215,7 @@ def _run_spec(
             count=environment.count,
             max_episode_steps=environment.max_episode_steps,
             mask_key=environment.mask_key,
-            info_keys=_info_keys(config),
+            info_keys=tuple(dict.fromkeys((*environment.info_keys, *needed))),
             realtime=environment.realtime,
         ),
         spec=spec,
@@ -173,9 +227,3 @@ def _run_spec(
         extras=algorithm.policy.extras,
         memory=algorithm.policy.memory,
     )
-
-
-def _info_keys(config: Config) -> tuple[str, ...]:
-    """Return what clients are to send of infos: what is asked for, and what metrics need."""
-    needed = info_keys(measures(config.telemetry.metrics))
-    return tuple(dict.fromkeys((*config.environment.info_keys, *needed)))

@@ -1,56 +1,173 @@
-"""What the training node tells the others: episodes with a stamp, and its status."""
+"""The training node's report of itself: counters, averages, its status, and finished episodes."""
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Literal
 
 import msgspec
+import numpy as np
 
-from soulsai.training_node.client_table import Roster
-from soulsai.training_node.gate import Gate
-from soulsai.training_node.measures import Measures
-from soulsai.training_node.retrying_wire import Line
+from soulsai.prometheus import Stopwatch, TrainingMetrics
+from soulsai.training_node.admission import Arrival
+from soulsai.training_node.client_table import ClientTable, Rate, bounded
+from soulsai.training_node.publisher import WeightsCheck
+from soulsai.training_node.retrying_wire import RetryingWire
 from soulsai.training_node.saving.saver import Saver
-from soulsai.training_node.start import Run
-from soulsai.training_node.trust.quarantine import Quarantine
-from soulsai.types import Episode, Status
-from soulsai.wire.protocols import TrainingWire
+from soulsai.training_node.saving.snapshot import Progress
+from soulsai.training_node.start import TrainingRun
+from soulsai.training_node.trust.quarantine import EXCLUDED, Quarantine
+from soulsai.types import Episode, Fragment, Metrics, Status, Weights
 
+WINDOW = 100  # episodes in the mean reward
+LAGS = 256  # fragments in the mean lag
 PENDING = 10_000  # episodes that wait while the server cannot be reached
-AT_ONCE = 500
+RECORDED_AT_ONCE = 500  # episodes
 
 Phase = Literal["starting", "waiting", "warming up", "learning", "paused", "stopping", "ended"]
 
 log = logging.getLogger(__name__)
 
 
-class Reporter:
-    """Records episodes and reports the status, later if it cannot be now."""
+class TrainingStatistics:
+    """Counts into the progress and into the metrics, and keeps moving averages."""
+
+    def __init__(
+        self, progress: Progress, warmup: int, metrics: TrainingMetrics | None = None
+    ) -> None:
+        """``warmup`` env steps are collected before learning begins."""
+        self._counters = metrics or TrainingMetrics()
+        self._update_time = Stopwatch()
+        self.update_seconds = 0.0  # spent on all updates
+        self._metrics: Metrics = {}  # of the algorithm's last update
+        self.progress = progress
+        self._warmup = warmup
+        self._rewards: deque[float] = deque(maxlen=2 * WINDOW)
+        self._greedy: deque[float] = deque(maxlen=WINDOW)
+        self._lags: deque[int] = deque(maxlen=LAGS)
+        self._steps, self._updates = Rate(), Rate()
+
+    def arrived(self, arrival: Arrival, fragments: Sequence[Fragment]) -> None:
+        """Count one arrival, and those of its fragments that go to the algorithm."""
+        progress = self.progress
+        progress.bytes_received += arrival.bytes
+        progress.duplicates += arrival.duplicate
+        progress.lost = bounded(progress.lost + arrival.lost)
+        self._counters.received.inc(len(arrival.fragments) + len(arrival.refusals))
+        for reason, _ in arrival.refusals:
+            progress.rejected[reason] = progress.rejected.get(reason, 0) + 1
+        if arrival.discarded:
+            unread = progress.rejected.get(EXCLUDED, 0)
+            progress.rejected[EXCLUDED] = unread + arrival.discarded
+        for fragment in fragments:
+            progress.env_steps += len(fragment)
+            age = max(0, progress.version - fragment.version)
+            self._lags.append(age)
+            self._counters.sample_age.observe(age)
+
+    def finished(self, episode: Episode) -> None:
+        """Count an episode."""
+        self.progress.episodes += 1
+        self._counters.outcomes.labels("terminated" if episode.terminated else "truncated").inc()
+        self._rewards.append(episode.reward)
+        if episode.greedy:
+            self._greedy.append(episode.reward)
+
+    def updated(self, metrics: Metrics) -> None:
+        """Count an update."""
+        if self.progress.began is None:
+            self.progress.began = self.progress.env_steps
+        self.progress.updates += 1
+        seconds = self._update_time.lap()
+        self.update_seconds += seconds
+        self._counters.update_seconds.observe(seconds)
+        self._metrics = metrics
+
+    def resumed(self) -> None:
+        """Start to measure the time of the next update."""
+        self._update_time.start()
+
+    def published(self, weights: Weights, *, sent: bool) -> None:
+        """Count the bytes of a version, if it was sent."""
+        if sent:
+            size = sum(array.nbytes for array in weights.arrays.values())
+            self._counters.published.inc(size)
+
+    def rates(self, now: float) -> tuple[float, float]:
+        """Return the recent env steps and updates per second."""
+        progress = self.progress
+        steps = self._steps.per_second(now, progress.env_steps)
+        return steps, self._updates.per_second(now, progress.updates)
+
+    @property
+    def replay_ratio(self) -> float:
+        """Updates per env step after the warm-up."""
+        progress = self.progress
+        steps = progress.env_steps - self._warmup
+        return progress.updates / steps if steps > 0 else 0.0
+
+    @property
+    def reward_mean(self) -> float | None:
+        """The mean reward of the last ``WINDOW`` episodes."""
+        return _mean(list(self._rewards)[-WINDOW:])
+
+    @property
+    def reward_trend(self) -> float | None:
+        """The difference between that mean and the mean of the episodes before."""
+        rewards = list(self._rewards)
+        half = len(rewards) // 2
+        before, after = _mean(rewards[:half][-WINDOW:]), _mean(rewards[half:])
+        return None if before is None or after is None else after - before
+
+    @property
+    def lag(self) -> float:
+        """Mean number of versions by which recent fragments were behind."""
+        return _mean(self._lags) or 0.0
+
+    @property
+    def metrics(self) -> Metrics:
+        """The algorithm's metrics, and the mean reward of greedy episodes."""
+        greedy = _mean(self._greedy)
+        return self._metrics if greedy is None else {**self._metrics, "greedy_reward_mean": greedy}
+
+
+class StatusReporter:
+    """Records episodes and reports the status; both are repeated while the server is away."""
 
     def __init__(
         self,
-        run: Run,
-        wire: TrainingWire,
-        line: Line,
-        roster: Roster,
-        measures: Measures,
-        saver: Saver,
-        gate: Gate,
-        quarantine: Quarantine,
+        run: TrainingRun,
+        wire: RetryingWire,
         *,
+        clients: ClientTable,
+        statistics: TrainingStatistics,
+        saver: Saver,
+        check: WeightsCheck,
+        quarantine: Quarantine,
         clock: Callable[[], float],
         now: Callable[[], float],
     ) -> None:
+        """Prepare reports of a run.
+
+        Args:
+            run: The run.
+            wire: The server.
+            clients: The clients' states.
+            statistics: The run's averages.
+            saver: The state of the checkpoints.
+            check: The fault of the weights, if there is one.
+            quarantine: The excluded clients.
+            clock: Seconds of a monotonic clock.
+            now: Unix seconds.
+        """
         self._run = run
         self._progress = run.progress
         self._wire = wire
-        self._line = line
-        self._roster = roster
-        self._measures = measures
+        self._clients = clients
+        self._statistics = statistics
         self._saver = saver
-        self._gate = gate
+        self._check = check
         self._quarantine = quarantine
         self._clock = clock
         self._now = now
@@ -62,43 +179,44 @@ class Reporter:
 
     @property
     def seconds(self) -> float:
-        """How long this run has been trained, by all nodes together."""
+        """The seconds of training of this run, by all nodes together."""
         return self._before + self._clock() - self._start
 
-    def note(self, episodes: Iterable[Episode]) -> list[Episode]:
-        """Stamp episodes, and record them soon."""
+    def finished(self, episodes: Iterable[Episode]) -> None:
+        """Count finished episodes and stamp them; they are recorded soon."""
         time, env_steps = self._now(), self._progress.env_steps
-        stamped = [
-            msgspec.structs.replace(episode, env_steps=env_steps, time=time) for episode in episodes
-        ]
-        self._pending.extend(stamped)
+        for episode in episodes:
+            self._statistics.finished(episode)
+            self._pending.append(msgspec.structs.replace(episode, env_steps=env_steps, time=time))
         while len(self._pending) > PENDING:
             self._pending.popleft()
             self._unrecorded += 1
-        return stamped
 
     def record(self) -> None:
-        """Record what is pending, as far as that works."""
+        """Record the pending episodes, unless the server is away."""
         while self._pending:
-            some = [self._pending[i] for i in range(min(AT_ONCE, len(self._pending)))]
-            if not self._line.attempt(partial(self._wire.record, some)):
+            batch = tuple(islice(self._pending, RECORDED_AT_ONCE))
+            if not self._recorded(batch):
                 return
-            for _ in some:
+            for _ in batch:
                 self._pending.popleft()
 
+    def _recorded(self, batch: Sequence[Episode]) -> bool:
+        return self._wire.attempt(lambda wire: wire.record(batch))
+
     def report(self, status: Status) -> None:
-        """Store the status, if that works now."""
-        self._attempt(status, lambda each: self._line.attempt(lambda: self._wire.report(each)))
+        """Store the status on the server, unless it is away."""
+        self._encoded(status, lambda each: self._wire.attempt(lambda wire: wire.report(each)))
 
     def write(self, status: Status) -> None:
-        """Write the status into the run's folder, if that works."""
+        """Write the status into the run's folder, unless the disk fails."""
         try:
-            self._attempt(status, self._run.folder.write_status)
+            self._encoded(status, self._run.folder.write_status)
         except OSError as error:
             log.warning("status not written error=%s", error)
 
-    def _attempt(self, status: Status, act: Callable[[Status], object]) -> None:
-        """Hand over a status; one that cannot be encoded is replaced by a reduced one."""
+    def _encoded(self, status: Status, act: Callable[[Status], object]) -> None:
+        """Call ``act`` with a status, or with a reduced one if it cannot be encoded."""
         try:
             act(status)
         except (OverflowError, ValueError, TypeError) as error:  # the encoder's
@@ -108,9 +226,9 @@ class Reporter:
             act(reduced(status, str(error)))
 
     def status(self, phase: Phase) -> Status:
-        """Return the training node in numbers."""
-        run, progress, measures = self._run, self._progress, self._measures
-        env_steps_per_second, updates_per_second = measures.rates(self._clock())
+        """Return the present status."""
+        run, progress, statistics = self._run, self._progress, self._statistics
+        env_steps_per_second, updates_per_second = statistics.rates(self._clock())
         return Status(
             run=run.spec.run,
             generation=progress.generation,
@@ -125,39 +243,44 @@ class Reporter:
             seconds=self.seconds,
             env_steps_per_second=env_steps_per_second,
             updates_per_second=updates_per_second,
-            replay_ratio=measures.replay_ratio,
-            reward_mean=measures.reward_mean,
-            reward_trend=measures.reward_trend,
-            lag=measures.lag,
+            replay_ratio=statistics.replay_ratio,
+            reward_mean=statistics.reward_mean,
+            reward_trend=statistics.reward_trend,
+            lag=statistics.lag,
             rejected=dict(progress.rejected),
             duplicates=progress.duplicates,
             lost=progress.lost,
-            dropped=self._roster.dropped + run.algorithm.policy.dropped,
+            dropped=bounded(self._clients.dropped + run.algorithm.policy.dropped),
             bytes_received=progress.bytes_received,
             checkpoint=self._saver.newest,
             checkpoint_age=self._saver.age,
-            clients=self._roster.statuses(
+            clients=self._clients.statuses(
                 progress.version, self._quarantine.reason, self._quarantine.finding
             ),
-            metrics=measures.told,
+            metrics=statistics.metrics,
             notice=self._notice,
             withheld=progress.withheld,
             rollbacks=progress.rollbacks,
-            restarts=self._roster.restarts,
-            faults=dict(self._roster.faults),
+            restarts=self._clients.restarts,
+            faults=dict(self._clients.faults),
         )
 
     @property
     def _notice(self) -> str:
         unrecorded = f"{self._unrecorded} episodes were not recorded" if self._unrecorded else ""
-        gate = f"no version is published: {self._gate.fault}" if self._gate.fault else ""
+        unsound = f"no version is published: {self._check.fault}" if self._check.fault else ""
         kept_out = self._quarantine.notice
-        parts = (self._line.fault, self._saver.notice, gate, unrecorded, kept_out)
+        parts = (self._wire.fault, self._saver.notice, unsound, unrecorded, kept_out)
         return "; ".join(filter(None, parts))
 
 
+def _mean(numbers: Sequence[float] | deque[float] | deque[int]) -> float | None:
+    """Return the mean, or ``None`` of nothing."""
+    return float(np.mean(numbers)) if numbers else None
+
+
 def reduced(status: Status, error: str) -> Status:
-    """Return the part of a status that no client and no algorithm supplies."""
+    """Return a status without the parts that come from clients and from the algorithm."""
     return Status(
         run=status.run,
         generation=status.generation,

@@ -1,13 +1,14 @@
 """The protocol between clients and training nodes as a machine that Hypothesis drives.
 
-Wires, admission, checkpoints, saver and fence are the real ones, on a real server; only learning
-is a list of names. Whatever happens, no step is learnt twice, and what was acknowledged is learnt
-or, if the server lost it, accounted for.
+Wires, admission, checkpoints, saver and the check of the generation are the real ones, on a real
+server; only learning is a list of names. Whatever happens, no step is learnt twice, and what was
+acknowledged is learnt or, if the server lost it, accounted for.
 """
 
 import contextlib
 import itertools
 import tempfile
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,12 +19,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from soulsai.config.schema import CheckpointSettings
 from soulsai.errors import Superseded, WireError
 from soulsai.training_node.admission import Admission
-from soulsai.training_node.fence import Fence
-from soulsai.training_node.retrying_wire import Line
+from soulsai.training_node.retrying_wire import RetryingWire
 from soulsai.training_node.saving import snapshot
 from soulsai.training_node.saving.run_folder import RunFolder
 from soulsai.training_node.saving.saver import Saver
 from soulsai.training_node.saving.snapshot import Progress
+from soulsai.training_node.start import check_generation
 from soulsai.types import Fragment, Hello
 from soulsai.wire.codec import decode_entry, encode_message, pack
 from soulsai.wire.protocols import START, Position
@@ -65,7 +66,8 @@ class Learner:
             generation = self.wire.open(machine.spec, PROGRAM, fresh=False)
         self.progress.generation = generation
         run = SimpleNamespace(progress=self.progress, spec=machine.spec, program=PROGRAM)
-        self.fence = Fence(run, self.wire, Line(lambda: 0.0), lambda: None)
+        retrying = RetryingWire(self.wire, lambda: 0.0)
+        self.check = partial(check_generation, run, retrying, lambda: None)
         parts = {"ledger": self.ledger}
         self.saver = Saver(
             folder, CheckpointSettings(keep=2), self.progress, parts, lambda: b"",
@@ -94,13 +96,13 @@ class Learner:
 
     def checkpoint(self, crash):
         """Save everything, then let go of what it covers, unless it dies in between."""
-        self.fence()
+        self.check()
         self.saver.final()
         if not crash:
             self.trim()
 
     def trim(self):
-        self.fence()
+        self.check()
         self.wire.trim(self.saver.durable)
 
     def close(self):
@@ -226,7 +228,7 @@ class Protocol(RuleBasedStateMachine):
             snapshot.restore(newest[-1], {"ledger": durable})
         self.excused |= self.acked - set(durable.names)
         self.learner.wire._remove("*")
-        self.learner.fence()
+        self.learner.check()
 
     def teardown(self):
         try:
@@ -263,6 +265,6 @@ class Overtaking(Protocol):
     def second_learner_between_look_and_trim(self):
         older = self.learner
         older.checkpoint(crash=True)
-        older.fence()
+        older.check()
         self.zombie, self.learner = older, self.Learner(self)
         older.wire.trim(older.saver.durable)

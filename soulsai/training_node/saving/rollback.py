@@ -4,7 +4,7 @@ import logging
 
 from soulsai.errors import CheckpointError, SoulsAIError
 from soulsai.training_node.saving import snapshot
-from soulsai.training_node.start import Run
+from soulsai.training_node.start import TrainingRun
 
 PATIENCE = 3  # times that one checkpoint is gone back to
 
@@ -21,7 +21,7 @@ class Rollback:
     What came since then still waits on the server, and is learnt from again.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: TrainingRun) -> None:
         self._run = run
         fresh = not run.progress.marks
         self._origin = snapshot.Origin(run.progress, run.algorithm.parts) if fresh else None

@@ -21,7 +21,7 @@ from soulsai.algorithms.base import Policy, Tensors
 from soulsai.algorithms.distributions import distribution
 from soulsai.config.schema import ActionCheckMode
 from soulsai.training_node.admission import Arrival
-from soulsai.training_node.publisher import Kept
+from soulsai.training_node.publisher import PublishedVersion
 from soulsai.training_node.trust.audit_log import AuditLog
 from soulsai.types import MASK, Array, Event, Fragment, Program, RunSpec
 
@@ -38,7 +38,7 @@ LOGP_NEAR = 0.05  # by which an honest log-probability may differ
 SQUASHED_NEAR = 0.02  # by which a greedy action may
 FAR = 5.0  # deviations, beyond which no honest action is drawn
 
-Published = Callable[[int, int], Kept | None]
+Published = Callable[[int, int], PublishedVersion | None]
 
 log = logging.getLogger(__name__)
 

@@ -5,15 +5,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from soulsai.training_node.admission import LARGEST_TOTAL, Arrival, Mark, Refusal
-from soulsai.training_node.client_table import MOST_KINDS, Rate, Roster
+from soulsai.training_node.client_table import MOST_KINDS, ClientTable, Rate
 from soulsai.types import Heartbeat, Status
 from soulsai.wire.codec import decode, encode
 from soulsai.wire.protocols import Position
 
 
-def hear(roster, arrival, now):
-    roster.heard(arrival, now)
-    roster.admitted(arrival, arrival.steps)
+def hear(clients, arrival, now):
+    clients.heard(arrival, now)
+    clients.count(arrival, arrival.steps)
 
 
 class Piece:
@@ -36,88 +36,90 @@ def beat(**fields):
 
 
 def test_a_client_is_lost_after_ten_seconds_of_silence():
-    roster = Roster(0.0)
-    hear(roster, arrival("a"), 0.0)
-    hear(roster, arrival("b"), 9.0)
-    roster.tick(10.0)
-    assert (roster.active, [c.state for c in roster.statuses(1)]) == (2, ["active", "active"])
-    roster.tick(10.1)
-    assert (roster.active, [c.state for c in roster.statuses(1)]) == (1, ["lost", "active"])
-    hear(roster, arrival("a"), 11.0)
-    assert roster.active == 2
+    clients = ClientTable(0.0)
+    hear(clients, arrival("a"), 0.0)
+    hear(clients, arrival("b"), 9.0)
+    clients.tick(10.0)
+    assert (clients.active, [c.state for c in clients.statuses(1)]) == (2, ["active", "active"])
+    clients.tick(10.1)
+    assert (clients.active, [c.state for c in clients.statuses(1)]) == (1, ["lost", "active"])
+    hear(clients, arrival("a"), 11.0)
+    assert clients.active == 2
 
 
 def test_counters_add_up_over_epochs():
-    roster = Roster(0.0)
-    hear(roster, arrival(steps=5, heartbeat=beat(dropped=3, queued=2)), 0.0)
-    hear(roster, arrival(steps=5, heartbeat=beat(dropped=4)), 1.0)
-    hear(roster, arrival(epoch=2, refusals=(Refusal("x", ""),), lost=7), 2.0)
-    hear(roster, arrival(epoch=2, heartbeat=beat(dropped=1)), 3.0)
-    (client,) = roster.statuses(1)
+    clients = ClientTable(0.0)
+    hear(clients, arrival(steps=5, heartbeat=beat(dropped=3, queued=2)), 0.0)
+    hear(clients, arrival(steps=5, heartbeat=beat(dropped=4)), 1.0)
+    hear(clients, arrival(epoch=2, refusals=(Refusal("x", ""),), lost=7), 2.0)
+    hear(clients, arrival(epoch=2, heartbeat=beat(dropped=1)), 3.0)
+    (client,) = clients.statuses(1)
     assert (client.admitted, client.dropped, client.rejected, client.lost) == (10, 5, 1, 7)
-    assert roster.dropped == 5
+    assert clients.dropped == 5
 
 
 def test_faults_of_environments_add_up_over_epochs():
-    roster = Roster(0.0)
+    clients = ClientTable(0.0)
     first = beat(restarts=2, faults={"hang": 1, "crash": 1}, trouble="step: segmentation fault")
-    hear(roster, arrival(heartbeat=first), 0.0)
-    hear(roster, arrival(heartbeat=first), 1.0)
-    hear(roster, arrival(epoch=2), 2.0)
-    hear(roster, arrival(epoch=2, heartbeat=beat(restarts=1, faults={"hang": 1}, trouble="x")), 3.0)
-    (client,) = roster.statuses(1)
+    hear(clients, arrival(heartbeat=first), 0.0)
+    hear(clients, arrival(heartbeat=first), 1.0)
+    hear(clients, arrival(epoch=2), 2.0)
+    hear(
+        clients, arrival(epoch=2, heartbeat=beat(restarts=1, faults={"hang": 1}, trouble="x")), 3.0
+    )
+    (client,) = clients.statuses(1)
     assert (client.restarts, client.faults) == (3, {"hang": 2, "crash": 1})
     assert client.trouble == "x"
-    assert (roster.restarts, roster.faults) == (3, {"hang": 2, "crash": 1})
+    assert (clients.restarts, clients.faults) == (3, {"hang": 2, "crash": 1})
 
 
 def test_faults_of_forgotten_clients_stay_counted_and_their_kinds_are_not_endless():
-    roster = Roster(0.0, limit=1)
+    clients = ClientTable(0.0, limit=1)
     for number in range(200):
         faults = {"hang": 1, "k" + chr(97 + number // 26) + chr(97 + number % 26): 2}
-        hear(roster, arrival(f"c{number}", heartbeat=beat(restarts=3, faults=faults)), number)
-    assert roster.restarts == 600
-    assert roster.faults["hang"] == 200
-    assert roster.faults.total() == 600
-    assert len(roster.faults) <= MOST_KINDS + 2
+        hear(clients, arrival(f"c{number}", heartbeat=beat(restarts=3, faults=faults)), number)
+    assert clients.restarts == 600
+    assert clients.faults["hang"] == 200
+    assert clients.faults.total() == 600
+    assert len(clients.faults) <= MOST_KINDS + 2
 
 
 def test_lag_counts_versions_of_the_last_fragment():
-    roster = Roster(0.0)
-    hear(roster, arrival(steps=1, version=3), 0.0)
-    assert [c.lag for c in roster.statuses(8)] == [5]
-    assert [c.lag for c in roster.statuses(2)] == [0]
+    clients = ClientTable(0.0)
+    hear(clients, arrival(steps=1, version=3), 0.0)
+    assert [c.lag for c in clients.statuses(8)] == [5]
+    assert [c.lag for c in clients.statuses(2)] == [0]
 
 
 def test_waiting_is_what_the_last_heartbeat_says():
-    roster = Roster(0.0)
-    assert not roster.all_wait(1, 0.0)
-    hear(roster, arrival("a", heartbeat=beat(waiting=True)), 1.0)
-    hear(roster, arrival("b", heartbeat=beat()), 1.0)
-    assert [c.state for c in roster.statuses(1)] == ["waiting", "active"]
-    assert not roster.all_wait(1, 0.0)
-    hear(roster, arrival("b", heartbeat=beat(waiting=True)), 2.0)
-    assert roster.all_wait(1, 1.0)
-    assert not roster.all_wait(1, 1.5)  # what a said is older
-    roster.tick(11.5)  # a is lost, and does not count
-    assert roster.all_wait(1, 1.5)
+    clients = ClientTable(0.0)
+    assert not clients.all_wait(1, 0.0)
+    hear(clients, arrival("a", heartbeat=beat(waiting=True)), 1.0)
+    hear(clients, arrival("b", heartbeat=beat()), 1.0)
+    assert [c.state for c in clients.statuses(1)] == ["waiting", "active"]
+    assert not clients.all_wait(1, 0.0)
+    hear(clients, arrival("b", heartbeat=beat(waiting=True)), 2.0)
+    assert clients.all_wait(1, 1.0)
+    assert not clients.all_wait(1, 1.5)  # what a said is older
+    clients.tick(11.5)  # a is lost, and does not count
+    assert clients.all_wait(1, 1.5)
 
 
 def test_who_waits_for_a_version_on_its_way_does_not_wait_for_another_for_a_while():
-    roster = Roster(0.0)
+    clients = ClientTable(0.0)
     for now in (1.0, 2.0, 12.0):
-        hear(roster, arrival("a", heartbeat=beat(version=3, waiting=True)), now)
-        assert roster.all_wait(3, 1.0)
-        assert roster.all_wait(4, 1.0) == (now == 12.0)
+        hear(clients, arrival("a", heartbeat=beat(version=3, waiting=True)), now)
+        assert clients.all_wait(3, 1.0)
+        assert clients.all_wait(4, 1.0) == (now == 12.0)
 
 
 def test_only_so_many_clients_are_remembered_but_drops_stay_counted():
-    roster = Roster(0.0, limit=3)
+    clients = ClientTable(0.0, limit=3)
     for number in range(5):
-        hear(roster, arrival(f"c{number}", heartbeat=beat(dropped=1)), float(number))
-    assert [c.client for c in roster.statuses(1)] == ["c2", "c3", "c4"]
-    assert roster.dropped == 5
-    assert roster.silent(1.5) == ["c2"]
+        hear(clients, arrival(f"c{number}", heartbeat=beat(dropped=1)), float(number))
+    assert [c.client for c in clients.statuses(1)] == ["c2", "c3", "c4"]
+    assert clients.dropped == 5
+    assert clients.silent(1.5) == ["c2"]
 
 
 @pytest.mark.parametrize("per_second", [0.0, 1.0, 250.0])
@@ -161,17 +163,17 @@ HEARTBEATS = st.builds(
 )
 @settings(max_examples=40, deadline=None)
 def test_the_status_can_be_encoded_after_any_claims_in_any_number_of_epochs(said, repeats, limit):
-    roster = Roster(0.0, limit=limit)
+    clients = ClientTable(0.0, limit=limit)
     for number, (client, lost, heartbeat) in enumerate(said * repeats):
         mark = Mark(Position(number + 1, 1))
-        hear(roster, Arrival(client, mark, 0, heartbeat=heartbeat, lost=lost), 7.0 * number)
-    for client in roster.statuses(7):
+        hear(clients, Arrival(client, mark, 0, heartbeat=heartbeat, lost=lost), 7.0 * number)
+    for client in clients.statuses(7):
         for number in (client.dropped, client.restarts, client.lost, *client.faults.values()):
             assert 0 <= number <= LARGEST_TOTAL
         assert len(client.faults) <= MOST_KINDS + 1
     status = Status(
-        "run", 1, "learning", "dqn", "e", dropped=roster.dropped, restarts=roster.restarts,
-        faults=dict(roster.faults), clients=roster.statuses(7),
+        "run", 1, "learning", "dqn", "e", dropped=clients.dropped, restarts=clients.restarts,
+        faults=dict(clients.faults), clients=clients.statuses(7),
     )  # fmt: skip
     assert decode(encode(status), Status) == status
     assert len(status.faults) <= MOST_KINDS + 1

@@ -3,9 +3,9 @@
 import msgspec
 import pytest
 
-from soulsai.training_node.admission import Rules
+from soulsai.training_node.admission import AdmissionLimits
 from soulsai.training_node.failed_entries import JOURNAL, SET_ASIDE, FailedEntries
-from soulsai.training_node.measures import Measures
+from soulsai.training_node.status import TrainingStatistics
 from soulsai.wire.protocols import Entry, Position
 from tests.memory_server import MemoryServer
 from tests.unit.training_node.node_cases import Counting, Node, Player, config, wait_for
@@ -29,6 +29,17 @@ def fails(method):
     return failing
 
 
+def fails_with(method):
+    """Return a method that raises for fragments of which one begins with the bad step."""
+
+    def failing(self, arrival, fragments):
+        if any(fragment.reward[0] == BAD for fragment in fragments):
+            raise RuntimeError("a bug")
+        return method(self, arrival, fragments)
+
+    return failing
+
+
 def crash(monkeypatch, server, settings, **more):
     """Run a node until it ends by its bug."""
     with Node(monkeypatch, server, settings, **more) as node:
@@ -39,7 +50,7 @@ def crash(monkeypatch, server, settings, **more):
 
 
 def test_an_entry_that_fails_twice_while_it_is_read_is_set_aside(monkeypatch, server, tmp_path):
-    monkeypatch.setattr(Rules, "fragment", fails(Rules.fragment))
+    monkeypatch.setattr(AdmissionLimits, "fragment", fails(AdmissionLimits.fragment))
     settings = config(tmp_path)
     with Node(monkeypatch, server, settings) as node:
         player = Player(server)
@@ -70,7 +81,7 @@ def test_an_entry_that_fails_twice_while_it_is_read_is_set_aside(monkeypatch, se
 
 
 def test_what_came_before_a_failed_arrival_is_learnt_and_saved(monkeypatch, server, tmp_path):
-    monkeypatch.setattr(Measures, "admitted", fails(Measures.admitted))
+    monkeypatch.setattr(TrainingStatistics, "arrived", fails_with(TrainingStatistics.arrived))
     settings = config(tmp_path)
     with Node(monkeypatch, server, settings) as node:
         player = Player(server)

@@ -1,8 +1,11 @@
 """When versions go out and what they grant; time is what the test says it is."""
 
-from soulsai.config.schema import TrainingSettings
+from types import SimpleNamespace
+
+from soulsai.config.schema import Config, RunSettings, TrainingSettings
 from soulsai.training_node.publisher import RETRY_SECONDS, Publisher
 from soulsai.training_node.saving.snapshot import Progress
+from soulsai.training_node.start import TrainingRun
 from soulsai.types import EnvironmentOffer, RunSpec
 from tests.unit.training_node.node_cases import SPEC, Linear, program
 
@@ -17,10 +20,13 @@ class Desk:
         self.policy = Linear()
         self.policy.quota, self.policy.eager = quota, eager
         spec = RunSpec("run", 1, 1, EnvironmentOffer("x"), SPEC, "dqn", "")
-        settings = TrainingSettings(publish_seconds=10.0, kept_weights_mb=kept_mb)
-        self.publisher = Publisher(
-            self.policy, program(), spec, self.progress, settings, self._send, clients
+        config = Config(
+            training=TrainingSettings(publish_seconds=10.0, kept_weights_mb=kept_mb),
+            run=RunSettings(clients=clients),
         )
+        algorithm = SimpleNamespace(policy=self.policy)
+        run = TrainingRun(config, None, spec, program(), algorithm, self.progress)
+        self.publisher = Publisher(run, self._send)
 
     def _send(self, weights):
         self.sent.append(weights)

@@ -8,7 +8,7 @@ import torch
 
 from soulsai.algorithms.base import Policy
 from soulsai.training_node.admission import Arrival, Mark
-from soulsai.training_node.publisher import Kept
+from soulsai.training_node.publisher import PublishedVersion
 from soulsai.training_node.trust.action_check import ActionCheck, Recomputation
 from soulsai.types import (
     ActionSpec,
@@ -63,7 +63,10 @@ class Fleet:
         program = Program(b"", "w", ("obs",), self.policy.outputs, Head(kind), leaves)
         exploration = {"random": random}
         recompute = Recomputation(
-            self.policy, program, spec, lambda _, v: Kept(self.versions[v], exploration, 0)
+            self.policy,
+            program,
+            spec,
+            lambda _, v: PublishedVersion(self.versions[v], exploration, 0),
         )
         self.time = 0.0
         self.check = ActionCheck(

@@ -1,4 +1,4 @@
-"""Whether, when and how learning goes over to compiled updates; the log says which and why."""
+"""The compilation of the updates, in a process beside the learning; the log has its reasons."""
 
 import logging
 import os
@@ -21,46 +21,44 @@ from soulsai.algorithms.compile.job import JOB, SUFFIX, Job
 from soulsai.config.schema import Config
 from soulsai.errors import ConfigError
 from soulsai.process import PARENT
-from soulsai.training_node.measures import Measures
+from soulsai.training_node.status import TrainingStatistics
 from soulsai.types import Spec
 
-FIRST_UPDATES = 500  # before anything is judged: a first impression of what an update costs
-LEAST_SECONDS = (
-    120.0  # of learning to come; compiling takes half a minute beside it, and saves half
-)
-LEAST_SHARE = 0.25  # of the time that must go into learning, or it would wait anyway
+FIRST_UPDATES = 500  # after which the cost of an update is known well enough
+LEAST_SECONDS = 120.0  # of learning ahead: compilation takes about 30 s and saves about half
+LEAST_SHARE = 0.25  # of the time; a learner that mostly waits for experience gains nothing
 
 COMMAND = (sys.executable, "-P", "-m", "soulsai.algorithms.compile.job")
 
 log = logging.getLogger(__name__)
 
 
-class Work(NamedTuple):
-    """What learning has cost, and how much of it is to come."""
+class LearningCost(NamedTuple):
+    """The cost of the updates so far, and the number of those ahead."""
 
     updates: int
-    seconds: float  # spent on those
-    elapsed: float  # since the first of them
-    left: float | None  # updates to come; ``None``: no end is planned
+    seconds: float  # spent on these updates
+    elapsed: float  # seconds since the first of them
+    left: float | None  # updates ahead; ``None``: no end is planned
 
 
-def reason(work: Work) -> str:
-    """Return why not to compile; nothing if it pays. What is unknown yet is no reason for it."""
-    if work.updates < FIRST_UPDATES:
+def reason(cost: LearningCost) -> str:
+    """Return the reason not to compile, or an empty text if it pays."""
+    if cost.updates < FIRST_UPDATES:
         return f"fewer than {FIRST_UPDATES} updates are done"
-    share = work.seconds / max(work.elapsed, 1e-9)
+    share = cost.seconds / max(cost.elapsed, 1e-9)
     if share < LEAST_SHARE:
         return f"learning takes {share:.0%} of the time only"
-    if work.left is None:
+    if cost.left is None:
         return ""
-    seconds = work.left * work.seconds / work.updates
+    seconds = cost.left * cost.seconds / cost.updates
     if seconds < LEAST_SECONDS:
         return f"{seconds:.0f} s of learning are left, which would not repay it"
     return ""
 
 
 def obstacle(config: Config, algorithm: Algorithm) -> str:
-    """Return why compiling is impossible or unwanted; nothing if it is neither."""
+    """Return the reason why compilation is impossible or unwanted, or an empty text."""
     if config.training.compile == "never":
         return "training.compile is never"
     if not isinstance(algorithm, Compilable):
@@ -75,10 +73,10 @@ def obstacle(config: Config, algorithm: Algorithm) -> str:
     return ""
 
 
-class Compiling:
-    """Makes packages in a process of its own, and lets the algorithm adopt them.
+class BackgroundCompile:
+    """Compiles the updates in another process; the algorithm adopts the result.
 
-    Whatever goes wrong costs the packages only.
+    A failure is logged, and learning continues with eager updates.
     """
 
     def __init__(
@@ -86,36 +84,48 @@ class Compiling:
         config: Config,
         spec: Spec,
         algorithm: Algorithm,
-        measures: Measures,
+        statistics: TrainingStatistics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Prepare the compilation.
+
+        Args:
+            config: All settings.
+            spec: Observations and actions of the environment.
+            algorithm: The algorithm, whose updates are compiled.
+            statistics: The number and the time of the updates.
+            clock: Seconds of a monotonic clock.
+
+        Raises:
+            ConfigError: ``training.compile`` is ``always``, and compilation is impossible.
+        """
         self._config = config
         self._spec = spec
         self._algorithm = algorithm
-        self._measures = measures
+        self._statistics = statistics
         self._clock = clock
-        self._said = ""
-        self._first: Work | None = None  # the account, and the time, when learning began
+        self._logged = ""
+        self._first: LearningCost | None = None  # when learning began
         self._process: subprocess.Popen[bytes] | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._began = 0.0
         self._over = False
-        what = obstacle(config, algorithm)
-        if what and config.training.compile == "always":
-            raise ConfigError(f"training.compile: always, but {what}; choose auto")
-        if what:
-            self._give_up(what)
+        reason_against = obstacle(config, algorithm)
+        if reason_against and config.training.compile == "always":
+            raise ConfigError(f"training.compile: always, but {reason_against}; choose auto")
+        if reason_against:
+            self._give_up(reason_against)
 
     def __repr__(self) -> str:
-        return f"<Compiling [{self._said or 'undecided'}]>"
+        return f"<BackgroundCompile [{self._logged or 'undecided'}]>"
 
     @property
     def done(self) -> bool:
-        """Whether nothing more will change."""
+        """Whether it has succeeded or failed."""
         return self._over
 
     def close(self) -> None:
-        """End what is being made."""
+        """End the other process."""
         self._over = True
         if self._process is not None:
             with suppress(ProcessLookupError):
@@ -124,32 +134,32 @@ class Compiling:
         self._tidy()
 
     def look(self) -> None:
-        """Begin, or go on, or let the algorithm adopt what is done; only between two updates."""
+        """Take the next step, if there is one; call it only between two updates."""
         if self._over:
             return
         if self._process is not None:
             if (code := self._process.poll()) is not None:
                 self._finish(code)
             return
-        work = self._work()
-        if work.updates and (self._config.training.compile == "always" or not reason(work)):
+        cost = self._cost()
+        if cost.updates and (self._config.training.compile == "always" or not reason(cost)):
             self._begin()
-        elif work.updates >= FIRST_UPDATES:
-            self._say(reason(work))
+        elif cost.updates >= FIRST_UPDATES:
+            self._log(reason(cost))
 
-    def _work(self) -> Work:
-        progress, most = self._measures.progress, self._config.run.max_env_steps
-        now = Work(progress.updates, self._measures.update_seconds, self._clock(), None)
+    def _cost(self) -> LearningCost:
+        progress, most = self._statistics.progress, self._config.run.max_env_steps
+        now = LearningCost(progress.updates, self._statistics.update_seconds, self._clock(), None)
         if self._first is None:
-            if self._measures.update_seconds == 0.0:
-                return Work(0, 0.0, 0.0, None)
+            if self._statistics.update_seconds == 0.0:
+                return LearningCost(0, 0.0, 0.0, None)
             self._first = now
         left: float | None = None
         if most:
             learnt_from = max(1, progress.env_steps - self._algorithm.policy.warmup)
             left = progress.updates / learnt_from * max(0, most - progress.env_steps)
         first = self._first
-        return Work(
+        return LearningCost(
             now.updates - first.updates,
             now.seconds - first.seconds,
             now.elapsed - first.elapsed,
@@ -170,27 +180,26 @@ class Compiling:
                 training.threads,
             )
             (folder / JOB).write_bytes(msgspec.json.encode(job))
-            with (folder / "log").open("wb") as said:
+            with (folder / "log").open("wb") as output:
                 self._process = subprocess.Popen(  # noqa: S603 - our own module
                     [*COMMAND, str(folder)],
                     stdin=subprocess.DEVNULL,
-                    stdout=said,
-                    stderr=said,
+                    stdout=output,
+                    stderr=output,
                     env={
                         **os.environ,
                         PARENT: str(os.getpid()),
                         "TORCHINDUCTOR_CACHE_DIR": str(folder / "cache"),
-                        "TMPDIR": str(folder),  # whatever else it leaves goes with the folder
+                        "TMPDIR": str(folder),  # its other files are removed with the folder
                     },
                     start_new_session=True,
                 )
         except OSError as error:
             self._give_up(str(error))
             return
-        log.info("learning=eager: compiled updates are being made")
+        log.info("learning=eager: the updates are being compiled")
 
     def _finish(self, code: int) -> None:
-        """Take over the packages, or say why there are none."""
         if self._folder is None or not isinstance(self._algorithm, Compilable):
             return
         folder = Path(self._folder.name)
@@ -203,25 +212,25 @@ class Compiling:
             packages = {path.stem: load(path) for path in folder.glob(f"*{SUFFIX}")}
             self._algorithm.adopt(packages)
         except (RuntimeError, TypeError, AttributeError, KeyError, OSError) as error:
-            # another version of torch may load packages in another way
-            self._give_up(f"what was compiled cannot be used: {error}")
+            # Other versions of torch may raise other errors here.
+            self._give_up(f"the compiled updates cannot be used: {error}")
             return
         self._over = True
         self._tidy()
-        self._say("")
+        self._log("")
         log.info("learning=compiled after=%.0fs", self._clock() - self._began)
 
-    def _give_up(self, why: str) -> None:
+    def _give_up(self, reason: str) -> None:
         self._over = True
         self._tidy()
-        self._say(why)
+        self._log(reason)
 
-    def _say(self, why: str) -> None:
-        """Log why learning is eager; once, though the numbers in it change."""
-        kind = "".join(letter for letter in why if not letter.isdigit())
-        if kind and kind != self._said:
-            log.info("learning=eager: %s", why)
-        self._said = kind
+    def _log(self, reason: str) -> None:
+        """Log a reason once; a reason that differs only in its digits is the same."""
+        kind = "".join(letter for letter in reason if not letter.isdigit())
+        if kind and kind != self._logged:
+            log.info("learning=eager: %s", reason)
+        self._logged = kind
 
     def _tidy(self) -> None:
         if self._folder is not None:

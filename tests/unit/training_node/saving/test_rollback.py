@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from soulsai.algorithms.base import PATIENCE, Skips
 from soulsai.training_node import publisher
-from soulsai.training_node.gate import fault
+from soulsai.training_node.publisher import find_fault
 from soulsai.training_node.saving import atomic_folders
 from soulsai.training_node.saving.rollback import Diverged
 from tests.memory_server import MemoryServer
@@ -42,15 +42,17 @@ def poison(algorithm, *, update, once=True):
 )
 def test_one_number_that_is_not_finite_is_enough(name, place, value):
     arrays = {key: array.copy() for key, array in SOUND.items()}
-    assert fault(arrays, program()) == ""
+    assert find_fault(arrays, program()) == ""
     arrays[name].flat[place % arrays[name].size] = value
-    assert fault(arrays, program()) == f"weight {name!r} is not finite"
+    assert find_fault(arrays, program()) == f"weight {name!r} is not finite"
 
 
 def test_other_names_shapes_and_dtypes_are_faults():
-    assert "not those of the program" in fault({"linear.bias": SOUND["linear.bias"]}, program())
-    assert "(4,)" in fault({**SOUND, "linear.bias": np.zeros(4, "f4")}, program())
-    assert "float64" in fault({**SOUND, "linear.bias": np.zeros(3)}, program())
+    assert "not those of the program" in find_fault(
+        {"linear.bias": SOUND["linear.bias"]}, program()
+    )
+    assert "(4,)" in find_fault({**SOUND, "linear.bias": np.zeros(4, "f4")}, program())
+    assert "float64" in find_fault({**SOUND, "linear.bias": np.zeros(3)}, program())
 
 
 def test_after_bad_updates_learning_goes_back_to_the_start_and_learns_all_again(

@@ -11,29 +11,34 @@ from soulsai.algorithms.ppo.learner import PPO
 from soulsai.algorithms.ppo.settings import PPOSettings
 from soulsai.config.schema import AlgorithmSettings, Config, RunSettings, TrainingSettings
 from soulsai.errors import ConfigError
-from soulsai.training_node import compiling
-from soulsai.training_node.compiling import Compiling, Work, obstacle, reason
-from soulsai.training_node.measures import Measures
+from soulsai.training_node import background_compile
+from soulsai.training_node.background_compile import (
+    BackgroundCompile,
+    LearningCost,
+    obstacle,
+    reason,
+)
 from soulsai.training_node.saving.snapshot import Progress
 from soulsai.training_node.start import build_algorithm
+from soulsai.training_node.status import TrainingStatistics
 from tests.unit.algorithms.learning_cases import settings, spec
 from tests.unit.algorithms.test_compiled import dqn, learnt, sac
 
-LOG = "soulsai.training_node.compiling"
+LOG = "soulsai.training_node.background_compile"
 
 
 @pytest.mark.parametrize(
-    ("work", "why"),
+    ("cost", "why"),
     [
-        (Work(10, 1.0, 1.0, None), "fewer than 500"),
-        (Work(1000, 1.0, 100.0, None), "1% of the time"),
-        (Work(1000, 1.0, 2.0, 50_000), "50 s of learning"),
-        (Work(1000, 1.0, 2.0, 500_000), ""),
-        (Work(1000, 1.0, 2.0, None), ""),
+        (LearningCost(10, 1.0, 1.0, None), "fewer than 500"),
+        (LearningCost(1000, 1.0, 100.0, None), "1% of the time"),
+        (LearningCost(1000, 1.0, 2.0, 50_000), "50 s of learning"),
+        (LearningCost(1000, 1.0, 2.0, 500_000), ""),
+        (LearningCost(1000, 1.0, 2.0, None), ""),
     ],
 )
-def test_what_pays(work, why):
-    assert (why in reason(work)) if why else reason(work) == ""
+def test_what_pays(cost, why):
+    assert (why in reason(cost)) if why else reason(cost) == ""
 
 
 def config(wanted="auto", steps=0):
@@ -63,13 +68,13 @@ class Clock:
 
 
 def compiler(algorithm, wanted):
-    measures = Measures(Progress(run="r"), warmup=0)
-    return Compiling(wanted, spec(masked=True), algorithm, measures, Clock()), measures
+    statistics = TrainingStatistics(Progress(run="r"), warmup=0)
+    return BackgroundCompile(wanted, spec(masked=True), algorithm, statistics, Clock()), statistics
 
 
-def worked(measures, *, updates, seconds):
-    measures.progress.updates += updates
-    measures.update_seconds += seconds
+def worked(statistics, *, updates, seconds):
+    statistics.progress.updates += updates
+    statistics.update_seconds += seconds
 
 
 def until_done(one):
@@ -89,15 +94,15 @@ def test_packages_are_adopted_when_they_are_made(somewhere, monkeypatch):
     algorithm = dqn()
     forms = algorithm.forms()
     code = "import sys, pathlib; (pathlib.Path(sys.argv[1]) / 'update.pt2').touch()"
-    monkeypatch.setattr(compiling, "COMMAND", (sys.executable, "-c", code))
-    monkeypatch.setattr(compiling, "load", lambda path: forms[path.stem].function)
-    one, measures = compiler(algorithm, config("always"))
+    monkeypatch.setattr(background_compile, "COMMAND", (sys.executable, "-c", code))
+    monkeypatch.setattr(background_compile, "load", lambda path: forms[path.stem].function)
+    one, statistics = compiler(algorithm, config("always"))
     one.look()
     eager = algorithm.step
     assert not somewhere.messages, "before the first update there is nothing to do"
-    worked(measures, updates=1, seconds=0.001)
+    worked(statistics, updates=1, seconds=0.001)
     one.look()
-    worked(measures, updates=1, seconds=0.001)
+    worked(statistics, updates=1, seconds=0.001)
     until_done(one)
     one.close()
     assert algorithm.step is not eager
@@ -115,9 +120,9 @@ def test_a_compiler_is_run_and_leaves_nothing_behind(tmp_path, monkeypatch, capl
     wanted = msgspec.structs.replace(config("always"), dqn=settings())
     algorithm = build_algorithm(wanted, spec(masked=True), seed=0)
     eager = algorithm.step
-    one, measures = compiler(algorithm, wanted)
+    one, statistics = compiler(algorithm, wanted)
     for _ in range(2):
-        worked(measures, updates=1, seconds=0.001)
+        worked(statistics, updates=1, seconds=0.001)
         one.look()
     one._process.wait(timeout=280)
     one.look()
@@ -129,12 +134,12 @@ def test_a_compiler_is_run_and_leaves_nothing_behind(tmp_path, monkeypatch, capl
 
 def test_what_fails_is_said_and_learning_stays_eager(somewhere, monkeypatch):
     code = "import sys; sys.exit('soulsai: compiled, result 0 is off by 3')"
-    monkeypatch.setattr(compiling, "COMMAND", (sys.executable, "-c", code))
+    monkeypatch.setattr(background_compile, "COMMAND", (sys.executable, "-c", code))
     algorithm = dqn()
     eager = algorithm.step
-    one, measures = compiler(algorithm, config("always"))
+    one, statistics = compiler(algorithm, config("always"))
     for _ in range(2):
-        worked(measures, updates=1, seconds=0.001)
+        worked(statistics, updates=1, seconds=0.001)
         one.look()
     until_done(one)
     one.close()
@@ -145,19 +150,19 @@ def test_what_fails_is_said_and_learning_stays_eager(somewhere, monkeypatch):
 
 
 def test_auto_says_once_why_not_and_begins_when_it_pays(somewhere, monkeypatch):
-    monkeypatch.setattr(compiling, "COMMAND", (sys.executable, "-c", "input()"))
-    one, measures = compiler(dqn(), config("auto"))
+    monkeypatch.setattr(background_compile, "COMMAND", (sys.executable, "-c", "input()"))
+    one, statistics = compiler(dqn(), config("auto"))
     clock = one._clock
-    worked(measures, updates=1, seconds=0.001)
+    worked(statistics, updates=1, seconds=0.001)
     one.look()
     for _ in range(3):  # busy with waiting
         clock.now += 100.0
-        worked(measures, updates=1000, seconds=1.0)
+        worked(statistics, updates=1000, seconds=1.0)
         one.look()
     assert len(somewhere.messages) == 1
     assert "of the time only" in somewhere.messages[0]
-    worked(measures, updates=10_000, seconds=250.0)
+    worked(statistics, updates=10_000, seconds=250.0)
     one.look()
-    assert "being made" in somewhere.messages[-1]
+    assert "being compiled" in somewhere.messages[-1]
     one.close()
     assert one.done
