@@ -52,7 +52,7 @@ class Mark(NamedTuple):
 
 
 def surplus(marks: Mapping[str, Mark], most: int) -> list[str]:
-    """Return the clients whose marks exceed a number, in the order of their epochs."""
+    """Return the clients beyond the ``most`` newest marks, in the order of their epochs."""
     if len(marks) <= most:
         return []
     return sorted(marks, key=lambda client: marks[client].position)[: len(marks) - most]

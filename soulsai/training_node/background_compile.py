@@ -92,7 +92,7 @@ class BackgroundCompile:
         Args:
             config: All settings.
             spec: Observations and actions of the environment.
-            algorithm: The algorithm, whose updates are compiled.
+            algorithm: The algorithm of these updates.
             statistics: The number and the time of the updates.
             clock: Seconds of a monotonic clock.
 

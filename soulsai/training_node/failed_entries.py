@@ -1,4 +1,4 @@
-"""Entries of clients' streams whose handling raised an exception: a dead letter queue.
+"""A dead letter queue: entries of clients' streams that raised an exception in the node.
 
 A node that ends by an exception resumes before the entry that caused it, so without this journal
 it would end again at every resume. An entry that failed twice is set aside unread.

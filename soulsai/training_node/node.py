@@ -253,7 +253,7 @@ class TrainingNode:
             env_steps = self._progress.env_steps
             try:
                 fragments += self._pipeline(arrival)
-            except Exception as error:  # noqa: BLE001 - raised once the algorithm has the others
+            except Exception as error:  # noqa: BLE001 - raised after the algorithm got the others
                 self._progress.env_steps = env_steps
                 self._failed.note(_places([arrival]), error)
                 self._failure = error

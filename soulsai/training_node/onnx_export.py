@@ -1,4 +1,4 @@
-"""The policy as a program: an ONNX graph that runs without torch, with its weights kept apart."""
+"""Export of the policy as a program: an ONNX graph with external weights, for use without torch."""
 
 import copy
 import logging
@@ -17,15 +17,15 @@ from soulsai.algorithms.base import Policy
 from soulsai.errors import SoulsAIError
 from soulsai.types import Array, Leaf, PolicyCard, Program, Spec, zeros
 
-LOCATION = "weights"  # the file of which the graph says that its weights are in it
+LOCATION = "weights"  # the name that the graph gives to the file of its weights
 METADATA = "soulsai"  # the key of the PolicyCard in a complete file
 TOLERANCE = 1e-4  # of verify, relative to the largest output
 _INNER = "policy."
-_APART = "weights."  # put before a weight's name where the graph needs that name itself
+_APART = "weights."  # the prefix of a weight if the graph uses its name for another value
 
 
 def program(policy: Policy, spec: Spec) -> Program:
-    """Export the policy; takes seconds the first time in a process, because of imports."""
+    """Return the policy as a program; the first call takes seconds, because of imports."""
     twin = copy.deepcopy(policy.twin()).cpu().eval()
     graph, weights = _trace(twin, spec)
     return Program(
@@ -40,7 +40,7 @@ def program(policy: Policy, spec: Spec) -> Program:
 
 
 def weights(policy: Policy, program: Program) -> dict[str, Array]:
-    """Return a copy of the policy's weights, as the program wants them."""
+    """Return a copy of the policy's weights, by the names and in the dtypes of the program."""
     state = policy.twin().state_dict()
     missing = [name for name in program.weights if _key(name, state) not in state]
     if missing:
@@ -51,7 +51,13 @@ def weights(policy: Policy, program: Program) -> dict[str, Array]:
 
 
 def complete(program: Program, arrays: dict[str, Array], card: PolicyCard) -> bytes:
-    """Return a whole ``policy.onnx``: the graph with its weights inside, and what one must know."""
+    """Return a complete ``policy.onnx``, with weights and description inside.
+
+    Args:
+        program: The graph.
+        arrays: Its weights, by name.
+        card: The description; it becomes the metadata ``soulsai``.
+    """
     import onnx
 
     model = onnx.load_model_from_string(program.graph)
@@ -67,12 +73,17 @@ def complete(program: Program, arrays: dict[str, Array], card: PolicyCard) -> by
 
 
 def verify(program: Program, policy: Policy, spec: Spec) -> None:
-    """Run the program against the network, with other weights than those it was exported with.
+    """Compare the program with the network, under other weights than those of the export.
 
-    So a weight that was frozen into the graph is found.
+    This finds weights that were frozen into the graph.
+
+    Args:
+        program: The exported program.
+        policy: The network.
+        spec: The observations.
 
     Raises:
-        SoulsAIError: They disagree.
+        SoulsAIError: The outputs differ.
     """
     twin = copy.deepcopy(policy.twin()).cpu().eval()
     generator = torch.Generator().manual_seed(1)
@@ -95,7 +106,7 @@ def verify(program: Program, policy: Policy, spec: Spec) -> None:
 
 
 class _Positional(nn.Module):
-    """A policy whose forward pass takes and returns plain tensors, as a graph does."""
+    """A policy with plain tensors as inputs and outputs, as a graph has them."""
 
     def __init__(self, policy: Policy) -> None:
         super().__init__()
@@ -132,7 +143,7 @@ def _trace(twin: Policy, spec: Spec) -> tuple[bytes, dict[str, Leaf]]:
         values = dict(exported.model.graph.initializers)
         tensors = {name: value.const_value for name, value in values.items()}
         for value in values.values():
-            value.const_value = None  # or else optimising folds weights into constants
+            value.const_value = None  # the optimiser would fold weights into constants
         exported.optimize()
         leaves = _set_apart(exported.model.graph, tensors)
         for node in exported.model.graph:
@@ -144,7 +155,7 @@ def _trace(twin: Policy, spec: Spec) -> tuple[bytes, dict[str, Leaf]]:
 
 
 def _set_apart(graph: Any, tensors: dict[str, Any]) -> dict[str, Leaf]:
-    """Make ``tensors`` external, under the names of the state_dict; return their leaves."""
+    """Make tensors external, under the names of the state_dict; return their leaves."""
     from onnxscript import ir
 
     taken = {value.name for node in graph for value in node.outputs}
@@ -153,7 +164,7 @@ def _set_apart(graph: Any, tensors: dict[str, Any]) -> dict[str, Leaf]:
     offset = 0
     for name, tensor in tensors.items():
         value = graph.initializers.pop(name, None)
-        if value is None:  # the optimiser has found that nothing depends on it
+        if value is None:  # the optimiser has removed it, because no output depends on it
             continue
         plain = name.removeprefix(_INNER)
         value.name = _APART + plain if plain in taken else plain
@@ -223,7 +234,7 @@ def _own_copy(tensor: Tensor, leaf: Leaf) -> Array:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's remarks off the terminal; errors are raised all the same."""
+    """Hide the exporter's warnings; its errors are raised."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
