@@ -8,6 +8,7 @@ from soulsai.training_node.admission import LARGEST_TOTAL, Arrival
 from soulsai.types import ClientStatus, Heartbeat
 
 PATIENCE = 10.0  # seconds of silence after which a client counts as lost
+IDLE_SECONDS = 5.0  # without an env step, or of waiting for slower clients, until others go on
 MOST_CLIENTS = 1024
 MOST_KINDS = 32  # of environments' faults that are counted apart
 
@@ -34,7 +35,8 @@ class _Client:
     """The state of one client; sums over its epochs are bounded."""
 
     def __init__(self, now: float) -> None:
-        self.seen = now
+        self.seen = self.joined = now
+        self.stepped: float | None = None  # the time of its last env step that was admitted
         self.rate = Rate()
         self.epoch = 0
         self.admitted = 0
@@ -44,6 +46,7 @@ class _Client:
         self.version: int | None = None  # of its last fragment
         self.heartbeat: Heartbeat | None = None
         self.reported = now  # the time of its last heartbeat
+        self.waiting_since = now  # with the same version, according to its heartbeats
         self._dropped = 0  # in earlier epochs
         self._restarts = 0  # in earlier epochs
         self._faults: Counter[str] = Counter()  # in earlier epochs
@@ -64,6 +67,19 @@ class _Client:
         self.epoch = epoch
         self._dropped, self._restarts, self._faults = self.dropped, self.restarts, self.faults
         self.heartbeat = None
+
+    def report(self, heartbeat: Heartbeat, now: float) -> None:
+        before = self.heartbeat
+        if before is None or not before.waiting or before.version != heartbeat.version:
+            self.waiting_since = now
+        self.heartbeat, self.reported = heartbeat, now
+
+    @property
+    def is_waiting(self) -> bool:
+        return self.heartbeat is not None and self.heartbeat.waiting
+
+    def is_playing(self, now: float) -> bool:
+        return self.stepped is not None and now - self.stepped <= IDLE_SECONDS
 
     def waits(self, version: int, since: float) -> bool:
         """Whether the client has reported since then that it waits, and has that version.
@@ -111,7 +127,7 @@ class ClientTable:
         if arrival.mark.position.epoch != client.epoch:
             client.begin_epoch(arrival.mark.position.epoch)
         if arrival.heartbeat is not None:
-            client.heartbeat, client.reported = arrival.heartbeat, now
+            client.report(arrival.heartbeat, now)
 
     def count(self, arrival: Arrival, steps: int) -> None:
         """Count an arrival of which ``steps`` env steps were admitted."""
@@ -123,6 +139,7 @@ class ClientTable:
         client.rejected += len(arrival.refusals) + arrival.discarded
         client.lost = bounded(client.lost + arrival.lost)
         if steps:
+            client.stepped = client.seen
             client.version = arrival.fragments[-1].version
 
     def tick(self, now: float) -> None:
@@ -134,22 +151,35 @@ class ClientTable:
         """The number of clients that are not lost."""
         return len(self._active())
 
+    @property
+    def sharing(self) -> int:
+        """The number of clients among which a grant is divided."""
+        return len(self._sharing())
+
     def restart_counts(self) -> list[int]:
-        """Return the env steps of each active client since the last call."""
-        taken = [client.taken for client in self._active()]
+        """Return the env steps of each client with a share in the grants since the last call."""
+        taken = [client.taken for client in self._sharing()]
         for client in self._clients.values():
             client.taken = 0
         return taken
 
-    def all_wait(self, version: int, since: float) -> bool:
-        """Return whether there are active clients, and all of them wait for new weights.
+    def need_grant(self, version: int, since: float) -> bool:
+        """Return whether clients have spent their grants and wait too long for the others.
+
+        Either all clients wait that are not idle, or one has waited for ``IDLE_SECONDS`` because
+        others are slower. A client that neither waits nor takes steps is idle: its environment
+        starts, or hangs.
 
         Args:
             version: The newest version; a client without it is about to receive it.
-            since: The time after which they must have reported that they wait.
+            since: The time after which a client must have reported that it waits.
         """
-        active = self._active()
-        return bool(active) and all(client.waits(version, since) for client in active)
+        busy = [c for c in self._active() if c.is_waiting or c.is_playing(self._now)]
+        waiting = [client for client in busy if client.waits(version, since)]
+        return bool(waiting) and (
+            len(waiting) == len(busy)
+            or any(client.reported - client.waiting_since >= IDLE_SECONDS for client in waiting)
+        )
 
     @property
     def dropped(self) -> int:
@@ -170,6 +200,16 @@ class ClientTable:
         for client in self._clients.values():
             total = add_faults(total, client.faults)
         return total
+
+    def idle(self, seconds: float) -> list[str]:
+        """Return the active clients that neither wait nor take a step for so many seconds."""
+        return [
+            name
+            for name, client in self._clients.items()
+            if not self._is_lost(client)
+            and not client.is_waiting
+            and self._now - (client.joined if client.stepped is None else client.stepped) > seconds
+        ]
 
     def silent(self, seconds: float) -> list[str]:
         """Return the clients without a message for so many seconds."""
@@ -221,14 +261,22 @@ class ClientTable:
     def _active(self) -> list[_Client]:
         return [client for client in self._clients.values() if not self._is_lost(client)]
 
+    def _sharing(self) -> list[_Client]:
+        """Return the active clients without the idle ones, unless all are idle."""
+        active = self._active()
+        return [
+            client
+            for client in active
+            if client.is_playing(self._now) or (client.is_waiting and client.stepped is not None)
+        ] or active
+
     def _is_lost(self, client: _Client) -> bool:
         return self._now - client.seen > self._patience
 
     def _state(self, client: _Client) -> Literal["active", "waiting", "lost"]:
         if self._is_lost(client):
             return "lost"
-        waiting = client.heartbeat is not None and client.heartbeat.waiting
-        return "waiting" if waiting else "active"
+        return "waiting" if client.is_waiting else "active"
 
 
 def bounded(total: int) -> int:

@@ -215,7 +215,7 @@ class TrainingNode:
                 return
             starving = self._starving
             since = self._publisher.tried + STALE_SECONDS
-            stuck = starving and self._clients.all_wait(self._progress.version, since)
+            stuck = starving and self._clients.need_grant(self._progress.version, since)
             if self._publisher.due(now, starving=starving, stuck=stuck):
                 self._publish()
             self._receive()
@@ -294,7 +294,7 @@ class TrainingNode:
         self._stop_asked = self._stop_asked or self._stopped()
         self._commands.serve()
         self._quarantine.look()
-        self._publisher.count(self._clients.active)
+        self._publisher.count(self._clients.sharing)
         self._receiver.excluded = self._quarantine.excluded
         self._reporter.record()
         self._compile.look()

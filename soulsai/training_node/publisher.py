@@ -112,7 +112,7 @@ class Publisher:
         Args:
             now: The time on our clock.
             starving: The learner can do nothing until more experience comes.
-            stuck: None will come either, because all clients have spent their grants.
+            stuck: Clients have spent their grants, and wait for the others or for this version.
         """
         since = now - self.tried
         if self._failed:

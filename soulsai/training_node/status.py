@@ -23,6 +23,7 @@ from soulsai.types import Episode, Fragment, Metrics, Status, Weights
 WINDOW = 100  # episodes in the mean reward
 LAGS = 256  # fragments in the mean lag
 PENDING = 10_000  # episodes that wait while the server cannot be reached
+IDLE_NOTICE_SECONDS = 60.0  # without an env step, after which a client is named in the notice
 RECORDED_AT_ONCE = 500  # episodes
 
 Phase = Literal["starting", "waiting", "warming up", "learning", "paused", "stopping", "ended"]
@@ -270,7 +271,10 @@ class StatusReporter:
         unrecorded = f"{self._unrecorded} episodes were not recorded" if self._unrecorded else ""
         unsound = f"no version is published: {self._check.fault}" if self._check.fault else ""
         kept_out = self._quarantine.notice
-        parts = (self._wire.fault, self._saver.notice, unsound, unrecorded, kept_out)
+        idle = self._clients.idle(IDLE_NOTICE_SECONDS)
+        others = f" and {len(idle) - 1} more" if len(idle) > 1 else ""
+        stuck = f"no env steps for a minute: {idle[0]}{others}" if idle else ""
+        parts = (self._wire.fault, self._saver.notice, unsound, unrecorded, kept_out, stuck)
         return "; ".join(filter(None, parts))
 
 

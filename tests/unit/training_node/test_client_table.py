@@ -93,24 +93,60 @@ def test_lag_counts_versions_of_the_last_fragment():
 
 def test_waiting_is_what_the_last_heartbeat_says():
     clients = ClientTable(0.0)
-    assert not clients.all_wait(1, 0.0)
+    assert not clients.need_grant(1, 0.0)
     hear(clients, arrival("a", heartbeat=beat(waiting=True)), 1.0)
-    hear(clients, arrival("b", heartbeat=beat()), 1.0)
+    hear(clients, arrival("b", steps=1, heartbeat=beat()), 1.0)
     assert [c.state for c in clients.statuses(1)] == ["waiting", "active"]
-    assert not clients.all_wait(1, 0.0)
+    assert not clients.need_grant(1, 0.0)
     hear(clients, arrival("b", heartbeat=beat(waiting=True)), 2.0)
-    assert clients.all_wait(1, 1.0)
-    assert not clients.all_wait(1, 1.5)  # what a said is older
+    assert clients.need_grant(1, 1.0)
+    assert not clients.need_grant(1, 1.5)  # the report of a is older
     clients.tick(11.5)  # a is lost, and does not count
-    assert clients.all_wait(1, 1.5)
+    assert clients.need_grant(1, 1.5)
+
+
+def test_a_client_that_takes_no_step_is_idle_and_holds_up_nobody():
+    clients = ClientTable(0.0)
+    hear(clients, arrival("hung", steps=3, heartbeat=beat()), 1.0)
+    hear(clients, arrival("new", heartbeat=beat()), 1.0)
+    hear(clients, arrival("fast", steps=9, heartbeat=beat(waiting=True)), 5.0)
+    assert clients.sharing == 2
+    assert not clients.need_grant(1, 5.0)
+    for now in range(6, 12):
+        hear(clients, arrival("hung", heartbeat=beat(steps=999)), now)
+        hear(clients, arrival("new", heartbeat=beat()), now)
+        hear(clients, arrival("fast", heartbeat=beat(waiting=True)), now)
+    assert clients.need_grant(1, 5.0)
+    assert (clients.active, clients.sharing, clients.restart_counts()) == (3, 1, [9])
+    assert clients.idle(9.0) == ["hung", "new"]
+    assert clients.idle(10.5) == []
+    hear(clients, arrival("hung", steps=1), 12.0)
+    assert clients.sharing == 2
+
+
+def test_a_client_that_waits_for_slower_ones_goes_on_after_a_while():
+    clients = ClientTable(0.0)
+    for now in range(1, 10):
+        hear(clients, arrival("slow", steps=1, heartbeat=beat()), now)
+        hear(clients, arrival("fast", steps=int(now == 1), heartbeat=beat(waiting=True)), now)
+        assert clients.need_grant(1, 0.5) == (now >= 6)
+    hear(clients, arrival("fast", heartbeat=beat(waiting=True, version=2)), 10.0)
+    assert not clients.need_grant(2, 9.0)  # it has just got another version
+
+
+def test_where_all_are_idle_each_has_its_share():
+    clients = ClientTable(0.0)
+    for name in "abc":
+        hear(clients, arrival(name, heartbeat=beat()), 1.0)
+    assert (clients.sharing, clients.restart_counts()) == (3, [0, 0, 0])
 
 
 def test_who_waits_for_a_version_on_its_way_does_not_wait_for_another_for_a_while():
     clients = ClientTable(0.0)
     for now in (1.0, 2.0, 12.0):
         hear(clients, arrival("a", heartbeat=beat(version=3, waiting=True)), now)
-        assert clients.all_wait(3, 1.0)
-        assert clients.all_wait(4, 1.0) == (now == 12.0)
+        assert clients.need_grant(3, 1.0)
+        assert clients.need_grant(4, 1.0) == (now == 12.0)
 
 
 def test_only_so_many_clients_are_remembered_but_drops_stay_counted():
