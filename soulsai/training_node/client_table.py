@@ -81,6 +81,10 @@ class _Client:
     def is_playing(self, now: float) -> bool:
         return self.stepped is not None and now - self.stepped <= IDLE_SECONDS
 
+    def has_share(self, now: float) -> bool:
+        waits = self.is_waiting and self.stepped is not None
+        return waits or self.is_playing(now) or now - self.joined <= IDLE_SECONDS
+
     def waits(self, version: int, since: float) -> bool:
         """Whether the client has reported since then that it waits, and has that version.
 
@@ -264,11 +268,7 @@ class ClientTable:
     def _sharing(self) -> list[_Client]:
         """Return the active clients without the idle ones, unless all are idle."""
         active = self._active()
-        return [
-            client
-            for client in active
-            if client.is_playing(self._now) or (client.is_waiting and client.stepped is not None)
-        ] or active
+        return [client for client in active if client.has_share(self._now)] or active
 
     def _is_lost(self, client: _Client) -> bool:
         return self._now - client.seen > self._patience

@@ -110,7 +110,7 @@ def test_a_client_that_takes_no_step_is_idle_and_holds_up_nobody():
     hear(clients, arrival("hung", steps=3, heartbeat=beat()), 1.0)
     hear(clients, arrival("new", heartbeat=beat()), 1.0)
     hear(clients, arrival("fast", steps=9, heartbeat=beat(waiting=True)), 5.0)
-    assert clients.sharing == 2
+    assert clients.sharing == 3
     assert not clients.need_grant(1, 5.0)
     for now in range(6, 12):
         hear(clients, arrival("hung", heartbeat=beat(steps=999)), now)

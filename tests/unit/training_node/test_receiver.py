@@ -8,7 +8,7 @@ import pytest
 from soulsai.errors import AccessDenied, Rejected, Unreachable
 from soulsai.training_node.admission import Admission, Arrival, Mark
 from soulsai.training_node.failed_entries import FailedEntries
-from soulsai.training_node.receiver import Complaints, Inbox, Receiver
+from soulsai.training_node.receiver import RefusalLog, Inbox, Receiver
 from soulsai.types import ActionSpec, EnvironmentOffer, Head, Heartbeat, Leaf, RunSpec, Spec
 from soulsai.wire.protocols import Entry, Position
 
@@ -163,12 +163,12 @@ def test_an_inbox_lets_in_no_more_than_its_bound_until_something_is_taken():
 
 def test_refusals_are_logged_once_a_second_for_each_reason(caplog):
     now = 0.0
-    complaints = Complaints(lambda: now)
+    complaints = RefusalLog(lambda: now)
     for _ in range(5):
-        complaints.about("frame", "d", entry("a", 1))
-    complaints.about("mask", "d", entry("a", 1))
+        complaints.write("frame", "d", entry("a", 1))
+    complaints.write("mask", "d", entry("a", 1))
     assert len(caplog.records) == 2
     now = 1.0
-    complaints.about("frame", "d", Entry("a", Position(1, 2), bytes(200)))
+    complaints.write("frame", "d", Entry("a", Position(1, 2), bytes(200)))
     assert "more=4" in caplog.records[-1].getMessage()
     assert f"data={'00' * 64} " in caplog.records[-1].getMessage()
