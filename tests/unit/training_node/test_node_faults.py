@@ -8,7 +8,7 @@ import time
 import msgspec
 import pytest
 
-from soulsai.errors import CheckpointError, Superseded
+from soulsai.errors import CheckpointError, ServerFull, Superseded
 from soulsai.training_node.saving import atomic_folders, state_file
 from soulsai.types import Episode, RunSpec
 from tests.memory_server import MemoryServer
@@ -129,7 +129,7 @@ def test_a_server_that_has_lost_everything_gets_the_run_again(monkeypatch, serve
         player = Player(server)
         player.play(4)
         before = node.told(lambda status: status.updates == 1)
-        server._values.clear()
+        server.link().execute("FLUSHALL")
         status = node.told(lambda status: status.generation > before.generation)
         assert status.env_steps == 4
         spec = player.wire.spec()
@@ -140,16 +140,38 @@ def test_a_server_that_has_lost_everything_gets_the_run_again(monkeypatch, serve
         node.told(lambda status: status.env_steps == 8)
 
 
+class Full:
+    """A training wire whose server has no room for a status beside entries of clients."""
+
+    def __init__(self, server):
+        self._server, self._wire = server, server.training()
+        self.is_full = False
+
+    def __getattr__(self, name):
+        return getattr(self._wire, name)
+
+    def report(self, status):
+        if self.is_full and entries(self._server):
+            raise ServerFull("OOM")
+        self._wire.report(status)
+
+
+def entries(server):
+    """Return the number of entries in the player's stream."""
+    return server.link().execute("XLEN", "soulsai:{soulsai}:exp:player")
+
+
 def test_a_full_server_is_emptied_by_an_early_checkpoint(monkeypatch, server, tmp_path):
-    with Node(monkeypatch, server, config(tmp_path)) as node:
+    wire = Full(server)
+    with Node(monkeypatch, server, config(tmp_path), wire=wire) as node:
         player = Player(server)
         for _ in range(20):
             player.play(4)
         node.told(lambda status: status.env_steps == 80)
         assert saved(tmp_path) == []
-        server.limit = server._size() + 10  # not even a status has room
+        wire.is_full = True
         wait_for(lambda: saved(tmp_path))
-        wait_for(lambda: server._values["soulsai:{soulsai}:exp:player"].entries == [])
+        wait_for(lambda: entries(server) == 0)
         player.play(4)
         node.told(lambda status: status.env_steps == 84 and not status.notice)
 
@@ -195,7 +217,7 @@ def test_checkpoints_let_go_of_what_they_cover(monkeypatch, server, tmp_path):
         for number in range(1, 5):
             player.play(8)
             node.told(lambda status, n=number: status.checkpoint == f"{n:06d}")
-        assert server._values["soulsai:{soulsai}:exp:player"].entries == []
+        wait_for(lambda: entries(server) == 0)
         assert saved(tmp_path) == ["000003", "000004"]
 
 

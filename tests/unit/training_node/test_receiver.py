@@ -8,7 +8,7 @@ import pytest
 from soulsai.errors import AccessDenied, Rejected, Unreachable
 from soulsai.training_node.admission import Admission, Arrival, Mark
 from soulsai.training_node.failed_entries import FailedEntries
-from soulsai.training_node.receiver import RefusalLog, Inbox, Receiver
+from soulsai.training_node.receiver import Inbox, Receiver, RefusalLog
 from soulsai.types import ActionSpec, EnvironmentOffer, Head, Heartbeat, Leaf, RunSpec, Spec
 from soulsai.wire.protocols import Entry, Position
 
