@@ -2,7 +2,7 @@
 
 import pytest
 
-from soulsai.training_node.command_handler import Orders
+from soulsai.training_node.command_handler import CommandHandler
 from soulsai.types import Answer, Event, Pause, Purge, SaveBest
 from soulsai.wire.protocols import Request
 
@@ -24,10 +24,12 @@ class Fake:
         self.answered.append(answer)
 
     def attempt(self, act):
-        act()
+        act(self)
         return True
 
     def tell(self, control): ...
+
+    def forget(self, client): ...
 
     def write(self, kind, **fields): ...
 
@@ -59,5 +61,5 @@ class Fake:
 )
 def test_commands_are_announced(who, command, announced):
     fake = Fake([Request(who, "1", command)])
-    Orders(fake, fake, fake, fake, fake, lambda *_: None).serve()
+    CommandHandler(fake, fake, fake, fake, lambda *_: None).serve()
     assert fake.announced == announced
