@@ -4,8 +4,7 @@ import importlib.util
 import logging
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing
 from getpass import getpass
 from pathlib import Path
 
@@ -78,37 +77,26 @@ def read_spec(file: Path) -> Spec:
         raise ConfigError(f"environment.spec_file: {file}: {error}") from error
 
 
-@contextmanager
-def training(config: Config) -> Iterator[TrainingWire]:
+def training(config: Config) -> AbstractContextManager[TrainingWire]:
     """Connect the training node."""
     from soulsai.wire.redis.roles import connect_training
     from soulsai.wire.signing import signer_in
 
     server = server_for("training_node", _named(config))
     signer = signer_in(Path(config.redis.secrets))
-    wire = connect_training(server, config.run.name, signer=signer)
-    try:
-        yield wire
-    finally:
-        wire.close()
+    return closing(connect_training(server, config.run.name, signer=signer))
 
 
-@contextmanager
-def telemetry(config: Config) -> Iterator[TelemetryWire]:
+def telemetry(config: Config) -> AbstractContextManager[TelemetryWire]:
     """Connect the telemetry node."""
     from soulsai.wire.redis.roles import connect_telemetry
 
-    wire = connect_telemetry(server_for("telemetry_node", _named(config)), config.run.name)
-    try:
-        yield wire
-    finally:
-        wire.close()
+    return closing(connect_telemetry(server_for("telemetry_node", _named(config)), config.run.name))
 
 
-@contextmanager
 def client(
     config: Config, secret_file: Path | None, invited: Invite | None = None
-) -> Iterator[ClientWire]:
+) -> AbstractContextManager[ClientWire]:
     """Connect a client.
 
     Args:
@@ -119,11 +107,7 @@ def client(
     from soulsai.wire.redis.roles import connect_client
 
     server = client_server(config, secret_file, invited)
-    wire = connect_client(server, config.run.name, config.client.name)
-    try:
-        yield wire
-    finally:
-        wire.close()
+    return closing(connect_client(server, config.run.name, config.client.name))
 
 
 def client_server(config: Config, secret_file: Path | None, invited: Invite | None) -> Server:
@@ -142,16 +126,11 @@ def client_server(config: Config, secret_file: Path | None, invited: Invite | No
     return server_for("client", _named(config), environ)
 
 
-@contextmanager
-def operator(config: Config) -> Iterator[OperatorWire]:
+def operator(config: Config) -> AbstractContextManager[OperatorWire]:
     """Connect an operator; without a URL, to the newest run on this machine."""
     from soulsai.wire.redis.roles import connect_operator
 
-    wire = connect_operator(server_for("operator", find_server(config)), config.run.name)
-    try:
-        yield wire
-    finally:
-        wire.close()
+    return closing(connect_operator(server_for("operator", find_server(config)), config.run.name))
 
 
 def find_server(config: Config) -> RedisSettings:

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +26,7 @@ from soulsai.types import Status
 from soulsai.wire.protocols import OperatorWire
 
 if TYPE_CHECKING:
-    from soulsai.train.terminal import RunView, Scene
+    from soulsai.train.terminal import Scene
 
 POLL_SECONDS = 0.1  # delay at which a stop is noticed
 HINT = "Ctrl-C ends this view; training goes on."
@@ -87,30 +88,29 @@ def follow(settings: Config, stopped: Callable[[], bool], *, every: float, as_js
         every: Seconds between two views.
         as_json: Whether to print each status as a line of JSON.
     """
-    from soulsai.train.terminal import view_for
-
-    waits = False
-    while not _followed(
-        settings, lambda: JsonView() if as_json else view_for(sys.stdout), stopped, every
-    ):
-        if not waits:
+    told = False
+    while not _followed(settings, stopped, every, as_json):
+        if not told:
             sys.stderr.write("soulsai: waiting for a run\n")
-        waits = True
+        told = True
         if _slept(every, stopped):
             return
 
 
-def _followed(
-    settings: Config, make_view: Callable[[], "RunView"], stopped: Callable[[], bool], every: float
-) -> bool:
+def _followed(settings: Config, stopped: Callable[[], bool], every: float, as_json: bool) -> bool:
     """Show a run until it has ended; return whether there was one."""
+    from soulsai.train.terminal import view_for
+
     try:
-        with connect.operator(settings) as wire:
+        with ExitStack() as stack:
+            wire = stack.enter_context(connect.operator(settings))
             first = wire.status()
             if first is None:
                 return False
-            with make_view() as view:
-                _show(wire, first, view, stopped, every, page(settings))
+            show = _print_status
+            if not as_json:
+                show = stack.enter_context(closing(view_for(sys.stdout))).show
+            _show(wire, first, show, stopped, every, page(settings))
             return True
     except NoRun:
         return False
@@ -119,14 +119,14 @@ def _followed(
 def _show(
     wire: OperatorWire,
     last: Status,
-    view: "RunView",
+    show: Callable[["Scene"], None],
     stopped: Callable[[], bool],
     every: float,
     page: str,
 ) -> None:
     notices: tuple[str, ...] = ()
     while True:
-        view.show(_scene(last, notices, HINT, page))
+        show(_scene(last, notices, HINT, page))
         if last.phase == "ended" or _slept(every, stopped):
             return
         try:
@@ -139,18 +139,9 @@ def _show(
         notices = () if now else (why,)
 
 
-class JsonView:
-    """Shows each status as one line of JSON."""
-
-    def __enter__(self) -> "JsonView":
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def show(self, scene: "Scene") -> None:
-        """Write a line."""
-        if scene.status is not None and not scene.notices:
-            print_json(scene.status)
+def _print_status(scene: "Scene") -> None:
+    if scene.status is not None and not scene.notices:
+        print_json(scene.status)
 
 
 def page(settings: Config) -> str:

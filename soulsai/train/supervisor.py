@@ -11,7 +11,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -100,13 +100,15 @@ class Supervisor:
 
     def run(self) -> RunResult:
         """Run until the training node has ended, a signal arrives, or a process cannot work."""
-        with self._view, ExitStack() as stack:
+        with closing(self._view), ExitStack() as stack:
             self._show()
+            from soulsai.wire.redis.embedded_server import PrivateFolder  # not on Windows
+
             server = _RunServer(self._config, stack)
             self._generation = server.generation
             processes = RunProcesses(
-                _seeded(server.config),
-                stack.enter_context(_private_folder()),
+                server.config,
+                stack.enter_context(PrivateFolder()),
                 stack.enter_context(self._logs()),
                 client_prefix=server.client_prefix,
                 start=secrets.randbits(31) if self._resumed else 0,
@@ -124,7 +126,7 @@ class Supervisor:
         )
 
     def _watch(self, processes: RunProcesses, server: "_RunServer") -> RunResult:
-        """Restart what dies until there is a reason to end."""
+        """Restart dead processes until there is a reason to end."""
         look = 0.0
         for child in processes:
             child.start()
@@ -316,6 +318,9 @@ class _RunServer:
 
         self._crashes: list[float] = []
         self._embedded: EmbeddedServer | None = None
+        if config.run.seed is None:
+            run = msgspec.structs.replace(config.run, seed=secrets.randbits(31))
+            config = msgspec.structs.replace(config, run=run)
         self.config = config
         self.private: runs.PrivateServer | None = None
         self.client_prefix = config.client.name
@@ -364,13 +369,6 @@ def page_address(log: Path) -> str:
     return url or f"waits for {address}, which {reason}; --set web.port=0 takes any port"
 
 
-def _seeded(config: Config) -> Config:
-    if config.run.seed is not None:
-        return config
-    run = msgspec.structs.replace(config.run, seed=secrets.randbits(31))
-    return msgspec.structs.replace(config, run=run)
-
-
 def _failure(child: Child, decision: ExitDecision) -> RunResult:
     tail = child.tail()
     last = tail[-1] if tail else "without a word in its log"
@@ -387,9 +385,3 @@ def _try_disk(folder: Path) -> None:
         trial.write_bytes(bytes(TRIAL_BYTES))
     finally:
         trial.unlink(missing_ok=True)
-
-
-def _private_folder() -> AbstractContextManager[Path]:
-    from soulsai.wire.redis.embedded_server import PrivateFolder  # not on Windows
-
-    return PrivateFolder()

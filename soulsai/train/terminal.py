@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from types import TracebackType
-from typing import Protocol, Self, TextIO
+from typing import Protocol, TextIO
 
 from msgspec import Struct
 from rich.console import Console, Group, RenderableType
@@ -42,20 +41,13 @@ class Scene(Struct, frozen=True):
 
 
 class RunView(Protocol):
-    """A display of scenes, from entering to leaving."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+    """A display of scenes."""
 
     def show(self, scene: Scene) -> None:
         """Show this scene in place of the one before."""
-        ...
+
+    def close(self) -> None:
+        """Give the terminal back."""
 
 
 def view_for(stream: TextIO) -> RunView:
@@ -72,23 +64,16 @@ class LiveView:
         # Without a thread of its own: it is drawn when there are news.
         self._live = Live(console=console, auto_refresh=False, redirect_stdout=False)
 
-    def __enter__(self) -> Self:
-        self._live.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._live.__exit__(kind, error, trace)
-
     def show(self, scene: Scene) -> None:
         """Redraw the screen."""
+        self._live.start()
         if scene.status is not None and scene.status.reward_mean is not None:
             self._rewards = [*self._rewards[-HISTORY:], scene.status.reward_mean]
         self._live.update(screen(scene, self._console.width, self._rewards), refresh=True)
+
+    def close(self) -> None:
+        """Leave the last screen, and show the cursor again."""
+        self._live.stop()
 
 
 class PlainView:
@@ -100,16 +85,6 @@ class PlainView:
         self._told: frozenset[str] = frozenset()  # problems of the last status
         self._notices = 0
         self._page = ""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
 
     def show(self, scene: Scene) -> None:
         """Write the news, at most a line of progress every ten seconds."""
@@ -127,6 +102,9 @@ class PlainView:
             self._stream.write(text + "\n")
         if lines:
             self._stream.flush()
+
+    def close(self) -> None:
+        """Do nothing: all lines are written."""
 
     def _problems(self, status: Status, *, is_due: bool) -> list[str]:
         """Return the problems that are new; those of environments only every ten seconds."""
@@ -191,7 +169,7 @@ def facts(status: Status, page: str = "") -> Iterator[str]:
 
 
 def problems(status: Status) -> list[str]:
-    """Return what a person should know of clients and weights, one line each, worst first."""
+    """Return the problems of clients and weights, one line each."""
     lines = []
     heard = [client.seen for client in status.clients if client.state == "lost"]
     if len(heard) == len(status.clients) and status.phase not in ("stopping", "ended"):

@@ -1,6 +1,7 @@
 """The live view, the plain lines and the facts of a run, as text."""
 
 import io
+from contextlib import closing
 
 import pytest
 from rich.console import Console
@@ -191,7 +192,7 @@ def test_problems_name_clients_that_are_kept_out_and_weights_that_went_back():
 
 def test_lines_come_every_ten_seconds_and_notices_at_once():
     stream = io.StringIO()
-    with view_for(stream) as view:
+    with closing(view_for(stream)) as view:
         assert isinstance(view, PlainView)
         for tenths in range(250):
             notices = ("client-1 died",) if tenths >= 55 else ()
@@ -210,7 +211,7 @@ def test_lines_come_every_ten_seconds_and_notices_at_once():
 def test_plain_lines_tell_each_problem_once():
     stream = io.StringIO()
     sick = client("one", restarts=1, faults={"hang": 1}, trouble="step: silent")
-    with view_for(stream) as view:
+    with closing(view_for(stream)) as view:
         for second in range(60):
             shown = (
                 status(clients=(sick,)) if 15 <= second < 45 else status(clients=(client("one"),))
@@ -222,7 +223,7 @@ def test_plain_lines_tell_each_problem_once():
 
 def test_the_live_view_is_redrawn_in_place():
     stream = io.StringIO()
-    with LiveView(Console(file=stream, force_terminal=True, width=100)) as view:
+    with closing(LiveView(Console(file=stream, force_terminal=True, width=100))) as view:
         view.show(Scene(0.0, "x"))
         view.show(Scene(1.0, "x", status()))
     assert "\x1b[1A" in stream.getvalue()
