@@ -1,4 +1,4 @@
-"""The account of who may step next: the learner, or the fleet of clients.
+"""The account of the steps that the learner and the fleet of clients may take next.
 
 As in Reverb (arXiv:2102.04736), two numbers tie learning to experience. ``samples_per_insert`` is
 the number of updates per env step, and ``error_buffer`` the number of env steps by which the fleet

@@ -1,4 +1,4 @@
-"""Quantiles of the return, and the loss by which they are learnt (arXiv:1710.10044)."""
+"""Quantiles of the return, and the quantile Huber loss (arXiv:1710.10044)."""
 
 import torch
 import torch.nn.functional as F
@@ -6,10 +6,12 @@ from torch import Tensor
 
 
 def quantile_huber_loss(predicted: Tensor, goal: Tensor, sampled: Tensor | None = None) -> Tensor:
-    """Return the loss [B] of quantiles [B, N] against samples of the goal [B, M].
+    """Return the quantile Huber loss [B]; for one quantile, the Huber loss of the mean.
 
-    Quantile i stands for the level (i + 1/2) / N, or for the ``sampled`` one [B, N]. One quantile
-    that was not sampled is the mean: plain Huber loss.
+    Args:
+        predicted: Quantiles [B, N].
+        goal: Samples of the target [B, M].
+        sampled: Levels of the quantiles [B, N]; by default (i + 1/2) / N.
     """
     error = goal[:, None, :] - predicted[:, :, None]  # [B, N, M]
     huber = F.smooth_l1_loss(error, torch.zeros_like(error), reduction="none")
@@ -24,7 +26,13 @@ def quantile_huber_slope(
 ) -> Tensor:
     """Return the derivative [B, N] of the weighted mean of ``quantile_huber_loss``.
 
-    Learning needs the loss only through this, so nothing of it is recorded for autograd.
+    An update needs only this derivative of the loss, so autograd records nothing of it.
+
+    Args:
+        predicted: Quantiles [B, N].
+        goal: Samples of the target [B, M].
+        weights: Importance weights [B].
+        sampled: Levels of the quantiles [B, N]; by default (i + 1/2) / N.
     """
     weights = weights[:, None] * (-1.0 / len(weights))
     error = goal[:, None, :] - predicted[:, :, None]  # [B, N, M]
@@ -37,7 +45,7 @@ def quantile_huber_slope(
 
 
 def levels(quantiles: Tensor) -> Tensor:
-    """Return the levels [N] that quantiles [B, N] stand for."""
+    """Return the levels [N] of quantiles [B, N]."""
     n = quantiles.shape[1]
     return (torch.arange(n, device=quantiles.device) + 0.5) / n
 

@@ -30,8 +30,8 @@ class Experience:
     Args:
         settings: The settings of the algorithm.
         spec: Observations and actions of the environment.
-        policy: The policy, whose quota and exploration are set here.
-        observation: Its statistics of observations, which are updated here.
+        policy: The policy; its quota and exploration are set here.
+        observation: The statistics of its observations, which are updated here.
         rng: Source of randomness for sampling.
         steps: Env steps planned for the run; 0 if unknown.
         realtime: Whether the environment never waits for the learner.
@@ -154,7 +154,7 @@ class Experience:
 
 
 def leaves(rows: dict[str, Column], prefix: str) -> dict[str, Column]:
-    """Return the observation leaves whose columns begin with ``prefix``."""
+    """Return the observation leaves of the columns that begin with ``prefix``."""
     return {n.removeprefix(prefix): rows[n] for n in rows if n.startswith(prefix)}
 
 

@@ -1,7 +1,7 @@
-"""Linear layers that use the fastest matrix product a CPU has.
+"""Linear layers that use the fastest matrix product of the CPU.
 
-On processors that are not Intel's, torch's own library stays below AVX-512 and takes twice as long
-as oneDNN, which torch brings along too. The results are float32 either way.
+On processors of other makers than Intel, torch's default library does not use AVX-512 and takes
+twice as long as oneDNN, which torch includes, too. Both compute in float32.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 class Tower(nn.Module):
-    """Linear layers, each with optional dropout and LayerNorm and with a ReLU, and a last one."""
+    """Linear layers with optional dropout, optional LayerNorm and ReLU, and a linear output."""
 
     def __init__(
         self,
@@ -38,12 +38,12 @@ class Tower(nn.Module):
         self.dropout = dropout
         self._layers = list(zip_longest(layers, norms))
 
-    def forward(self, x: Tensor, luck: torch.Generator | None = None) -> Tensor:
-        """Map [B, inputs] to [B, outputs]; what dropout leaves out is drawn from ``luck``."""
+    def forward(self, x: Tensor, rng: torch.Generator | None = None) -> Tensor:
+        """Map [B, inputs] to [B, outputs]; ``rng`` draws the dropout."""
         for layer, norm in self._layers:
             x = linear(x, layer.weight, layer.bias)
             if self.dropout:
-                x = x * _kept(x, self.dropout, luck)
+                x = x * _dropout_mask(x, self.dropout, rng)
             if norm is not None:
                 x = F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias)
             x = x.relu()
@@ -51,7 +51,13 @@ class Tower(nn.Module):
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return ``F.linear``: the same numbers within float32's error, sooner."""
+    """Return ``F.linear``, computed faster, within the error of float32.
+
+    Args:
+        x: Inputs [B, I].
+        weight: Weights [O, I].
+        bias: Biases [O].
+    """
     if torch.onnx.is_in_onnx_export() or not _pays(x, weight):
         return F.linear(x, weight, bias)
     result: Tensor = _Linear.apply(x, weight, bias)
@@ -59,10 +65,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def keep_freed_memory() -> None:
-    """Make the C library reuse the memory of large temporaries, whose paging in costs a quarter.
+    """Make the C library reuse the memory of large temporaries, which saves a quarter of the time.
 
-    glibc hands freed memory back to the system beyond a threshold, which it raises for good when
-    it sees a large block come and go; this one is never touched.
+    glibc returns freed memory to the system above a threshold, and raises the threshold for good
+    once a large block is freed; the block allocated here is never written.
     """
     torch.empty(30 * 2**20, dtype=torch.uint8, device="cpu")
 
@@ -87,9 +93,9 @@ class _Linear(torch.autograd.Function):
         )
 
 
-def _kept(x: Tensor, dropout: float, luck: torch.Generator | None) -> Tensor:
-    """Return what to multiply ``x`` with: 0 where it is left out, else a bit more than 1."""
-    return torch.empty_like(x).bernoulli_(1.0 - dropout, generator=luck).div_(1.0 - dropout)
+def _dropout_mask(x: Tensor, dropout: float, rng: torch.Generator | None) -> Tensor:
+    """Return factors of ``x``: 0 where it is dropped, else 1 / (1 - dropout)."""
+    return torch.empty_like(x).bernoulli_(1.0 - dropout, generator=rng).div_(1.0 - dropout)
 
 
 def _pays(x: Tensor, weight: Tensor) -> bool:
@@ -98,7 +104,6 @@ def _pays(x: Tensor, weight: Tensor) -> bool:
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return ``F.linear``, whichever way there is."""
     return F.linear(x, weight, bias) if _ONEDNN is None else _ONEDNN(x, weight, bias)
 
 
@@ -125,7 +130,7 @@ def _shape(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty(len(x), len(weight))
 
 
-# Under a name of our own, tracers keep the product as it is.
+# Tracers keep an operator of our own as one node of the graph.
 _library = torch.library.Library("soulsai", "DEF")
 _library.define("product(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
 _library.impl("product", _ONEDNN or F.linear, "CPU")
@@ -133,7 +138,7 @@ _library.impl("product", _shape, "Meta")
 
 
 def trace_products() -> None:
-    """Compute products by our operator from now on: slower to call, but it can be compiled."""
+    """Compute products by our own operator from now on: slower to call, but it compiles."""
     global _ONEDNN
     if _ONEDNN is not None:
         _ONEDNN = torch.ops.soulsai.product

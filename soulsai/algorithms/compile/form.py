@@ -1,7 +1,7 @@
-"""Updates as machine code: the functions that run eagerly, traced and compiled ahead of time.
+"""Compiled updates: functions of tensors, traced and compiled ahead of time to machine code.
 
-A package is made in a process of its own (``python -m soulsai.algorithms.compile.job``), so neither
-tracing nor the C++ compiler is in the way of learning, and is then loaded between two updates.
+A package is made in another process (``python -m soulsai.algorithms.compile.job``), so that tracing
+and the C++ compiler do not delay learning, and is loaded between two updates.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,9 +17,9 @@ from soulsai.algorithms.compile.flat import views
 from soulsai.errors import SoulsAIError
 
 OPTIONS = {
-    # a header of 150 MB takes longer to prepare than it saves, and stays in the system's folder
+    # A precompiled header of 150 MB takes longer than it saves, and stays in the temporary folder.
     "aot_inductor.precompile_headers": False,
-    # the processor says which vectors it has; to try each takes a third of the whole time
+    # The processor lists its vector instructions; to test each takes a third of the whole time.
     "cpp.vec_isa_ok": True,
 }
 RELATIVE, ABSOLUTE = 1e-3, 1e-4  # error of float32 after one update
@@ -29,11 +29,11 @@ Package = Callable[..., Sequence[Tensor]]
 
 
 class NotCompilable(SoulsAIError):
-    """An algorithm with these settings has no compiled form; the message says why."""
+    """An algorithm has no compiled form with these settings, for the reason in the message."""
 
 
 class Form(NamedTuple):
-    """A function of tensors, some of which it changes, and examples of them."""
+    """A function of tensors that may change them in place, and example tensors."""
 
     function: Function
     examples: tuple[Tensor, ...]
@@ -41,19 +41,19 @@ class Form(NamedTuple):
 
 @runtime_checkable
 class Compilable(Protocol):
-    """An algorithm whose updates can run compiled."""
+    """An algorithm that can run compiled updates."""
 
     def forms(self) -> dict[str, Form]:
-        """Return what is to be compiled, by name; raise ``NotCompilable`` if nothing can be."""
+        """Return the forms to compile by name, or raise ``NotCompilable``."""
         ...
 
     def adopt(self, packages: Mapping[str, Package]) -> None:
-        """Update by these from now on."""
+        """Run these packages of ``forms`` from now on."""
         ...
 
 
 def compile_form(form: Form, path: Path) -> None:
-    """Write a package to ``path``; raise ``NotCompilable`` if it computes something else."""
+    """Write a package to ``path``; raise ``NotCompilable`` if its results differ."""
     graph = make_fx(form.function)(*_copies(form.examples))
     program = torch.export.export(graph, _copies(form.examples))
     torch._inductor.aoti_compile_and_package(
@@ -63,17 +63,17 @@ def compile_form(form: Form, path: Path) -> None:
 
 
 def load(path: Path) -> Package:
-    """Return a package as a function; it changes the tensors that the form's function changes.
+    """Return a package as a function, which changes the same tensors as the form's function.
 
-    What ``torch._inductor.aoti_load_package`` returns looks for a C++ compiler first, for seconds,
-    and reads anew in every call how its arguments nest; ours do not.
+    The result of ``torch._inductor.aoti_load_package`` searches for a C++ compiler for seconds, and
+    parses the nesting of its arguments in every call; this one does neither.
     """
     loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)
     return lambda *tensors: loader.boxed_run(list(tensors))
 
 
 def compare(form: Form, package: Package) -> None:
-    """Raise ``NotCompilable`` unless both compute and change the same, within float32's error."""
+    """Raise ``NotCompilable`` unless results and changes are equal within the error of float32."""
     ours, theirs = _copies(form.examples), _copies(form.examples)
     answers = [(*form.function(*ours), *ours), (*package(*theirs), *theirs)]
     for place, (a, b) in enumerate(zip(*answers, strict=True)):
@@ -83,7 +83,7 @@ def compare(form: Form, package: Package) -> None:
 
 
 class Functional:
-    """A module's method as a function of its parameters, which come as one vector."""
+    """A method of a module as a function of its parameters, given as one vector."""
 
     def __init__(self, module: nn.Module, method: Callable[..., Any]) -> None:
         self._shell = _Shell(module, method)
@@ -100,7 +100,7 @@ class Functional:
 
 
 class _Shell(nn.Module):
-    """What ``functional_call`` needs: the method as a forward pass."""
+    """A module with the method as its forward pass, for ``functional_call``."""
 
     def __init__(self, module: nn.Module, method: Callable[..., Any]) -> None:
         super().__init__()
@@ -111,13 +111,13 @@ class _Shell(nn.Module):
 
 
 def examples(columns: Tensors, batch: int) -> Tensors:
-    """Return rows to try an update with, like ``columns`` [0, ...] in all but their number."""
-    luck = torch.Generator().manual_seed(0)
+    """Return example rows: ``columns`` [0, ...] extended to ``batch`` rows."""
+    rng = torch.Generator().manual_seed(0)
     rows = {}
     for name, column in columns.items():
         shape = (batch, *column.shape[1:])
         if column.dtype.is_floating_point:
-            drawn = torch.rand(shape, generator=luck)
+            drawn = torch.rand(shape, generator=rng)
             rows[name] = drawn.to(column)
         else:
             rows[name] = torch.ones(shape).to(column) * (column.dtype == torch.bool)

@@ -1,6 +1,6 @@
-"""``python -m soulsai.algorithms.compile.job FOLDER``: makes the packages for one run, and ends.
+"""``python -m soulsai.algorithms.compile.job FOLDER``: compiles the packages for one run.
 
-The folder holds ``job.json``; the packages are put beside it.
+The folder holds ``job.json``; the packages are written beside it.
 """
 
 import os
@@ -24,7 +24,7 @@ NICE = 10  # learning and clients come first
 
 
 class Job(Struct, frozen=True):
-    """Whose updates are to be compiled."""
+    """An algorithm to compile, with its settings."""
 
     algorithm: str
     settings: dict[str, Any]
