@@ -118,7 +118,9 @@ def _server_findings(config: Config) -> Iterator[CheckResult]:
     except SoulsAIError as error:
         yield finding("environment.spec", error=error)
     else:
-        yield finding("environment.server", id=config.environment.id, count=len(spec.obs))
+        count = len(spec.obs)
+        leaves = f"{count} observation {'leaf' if count == 1 else 'leaves'}"
+        yield finding("environment.server", id=config.environment.id, leaves=leaves)
 
 
 def _role_findings(config: Config, role: Role) -> Iterator[CheckResult]:

@@ -121,7 +121,7 @@ _TEXTS: dict[str, tuple[State, str, str]] = {
     "environment.spec": (
         "failure", "{error}",
         "set environment.spec_file, made by `soulsai check-env ID --save` on the client's side"),
-    "environment.server": ("ok", "{id}: {count} leaves can be learnt from", ""),
+    "environment.server": ("ok", "{id}: {leaves} to learn from", ""),
     "environment.untrusted": ("failure", "{error}", "if you trust it: --env {id}"),
     "environment.broken": ("failure", "{error}",
                            "install its packages; `soulsai check-env {id}` says more"),

@@ -110,7 +110,7 @@ class CommandHandler:
                 message=f"version {command.generation}-{command.version} is no longer kept; "
                 "raise training.kept_weights_mb",
             )
-        return self._announced(self._saver.best(command, policy), "best")
+        return self._saver.best(command, policy)  # the telemetry node announces it
 
     def _pause(self, paused: bool) -> Answer:
         word = "paused" if paused else "resumed"

@@ -188,10 +188,11 @@ class PageServer:
                 return _listen(self._bind, self._port)
             except OSError as error:
                 if not logged:
-                    why = "is taken" if error.errno == errno.EADDRINUSE else error.strerror
+                    used = error.errno == errno.EADDRINUSE
+                    why = "in use, by another run?" if used else error.strerror
                     _log.warning(
-                        "page waits address=%s:%d reason=%r; set web.port, or web.enabled=false",
-                        self._bind, self._port, why,
+                        "the page waits: port %d of %s is %s; it starts when the port is free; "
+                        "or set web.port, or web.enabled=false", self._port, self._bind, why,
                     )  # fmt: skip
                 logged = True
                 self._stopped.wait(AGAIN)
