@@ -19,7 +19,6 @@ import msgspec
 
 from benchmarks.figure import Figure, at_least
 from soulsai.algorithms.dqn.settings import DQNSettings
-from soulsai.client.environment_offer import Kwargs
 from soulsai.client.games import soulsgym
 from soulsai.config.schema import (
     Config,
@@ -32,7 +31,7 @@ from soulsai.config.schema import (
 from soulsai.errors import SoulsAIError, WireError
 from soulsai.testing.iudex import DIARY
 from soulsai.train.child_process import Child
-from soulsai.types import Array, Status
+from soulsai.types import Array, Kwargs, Status
 from soulsai.wire.protocols import OperatorWire
 from soulsai.wire.redis.embedded_server import EmbeddedServer
 from soulsai.wire.redis.roles import connect_operator

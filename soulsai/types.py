@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 Metrics = dict[str, float]
+Kwargs = dict[str, str | int | float | bool | list[Any] | dict[str, Any] | None]  # JSON
 
 # A run's id becomes a folder: judged wherever it is decoded, for it may come from anybody.
 _NO_DEVICE = r"(?!(?i:con|prn|aux|nul|com\d|lpt\d)(\.|\Z))"
@@ -253,7 +254,7 @@ class EnvironmentOffer(Struct, frozen=True):
     """The environment of the server's run; a client checks it against its own list."""
 
     id: str
-    kwargs: dict[str, str | int | float | bool | None] = {}
+    kwargs: Kwargs = {}
     count: int = 1  # side by side in one client
     max_episode_steps: int = 0  # 0: the environment's own limit
     mask_key: str = "action_mask"

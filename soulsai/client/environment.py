@@ -15,14 +15,21 @@ from typing import Any, NamedTuple, Protocol
 import gymnasium
 import msgspec
 import numpy as np
-from gymnasium.envs.registration import find_highest_version, get_env_id, parse_env_id
 
-from soulsai.client.environment_offer import Kwargs
+from soulsai.client.environment_offer import newest_id
 from soulsai.client.games import soulsgym
-from soulsai.client.spaces import Reader, action_spec, action_start, read_mask, readers
+from soulsai.client.spaces import (
+    Reader,
+    action_spec,
+    action_start,
+    holds_mask,
+    read_mask,
+    read_number,
+    read_space,
+)
 from soulsai.config import schema
 from soulsai.errors import ConfigError, EnvironmentFault
-from soulsai.types import MASK, ActionSpec, Array, Leaf, Spec, zeros
+from soulsai.types import MASK, ActionSpec, Array, Kwargs, Leaf, Spec, zeros
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +37,7 @@ Rows = dict[str, Array]  # one row per leaf, written in place
 _LARGEST = float(np.finfo(np.float32).max)  # rewards are float32 on the wire
 
 LARGEST_SEED = 2**31 - 1  # many environments take an int32
+_OLD_API = "an environment of the API before Gym 0.26 needs a wrapper, as those of shimmy"
 _RAISED = (Exception, SystemExit)  # an exit of an environment is a fault of it, not of the client
 
 
@@ -83,15 +91,24 @@ class AdaptedEnvironment:
         self.info: dict[str, Any] = {}
         self._env = env
         self._mask_key = mask_key
-        self._masked = masked
-        self._space = env.action_space
+        self._spaces = (env.observation_space, env.action_space)
+        self._checked = False  # whether reset has left the spaces as they were
         self._start = action_start(env.action_space)
         try:
-            self._readers = tuple(readers(env.observation_space).values())
             action = action_spec(env.action_space)
+            self._choices = sum(action.sizes)
+            self._mask_in_obs = holds_mask(env.observation_space, mask_key, self._choices)
+            without = mask_key if self._mask_in_obs else ""
+            readers, left_out = read_space(env.observation_space, without)
         except EnvironmentFault as error:
             raise EnvironmentFault(f"{name}: {error}") from None
-        self._choices = sum(action.sizes)
+        for leaf, reason in left_out.items():
+            log.warning("env=%s leaf=%s: left out, as %s", name, leaf, reason)
+        self._readers = tuple(readers.values())
+        self._masked = masked = masked or self._mask_in_obs
+        # A float64 space may not contain its own bounds after their rounding to float32.
+        self._rounds = action.kind == "box" and env.action_space.dtype == np.float64
+        self._first_choices = np.cumsum((0, *action.sizes[:-1]))
         leaves = {reader.name: reader.leaf for reader in self._readers}
         if masked:
             leaves[MASK] = Leaf((self._choices,), "|b1")
@@ -99,7 +116,7 @@ class AdaptedEnvironment:
         self._bounded = tuple(reader for reader in self._readers if _bounded(reader))
 
     def __repr__(self) -> str:
-        return f"Environment({self.name})"
+        return f"AdaptedEnvironment({self.name})"
 
     def ready(self, timeout: float) -> bool:
         """Return true: it can always be reset."""
@@ -109,31 +126,54 @@ class AdaptedEnvironment:
     def reset(self, rows: Rows, seed: int | None = None) -> None:
         """Begin an episode and write its first observation into ``rows``."""
         try:
-            obs, self.info = self._env.reset(seed=seed)
+            returned = self._env.reset(seed=seed)
         except _RAISED as error:
             raise self._raised("reset", error) from error
-        if not self._masked and self._mask_key in self.info:
+        if not self._checked:
+            self._check_spaces()
+        if not isinstance(returned, tuple) or len(returned) != 2:
             raise EnvironmentFault(
-                f"{self.name}: info[{self._mask_key!r}] holds an action mask, and the run's spec "
-                "has none; start the run with the same environment"
+                f"{self.name}: reset returns {_kind(returned)} instead of (observation, info); "
+                f"{_OLD_API}"
             )
-        self._read(obs, rows)
+        self._read(*returned, rows)
+        self._check_mask(rows)
 
     def step(self, action: Any, rows: Rows) -> StepResult:
         """Take an action, which counts from zero, and write the observation into ``rows``."""
         try:
-            obs, reward, terminated, truncated, self.info = self._env.step(self._native(action))
-            outcome = StepResult(float(reward), bool(terminated), bool(truncated))
+            returned = self._env.step(self._native(action))
         except _RAISED as error:
             raise self._raised("step", error) from error
-        self._read(obs, rows)
-        if not -_LARGEST <= outcome.reward <= _LARGEST:
-            raise EnvironmentFault(f"{self.name}: the reward is not finite: {outcome.reward}")
-        if self._masked and not rows[MASK].any() and not (outcome[1] or outcome[2]):
+        if not isinstance(returned, tuple) or len(returned) != 5:
             raise EnvironmentFault(
-                f"{self.name}: info[{self._mask_key!r}] allows no action, and the episode goes on"
+                f"{self.name}: step returns {_kind(returned)} instead of (observation, reward, "
+                f"terminated, truncated, info); {_OLD_API}"
             )
-        return outcome
+        obs, value, terminated, truncated, info = returned
+        try:
+            reward = value if type(value) is float else read_number(value)
+            result = StepResult(reward, bool(terminated), bool(truncated))
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise EnvironmentFault(
+                f"{self.name}: step returns a reward or an end of the episode that {error}"
+            ) from None
+        self._read(obs, info, rows)
+        if not -_LARGEST <= result.reward <= _LARGEST:
+            raise EnvironmentFault(f"{self.name}: the reward is not finite: {result.reward}")
+        if self._masked and not (result.terminated or result.truncated):
+            self._check_mask(rows)
+        return result
+
+    def gives_mask(self, seed: int) -> bool:
+        """Reset with a seed, and return whether the info holds an action mask."""
+        try:
+            returned = self._env.reset(seed=seed)
+        except _RAISED as error:
+            raise self._raised("reset", error) from error
+        self._check_spaces()
+        info = returned[1] if isinstance(returned, tuple) and len(returned) == 2 else None
+        return isinstance(info, dict) and self._mask_key in info
 
     def check_bounds(self, rows: Rows) -> None:
         """Warn, once per leaf, of values in rows [N, ...] outside the bounds of the space."""
@@ -154,9 +194,40 @@ class AdaptedEnvironment:
             return np.int64(action + self._start)
         if self.spec.action.kind == "multidiscrete":
             return action.reshape(self._start.shape) + self._start
-        return action.astype(self._space.dtype, copy=False)
+        space = self._spaces[1]
+        native = action.astype(space.dtype, copy=False)
+        if self._rounds and isinstance(space, gymnasium.spaces.Box):
+            return np.clip(native, space.low, space.high)
+        return native
 
-    def _read(self, obs: Any, rows: Rows) -> None:
+    def _check_spaces(self) -> None:
+        """Refuse an environment that changes its spaces in its first reset."""
+        self._checked = True
+        after = (self._env.observation_space, self._env.action_space)
+        for kind, before, now in zip(("observation", "action"), self._spaces, after, strict=True):
+            if before != now:
+                raise EnvironmentFault(
+                    f"{self.name}: reset changes the {kind} space from {before} to {now}; set it "
+                    "in __init__"
+                )
+
+    def _check_mask(self, rows: Rows) -> None:
+        if not self._masked:
+            return
+        mask = rows[MASK]
+        if len(self._first_choices) == 1:
+            valid = mask.any()
+        else:
+            valid = np.logical_or.reduceat(mask, self._first_choices).all()
+        if not valid:
+            raise EnvironmentFault(
+                f"{self.name}: {self._mask_key!r} allows no action, and the episode goes on"
+            )
+
+    def _read(self, obs: Any, info: Any, rows: Rows) -> None:
+        if not isinstance(info, dict):
+            raise EnvironmentFault(f"{self.name}: the info is {_kind(info)} instead of a dict")
+        self.info = info
         for reader in self._readers:
             try:
                 reader.read(obs, rows[reader.name])
@@ -165,11 +236,18 @@ class AdaptedEnvironment:
                     f"{self.name}: observation leaf {reader.name!r} {error}"
                 ) from None
         if not self._masked:
+            if self._mask_key in info:
+                raise EnvironmentFault(
+                    f"{self.name}: info[{self._mask_key!r}] holds an action mask, and the spec has "
+                    "none; give a mask from the first reset on"
+                )
             return
         try:
-            read_mask(self.info.get(self._mask_key, ()), self._choices, rows[MASK])
+            mask = (obs if self._mask_in_obs else info).get(self._mask_key, ())
+            read_mask(mask, self._choices, rows[MASK])
         except ValueError as error:
-            raise EnvironmentFault(f"{self.name}: info[{self._mask_key!r}] {error}") from None
+            place = "the observation" if self._mask_in_obs else "info"
+            raise EnvironmentFault(f"{self.name}: {self._mask_key!r} in {place} {error}") from None
 
     def _raised(self, where: str, error: BaseException) -> EnvironmentFault:
         return EnvironmentFault(f"{self.name}: {where} raised {_error_line(error)}")
@@ -186,13 +264,10 @@ def probe(environment: schema.EnvironmentSettings, *, steps: int = 0) -> Spec:
         return _spec_from(Path(environment.spec_file))
     id, mask_key = environment.id, environment.mask_key
     env = make(id, environment.kwargs, environment.max_episode_steps)
+    probed = AdaptedEnvironment(env, id, mask_key=mask_key, masked=False)
     try:
-        _, info = env.reset(seed=LARGEST_SEED)
-        masked = mask_key in info
-    except _RAISED as error:
-        raise EnvironmentFault(f"{id}: reset raised {_error_line(error)}") from error
-    probed = AdaptedEnvironment(env, id, mask_key=mask_key, masked=masked)
-    try:
+        if probed.gives_mask(LARGEST_SEED):
+            probed = AdaptedEnvironment(env, id, mask_key=mask_key, masked=True)
         _play(probed, steps)
     finally:
         probed.close()
@@ -253,6 +328,10 @@ def make(id: str, kwargs: Kwargs, max_episode_steps: int = 0) -> gymnasium.Env[A
         env = creator(**kwargs)
     except EnvironmentFault:
         raise
+    except gymnasium.error.NamespaceNotFound as error:
+        raise EnvironmentFault(
+            f"{id}: cannot be made: {error}; name the module that registers it, as in module:{id}"
+        ) from None
     except _RAISED as error:
         raise EnvironmentFault(f"{id}: cannot be made: {_error_line(error)}") from error
     if not isinstance(env, gymnasium.Env):
@@ -271,24 +350,14 @@ def _creator(id: str) -> str | Callable[..., Any]:
             f"{', '.join(own) or 'nothing that does'}"
         )
     if not place:
-        return id
+        return newest_id(id)
     module = _file_module(Path(place)) if place.endswith(".py") else _module(place, name)
-    if _registered(name):
-        return name
+    if (newest := newest_id(name)) in gymnasium.registry:
+        return newest
     creator = vars(module).get(name)
     if not callable(creator):
         raise EnvironmentFault(f"{id}: {place} neither registers nor defines {name!r}")
     return creator  # type: ignore[no-any-return]
-
-
-def _registered(name: str) -> bool:
-    """Return whether Gymnasium knows a name, with or without a version."""
-    try:
-        return get_env_id(*parse_env_id(name)) in gymnasium.registry or bool(
-            find_highest_version(*parse_env_id(name)[:2])
-        )
-    except gymnasium.error.Error:
-        return False
 
 
 def _makes(value: Any, module: ModuleType) -> bool:
@@ -361,6 +430,13 @@ def _bounded(reader: Reader) -> bool:
         return bool(np.isfinite(reader.low).any() or np.isfinite(reader.high).any())
     info = np.iinfo(reader.leaf.dtype)
     return bool((reader.low > info.min).any() or (reader.high < info.max).any())
+
+
+def _kind(value: Any) -> str:
+    """Return a phrase for the type of a value."""
+    if isinstance(value, tuple):
+        return f"a tuple of {len(value)}"
+    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
 
 
 def _error_line(error: BaseException) -> str:

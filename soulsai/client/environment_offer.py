@@ -1,16 +1,17 @@
 """The environments that a server may request, and the comparison of two specs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.registration import find_highest_version, get_env_id, parse_env_id
 
 from soulsai.errors import ConfigError
-from soulsai.types import EnvironmentOffer, Leaf, Spec
+from soulsai.types import EnvironmentOffer, Kwargs, Leaf, Spec
 
 MOST_ENVIRONMENTS = 256  # that a server may request of one client
-
-Kwargs = dict[str, str | int | float | bool | None]
 
 
 def check_offer(
@@ -34,7 +35,7 @@ def check_offer(
         )
     for key, value in offer.kwargs.items():
         foreign = key not in own_kwargs or own_kwargs[key] != value
-        if foreign and isinstance(value, str) and ("/" in value or "\\" in value):
+        if foreign and any("/" in text or "\\" in text for text in _strings(value)):
             raise ConfigError(
                 f"the server requests {offer.id!r} with a path in {key}={value!r}; if you want "
                 f"that, set environment.kwargs.{key} to the same value in your own configuration"
@@ -66,9 +67,32 @@ def difference(ours: Spec, theirs: Spec) -> str:
     return "; ".join(differences)
 
 
+def newest_id(id: str) -> str:
+    """Return the newest registered version of an id without a version; any other id as it is."""
+    with suppress(gymnasium.error.Error):
+        namespace, name, version = parse_env_id(id)
+        if version is None and id not in gymnasium.registry:
+            return get_env_id(namespace, name, find_highest_version(namespace, name))
+    return id
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Yield all texts in a value of lists and dicts."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from (key, *_strings(inner))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _strings(inner)
+
+
 def _ships_with_gymnasium(id: str) -> bool:
-    registered = gymnasium.registry.get(id)
-    if registered is None or ":" in id or ".py" in id:
+    if ":" in id or ".py" in id:
+        return False
+    registered = gymnasium.registry.get(newest_id(id))
+    if registered is None:
         return False
     entry = registered.entry_point
     return isinstance(entry, str) and entry.startswith("gymnasium.envs.")

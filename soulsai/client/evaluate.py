@@ -1,5 +1,6 @@
 """Greedy episodes of a ``policy.onnx``, each with a seed of its own."""
 
+import logging
 import math
 from pathlib import Path
 
@@ -13,7 +14,10 @@ from soulsai.errors import ConfigError, EnvironmentFault
 from soulsai.heads import act, to_environment
 from soulsai.types import MASK, Array, PolicyCard, zeros
 
+log = logging.getLogger(__name__)
+
 _SIDE_BY_SIDE = 8
+_MOST_STEPS = 50_000  # of an episode; longer ones count as endless
 
 
 class Evaluation(Struct, frozen=True):
@@ -44,16 +48,17 @@ def evaluate(policy: Path, *, episodes: int, seed: int, environment: str = "") -
     own = offer.kwargs if environment else {}
     id = check_offer(offer, named=environment, listed=(), own_kwargs=own)
     masked = MASK in card.spec.obs
-    environments = [
-        AdaptedEnvironment(
-            make(id, offer.kwargs, offer.max_episode_steps),
-            id,
-            mask_key=offer.mask_key,
-            masked=masked,
-        )
-        for _ in range(min(_SIDE_BY_SIDE, episodes))
-    ]
+    environments: list[AdaptedEnvironment] = []
     try:
+        while len(environments) < min(_SIDE_BY_SIDE, episodes):
+            try:
+                env = make(id, offer.kwargs, offer.max_episode_steps)
+            except EnvironmentFault as fault:
+                if not environments:
+                    raise
+                log.warning("plays %d side by side, as %s", len(environments), fault)
+                break
+            environments.append(AdaptedEnvironment(env, id, mask_key=offer.mask_key, masked=masked))
         if different := difference(environments[0].spec, card.spec):
             raise EnvironmentFault(f"{id}: is not the environment of the policy: {different}")
         rewards, env_steps = _Games(actor, card, environments).play(episodes, seed)
@@ -89,6 +94,8 @@ class _Games:
         self._obs = {name: zeros(leaf, count) for name, leaf in card.spec.obs.items()}
         self._memory = {name: zeros(leaf, count) for name, leaf in card.memory.items()}
         self._rng = np.random.default_rng(0)  # greedy actions do not use it
+        self._steps = [0] * count  # of the current episodes
+        self._most_steps = max(_MOST_STEPS, card.environment.max_episode_steps)
 
     def play(self, episodes: int, seed: int) -> tuple[list[float], int]:
         """Return the rewards of all episodes, and the number of env steps."""
@@ -105,8 +112,14 @@ class _Games:
                 reward, ended = self._step(index, actions[index])
                 rewards[episode] += reward
                 env_steps += 1
-                if not ended:
+                self._steps[index] += 1
+                if not ended and self._steps[index] < self._most_steps:
                     continue
+                if not ended:
+                    raise EnvironmentFault(
+                        f"{self._environments[index].name}: an episode has not ended after "
+                        f"{self._most_steps} steps; set environment.max_episode_steps"
+                    )
                 del playing[index]
                 if next_one < episodes:
                     playing[index] = next_one
@@ -133,6 +146,7 @@ class _Games:
     def _reset(self, index: int, seed: int) -> None:
         rows = {name: leaf[index, ...] for name, leaf in self._obs.items()}
         self._environments[index].reset(rows, seed)
+        self._steps[index] = 0
         for memory in self._memory.values():
             memory[index] = 0
 

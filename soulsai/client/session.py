@@ -120,9 +120,14 @@ class _Client(NamedTuple):
             while len(environments) < count:
                 make = self._isolated if isolate else self._in_process
                 environments.append(make(id, spec))
-        except EnvironmentFault:
+        except EnvironmentFault as fault:
             _close(environments)
-            raise
+            if not environments:
+                raise
+            raise EnvironmentFault(
+                f"{fault} (number {len(environments) + 1} of {count} in this client, after others "
+                "could be made; environment.count sets how many)"
+            ) from fault
         return environments
 
     def _in_process(self, id: str, spec: RunSpec) -> InProcessEnvironment:

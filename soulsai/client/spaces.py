@@ -1,5 +1,6 @@
 """Gymnasium's spaces as named leaves, and the reading of observations."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,9 @@ from soulsai.errors import EnvironmentFault
 from soulsai.types import MASK, ActionSpec, Array, Leaf
 
 Path = tuple[str | int, ...]
+
+# Outputs of the policy's graph, and the leaf of masks
+_GRAPH_NAMES = frozenset((MASK, "q", "logits", "mean", "log_std"))
 
 
 class Reader(Struct, frozen=True, eq=False):
@@ -30,9 +34,9 @@ class Reader(Struct, frozen=True, eq=False):
         for key in self.path:
             try:
                 obs = obs[key]
-            except (KeyError, IndexError, TypeError):
-                raise ValueError("is missing") from None
-        array = np.asarray(obs)
+            except Exception as error:  # an observation may be of any type
+                raise ValueError("is missing") from error
+        array = as_array(obs)
         if array.shape != self.leaf.shape:
             raise ValueError(f"has shape {array.shape} instead of {self.leaf.shape}")
         if self.leaf.categories:
@@ -82,21 +86,67 @@ def _read_integers(array: Array, row: Array) -> None:
     np.copyto(row, array, casting="unsafe")
 
 
-def readers(space: Space[Any]) -> dict[str, Reader]:
+def as_array(value: Any) -> Array:
+    """Return a value as an array; raise ``ValueError`` if NumPy cannot read it."""
+    try:
+        return np.asarray(value)
+    except Exception as error:  # a tensor of any library may raise any error
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"is a {type(value).__name__} that NumPy cannot read ({reason}); return an array"
+        ) from error
+
+
+def read_number(value: Any) -> float:
+    """Return a number, also of an array with one element; raise ``ValueError`` otherwise."""
+    array = as_array(value)
+    if array.size != 1 or array.dtype.kind not in "fiub":
+        raise ValueError(f"is {_short(array)} instead of one number")
+    return float(array.reshape(()))
+
+
+def read_space(space: Space[Any], without: str = "") -> tuple[dict[str, Reader], dict[str, str]]:
     """Flatten an observation space into named leaves, in the space's own order.
 
     ``Dict`` and ``Tuple`` give names like ``player.pose`` and ``enemies.0``; anything else is one
-    leaf named ``obs``.
+    leaf named ``obs``. A name that the policy's graph uses itself gets the prefix ``obs.``.
+
+    Returns:
+        The readers of the leaves, except for the key ``without``; and the leaves that cannot be
+        read, such as texts and leaves without elements, each with a reason.
     """
     result: dict[str, Reader] = {}
+    left_out: dict[str, str] = {}
     for path, leaf in _leaves(space, ()):
+        if without and path == (without,):
+            continue
         name = ".".join(map(str, path)) or "obs"
-        if name in result or name == MASK:
+        if name in _GRAPH_NAMES or name.startswith(("memory_", "next_memory_")):
+            name = f"obs.{name}"
+        if name in result:
             raise EnvironmentFault(f"observation leaf {name!r}: the name is taken; rename the leaf")
-        result[name] = _reader(name, path, leaf)
+        if leaf.shape is not None and 0 in leaf.shape:
+            left_out[name] = f"it has no elements: {leaf}"
+        elif (reader := _reader(name, path, leaf)) is None:
+            left_out[name] = (
+                f"it is {type(leaf).__name__} and not Box, Discrete, MultiDiscrete, MultiBinary"
+            )
+        else:
+            result[name] = reader
     if not result:
-        raise EnvironmentFault(f"the observation space {space} has no leaves")
-    return result
+        reasons = "; ".join(f"{name!r}: {reason}" for name, reason in left_out.items())
+        raise EnvironmentFault(f"no leaf of the observation space can be read: {reasons or space}")
+    return result, left_out
+
+
+def holds_mask(space: Space[Any], key: str, choices: int) -> bool:
+    """Return whether an observation space has a key with one number per choice: a mask."""
+    if not choices or not isinstance(space, spaces.Dict) or key not in space.spaces:
+        return False
+    parts = [leaf for _, leaf in _leaves(space.spaces[key], ())]
+    if not all(isinstance(part, spaces.Box | spaces.MultiBinary) for part in parts):
+        return False
+    return sum(math.prod(part.shape or ()) for part in parts) == choices
 
 
 def action_spec(space: Space[Any]) -> ActionSpec:
@@ -139,7 +189,7 @@ def read_mask(value: Any, choices: int, row: Array) -> None:
         ValueError: The mask has another shape or dtype.
     """
     parts = value if isinstance(value, tuple | list) else (value,)
-    array = np.concatenate([np.atleast_1d(np.asarray(part)) for part in parts])
+    array = np.concatenate([as_array(part).reshape(-1) for part in parts or ((),)])
     if array.shape != (choices,) or array.dtype.kind not in "biu":
         raise ValueError(f"has {array.dtype} {array.shape} instead of bool {(choices,)}")
     np.not_equal(array, 0, out=row)
@@ -156,7 +206,7 @@ def _leaves(space: Space[Any], path: Path) -> Iterator[tuple[Path, Space[Any]]]:
         yield path, space
 
 
-def _reader(name: str, path: Path, space: Space[Any]) -> Reader:
+def _reader(name: str, path: Path, space: Space[Any]) -> Reader | None:
     if isinstance(space, spaces.Discrete):
         size, low = int(space.n), np.asarray(space.start, np.int64)
         return Reader(name, path, Leaf((), _smallest(size), size), low, low + size - 1)
@@ -177,10 +227,7 @@ def _reader(name: str, path: Path, space: Space[Any]) -> Reader:
         )
         with np.errstate(over="ignore"):
             return Reader(name, path, leaf, space.low.astype(dtype), space.high.astype(dtype))
-    raise EnvironmentFault(
-        f"observation leaf {name!r}: {space} is not supported; it can be Box, Discrete, "
-        "MultiDiscrete or MultiBinary, in Dict and Tuple"
-    )
+    return None
 
 
 def _smallest(size: int) -> str:

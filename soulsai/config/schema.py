@@ -16,7 +16,7 @@ from soulsai import episode_metrics
 from soulsai.algorithms.registry import BUILT_IN, AlgorithmSections
 from soulsai.algorithms.settings import LearnerSettings
 from soulsai.errors import ConfigError
-from soulsai.types import Count, Natural, Positive
+from soulsai.types import Count, Kwargs, Natural, Positive
 
 NAME_PATTERN = r"\A[a-z0-9][a-z0-9_-]{0,63}\Z"
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
@@ -51,7 +51,7 @@ class EnvironmentSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The environment that clients play."""
 
     id: str = "LunarLander-v3"  # a Gymnasium id, "module:Id" or "file.py:make"
-    kwargs: dict[str, str | int | float | bool | None] = {}  # keyword arguments of the environment
+    kwargs: Kwargs = {}  # keyword arguments of the environment
     count: Count = 1  # environments that one client plays side by side
     # truncate episodes after this many steps; 0: leave it to the environment
     max_episode_steps: Natural = 0

@@ -19,10 +19,9 @@ import numpy as np
 from msgspec import Struct
 
 from soulsai.client.environment import AdaptedEnvironment, Rows, StepResult, make, numbers
-from soulsai.client.environment_offer import Kwargs
 from soulsai.errors import EnvironmentFault
 from soulsai.process import die_with_parent
-from soulsai.types import ActionSpec, Array, Leaf, Spec
+from soulsai.types import ActionSpec, Array, Kwargs, Leaf, Spec
 
 # kind, terminated, truncated, bytes that follow the observation, reward, seconds in the environment
 REPLY = struct.Struct("<BBBxIdd")

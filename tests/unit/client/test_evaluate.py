@@ -138,3 +138,27 @@ def test_the_interquartile_mean_leaves_a_quarter_out_at_each_end():
     assert iqm([1.0, 5.0]) == 3.0
     assert iqm([100.0, 1.0, 2.0, 3.0, -100.0]) == 2.0
     assert iqm(list(map(float, range(100)))) == np.mean(range(25, 75))
+
+
+def test_an_episode_without_an_end_stops_after_a_bound(tmp_path, monkeypatch):
+    monkeypatch.setattr("soulsai.client.evaluate._MOST_STEPS", 3)
+    path = written(tmp_path / "policy.onnx", "soulsai.testing:ToyEnv", towards_goal())
+    words = r"ToyEnv: an episode has not ended after 3 steps; set environment\.max_episode_steps"
+    with pytest.raises(EnvironmentFault, match=words):
+        evaluate(path, episodes=2, seed=1, environment="soulsai.testing:ToyEnv")
+
+
+def test_an_environment_that_can_be_made_once_is_played_alone(tmp_path, monkeypatch, caplog):
+    path = written(tmp_path / "policy.onnx", "soulsai.testing:ToyEnv")
+    whole = evaluate(path, episodes=3, seed=1, environment="soulsai.testing:ToyEnv")
+    makes = []
+
+    def once(id, kwargs, steps):
+        makes.append(id)
+        if len(makes) > 1:
+            raise EnvironmentFault("the port is taken")
+        return make(id, kwargs, steps)
+
+    monkeypatch.setattr("soulsai.client.evaluate.make", once)
+    assert evaluate(path, episodes=3, seed=1, environment="soulsai.testing:ToyEnv") == whole
+    assert "plays 1 side by side, as the port is taken" in caplog.text

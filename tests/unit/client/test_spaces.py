@@ -80,12 +80,11 @@ def test_an_action_space_becomes_an_action_spec(space, expected):
 @pytest.mark.parametrize(
     ("obs", "action", "words"),
     [
-        (spaces.Text(5), spaces.Discrete(2), "leaf 'obs'"),
+        (spaces.Text(5), spaces.Discrete(2), "'obs': it is Text"),
         (spaces.Discrete(2), spaces.Text(5), "action space"),
         (spaces.Discrete(2), spaces.Box(-np.inf, 1, (2,)), "no finite bounds"),
         (spaces.Discrete(2), spaces.Box(0, 9, (2,), np.int32), "not supported"),
-        (spaces.Dict({"mask": spaces.Discrete(2)}), spaces.Discrete(2), "'mask'"),
-        (spaces.Dict({}), spaces.Discrete(2), "no leaves"),
+        (spaces.Dict({}), spaces.Discrete(2), "no leaf"),
         (
             spaces.Dict({"a.b": spaces.Discrete(2), "a": spaces.Dict({"b": spaces.Discrete(2)})}),
             spaces.Discrete(2),
