@@ -1,4 +1,4 @@
-"""What a process owes those who started it: to stop when asked, and not to outlive them."""
+"""Stopping by signals, and ending with the parent process."""
 
 import ctypes
 import os
@@ -13,24 +13,24 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
-PARENT = "SOULSAI_PARENT"  # the variable in which a supervisor tells a child its own process id
-PULSE = "SOULSAI_PULSE"  # the variable that names a file to touch while we go round
+PARENT = "SOULSAI_PARENT"  # variable with the process id of the supervisor
+PULSE = "SOULSAI_PULSE"  # variable with a file to touch while the main loop runs
 PULSE_SECONDS = 1.0
 INTERRUPTED = 130  # 128 + SIGINT
-LAST_SECONDS = 10  # that an orphan has for its last words
+LAST_SECONDS = 10  # for an orphan to save and end
 
 _PR_SET_PDEATHSIG = 1
-_ASKING = [signal.SIGINT, signal.SIGTERM]  # to stop
+_SIGNALS = [signal.SIGINT, signal.SIGTERM]
 if sys.platform != "win32":
-    _ASKING.append(signal.SIGHUP)
+    _SIGNALS.append(signal.SIGHUP)
 
 
 class StopSignal:
-    """Whether to stop: because a signal asks for it, or because the parent named is gone.
+    """Whether to stop, because of a signal or of the parent's death.
 
-    The first SIGINT or SIGTERM only makes this true; the second one kills. A parent's death is a
-    SIGTERM by the kernel where it can do that, and noticed by asking everywhere else. Whoever asks
-    goes round, and shows it by touching the file that ``SOULSAI_PULSE`` names.
+    The first SIGINT or SIGTERM sets it; the second one kills. On Linux the kernel sends SIGTERM
+    when the parent dies; elsewhere each call compares the parent's id. Each call also touches the
+    file named by ``SOULSAI_PULSE``, at most once a second, to show that the main loop runs.
     """
 
     def __init__(
@@ -40,7 +40,13 @@ class StopSignal:
         at_once: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Stop when ``parent`` dies, if there is one: killed ``at_once``, or with last words."""
+        """Prepare to stop; signals are handled inside ``with``.
+
+        Args:
+            parent: Process id of the parent, if its death counts.
+            at_once: Kill this process when the parent dies, instead of stopping it.
+            clock: Seconds, monotonic.
+        """
         self.signal: int | None = None
         self._pulse = os.environ.get(PULSE, "")
         self._next_beat = -float("inf")
@@ -50,10 +56,10 @@ class StopSignal:
         self._at_once = at_once
 
     def __enter__(self) -> Self:
-        for number in _ASKING:
+        for number in _SIGNALS:
             if signal.getsignal(number) == signal.SIG_IGN:
                 continue  # as nohup does
-            self._before[number] = signal.signal(number, self._asked)
+            self._before[number] = signal.signal(number, self._handle)
         if self._parent is not None:
             die_with_parent(at_once=self._at_once)
         return self
@@ -71,21 +77,21 @@ class StopSignal:
         """Return whether to stop."""
         if self._pulse and self._clock() >= self._next_beat:
             self._next_beat = self._clock() + PULSE_SECONDS
-            with suppress(OSError):  # a full disk is no reason to end
+            with suppress(OSError):  # a full disk must not end the process
                 Path(self._pulse).touch()
         return self.signal is not None or self.orphaned
 
     @property
     def orphaned(self) -> bool:
-        """Whether the parent that should live is gone."""
+        """Whether the parent has died."""
         return self._parent is not None and os.getppid() != self._parent
 
     @property
     def exit_code(self) -> int:
-        """What a role that stopped cleanly exits with: Ctrl-C is no success, SIGTERM is one."""
+        """Exit code after a clean stop: 130 after Ctrl-C, 0 after SIGTERM."""
         return INTERRUPTED if self.signal == signal.SIGINT else 0
 
-    def _asked(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
         if self.signal is not None:
             signal.signal(number, signal.SIG_DFL)
@@ -96,16 +102,16 @@ class StopSignal:
 
 
 def parent() -> int | None:
-    """Return the supervisor's process id, if one started us, and take it from the environment.
+    """Return the supervisor's process id, if there is one, and remove it from the environment.
 
-    What we start ourselves must not take our parent for its own.
+    Child processes must not inherit it.
     """
     named = os.environ.pop(PARENT, "")
     return int(named) if named.isdecimal() else None
 
 
 def unique_name() -> str:
-    """Return a name for something of this machine's on a server that others use, too."""
+    """Return a unique name for something of this machine on a shared server."""
     host = "".join(
         letter if letter.isascii() and letter.isalnum() else "-"
         for letter in platform.node().partition(".")[0].lower()
@@ -114,7 +120,7 @@ def unique_name() -> str:
 
 
 def die_with_parent(*, at_once: bool) -> None:
-    """Let the kernel kill us, or ask us to stop, when our parent dies; only Linux can do that."""
+    """Let the kernel kill or stop this process when its parent dies; on Linux only."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
         number = signal.SIGKILL if at_once else signal.SIGTERM

@@ -1,6 +1,6 @@
-"""Every number that Prometheus may scrape, once: always counted, and served to whoever is let in.
+"""The metrics of the nodes for Prometheus.
 
-No label holds a name that somebody else chose, such as a client's: the number of series is bounded.
+No label holds a name chosen by others, such as a client's: the number of series is bounded.
 """
 
 import logging
@@ -13,14 +13,14 @@ from typing import Any, Literal, Self
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from msgspec import Struct
-from prometheus_client import CollectorRegistry, Counter, Histogram, exposition, make_wsgi_app
+from prometheus_client import CollectorRegistry, Counter, Histogram, Info, exposition, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from soulsai import __version__
 from soulsai.types import Status
 
-MOST_WORDS = 32  # of others: reasons of rejection, kinds of faults; the rest is counted together
+MOST_WORDS = 32  # per label: reasons of rejection, kinds of faults; others are summed
 STATES = ("active", "waiting", "quarantine", "lost")
 UPDATE_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 CHECKPOINT_SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 class Family(Struct, frozen=True):
-    """One number under a name, or several that differ in a label."""
+    """A metric: one value, or one value per value of a label."""
 
     name: str
     kind: Literal["counter", "gauge"]
@@ -39,14 +39,14 @@ class Family(Struct, frozen=True):
     label: str = ""
 
 
-class Told(Collector):
-    """Asks for numbers when they are scraped, not when they change."""
+class Families(Collector):
+    """Reads values when they are scraped, not when they change."""
 
     def __init__(self, families: Callable[[], Iterable[Family]]) -> None:
         self._families = families
 
     def collect(self) -> Iterator[Metric]:
-        """Yield what is known now."""
+        """Yield the current metrics."""
         for family in self._families():
             kind = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
             if isinstance(family.value, Mapping):
@@ -59,7 +59,7 @@ class Told(Collector):
 
 
 class TrainingMetrics:
-    """What the training node counts; what it reports anyway is taken from its last status."""
+    """Counters of the training node, and the values of its last status."""
 
     def __init__(self, *, algorithm: str = "", torch: str = "") -> None:
         self.registry = CollectorRegistry()
@@ -89,21 +89,24 @@ class TrainingMetrics:
         self._status: Status | None = None
         self._lost_clients = 0
         self._updated = 0.0  # Unix seconds
-        self.registry.register(Told(self._families))
+        self.registry.register(Families(self._families))
         labels = {"version": __version__, "algorithm": algorithm, "torch": torch}
-        self.registry.register(_Build(labels))
+        Info("build", "Which software.", **make).info(labels)
 
     def report(self, status: Status, now: float, *, backlog: int) -> None:
-        """Take note of the last status, at Unix time ``now``, and of messages that wait."""
+        """Store the last status.
+
+        Args:
+            status: The status.
+            now: Unix seconds.
+            backlog: Number of messages that wait for admission.
+        """
         self._backlog = backlog
         before = self._status
         if before is None or status.updates > before.updates:
             self._updated = now if status.updates else 0.0
-        was = (
-            {client.client for client in before.clients if client.state == "lost"}
-            if before
-            else set()
-        )
+        known = before.clients if before else ()
+        was = {client.client for client in known if client.state == "lost"}
         self._lost_clients += sum(
             client.state == "lost" and client.client not in was for client in status.clients
         )
@@ -124,7 +127,7 @@ class TrainingMetrics:
 
 
 def training_families(status: Status) -> Iterator[Family]:
-    """Yield what a status says."""
+    """Yield the metrics of a status."""
     clients = status.clients
     counts = {state: sum(client.state == state for client in clients) for state in STATES}
     counters = {
@@ -168,40 +171,55 @@ def _few(counted: Mapping[str, int]) -> dict[str, float]:
 
 
 class TelemetryMetrics:
-    """What the telemetry node tells; ``families`` are its numbers at the moment."""
+    """The metrics of the telemetry node; ``families`` returns the current values."""
 
     def __init__(self, families: Callable[[], Iterable[Family]]) -> None:
         self.registry = CollectorRegistry()
-        self.registry.register(Told(families))
-        self.registry.register(_Build({"version": __version__}))
+        self.registry.register(Families(families))
+        Info("build", "Which software.", namespace="soulsai", registry=self.registry).info(
+            {"version": __version__}
+        )
 
     def text(self) -> bytes:
-        """Return all in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return exposition.generate_latest(self.registry)
 
 
 TEXT = exposition.CONTENT_TYPE_LATEST
 
 
-class _Build(Collector):
-    """Says which software this is."""
+class _NoHostLookup(WSGIServer):
+    """A server that does not resolve its own name, which may take long."""
 
-    def __init__(self, labels: dict[str, str]) -> None:
-        self._labels = labels
+    def server_bind(self) -> None:
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = "metrics", self.server_address[1]
+        self.setup_environ()
 
-    def collect(self) -> Iterator[Metric]:
-        metric = GaugeMetricFamily(
-            "soulsai_build_info", "Which software.", labels=list(self._labels)
-        )
-        metric.add_metric(list(self._labels.values()), 1.0)
-        yield metric
+
+class _Silent(WSGIRequestHandler):
+    """Does not log requests, and limits the time for each of them."""
+
+    timeout = 5.0
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
 
 
 class Exporter:
-    """Serves a registry under ``/metrics`` from entering to leaving; nobody waits for it."""
+    """Serves a registry under ``/metrics`` inside ``with``, in one thread that is joined.
+
+    The server of ``prometheus_client`` has a daemon thread per request, without any limit of time.
+    """
 
     def __init__(self, registry: CollectorRegistry, bind: str, port: int) -> None:
-        """With port 0 nothing is served."""
+        """Prepare to serve.
+
+        Args:
+            registry: The metrics.
+            bind: Address of the interface.
+            port: Port; 0 to serve nothing.
+        """
         self.address = ""
         self._registry = registry
         self._bind, self._port = bind, port
@@ -213,7 +231,7 @@ class Exporter:
             return self
         try:
             app = make_wsgi_app(self._registry)
-            server = make_server(self._bind, self._port, app, _Server, _Quiet)
+            server = make_server(self._bind, self._port, app, _NoHostLookup, _Silent)
         except OSError as error:
             _log.warning("metrics not served address=%s:%d error=%s", self._bind, self._port, error)
             return self
@@ -237,37 +255,18 @@ class Exporter:
             self._server.server_close()
 
 
-class _Server(WSGIServer):
-    """Does not ask anybody for its own name, which may take long."""
-
-    def server_bind(self) -> None:
-        """Take the address."""
-        TCPServer.server_bind(self)
-        self.server_name, self.server_port = "metrics", self.server_address[1]
-        self.setup_environ()
-
-
-class _Quiet(WSGIRequestHandler):
-    """Does not log requests, and does not wait for ever for a slow one."""
-
-    timeout = 5.0
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
-
-
 class Stopwatch:
-    """Seconds between two calls."""
+    """Measures the seconds between two calls."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self._began = clock()
 
     def start(self) -> None:
-        """Begin anew."""
+        """Start again."""
         self._began = self._clock()
 
     def lap(self) -> float:
-        """Return the seconds since the beginning, and begin anew."""
+        """Return the seconds since the start, and start again."""
         began, self._began = self._began, self._clock()
         return self._began - began

@@ -99,6 +99,10 @@ def enroll(
     renew: Annotated[
         bool, typer.Option("--renew", help="Give a new password to an enrolled client.")
     ] = False,
+    runs: Annotated[
+        str,
+        typer.Option(metavar="PATTERN", help="Runs it may join, like dqn-*; else this run."),
+    ] = "",
     config: SettingsOption = None,
     redis: Url = "",
     secrets: Secrets = "",
@@ -112,7 +116,7 @@ def enroll(
     place = connect.find_server(settings)
     users.invite(place, settings.run.name, name, "", address)  # fails before anything is changed
     with _enrolment(settings) as enrolment:
-        password = enrolment.enroll(name, renew=renew)
+        password = enrolment.enroll(name, run=runs or settings.run.name, renew=renew)
         lasting = enrolment.keep()
     line = to_line(users.invite(place, settings.run.name, name, password, address))
     if out is not None:
@@ -129,6 +133,9 @@ def revoke(
     shared: Annotated[
         bool, typer.Option("--shared", help="Shut out all clients with the shared secret.")
     ] = False,
+    foreign: Annotated[
+        bool, typer.Option("--foreign", help="Delete what was sent to runs that do not exist.")
+    ] = False,
     config: SettingsOption = None,
     redis: Url = "",
     secrets: Secrets = "",
@@ -136,12 +143,20 @@ def revoke(
     as_json: Json = False,
 ) -> None:
     """Remove a client's user, and end its connections."""
-    if bool(name) == shared:
-        raise typer.BadParameter("name one client, or give --shared")
+    if bool(name) + shared + foreign != 1:
+        raise typer.BadParameter("name one client, or give --shared or --foreign")
     settings = server_settings(config, redis, secrets, sets)
+    if foreign:
+        with _enrolment(settings) as enrolment:
+            removed = enrolment.remove_foreign_streams()
+        if as_json:
+            print_json({"removed": removed})
+        else:
+            typer.echo(f"removed {', '.join(removed) or 'nothing'}")
+        return
     with _enrolment(settings) as enrolment:
         enrolment.revoke(name)
-        deleted = shared or enrolment.delete_stream(settings.run.name, name)
+        deleted = shared or enrolment.delete_streams(name)
         lasting = enrolment.keep()
     if as_json:
         print_json({"client": name, "revoked": True, "lasting": lasting})

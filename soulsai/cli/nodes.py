@@ -68,11 +68,11 @@ def telemetry_node(
     with process.StopSignal(process.parent()) as stop:
         settings = _node_settings(config, {"redis.url": redis, "redis.secrets": secrets}, sets)
         connect.need_server_extra()
-        from soulsai.identity.enroller import enroller
+        from soulsai.identity.users import page_enroller
         from soulsai.telemetry_node.node import serve
 
         with connect.telemetry(settings) as wire:
-            serve(settings, wire, stopped=stop, enroller=enroller(settings))
+            serve(settings, wire, stopped=stop, enroller=page_enroller(settings))
     raise typer.Exit(stop.exit_code)
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from soulsai.client.actor import Actor
     from soulsai.wire.redis.connection import RedisCommand, RedisConnection
 
+_OTHER_RUN = "doctor"  # a run that no invite is made for
 LOW_BYTES, NO_BYTES = 1_000_000_000, 50_000_000
 SECONDS = 5.0  # to connect
 SLOW_MS = 1000.0  # for an answer
@@ -183,10 +184,23 @@ def rights(
             yield finding("rights.denied", check, commands=", ".join(denied), renew=renew)
         elif role != "admin" and _allowed(link, ("ACL", "WHOAMI")):
             yield finding("rights.all", check)
+        elif client and _allowed(link, ("GETRANGE", Keys(_OTHER_RUN).spec, 0, 0)):
+            yield finding("rights.every_run", check, client=client)
         else:
             yield finding("rights.ok", check)
     except WireError as error:
         yield finding("rights.fault", check, error=error)
+
+
+def foreign(link: "RedisConnection") -> CheckResult:
+    """Check that no client has sent anything to runs that do not exist."""
+    from soulsai.identity.users import foreign_streams
+
+    try:
+        count = len(foreign_streams(link))
+    except WireError as error:
+        return finding("rights.fault", "streams", error=error)
+    return finding("streams.foreign", count=count) if count else finding("streams.ok")
 
 
 def _needed(role: Role, run: str, client: str = "") -> list["RedisCommand"]:

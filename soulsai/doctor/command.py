@@ -138,6 +138,7 @@ def _role_findings(config: Config, role: Role) -> Iterator[CheckResult]:
         if role == "training_node":
             yield checks.clock_skew(link)
             yield checks.speed(link)
+            yield checks.foreign(link)
     finally:
         link.close()
 

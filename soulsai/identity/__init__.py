@@ -1,1 +1,1 @@
-"""Who may take part: secrets, certificates, enrolled clients, and the commands for them."""
+"""Identities: secrets, certificates, and enrolled clients."""

@@ -1,4 +1,4 @@
-"""Certificates of our own making: an authority that clients know, and what it vouches for."""
+"""Certificates of an own authority, which clients know, and of the server that it signs."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -25,13 +25,17 @@ _SKEW = timedelta(hours=25)  # a client's clock may be in another time zone by m
 
 
 def issue(folder: Path, hosts: Sequence[str], now: datetime, mode: int) -> list[str]:
-    """Make what a TLS server for those hosts needs, or renew it, and return the files written.
+    """Create or renew the files of a TLS server; return the names of the files written.
 
-    Without hosts, what is there is renewed when it nears its end. The authority's key stays for
-    us alone; ``mode`` is for the server's key.
+    Args:
+        folder: Folder of the files.
+        hosts: Names and addresses of the server; if empty, existing certificates are renewed 30
+            days before they expire.
+        now: With a time zone.
+        mode: Permissions of the server's key; the authority's key is always private.
     """
     for host in hosts:
-        _alternative(host)  # refused before anything is made
+        _alternative(host)  # refused before any file is written
     current = _read(folder / SERVER)
     names = list(dict.fromkeys([*hosts, *_HOSTS_ALWAYS])) if hosts else _hosts_of(current)
     if not names:

@@ -1,4 +1,4 @@
-"""The folder of secrets on the server: one file per role, made once, and the users of these."""
+"""The folder of secrets on the server: one file per role, and the server's file of users."""
 
 import os
 import re
@@ -17,19 +17,19 @@ from soulsai.wire.secrets import PUBLIC_KEY, file_of, read_secret, write_file
 from soulsai.wire.signing import PRIVATE_KEY, new_key, read_signer
 
 USERS = "users.acl"
-ADDRESS = "address"  # where clients find the server, as invites say it
+ADDRESS = "address"  # URL of the server in invites
 PRIVATE, READABLE = 0o600, 0o644
 
 _LINE = re.compile(rf"user {CLIENT_USER}[a-z0-9][a-z0-9_-]{{0,63}} on [^\r\n]+")
 
 
 class Made(Struct, frozen=True):
-    """What a folder of secrets has now, and what of it is new; names of files only."""
+    """The names of the new and the existing files in a folder of secrets."""
 
     folder: str
     made: tuple[str, ...]
     kept: tuple[str, ...]
-    enrolled: tuple[str, ...]  # clients with users of their own
+    enrolled: tuple[str, ...]  # clients with their own users
 
 
 def init(
@@ -43,18 +43,18 @@ def init(
     enrolled_only: bool = False,
     password: Callable[[], str] = lambda: secrets.token_urlsafe(32),
 ) -> Made:
-    """Make what is missing in a folder of secrets; what is there stays as it is.
+    """Create the missing files of a folder of secrets; existing ones stay as they are.
 
     Args:
-        folder: Is made, for our eyes only.
-        hosts: Names of the server for which certificates are made; the first one is its address.
+        folder: Created if missing, readable by this user only.
+        hosts: Names of the server in its certificate; the first one is its address.
         port: Of that address.
         now: With a time zone.
-        version: Of the server that the users are for.
-        for_containers: Let any user read the files, who gets at them: the folder stays ours, but
-            a container into which one of them is mounted may run as somebody else.
-        enrolled_only: Make no common secret, so that only enrolled clients get in.
-        password: Makes a new one.
+        version: Version of the server.
+        for_containers: Make the files readable by all users. The folder stays private, but a
+            container may run as another user and have one of the files mounted.
+        enrolled_only: Create no common secret, so that only enrolled clients have access.
+        password: Returns a new password.
     """
     _make_private(folder)
     mode = READABLE if for_containers else PRIVATE
@@ -102,7 +102,7 @@ def _bracketed(host: str) -> str:
 
 
 def _make_private(folder: Path) -> None:
-    """Make a folder that only we can look into; one of somebody else's is refused."""
+    """Create a folder that only this user can read."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if folder.stat().st_uid == os.geteuid():
@@ -112,7 +112,13 @@ def _make_private(folder: Path) -> None:
 
 
 def replace_user(users: Path, name: str, line: str | None) -> None:
-    """Put a user's line into the server's file of users, or take it out, if that file is here."""
+    """Replace the line of a user in the server's file of users, if that file exists.
+
+    Args:
+        users: The file.
+        name: Name of the user.
+        line: Its new line, or ``None`` to remove the user.
+    """
     if not users.is_file():
         return
     with _locked(users.parent):
@@ -138,7 +144,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _enrolled_lines(users: Path) -> Iterator[str]:
-    """Yield the lines of enrolled clients in an ACL file, whoever wrote them there."""
+    """Yield the lines of enrolled clients in an ACL file."""
     try:
         text = users.read_text("ascii")
     except FileNotFoundError:

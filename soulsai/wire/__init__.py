@@ -1,1 +1,1 @@
-"""What crosses the network: messages, keys and rights, and one connection per role."""
+"""The network between nodes and clients: messages, keys and rights, one wire per role."""

@@ -1,4 +1,4 @@
-"""A client's part of the wire: it speaks in its own stream, and reads what the run publishes."""
+"""A client's side of the wire: writes its own stream and reads the published run."""
 
 import logging
 from collections.abc import Sequence
@@ -22,7 +22,12 @@ _STREAM_ENTRIES = 4096  # until the run's spec says better
 
 
 class ClientRole:
-    """Implements ``ClientWire``; see there for what each method promises."""
+    """Implements ``ClientWire``, which documents the methods.
+
+    With a pinned key, unsigned data counts as absent: the last authentic pointer stays valid. The
+    last control is also stored on the server and read with each new subscription, so that none is
+    missed while there is no connection.
+    """
 
     def __init__(
         self, connection: RedisConnection, run: str, client: str, verifier: Verifier | None = None
@@ -41,18 +46,17 @@ class ClientRole:
         return f"ClientRole({self._client!r} in {self._keys.run!r})"
 
     def spec(self) -> RunSpec:
-        """Return the published run, and keep to its bound on our stream."""
         data = self._fetch(self._keys.spec, _SMALL_BYTES)
         if not data:
             raise NoRun(f"no training run is published under the name {self._keys.run!r} yet")
-        # Of a spec that is too new for us we may understand no more than this.
+        # Of a spec of a newer protocol, perhaps no other field can be decoded.
         check_protocol(decode(data, ProtocolRange))
         try:
             self._check_manifest(data)
         except Forged as error:
             if self._spec is None:
                 raise
-            raise WireError(str(error)) from error  # we were right before, and may be again
+            raise WireError(str(error)) from error  # an earlier spec was authentic: try again
         self._spec = decode(data, RunSpec)
         return self._spec
 
@@ -66,22 +70,16 @@ class ClientRole:
             raise WireError("the published spec is not the one that the training node has signed")
 
     def program(self, spec: RunSpec) -> Program:
-        """Return the run's program, checked against the digest in ``spec``."""
         data = self._fetch(self._keys.program, _PROGRAM_BYTES)
         if digest(data) != spec.program_sha256:
             raise WireError("the published program is not the one that the run's spec names")
         return decode(data, Program)
 
     def hello(self, hello: Hello) -> Position:
-        """Begin a new epoch with an id that the server issues.
-
-        Where the server's clock stands still or went back, its id continues an older epoch; we
-        then say hello once more, at the beginning of the next one.
-        """
         data = pack([encode_message(hello, self._spec or self.spec())])
         try:
             position = position_of(self._connection.execute(*self._add("*", data)))
-            if position.seq:
+            if position.seq:  # the server's clock went back: begin the next epoch by hand
                 position = Position(position.epoch + 1, 0)
                 self._connection.execute(*self._add(text_of(position), data))
         except OldId as error:
@@ -90,7 +88,6 @@ class ClientRole:
         return position
 
     def push(self, entries: Sequence[tuple[Position, bytes]], retry: bool = False) -> None:
-        """Append entries in one round trip."""
         commands = [self._add(text_of(position), data) for position, data in entries]
         for reply in self._connection.execute_all(commands) if commands else ():
             if isinstance(reply, OldId):
@@ -103,10 +100,6 @@ class ClientRole:
                 raise reply
 
     def pointer(self) -> Pointer | None:
-        """Return what is newest, or ``None`` before the first version.
-
-        Where a key is pinned, what is not signed with it is not there: we stay with what was.
-        """
         data = self._fetch(self._keys.model, _SMALL_BYTES)
         if not data:
             return None
@@ -124,7 +117,6 @@ class ClientRole:
         return self._pointer
 
     def weights(self, pointer: Pointer, program: Program) -> Weights:
-        """Fetch one version, piece by piece, never more than the program has room for."""
         if pointer.bytes != weights_bytes(program, pointer.dtype):
             raise WireError(
                 f"weights {pointer.generation}-{pointer.version} are of another program"
@@ -139,11 +131,6 @@ class ClientRole:
         return decode_weights(b"".join(pieces), pointer, program)
 
     def wait(self, timeout: float) -> list[Control]:
-        """Sleep; without a connection just as long, and raise ``Unreachable`` then.
-
-        The last control is also kept on the server and read whenever listening begins, so that
-        one that was said while we were not connected is not missed.
-        """
         controls: list[Control] = []
         for channel, data in self._subscriber.receive(timeout):
             if channel != self._keys.control:
@@ -154,7 +141,6 @@ class ClientRole:
         return controls
 
     def notice(self) -> str:
-        """Return the training node's notice for this client, or an empty text."""
         try:
             notice = self._fetch(self._keys.notice(self._client), _SMALL_BYTES)
         except AccessDenied:  # an invite of an earlier release has no right to read it
@@ -162,11 +148,9 @@ class ClientRole:
         return notice.decode("utf-8", "replace")
 
     def wake(self) -> None:
-        """End a ``wait`` now, from any thread."""
         self._subscriber.wake()
 
     def close(self) -> None:
-        """Let go of the connection."""
         self._subscriber.close()
         self._connection.close()
 
@@ -175,7 +159,7 @@ class ClientRole:
         return ("XADD", self._stream, "MAXLEN", "~", most, id, "d", data)
 
     def _authentic(self, verifier: Verifier, kind: str, data: bytes) -> bytes:
-        """Return what was signed; raise ``Forged`` if it was not, by the one whom we know."""
+        """Return the signed data; raise ``Forged`` without a valid signature."""
         try:
             signed = decode(data, Signed)
         except WireError:
@@ -184,7 +168,7 @@ class ClientRole:
         return signed.data
 
     def _fetch(self, key: str, limit: int) -> bytes:
-        """Return a string from the server, empty if there is none, in bounded pieces."""
+        """Return a string of the server in bounded pieces; empty if there is none."""
         pieces: list[bytes] = []
         size = 0
         while True:
@@ -198,7 +182,7 @@ class ClientRole:
 
 
 def position_of(id: bytes) -> Position:
-    """Return the position that an entry's id names."""
+    """Return the position of an entry's id."""
     epoch, _, seq = id.partition(b"-")
     return Position(int(epoch), int(seq))
 

@@ -1,10 +1,10 @@
-"""Bytes in, values out, and back. No pickle: what arrives is numbers, or it is an error.
+"""Encoding and decoding of messages: MessagePack headers and raw columns, never pickle.
 
 An entry of a client's stream is framed as ``version u8, flags u8, messages u16, size u32`` and
 ``size`` bytes of messages (one lz4 block if flag 1 is set). A message is
 ``crc u32, size u32, header u16, kind u8, 0``, its header, and for a fragment the columns of
-``layout.py``; everything is padded to 8 bytes, so that arrays are views into what arrived. Of
-stacks of frames that follow one another, each frame travels once.
+``layout.py``; everything is padded to 8 bytes, so that arrays are views into the received bytes.
+Of consecutive stacks of frames, each frame is sent once.
 """
 
 import struct
@@ -23,11 +23,11 @@ from soulsai.wire.protocols import Entry
 T = TypeVar("T", bound=Struct)
 Message = Fragment | Episode | Heartbeat | Hello
 
-ENTRY_BYTES = 2_000_000  # of an entry as it travels
-RAW_BYTES = 16 * 2**20  # of an entry unpacked: what bounds an lz4 bomb
+ENTRY_BYTES = 2_000_000  # of an entry as it is sent
+RAW_BYTES = 16 * 2**20  # of an entry unpacked: the limit of an lz4 bomb
 MAX_MESSAGES = 256  # in one entry
 _COMPRESS_FROM = 1024
-_WORTH_IT = 0.9  # compressed entries above this share of their size travel as they are
+_WORTH_IT = 0.9  # entries that compress to a larger share are sent uncompressed
 
 _FRAMING = 1
 _LZ4 = 1
@@ -87,15 +87,15 @@ _layouts: dict[int, tuple[RunSpec, Layout]] = {}
 
 
 def encode(value: Struct) -> bytes:
-    """Return the bytes of a struct; they depend on its content and the order of its dicts only."""
+    """Return a struct as MessagePack; equal content and order give equal bytes."""
     return _encoder.encode(value)
 
 
 def decode(data: bytes, kind: type[T]) -> T:
-    """Return the struct in ``data``; raise ``WireError`` if it is not one of that kind."""
+    """Return the struct in ``data``; raise ``WireError`` unless it is of that type."""
     try:
         return msgspec.msgpack.decode(data, type=kind)
-    except Exception as error:  # bad UTF-8 and deep nesting raise what they like
+    except Exception as error:  # bad UTF-8 and deep nesting raise various errors
         raise WireError(f"not a {kind.__name__}: {error}"[:200]) from error
 
 
@@ -119,7 +119,7 @@ def encode_message(message: Message, spec: RunSpec) -> bytes:
 
 
 def check_spec(spec: RunSpec) -> None:
-    """Raise unless the run's arrays may travel, and one step of them fits into an entry.
+    """Raise ``ConfigError`` unless one step of the run fits into an entry.
 
     ``fragment_steps`` need not fit: clients cut fragments shorter where steps are large.
     """
@@ -132,7 +132,7 @@ def check_spec(spec: RunSpec) -> None:
 
 
 def pack(messages: Sequence[bytes]) -> bytes:
-    """Return one entry with those messages; raise ``WireError`` if it would be too large."""
+    """Return one entry with the given messages; raise ``WireError`` if it is too large."""
     raw = b"".join(messages)
     if len(raw) > RAW_BYTES or not 1 <= len(messages) <= MAX_MESSAGES:
         raise WireError(f"an entry of {len(messages)} messages and {len(raw)} bytes is too large")
@@ -149,10 +149,10 @@ def pack(messages: Sequence[bytes]) -> bytes:
 
 
 def decode_entry(entry: Entry, spec: RunSpec) -> list[Message]:
-    """Return what a client said, its form checked in full; raise ``Rejected`` for anything else.
+    """Return the messages of an entry; raise ``Rejected`` unless their form is valid.
 
-    The decoding boundary: nothing but ``Rejected`` leaves here, whatever the bytes. Whether the
-    numbers make sense is for the training node to judge.
+    This is the decoding boundary: no bytes raise any other error. The training node judges the
+    values (``training_node.admission``).
     """
     try:
         return _decode_entry(entry, _layout(spec))
@@ -209,8 +209,8 @@ def _decode_message(
     text = data[start : start + header]
     try:
         if kind == _KIND_EPISODE:
-            said = msgspec.structs.asdict(_episodes.decode(text))
-            return Episode(client=entry.client, epoch=entry.position.epoch, **said)
+            fields = msgspec.structs.asdict(_episodes.decode(text))
+            return Episode(client=entry.client, epoch=entry.position.epoch, **fields)
         if kind == _KIND_HEARTBEAT:
             return Heartbeat(*msgspec.structs.astuple(_heartbeats.decode(text)))
         if kind == _KIND_HELLO:
@@ -324,7 +324,7 @@ def _inflate(data: bytes, size: int) -> bytes:
 
 
 def _layout(spec: RunSpec) -> Layout:
-    """Return the layout of a spec, remembered by identity because a spec cannot be hashed."""
+    """Return the layout of a spec, cached by identity because a spec cannot be hashed."""
     known = _layouts.get(id(spec))
     if known is not None and known[0] is spec:
         return known[1]

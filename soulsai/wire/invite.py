@@ -1,4 +1,4 @@
-"""The invite: all that one enrolled client needs to take part, in one line."""
+"""The invite: address and credentials of one enrolled client in one line."""
 
 import base64
 import binascii
@@ -19,24 +19,26 @@ _CHECK_BYTES = 4
 
 
 class Invite(Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the server is, who we are to it, and by what to know that it is the right one."""
+    """Address of the server, credentials of one client, and keys to recognize the server."""
 
     url: str
     run: str
     client: str
     password: str
-    ca: str = ""  # certificate of the authority that vouches for the server; empty: the system's
-    key: str = ""  # public key of the training node; empty: what it publishes is not signed
+    ca: str = ""  # certificate of the server's authority; empty: the system's authorities
+    key: str = ""  # public key of the training node; empty: nothing is signed
 
     def __repr__(self) -> str:
         return f"Invite({self.client!r} to {self.run!r} at {self.url})"
 
     def server(self, redis: RedisSettings) -> Server:
-        """Return the server as this client speaks to it, at the address that the settings say."""
+        """Return the server at the address in the settings, with this client's credentials."""
         check_encrypted(redis.url, insecure=redis.insecure)
         user = user_name("client", self.client)
         ca = "" if redis.ca_file else self.ca
-        return Server(redis.url, user, self.password, redis.ca_file, ca, self.key)
+        return Server(
+            redis.url, user, self.password, redis.ca_file, ca, self.key, source="the invite"
+        )
 
 
 def to_line(invite: Invite) -> str:
@@ -46,11 +48,11 @@ def to_line(invite: Invite) -> str:
     return PREFIX + base64.urlsafe_b64encode(check + data).decode().rstrip("=")
 
 
-def from_line(text: str, where: str) -> Invite:
-    """Return the invite in a line that somebody was given; raise ``ConfigError`` without it."""
+def from_line(text: str, origin: str) -> Invite:
+    """Return the invite in a line; raise ``ConfigError``, which names its origin, without one."""
     line = "".join(text.split())  # mail programs break lines
     if not line.startswith(PREFIX) or len(line) > _LONGEST:
-        raise ConfigError(f"{where}: is not an invite, which is one line like {PREFIX}...")
+        raise ConfigError(f"{origin}: is not an invite, which is one line like {PREFIX}...")
     body = line.removeprefix(PREFIX)
     try:
         raw = base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True)
@@ -58,11 +60,11 @@ def from_line(text: str, where: str) -> Invite:
         raw = b""
     check, data = raw[:_CHECK_BYTES], raw[_CHECK_BYTES:]
     if not data or zlib.crc32(data).to_bytes(_CHECK_BYTES, "big") != check:
-        raise ConfigError(f"{where}: a part of the invite is missing; copy the whole line")
+        raise ConfigError(f"{origin}: a part of the invite is missing; copy the whole line")
     try:
         invite = msgspec.json.decode(data, type=Invite)
     except (msgspec.DecodeError, RecursionError):
-        raise ConfigError(f"{where}: the invite is of another version; update soulsai") from None
+        raise ConfigError(f"{origin}: the invite is of another version; update soulsai") from None
     checked("the invite's run", invite.run)
     checked("the invite's client", invite.client)
     parse(invite.url)

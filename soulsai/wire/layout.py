@@ -1,4 +1,4 @@
-"""Where every column of a fragment lies in its message: computed once per run and length."""
+"""Offsets of a fragment's columns in its message, computed once per run and length."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from soulsai.errors import Rejected, WireError
 from soulsai.frame_stacks import FrameStack, stack_of
 from soulsai.types import Array, Fragment, Leaf, RunSpec
 
-# What may cross the wire. Object and string dtypes must never: an array over foreign bytes.
+# Permitted dtypes. Object and string dtypes are unsafe on bytes of another machine.
 DTYPES = frozenset(
     ["|b1", "|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f2", "<f4", "<f8"]
 )
@@ -20,11 +20,11 @@ REWARD = Leaf((), "<f4")
 class WireColumn(NamedTuple):
     """One array in a message; ``bits`` marks booleans, eight to a byte.
 
-    With ``rolls``, images are the same stack one frame later each, and travel as their frames.
+    With ``rolls``, each stack is the one before shifted by a frame, and only frames are sent.
     """
 
     name: str
-    shape: tuple[int, ...]  # as it travels
+    shape: tuple[int, ...]  # as it is sent
     dtype: np.dtype[np.generic]
     bits: bool
     length: int  # in bytes, without padding
@@ -42,7 +42,7 @@ class WireColumn(NamedTuple):
         return self.rolls.rolled(array) if self.rolls else array
 
     def write(self, value: Array) -> bytes:
-        """Return the bytes of a column; raise ``WireError`` if its shape or dtype is another."""
+        """Return the bytes of a column; raise ``WireError`` if shape or dtype differ."""
         if self.rolls:
             value = self.rolls.unrolled(value)
         if value.shape != self.shape or value.dtype != self.dtype:
@@ -65,7 +65,7 @@ class FragmentColumns(NamedTuple):
 
 
 class Layout:
-    """How the fragments of one run are laid out."""
+    """The layout of one run's fragments."""
 
     def __init__(self, spec: RunSpec) -> None:
         self.crc = spec.crc
@@ -79,7 +79,7 @@ class Layout:
     def plan(self, steps: int, *, rolls: bool) -> FragmentColumns:
         """Return the columns of a fragment of ``steps`` steps; raise ``Rejected`` if too many.
 
-        With ``rolls``, stacks of frames travel as their frames.
+        With ``rolls``, the frames of stacks are sent instead of the stacks.
         """
         found = self._plans.get((steps, rolls))
         if found is None:
@@ -90,18 +90,24 @@ class Layout:
         return found
 
     def rolls(self, fragment: Fragment) -> bool:
-        """Say whether a fragment's stacks of frames can travel as their frames."""
-        seen = [(fragment.obs[name], stack) for name, stack in self.stacks.items()]
-        return bool(seen) and all(
-            obs.shape[1:] == stack.shape and stack.rolls(obs) for obs, stack in seen
+        """Return whether the frames of a fragment's stacks can be sent instead of the stacks."""
+        stacked = [(fragment.obs[name], stack) for name, stack in self.stacks.items()]
+        return bool(stacked) and all(
+            obs.shape[1:] == stack.shape and stack.rolls(obs) for obs, stack in stacked
         )
 
 
 def plan(spec: RunSpec, steps: int, stacks: Mapping[str, FrameStack]) -> FragmentColumns:
-    """Return the columns of a fragment, one after another; ``stacks`` travel as their frames."""
+    """Return the columns of a fragment, one after another.
+
+    Args:
+        spec: The run.
+        steps: Number of steps.
+        stacks: Observations of which the frames are sent, by name.
+    """
     end = 0
 
-    def column(name: str, leaf: Leaf, *rows: int, rolls: FrameStack | None = None) -> WireColumn:
+    def _column(name: str, leaf: Leaf, *rows: int, rolls: FrameStack | None = None) -> WireColumn:
         nonlocal end
         dtype = dtype_of(name, leaf)
         shape = (*rows, *leaf.shape)
@@ -115,18 +121,18 @@ def plan(spec: RunSpec, steps: int, stacks: Mapping[str, FrameStack]) -> Fragmen
         return placed
 
     obs = tuple(
-        column(name, leaf, steps + 1, rolls=stacks.get(name))
+        _column(name, leaf, steps + 1, rolls=stacks.get(name))
         for name, leaf in spec.spec.obs.items()
     )
-    action = column("action", spec.spec.action.leaf, steps)
-    reward = column("reward", REWARD, steps)
-    extras = tuple(column(name, leaf, steps) for name, leaf in spec.extras.items())
-    memory = tuple(column(name, leaf) for name, leaf in spec.memory.items())
+    action = _column("action", spec.spec.action.leaf, steps)
+    reward = _column("reward", REWARD, steps)
+    extras = tuple(_column(name, leaf, steps) for name, leaf in spec.extras.items())
+    memory = tuple(_column(name, leaf) for name, leaf in spec.memory.items())
     return FragmentColumns(obs, action, reward, extras, memory, end)
 
 
 def dtype_of(name: str, leaf: Leaf) -> np.dtype[np.generic]:
-    """Return the dtype of a foreign leaf; raise ``WireError`` if it is not one we take."""
+    """Return the dtype of a received leaf; raise ``WireError`` if it is not permitted."""
     if leaf.dtype not in DTYPES:
         raise WireError(f"{name!r} has dtype {leaf.dtype!r}; choose one of {sorted(DTYPES)}")
     if any(size < 0 for size in leaf.shape):
@@ -142,5 +148,5 @@ def dtype_of(name: str, leaf: Leaf) -> np.dtype[np.generic]:
 
 
 def padded(size: int) -> int:
-    """Return the next multiple of 8, so that every column can be read where it lies."""
+    """Return the next multiple of 8, the alignment of every column."""
     return (size + 7) & ~7

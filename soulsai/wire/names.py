@@ -1,4 +1,4 @@
-"""All keys and channels on the server, and the rights to them: one list for code and ACL."""
+"""Keys and channels on the server and the rights to them: one list for code and ACL."""
 
 import hashlib
 import re
@@ -9,33 +9,35 @@ from typing import Literal, get_args
 from soulsai.errors import ConfigError
 
 Role = Literal["client", "training_node", "telemetry_node", "operator", "metrics", "admin"]
-Version = tuple[int, int]  # of a Redis, or of the Redis whose commands a Valkey knows
+Version = tuple[int, int]  # of Redis; Valkey names the Redis version it is compatible with
 CommandingRole = Literal["operator", "telemetry"]
 
 ROLES: tuple[Role, ...] = get_args(Role)
 COMMANDING_ROLES: tuple[CommandingRole, ...] = get_args(CommandingRole)
 
-OLDEST_SERVER: Version = (7, 0)  # before it, rights could not tell reading from writing
-CLIENT_USER = "c-"  # what the users of enrolled clients begin with
+OLDEST_SERVER: Version = (7, 0)  # the first with separate rights to read and to write
+CLIENT_USER = "c-"  # prefix of the users of enrolled clients
+EVERY_RUN = "*"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_RUNS = re.compile(r"[a-z0-9*][a-z0-9*_-]{0,63}")
 
-# What Windows takes for a device, wherever a file would have that name.
+# Windows opens a device instead of a file with one of these names.
 _DEVICES = frozenset(
     ["con", "prn", "aux", "nul", *(f"{d}{n}" for d in ("com", "lpt") for n in range(10))]
 )
 
 
 def is_name(text: str) -> bool:
-    """Whether a text may name a run, a client or a reply, and so become part of a key."""
+    """Return whether a text may name a run, a client or a reply, and so become part of a key."""
     return _NAME.fullmatch(text) is not None and text not in _DEVICES
 
 
-def checked(what: str, name: str) -> str:
-    """Return ``name``; raise ``ConfigError`` if it may not be part of a key."""
+def checked(setting: str, name: str) -> str:
+    """Return ``name``; raise ``ConfigError``, which names the setting, if it is not valid."""
     if not is_name(name):
         raise ConfigError(
-            f"{what}: {name!r} is not a name; use 1 to 64 of a-z, 0-9, _ and -, "
+            f"{setting}: {name!r} is not a name; use 1 to 64 of a-z, 0-9, _ and -, "
             "beginning with a letter or digit"
         )
     return name
@@ -43,7 +45,7 @@ def checked(what: str, name: str) -> str:
 
 @dataclass(frozen=True)
 class Keys:
-    """The keys and channels of one run; all carry its hash tag, so that one slot holds them."""
+    """The keys and channels of one run; their common hash tag places them in one cluster slot."""
 
     run: str
 
@@ -52,7 +54,7 @@ class Keys:
 
     @property
     def prefix(self) -> str:
-        """What all of them begin with."""
+        """The common beginning of all keys."""
         return f"soulsai:{{{self.run}}}:"
 
     @property
@@ -72,21 +74,27 @@ class Keys:
 
     @property
     def generation(self) -> str:
-        """String: how many training nodes have opened the run."""
+        """String: the number of training nodes that have opened the run."""
         return f"{self.prefix}generation"
 
     @property
     def model(self) -> str:
-        """String: the ``Pointer`` to the newest weights; also the channel that hints at it."""
+        """String: the ``Pointer`` to the newest weights; also the channel that announces it."""
         return f"{self.prefix}model"
 
     def piece(self, generation: int, version: int, number: int) -> str:
-        """Return the key of one piece of one version's weights (string)."""
+        """Return the key of one piece of one version's weights (string).
+
+        Args:
+            generation: Generation of the training node.
+            version: Version of the weights.
+            number: Number of the piece, from 0.
+        """
         return f"{self.prefix}model:{generation}-{version}:{number}"
 
     @property
     def control(self) -> str:
-        """String: the last ``Control``; also the channel that says it when it is said."""
+        """String: the last ``Control``; also the channel of all controls."""
         return f"{self.prefix}control"
 
     def notice(self, client: str) -> str:
@@ -99,7 +107,7 @@ class Keys:
         return f"{self.prefix}event"
 
     def experience(self, client: str) -> str:
-        """Return the key of what one client says (stream)."""
+        """Return the key of one client's messages (stream)."""
         return f"{self.prefix}exp:{client}"
 
     @property
@@ -121,73 +129,86 @@ class Keys:
         return f"{self.prefix}status"
 
 
-_ANY = "soulsai:{*}:"
+_RUN = "soulsai:{@}:"  # @ stands for the pattern of the run
 _LINK = "+ping +client|setname +time"
 _WORDS = re.compile(r"\([^)]*\)|\S+")
 
-# Every right is one that the implementation uses; tests hold the two together.
+# Tests compare this list with the commands that the implementation uses.
 _RIGHTS: dict[Role, str] = {
     "training_node": (
-        f"{_LINK} ~{_ANY}* &{_ANY}* +get +set +unlink +incr +expire +persist +scan "
+        f"{_LINK} ~{_RUN}* &{_RUN}* +get +set +unlink +incr +expire +persist +scan "
         "+xadd +xread +xtrim +rpush +publish"
     ),
     "telemetry_node": (
-        f"{_LINK} &{_ANY}event +subscribe +publish "
-        f"(%R~{_ANY}spec %R~{_ANY}status +get) "
-        f"(%R~{_ANY}episodes +xread) "
-        f"(%W~{_ANY}cmd:telemetry +xadd) "
-        f"(~{_ANY}reply:telemetry:* +blpop)"
+        f"{_LINK} &{_RUN}event +subscribe +publish "
+        f"(%R~{_RUN}spec %R~{_RUN}status +get) "
+        f"(%R~{_RUN}episodes +xread) "
+        f"(%W~{_RUN}cmd:telemetry +xadd) "
+        f"(~{_RUN}reply:telemetry:* +blpop)"
     ),
     "operator": (
         f"{_LINK} "
-        f"(%R~{_ANY}spec %R~{_ANY}status +get) "
-        f"(%W~{_ANY}cmd:operator +xadd) "
-        f"(%W~{_ANY}exp:* +unlink) "
-        f"(~{_ANY}reply:operator:* +blpop)"
+        f"(%R~{_RUN}spec %R~{_RUN}status +get) "
+        f"(%W~{_RUN}cmd:operator +xadd) "
+        f"(%W~{_RUN}exp:* +unlink) "
+        f"(~{_RUN}reply:operator:* +blpop)"
     ),
     "client": (
-        f"{_LINK} &{_ANY}model &{_ANY}control +subscribe "
-        f"(%R~{_ANY}spec %R~{_ANY}program %R~{_ANY}manifest %R~{_ANY}model* %R~{_ANY}control "
-        f"%R~{_ANY}notice:{{client}} +getrange) "
-        f"(%W~{_ANY}exp:{{client}} +xadd)"
+        f"{_LINK} &{_RUN}model &{_RUN}control +subscribe "
+        f"(%R~{_RUN}spec %R~{_RUN}program %R~{_RUN}manifest %R~{_RUN}model* %R~{_RUN}control "
+        f"%R~{_RUN}notice:{{client}} +getrange) "
+        f"(%W~{_RUN}exp:{{client}} +xadd)"
     ),
-    # Whoever watches the server itself; it sees no key. Never CONFIG: it prints passwords.
+    # For monitoring the server; it sees no key. Never CONFIG: it prints passwords.
     "metrics": f"{_LINK} +info +client|list +slowlog|get +slowlog|len +latency|latest",
-    # Enrolls and revokes clients, whose streams it deletes. It can make users with any rights,
-    # so it is as good as the server itself.
+    # For enrolling and revoking. It can create users with any rights.
     "admin": (
         f"{_LINK} +info +client|list +acl|setuser +acl|deluser +acl|users +acl|getuser +acl|save "
-        f"(%W~{_ANY}exp:* +unlink)"
+        f"+scan (%W~{_RUN}exp:* %W~{_RUN}notice:* +unlink)"
     ),
 }
 
 
 def parse_version(text: str) -> Version:
-    """Return the version that a text like ``7.0.15`` begins with, 0.0 if it does not."""
+    """Return the version at the beginning of a text like ``7.0.15``, or 0.0 without one."""
     found = re.match(r"(\d{1,4})\.(\d{1,4})", text)
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def user_name(role: Role, client: str = "") -> str:
-    """Return the server's user of a role, or of one enrolled client."""
+    """Return the user name of a role, or of one enrolled client."""
     return f"{CLIENT_USER}{checked('client', client)}" if client else role
 
 
 def user_rules(
-    role: Role, password: str, client: str = "", version: Version = OLDEST_SERVER
+    role: Role,
+    password: str,
+    client: str = "",
+    version: Version = OLDEST_SERVER,
+    runs: str = EVERY_RUN,
 ) -> list[str]:
-    """Return what a user may do, as the words of ``ACL SETUSER``, with the password's digest only.
+    """Return the rights of a user as the words of ``ACL SETUSER``, with the password's digest only.
 
-    A client that is named may use no stream but its own, as user ``c-<name>``; without a name it
-    is the user ``client`` that all share who know the run's common secret.
+    Args:
+        role: Role of the user.
+        password: Password, which only its digest leaves.
+        client: Name of an enrolled client, which may write no other stream. Empty for the user
+            that all holders of the common secret share.
+        version: Version of the server.
+        runs: Name of the run, or a pattern with ``*``.
+
+    Raises:
+        ConfigError: The server is too old, or the pattern is not valid.
     """
     if version < OLDEST_SERVER:
         raise ConfigError(
             f"a server of version {version[0]}.{version[1]} cannot tell rights to read from rights "
             "to write; use Redis or Valkey 7.0 or later"
         )
-    rights = _RIGHTS[role].replace("{client}", client or "*")
-    # Other libraries introduce themselves; a server before 7.2 would not start with that word.
+    if not _RUNS.fullmatch(runs):
+        raise ConfigError(f"--runs: {runs!r} is not the name of a run, nor a pattern like dqn-*")
+    rights = _RIGHTS[role].replace("{client}", client or "*").replace("@", runs)
+    # redis-py and others send their name with this command, which is unknown before 7.2.
     introduced = ["+client|setinfo"] if version >= (7, 2) else []
     sha256 = hashlib.sha256(password.encode()).hexdigest()
     return [
@@ -197,13 +218,27 @@ def user_rules(
     ]
 
 
-def user_line(role: Role, password: str, client: str = "", version: Version = OLDEST_SERVER) -> str:
-    """Return the line of one user in an ACL file."""
-    rules = user_rules(role, password, client, version)
+def user_line(
+    role: Role,
+    password: str,
+    client: str = "",
+    version: Version = OLDEST_SERVER,
+    runs: str = EVERY_RUN,
+) -> str:
+    """Return the line of one user in an ACL file.
+
+    Args:
+        role: Role of the user.
+        password: Password of the user.
+        client: Name of an enrolled client, or empty.
+        version: Version of the server.
+        runs: Name of the run, or a pattern with ``*``.
+    """
+    rules = user_rules(role, password, client, version, runs)
     return f"user {user_name(role, client)} {' '.join(rules)}"
 
 
 def acl(passwords: Mapping[Role, str], version: Version = OLDEST_SERVER) -> str:
-    """Return the ACL file of a server of that version: the roles given, and nobody else."""
+    """Return the ACL file of a server of that version, with users for the given roles only."""
     users = [user_line(role, passwords[role], version=version) for role in passwords]
     return "\n".join(["user default off", *users]) + "\n"

@@ -1,10 +1,10 @@
-"""What crosses the network: one Protocol per role, and exactly its rights.
+"""The network as each role sees it: one Protocol per role, with exactly the rights of that role.
 
 The access rights on the server are generated from the same list of keys (``names.py``) that the
-implementations use, so what a role's Protocol cannot say, the server does not allow either.
+implementations use, so the server permits nothing beyond the Protocol of a role.
 
-All implementations raise ``Unreachable`` when there is no connection now, ``AccessDenied`` when
-the server refuses us, ``ServerFull`` when it cannot store, and nothing else of the network's.
+All implementations raise ``Unreachable`` without a connection, ``AccessDenied`` where the server
+refuses the user, ``ServerFull`` where it cannot store more, and no other error of the network.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +26,7 @@ from soulsai.types import (
 
 
 class Position(NamedTuple):
-    """A place in one client's stream; ordered, and unique for all time on that stream."""
+    """A place in one client's stream; ordered, and never used twice on that stream."""
 
     epoch: int
     seq: int
@@ -36,7 +36,7 @@ START = Position(0, 0)
 
 
 class Entry(NamedTuple):
-    """One entry of a client's stream; ``data`` is ``None`` where it has not exactly one field."""
+    """One entry of a client's stream; ``data`` is ``None`` unless it has exactly one field."""
 
     client: str
     position: Position
@@ -44,191 +44,182 @@ class Entry(NamedTuple):
 
 
 class Request(NamedTuple):
-    """A command together with where its answer goes."""
+    """A command, with the role and the id to which its answer goes."""
 
-    who: str  # the role that asks
+    who: str
     id: str
     command: Command
 
 
 class ClientWire(Protocol):
-    """The network as a client sees it. Only ``wake`` may be called from another thread."""
+    """The network of a client. Only ``wake`` may be called from another thread."""
 
     def spec(self) -> RunSpec:
         """Return the published run; raise ``NoRun`` if there is none."""
-        ...
 
     def program(self, spec: RunSpec) -> Program:
         """Return the run's program, checked against the digest in ``spec``."""
-        ...
 
     def hello(self, hello: Hello) -> Position:
-        """Begin a new epoch; return the position of the hello in our stream."""
-        ...
+        """Begin a new epoch; return the position of the hello in the client's stream."""
 
     def push(self, entries: Sequence[tuple[Position, bytes]], retry: bool = False) -> None:
-        """Append entries to our stream under the positions given.
+        """Append entries to the client's stream at given positions, in one round trip.
 
-        With ``retry`` an entry that is there already counts as stored; without it that means
-        ``Superseded``: another process speaks under our name.
+        Args:
+            entries: Positions in ascending order, with the bytes of each entry.
+            retry: An entry that is already there counts as stored.
+
+        Raises:
+            Superseded: Without ``retry``, a position is taken: another process uses the name.
         """
-        ...
 
     def pointer(self) -> Pointer | None:
-        """Return what is newest, or ``None`` before the first version."""
-        ...
+        """Return the pointer to the newest weights, or ``None`` before the first version."""
 
     def weights(self, pointer: Pointer, program: Program) -> Weights:
         """Fetch one version in pieces, checked against its digest and the program's layout.
 
-        Raises ``WireError`` if it has expired or does not match.
+        Raises:
+            WireError: The version has expired or does not match.
         """
-        ...
 
     def wait(self, timeout: float) -> list[Control]:
-        """Sleep until ``timeout`` seconds pass, a hint of new weights comes, or ``wake`` is called.
+        """Sleep until ``timeout`` seconds pass, new weights are published, or ``wake`` is called.
 
-        Returns the controls that came meanwhile, oldest first.
+        Returns:
+            The controls received meanwhile, oldest first.
         """
-        ...
 
     def notice(self) -> str:
-        """Return why nothing of this client is learnt from, or an empty text.
+        """Return the reason why nothing of this client is learnt from, or an empty text.
 
-        It changes only just before a control comes, or while there is no connection.
+        It changes only just before a control arrives, or while there is no connection.
         """
-        ...
 
     def wake(self) -> None:
         """End a ``wait`` now, from any thread."""
-        ...
 
     def close(self) -> None:
-        """Let go of the connection."""
-        ...
+        """Close the connection."""
 
 
 class TrainingWire(Protocol):
-    """The network as the training node sees it; safe to share between two threads."""
+    """The network of the training node; safe to share between two threads."""
 
     def open(self, spec: RunSpec, program: Program, fresh: bool) -> int:
-        """Publish a run and return our generation, greater than that of any node before.
+        """Publish a run and remove all notices.
 
-        ``fresh`` removes what an earlier run under the same name left: streams, weights, episodes.
-        What another run left is removed in any case.
+        Args:
+            spec: The run; it replaces a run of another id, with its streams and weights.
+            program: The policy's graph; its digest is in ``spec``.
+            fresh: Also remove streams, weights and episodes of the same run.
+
+        Returns:
+            The generation of this node, greater than that of every node before.
         """
-        ...
 
     def generation(self) -> int:
-        """Return the newest generation; if it is greater than ours, we are superseded."""
-        ...
+        """Return the newest generation; a greater one than ours means that we are superseded."""
 
     def clients(self) -> list[str]:
-        """Return the names under which streams exist."""
-        ...
+        """Return the names of all clients with a stream."""
 
     def read(self, after: Mapping[str, Position], timeout: float) -> list[Entry]:
-        """Return entries later than ``after`` in each stream, waiting up to ``timeout`` seconds.
+        """Return new entries in order, a bounded number of each stream.
 
-        Each stream gives a bounded number of entries per call, in order, so that no client can
-        keep the others out.
+        Args:
+            after: The last known position by client.
+            timeout: Seconds to wait for the first entry.
         """
-        ...
 
     def trim(self, upto: Mapping[str, Position]) -> None:
-        """Delete entries up to and including those positions: a durable checkpoint covers them."""
-        ...
+        """Delete entries up to and including positions that a durable checkpoint covers."""
 
     def forget(self, client: str) -> None:
         """Delete a client's stream."""
-        ...
 
     def discard(self, client: str, after: Position) -> int:
         """Delete all entries of a client's stream; return how many were later than a position."""
-        ...
 
     def bound(self, clients: Sequence[str], entries: int) -> None:
-        """Delete the oldest entries of those streams that have more than so many."""
-        ...
+        """Delete the oldest entries of each stream that has more than ``entries``."""
 
     def publish(self, weights: Weights) -> Pointer:
-        """Store a version, point to it, then hint at it."""
-        ...
+        """Store a version, point to it, then announce it on the channel."""
 
     def record(self, episodes: Sequence[Episode]) -> None:
         """Append stamped episodes to the record that telemetry reads."""
-        ...
 
     def report(self, status: Status) -> None:
-        """Store the status; it vanishes by itself when not renewed for ten seconds."""
-        ...
+        """Store the status; it expires unless renewed within ten seconds."""
 
     def requests(self) -> list[Request]:
-        """Return the commands that came since the last call; never waits.
+        """Return the commands received since the last call, without waiting.
 
-        A command that cannot be decoded is answered with what is wrong, and not returned.
+        A command that cannot be decoded is answered with the reason, and not returned.
         """
-        ...
 
     def answer(self, request: Request, answer: Answer) -> None:
-        """Say what became of a command."""
-        ...
+        """Send the outcome of a command."""
 
     def tell(self, control: Control) -> None:
-        """Tell all clients."""
-        ...
+        """Send a control to all clients, also to those that connect later."""
 
     def notify(self, client: str, notice: str) -> None:
-        """Store a notice for one client and wake it; an empty notice removes it.
-
-        ``open`` removes all notices.
-        """
-        ...
+        """Store a notice for one client and wake it; an empty notice removes it."""
 
     def announce(self, event: Event) -> None:
-        """Tell all who watch."""
-        ...
+        """Publish an event."""
 
     def close(self) -> None:
-        """Let go of the connection."""
-        ...
+        """Close the connection; a ``read`` that waits ends."""
 
 
 class OperatorWire(Protocol):
-    """The network as whoever operates the run sees it."""
+    """The network of an operator."""
 
     def spec(self) -> RunSpec:
         """Return the published run; raise ``NoRun`` if there is none."""
-        ...
 
     def status(self) -> Status | None:
         """Return the training node's status, or ``None`` if no training node is alive."""
-        ...
 
     def command(self, command: Command, timeout: float) -> Answer:
-        """Ask the training node and wait for its answer; raise ``WireError`` if none comes."""
-        ...
+        """Send a command to the training node and return its answer.
+
+        Args:
+            command: The command.
+            timeout: Seconds to wait for the answer.
+
+        Raises:
+            WireError: No answer comes in time.
+        """
 
     def forget(self, client: str) -> None:
         """Delete a client's stream; raise ``AccessDenied`` where the server does not allow it."""
         ...
 
     def close(self) -> None:
-        """Let go of the connection."""
-        ...
+        """Close the connection."""
 
 
 class TelemetryWire(OperatorWire, Protocol):
-    """The network as the telemetry node sees it."""
+    """The network of the telemetry node."""
 
     def episodes(self, after: str, timeout: float) -> list[tuple[str, Episode]]:
-        """Return recorded episodes later than id ``after`` (``"0-0"``: all), with their ids."""
-        ...
+        """Return recorded episodes with their ids, about a thousand at most.
+
+        Args:
+            after: The last known id; ``"0-0"`` for all.
+            timeout: Seconds to wait for the first episode.
+        """
 
     def announce(self, event: Event) -> None:
-        """Tell all who watch."""
-        ...
+        """Publish an event."""
 
     def events(self, timeout: float) -> Iterable[Event]:
-        """Return the events that came since the last call."""
-        ...
+        """Return the events since the last call, waiting up to ``timeout`` seconds for the first.
+
+        The first call subscribes.
+        """

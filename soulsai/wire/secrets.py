@@ -1,7 +1,8 @@
-"""Who we are to the server: its address, our user and our password, and where those are kept."""
+"""Address and credentials of the server, and the files that hold the secrets."""
 
 import os
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,27 +15,37 @@ from soulsai.wire.redis.url import check_encrypted
 PASSWORD_FILE = "SOULSAI_REDIS_PASSWORD_FILE"  # noqa: S105 - a variable's name
 _CONTAINER_SECRET = Path("/run/secrets/redis_secret")
 _MAX_BYTES = 4096
-PUBLIC_KEY = "manifest.pub"  # in a folder of secrets: of the training node
-CA = "ca.pem"  # in a folder of secrets: the authority that vouches for the server
+PUBLIC_KEY = "manifest.pub"  # in a folder of secrets: the training node's
+CA = "ca.pem"  # in a folder of secrets: the authority that signed the server's certificate
 
 
 @dataclass(frozen=True)
 class Server:
-    """A server, and as whom to speak to it; without a password there is no authentication."""
+    """A server with the user and password of one role; an empty password means no login."""
 
     url: str
     username: str = ""  # empty: the server's default user
     password: str = field(default="", repr=False)
     ca_file: str = ""
     ca_data: str = ""  # the same as text
-    public_key: str = ""  # of the training node; what is not signed with it is then refused
+    public_key: str = ""  # of the training node; data without its signature is then refused
+    # Of the password: its file, or the places without one.
+    source: str = field(default="", compare=False)
 
 
 def server_for(role: Role, redis: RedisSettings, environ: Mapping[str, str] = os.environ) -> Server:
     """Return the configured server with the secret of a role, if there is one.
 
-    A node has its own secret where it runs beside the server; elsewhere, and for all clients,
-    the common ``redis.secret`` opens what the server grants for it.
+    A node has a secret of its own on the server's machine. Elsewhere, and for clients, it is the
+    common ``redis.secret``.
+
+    Args:
+        role: Role to log in as.
+        redis: The section ``redis`` of the settings.
+        environ: Environment variables; one may name the file of the common secret.
+
+    Raises:
+        ConfigError: A file cannot be read, or the address would send the password in clear text.
     """
     folder = Path(redis.secrets)
     ca_file = redis.ca_file
@@ -42,17 +53,20 @@ def server_for(role: Role, redis: RedisSettings, environ: Mapping[str, str] = os
         ca_file = str(folder / CA)
     own = file_of(folder, role)
     if role != "client" and own.is_file():
-        return Server(redis.url, role, read_secret(own), ca_file)
-    common = _common_secret(folder, environ)
+        return Server(redis.url, role, read_secret(own), ca_file, source=str(own))
     key = ""
     if role == "client":
         check_encrypted(redis.url, insecure=redis.insecure)
         pinned = folder / PUBLIC_KEY
         key = read_secret(pinned) if pinned.is_file() else ""
+    common = _common_secret(folder, environ)
     if common is None:
-        return Server(redis.url, ca_file=ca_file, public_key=key)
+        places = dict.fromkeys((str(own), *map(str, _common_places(folder))))
+        source = f"no file {' or '.join(places)}, and {PASSWORD_FILE} is not set"
+        return Server(redis.url, ca_file=ca_file, public_key=key, source=source)
     user = "client" if role == "client" else ""
-    return Server(redis.url, user, read_secret(common), ca_file, public_key=key)
+    password = read_secret(common)
+    return Server(redis.url, user, password, ca_file, public_key=key, source=str(common))
 
 
 def read_secret(path: Path) -> str:
@@ -76,16 +90,24 @@ def read_secret(path: Path) -> str:
 
 
 def write_secret(path: Path, password: str) -> None:
-    """Write a secret that only we can read."""
+    """Write a secret that only this user can read."""
     write_file(path, f"requirepass {password}\n")
 
 
 def write_file(
     path: Path, text: str, mode: int = 0o600, owner: tuple[int, int] | None = None
 ) -> None:
-    """Put a file in place in one go, readable from its beginning on by those meant, and nobody."""
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    """Replace a file atomically; nobody else can read it before it has its final mode.
+
+    Args:
+        path: The file.
+        text: Its content.
+        mode: Its permissions.
+        owner: Its user and group id, if not those of this process.
+    """
+    # Not named by the process id: in a container a killed process leaves the name of the next one.
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent)
+    new = Path(name)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
@@ -100,7 +122,7 @@ def write_file(
 
 
 def file_of(folder: Path, role: Role) -> Path:
-    """Return where the secret of a role is kept; clients have the run's common one."""
+    """Return the file of a role's secret; clients have the common one."""
     return folder / ("redis.secret" if role == "client" else f"{role}.secret")
 
 
@@ -109,5 +131,8 @@ def _common_secret(folder: Path, environ: Mapping[str, str]) -> Path | None:
         if not Path(named).is_file():
             raise ConfigError(f"{PASSWORD_FILE}: there is no file {named}")
         return Path(named)
-    places = (file_of(folder, "client"), _CONTAINER_SECRET)
-    return next((path for path in places if path.is_file()), None)
+    return next((path for path in _common_places(folder) if path.is_file()), None)
+
+
+def _common_places(folder: Path) -> tuple[Path, Path]:
+    return file_of(folder, "client"), _CONTAINER_SECRET

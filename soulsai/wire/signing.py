@@ -1,7 +1,7 @@
-"""Signatures: what the training node publishes is told from what others may have written there.
+"""Ed25519 signatures of the data that the training node publishes.
 
-The private key stays with the training node; clients pin the public one. Ed25519, and each kind
-of message is signed under a name of its own, so that none can be passed off as another.
+The private key stays with the training node; clients pin the public one. Each kind of message is
+signed together with its name, so that none can pass for another.
 """
 
 import base64
@@ -13,21 +13,21 @@ from msgspec import Struct
 from soulsai.errors import ConfigError, Forged
 from soulsai.wire.secrets import read_secret
 
-PRIVATE_KEY = "manifest.key"  # in a folder of secrets; the training node's alone
+PRIVATE_KEY = "manifest.key"  # in a folder of secrets; only for the training node
 
 _PREFIX = "ed25519:"
 _BYTES = 32
 
 
 class Signed(Struct, frozen=True):
-    """Something as bytes, with its signature, which is empty where there is no key."""
+    """Encoded data with a signature, which is empty without a key."""
 
     data: bytes
     signature: bytes = b""
 
 
 class Manifest(Struct, frozen=True):
-    """What belongs to a run, by digest."""
+    """The digests of a run's spec and program."""
 
     run: str
     spec_sha256: str
@@ -38,7 +38,7 @@ class Signer:
     """Signs with the run's private key."""
 
     def __init__(self, secret: bytes) -> None:
-        # Imported only where there is a key: it takes 7 MB.
+        # Imported only with a key, because it takes 7 MB.
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
         self._key = Ed25519PrivateKey.from_private_bytes(secret)
@@ -52,7 +52,7 @@ class Signer:
         return _PREFIX + _encode(self._key.public_key().public_bytes_raw())
 
     def sign(self, kind: str, message: bytes) -> bytes:
-        """Return the signature of a message of some kind."""
+        """Return the signature of a message of one kind."""
         return self._key.sign(_framed(kind, message))
 
 
@@ -69,33 +69,39 @@ class Verifier:
         return f"Verifier({self._public})"
 
     def check(self, kind: str, message: bytes, signature: bytes) -> None:
-        """Raise ``Forged`` unless the holder of the private key has signed exactly this."""
+        """Raise ``Forged`` unless the signature is valid.
+
+        Args:
+            kind: Name of the kind of message.
+            message: The signed bytes.
+            signature: The signature; empty if there is none.
+        """
         from cryptography.exceptions import InvalidSignature
 
         try:
             self._key.verify(signature, _framed(kind, message))
         except InvalidSignature:
-            why = "is of somebody else, or it was changed on its way" if signature else "is missing"
+            why = "belongs to another key, or the data were changed" if signature else "is missing"
             raise Forged(
-                f"the signature of the run's {kind} {why}; nothing of it is used. Ask whoever "
-                "runs the server; a new server needs a new invite"
+                f"the signature of the run's {kind} {why}; nothing of it is used. Ask the "
+                "operator of the server; a new server needs a new invite"
             ) from None
 
 
 def new_key() -> str:
-    """Return a new private key, as it is kept in its file."""
+    """Return a new private key as text for its file."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     return _PREFIX + _encode(Ed25519PrivateKey.generate().private_bytes_raw())
 
 
 def read_signer(path: Path) -> Signer:
-    """Return the signer whose key is in a file."""
+    """Return the signer with the key in a file."""
     return Signer(_decode(read_secret(path), str(path)))
 
 
 def signer_in(folder: Path) -> Signer | None:
-    """Return the signer whose key is in a folder of secrets, if there is one."""
+    """Return the signer with the key in a folder of secrets, if there is one."""
     path = folder / PRIVATE_KEY
     return read_signer(path) if path.is_file() else None
 

@@ -1,13 +1,13 @@
-"""The training node's part of the wire: it publishes the run, and reads what all clients say."""
+"""The training node's side of the wire: publishes the run and reads the streams of all clients."""
 
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from soulsai.errors import ServerFull, Superseded, WireError
+from soulsai.errors import ServerFull, Superseded, Unreachable, WireError
 from soulsai.types import (
     Answer,
     Command,
@@ -20,11 +20,11 @@ from soulsai.types import (
     Status,
     Weights,
 )
-from soulsai.wire.client_role import position_of
+from soulsai.wire.client_role import position_of, text_of
 from soulsai.wire.codec import check_spec, decode, encode
 from soulsai.wire.names import COMMANDING_ROLES, CommandingRole, Keys, is_name
 from soulsai.wire.protocols import Entry, Position, Request
-from soulsai.wire.redis.connection import RedisConnection, raise_first
+from soulsai.wire.redis.connection import RedisCommand, RedisConnection, Word, raise_first, scan
 from soulsai.wire.signing import Manifest, Signed, Signer
 from soulsai.wire.weights import (
     PIECE_BYTES,
@@ -37,17 +37,19 @@ from soulsai.wire.weights import (
 _STATUS_SECONDS = 10
 _REPLY_SECONDS = 60
 _OLD_VERSION_SECONDS = 300
-_OLD_VERSIONS_BYTES = 128 * 2**20  # superseded weights beyond this go at once
+_OLD_VERSIONS_BYTES = 128 * 2**20  # superseded weights beyond this are deleted at once
 _EPISODES = 10_000
 _COMMANDS = 64  # taken per call
-_BLOCK_SECONDS = 0.25  # per question: a stop is noticed within that time
-_READ_BYTES = 16 * 2**20  # aimed at per call of ``read``
+_BLOCK_SECONDS = 0.25  # per command: a stop is noticed within that time
+_READ_BYTES = 8 * 2**20  # expected at most per command; the server permits replies of 32 MB
+_READ_ENTRIES = 16  # at most, per client and call; larger reads are not faster
+_UNKNOWN_STREAMS = 3  # read per call; an entry of an unknown client may have 8 MB
+_ENTRY_COST = 2**16  # bytes that an entry counts at least: a read has a few hundred of them
 _ID_END = 2**64  # both numbers of an entry's id are below that
-_READ_ENTRIES = 128  # at most, per client and call
 
 
 class CommandEntry(Struct, frozen=True):
-    """A command as it lies in its stream; nobody waits for its answer after ``patience``."""
+    """A command in its stream; it is void ``patience`` seconds after it was sent."""
 
     id: Annotated[str, Meta(max_length=64)]
     patience: Annotated[float, Meta(ge=0, le=3600)]  # seconds
@@ -55,9 +57,10 @@ class CommandEntry(Struct, frozen=True):
 
 
 class TrainingRole:
-    """Implements ``TrainingWire``; see there for what each method promises.
+    """Implements ``TrainingWire``, which documents the methods.
 
-    One thread can sleep in ``read`` while another publishes.
+    One thread can wait in ``read`` while another publishes. The newest weights never expire; older
+    ones are kept for five minutes, or less where they would take too much of the server's memory.
     """
 
     def __init__(
@@ -76,7 +79,7 @@ class TrainingRole:
         self._run = ""
         self._generation = 0
         self._control = encode(Control("resume"))  # the last one
-        self._mean_bytes = 4096.0  # of recent entries
+        self._streams: dict[str, StreamSize] = {}  # of the clients that were read before
         self._newest: list[str] = []  # keys of the newest weights
         self._old: deque[tuple[list[str], int]] = deque()
 
@@ -84,7 +87,13 @@ class TrainingRole:
         return f"TrainingRole({self._keys.run!r}, generation {self._generation})"
 
     def open(self, spec: RunSpec, program: Program, fresh: bool) -> int:
-        """Publish a run; clients that pause are told to go on, weights of other nodes expire."""
+        """Publish a run; paused clients resume, and weights of earlier nodes expire.
+
+        Args:
+            spec: The run; it replaces a run of another id.
+            program: The policy's graph.
+            fresh: Also remove streams, weights and episodes of the same run.
+        """
         check_spec(spec)
         if spec.program_sha256 != program_digest(program):
             raise WireError("spec.program_sha256 is not wire.weights.program_digest(program)")
@@ -94,23 +103,21 @@ class TrainingRole:
             self._connection.execute("UNLINK", self._keys.episodes, self._keys.status)
         generation = int(self._connection.execute("INCR", self._keys.generation))
         self._remove("notice:*")
-        for key in self._scan("model:*"):
+        for key in scan(self._connection, f"{self._keys.model}:*"):
             self._connection.execute("EXPIRE", key, _OLD_VERSION_SECONDS)
-        raise_first(
-            self._connection.execute_all(
-                [
-                    ("SET", self._keys.program, encode(program)),
-                    ("SET", self._keys.manifest, self._signed("manifest", _manifest(spec))),
-                    ("SET", self._keys.spec, encode(spec)),
-                ]
-            )
+        manifest = Manifest(spec.run, digest(encode(spec)), spec.program_sha256)
+        self._all(
+            [
+                ("SET", self._keys.program, encode(program)),
+                ("SET", self._keys.manifest, self._signed("manifest", manifest)),
+                ("SET", self._keys.spec, encode(spec)),
+            ]
         )
         self._program, self._run, self._generation = program, spec.run, generation
         self.tell(Control("resume"))
         return generation
 
     def _holds(self, run: str) -> bool:
-        """Whether what the server has under our name is of this run."""
         published = self._connection.execute("GET", self._keys.spec)
         try:
             return published is not None and decode(published, RunSpec).run == run
@@ -118,68 +125,100 @@ class TrainingRole:
             return False
 
     def generation(self) -> int:
-        """Return the newest generation."""
         return int(self._connection.execute("GET", self._keys.generation) or 0)
 
     def clients(self) -> list[str]:
-        """Return the names under which streams exist; what is no client's name is left alone."""
         start = len(self._keys.experience(""))
-        names = {key[start:] for key in self._scan("exp:*")}
+        names = {key[start:] for key in scan(self._connection, self._keys.experience("*"))}
         return sorted(name for name in names if is_name(name))
 
     def read(self, after: Mapping[str, Position], timeout: float) -> list[Entry]:
-        """Return new entries; the same number at most from each client, fewer where they are large.
-
-        Without any stream to read it sleeps for ``timeout``.
-        """
         if not after:
             self._closed.wait(timeout)
             return []
-        count = fair_count(len(after), self._mean_bytes)
-        keys = [self._keys.experience(client) for client in after]
-        ids = [f"{position.epoch}-{position.seq}" for position in after.values()]
+        streams = self._streams
+        self._streams = {client: streams[client] for client in after if client in streams}
         left = timeout
         while True:
             block = min(left, _BLOCK_SECONDS)
-            wait = ("BLOCK", max(1, int(block * 1000))) if block > 0 else ()
-            reply = self._connection.execute("XREAD", "COUNT", count, *wait, "STREAMS", *keys, *ids)
+            try:
+                entries = self._read(after, block)
+            except Unreachable:
+                # The reply may have exceeded the server's limit; read single entries again.
+                self._streams.clear()
+                raise
             left -= block
-            if reply or left <= 0 or self._closed.is_set():
-                return self._entries(reply or {})
+            if entries or left <= 0 or self._closed.is_set():
+                return entries
+
+    def _read(self, after: Mapping[str, Position], block: float) -> list[Entry]:
+        """Read without waiting, then wait up to ``block`` seconds for one entry of a stream."""
+        unknown = [client for client in after if client not in self._streams]
+        for client in unknown[:_UNKNOWN_STREAMS]:
+            self._streams[client] = StreamSize()
+        entries: list[Entry] = []
+        after, left = dict(after), _READ_BYTES
+        streams = self._streams
+        while streams and left > 0:
+            batch = self._take(read_groups(streams), after)
+            entries += batch
+            after |= {entry.client: entry.position for entry in batch}
+            left -= sum(len(entry.data or b"") for entry in batch) + len(batch) * _ENTRY_COST
+            more = {entry.client for entry in batch}
+            streams = {client: streams[client] for client in more if streams[client].was_full}
+        if entries or block <= 0 or len(self._streams) < len(after):
+            return entries
+        return self._take([(1, list(after))], after, ("BLOCK", max(1, int(block * 1000))))
+
+    def _take(
+        self,
+        groups: Sequence[tuple[int, Sequence[str]]],
+        after: Mapping[str, Position],
+        wait: Sequence[Word] = (),
+    ) -> list[Entry]:
+        replies = self._connection.execute_all(
+            [
+                (
+                    *("XREAD", "COUNT", count, *wait, "STREAMS"),
+                    *(self._keys.experience(client) for client in clients),
+                    *(text_of(after[client]) for client in clients),
+                )
+                for count, clients in groups
+            ]
+        )
+        raise_first(replies)
+        return [entry for reply in replies for entry in self._entries(reply or {})]
+
+    def _entries(self, reply: Mapping[bytes, Any]) -> list[Entry]:
+        start = len(self._keys.experience(""))
+        entries: list[Entry] = []
+        for key, items in reply.items():
+            client = _text(key)[start:]
+            # Names and all fields count: a hostile client may hide its bytes in any of them.
+            self._streams[client].note([sum(map(len, fields)) for _, fields in items])
+            for id, fields in items:
+                data = fields[1] if len(fields) == 2 and fields[0] == b"d" else None
+                entries.append(Entry(client, position_of(id), data))
+        return entries
 
     def trim(self, upto: Mapping[str, Position]) -> None:
-        """Delete entries up to and including those positions, exactly."""
-        commands = [
+        self._all(
             ("XTRIM", self._keys.experience(client), "MINID", _after(position))
             for client, position in upto.items()
-        ]
-        if commands:
-            raise_first(self._connection.execute_all(commands))
+        )
 
     def forget(self, client: str) -> None:
-        """Delete a client's stream."""
         self._connection.execute("UNLINK", self._keys.experience(client))
 
     def discard(self, client: str, after: Position) -> int:
-        """Delete all entries of a client's stream, but not the stream; return how many were new."""
         key = self._keys.experience(client)
         self._connection.execute("XTRIM", key, "MINID", _after(after))
         return int(self._connection.execute("XTRIM", key, "MAXLEN", 0))
 
     def bound(self, clients: Sequence[str], entries: int) -> None:
-        """Delete the oldest entries of those streams that have more than so many."""
-        commands = [
-            ("XTRIM", self._keys.experience(client), "MAXLEN", entries) for client in clients
-        ]
-        if commands:
-            raise_first(self._connection.execute_all(commands))
+        self._all(("XTRIM", self._keys.experience(client), "MAXLEN", entries) for client in clients)
 
     def publish(self, weights: Weights) -> Pointer:
-        """Store a version, point to it, then hint at it; raise ``Superseded`` if we are.
-
-        The newest version never expires. Those before it are kept for five minutes, or less
-        where they would take too much of the server's memory.
-        """
         if self._program is None:
             raise WireError("open a run before publishing weights")
         data = encode_weights(weights, self._program, self._dtype)
@@ -199,37 +238,26 @@ class TrainingRole:
         self._newest = keys
         if older:
             self._old.append((older, len(data)))
-        raise_first(
-            self._connection.execute_all(
-                [
-                    *(("PERSIST", key) for key in keys),
-                    *(("EXPIRE", key, _OLD_VERSION_SECONDS) for key in older),
-                    ("PUBLISH", self._keys.model, f"{pointer.generation}-{pointer.version}"),
-                ]
-            )
+        self._all(
+            [
+                *(("PERSIST", key) for key in keys),
+                *(("EXPIRE", key, _OLD_VERSION_SECONDS) for key in older),
+                ("PUBLISH", self._keys.model, f"{pointer.generation}-{pointer.version}"),
+            ]
         )
         self._drop_old()
         return pointer
 
     def record(self, episodes: Sequence[Episode]) -> None:
-        """Append stamped episodes; the newest ten thousand or so are kept."""
-        commands = [
+        self._all(
             ("XADD", self._keys.episodes, "MAXLEN", "~", _EPISODES, "*", "d", encode(episode))
             for episode in episodes
-        ]
-        if commands:
-            raise_first(self._connection.execute_all(commands))
+        )
 
     def report(self, status: Status) -> None:
-        """Store the status for ten seconds."""
         self._connection.execute("SET", self._keys.status, encode(status), "EX", _STATUS_SECONDS)
 
     def requests(self) -> list[Request]:
-        """Return new commands, each at most once ever.
-
-        They are deleted as they are taken, so a restarted node does not repeat them. What was
-        asked while no node was there is still done if the asker is still waiting for the answer.
-        """
         keys = [self._keys.commands(who) for who in COMMANDING_ROLES]
         reply = self._connection.execute(
             "XREAD", "COUNT", _COMMANDS, "STREAMS", *keys, *["0-0"] * len(keys)
@@ -237,14 +265,11 @@ class TrainingRole:
         if not reply:
             return []
         streams = {_text(key): items for key, items in reply.items()}
-        raise_first(
-            self._connection.execute_all(
-                [
-                    ("XTRIM", key, "MINID", _after(position_of(items[-1][0])))
-                    for key, items in streams.items()
-                ]
-            )
+        self._all(
+            ("XTRIM", key, "MINID", _after(position_of(items[-1][0])))
+            for key, items in streams.items()
         )
+        # They are deleted before they are carried out, so that no restarted node repeats them.
         seconds, microseconds = self._connection.execute("TIME")
         now = int(seconds) + int(microseconds) / 1e6
         requests: list[Request] = []
@@ -256,53 +281,28 @@ class TrainingRole:
         return requests
 
     def answer(self, request: Request, answer: Answer) -> None:
-        """Say what became of a command; the answer is kept for a minute."""
         who: CommandingRole = "telemetry" if request.who == "telemetry" else "operator"
         self._reply(who, request.id, answer)
 
     def tell(self, control: Control) -> None:
-        """Tell all clients, also those that connect later."""
         data = self._control = encode(control)
-        raise_first(
-            self._connection.execute_all(
-                [("SET", self._keys.control, data), ("PUBLISH", self._keys.control, data)]
-            )
-        )
+        self._all([("SET", self._keys.control, data), ("PUBLISH", self._keys.control, data)])
 
     def notify(self, client: str, notice: str) -> None:
-        """Store a notice for one client; the control is repeated, because it wakes the client."""
         key = self._keys.notice(client)
         change = ("SET", key, notice.encode()) if notice else ("UNLINK", key)
         wake = ("PUBLISH", self._keys.control, self._control)
-        raise_first(self._connection.execute_all([change, wake]))
+        self._all([change, wake])  # the repeated control ends the client's wait
 
     def announce(self, event: Event) -> None:
-        """Tell all who watch."""
         self._connection.execute("PUBLISH", self._keys.event, encode(event))
 
     def close(self) -> None:
-        """Let go of both connections; a ``read`` that sleeps ends."""
         self._closed.set()
         self._connection.close()
 
-    def _entries(self, reply: Mapping[bytes, Any]) -> list[Entry]:
-        start = len(self._keys.experience(""))
-        entries: list[Entry] = []
-        size = 0
-        for key, items in reply.items():
-            client = _text(key)[start:]
-            for id, fields in items:
-                epoch, _, seq = id.partition(b"-")
-                data = fields[1] if len(fields) == 2 else None
-                size += 0 if data is None else len(data)
-                entries.append(Entry(client, Position(int(epoch), int(seq)), data))
-        if entries:
-            share = min(1.0, len(entries) / 64)
-            self._mean_bytes += share * (size / len(entries) - self._mean_bytes)
-        return entries
-
     def _store(self, pointer: Pointer, data: bytes) -> list[str]:
-        """Store the pieces, to vanish by themselves unless a pointer follows; return their keys."""
+        """Store the pieces, which expire unless a pointer follows; return their keys."""
         if self.generation() > self._generation:
             raise Superseded("a newer training node has taken over this run")
         keys: list[str] = []
@@ -326,56 +326,62 @@ class TrainingRole:
 
     def _request(self, who: CommandingRole, fields: Sequence[bytes], age: float) -> Request | None:
         try:
-            asked = decode(fields[1], CommandEntry)
+            entry = decode(fields[1], CommandEntry)
         except WireError as error:
             self._reply(who, _id_in(fields), Answer(False, f"not a command: {error}"))
             return None
-        if age > asked.patience or not is_name(asked.id):
+        if age > entry.patience or not is_name(entry.id):
             return None
-        return Request(who, asked.id, asked.command)
+        return Request(who, entry.id, entry.command)
 
     def _reply(self, who: CommandingRole, id: str, answer: Answer) -> None:
         if not is_name(id):
             return
         key = self._keys.reply(who, id)
         try:
-            raise_first(
-                self._connection.execute_all(
-                    [("RPUSH", key, encode(answer)), ("EXPIRE", key, _REPLY_SECONDS)]
-                )
-            )
+            self._all([("RPUSH", key, encode(answer)), ("EXPIRE", key, _REPLY_SECONDS)])
         except ServerFull:
-            return  # the command is done all the same; its asker learns that no answer came
+            return  # the command is carried out all the same; its sender times out
 
-    def _scan(self, pattern: str) -> set[str]:
-        found: set[str] = set()
-        cursor: Any = 0
-        while True:
-            cursor, keys = self._connection.execute(
-                "SCAN", cursor, "MATCH", self._keys.prefix + pattern, "COUNT", 1000
-            )
-            found.update(_text(key) for key in keys)
-            if int(cursor) == 0:
-                return found
+    def _all(self, commands: Iterable[RedisCommand]) -> None:
+        """Execute commands; raise the first error among their replies."""
+        if batch := list(commands):
+            raise_first(self._connection.execute_all(batch))
 
     def _remove(self, pattern: str) -> None:
-        keys = self._scan(pattern)
+        keys = scan(self._connection, self._keys.prefix + pattern)
         if keys:
             self._connection.execute("UNLINK", *keys)
 
 
-def fair_count(streams: int, mean_bytes: float) -> int:
-    """Return how many entries to take from each of so many streams in one call."""
-    fitting = int(_READ_BYTES / (streams * max(mean_bytes, 1.0)))
-    return max(1, min(_READ_ENTRIES, fitting))
+class StreamSize:
+    """The size of a stream's entries, and the number of them to read in the next call."""
+
+    def __init__(self) -> None:
+        self.bytes = 1.0  # of the largest recent entries
+        self.count = 1
+        self.was_full = False  # whether the last reply had as many entries
+
+    def note(self, sizes: Sequence[int]) -> None:
+        """Learn from the sizes of the entries of one reply; a full reply doubles the count."""
+        self.bytes = max(*sizes, 0.9 * self.bytes)
+        self.was_full = len(sizes) >= self.count
+        if self.was_full:
+            self.count = min(2 * self.count, _READ_ENTRIES)
 
 
-def _manifest(spec: RunSpec) -> Manifest:
-    return Manifest(spec.run, digest(encode(spec)), spec.program_sha256)
+def read_groups(streams: Mapping[str, StreamSize]) -> list[tuple[int, list[str]]]:
+    """Return numbers of entries to read, each with its clients; all streams share 8 MiB."""
+    groups: dict[int, list[str]] = {}
+    for client, stream in streams.items():
+        fitting = max(1, int(_READ_BYTES / (len(streams) * stream.bytes)))
+        stream.count = min(stream.count, 2 ** (fitting.bit_length() - 1))
+        groups.setdefault(stream.count, []).append(client)
+    return list(groups.items())
 
 
 def _after(position: Position) -> str:
-    """Return the smallest id greater than a position; the last of all is its own."""
+    """Return the smallest id greater than a position, or the greatest possible id."""
     epoch, seq = position
     if seq + 1 < _ID_END:
         return f"{epoch}-{seq + 1}"
@@ -387,7 +393,7 @@ def _text(key: bytes) -> str:
 
 
 def _id_in(fields: Sequence[bytes]) -> str:
-    """Return the id of a command that could not be read otherwise, or nothing."""
+    """Return the id of a command that cannot be decoded as a whole, or an empty text."""
     try:
         return decode(fields[1], _Identified).id
     except WireError:

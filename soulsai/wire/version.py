@@ -1,4 +1,4 @@
-"""Which versions of the protocol client and server have in common."""
+"""Check that client and server share a version of the protocol."""
 
 from msgspec import Struct
 
@@ -7,19 +7,19 @@ from soulsai.types import OLDEST_PROTOCOL, PROTOCOL
 
 
 class ProtocolRange(Struct, frozen=True):
-    """What a server speaks: all of its spec that every version can be relied on to understand."""
+    """The protocol versions of a server: the part of its spec that every client can decode."""
 
     protocol: int
     oldest_protocol: int
 
 
-def check_protocol(spoken: ProtocolRange) -> str:
-    """Return a warning if the server will soon not understand us, else nothing.
+def check_protocol(server: ProtocolRange) -> str:
+    """Return a warning if the server may soon stop supporting this client, else an empty text.
 
     Raises:
-        ProtocolError: There is no protocol in common; the message says who is to be updated.
+        ProtocolError: There is no common protocol; the message names the side to update.
     """
-    theirs, oldest = spoken.protocol, spoken.oldest_protocol
+    theirs, oldest = server.protocol, server.oldest_protocol
     if oldest > PROTOCOL:
         raise ProtocolError(
             f"the server speaks protocol {oldest} to {theirs} and this client {PROTOCOL}; "

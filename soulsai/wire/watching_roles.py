@@ -1,4 +1,4 @@
-"""The operator's and the telemetry node's parts of the wire: they watch, and may ask."""
+"""The sides of the wire that watch a run and send commands: operator and telemetry node."""
 
 import logging
 import secrets
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 class OperatorRole:
-    """Implements ``OperatorWire``; see there for what each method promises."""
+    """Implements ``OperatorWire``, which documents the methods."""
 
     _who: CommandingRole = "operator"
 
@@ -34,19 +34,16 @@ class OperatorRole:
         return f"{type(self).__name__}({self._keys.run!r})"
 
     def spec(self) -> RunSpec:
-        """Return the published run; raise ``NoRun`` if there is none."""
         data = self._connection.execute("GET", self._keys.spec)
         if not data:
             raise NoRun(f"no training run is published under the name {self._keys.run!r} yet")
         return decode(data, RunSpec)
 
     def status(self) -> Status | None:
-        """Return the training node's status, or ``None`` if no training node is alive."""
         data = self._connection.execute("GET", self._keys.status)
         return decode(data, Status) if data else None
 
     def command(self, command: Command, timeout: float) -> Answer:
-        """Ask the training node and wait for its answer; raise ``WireError`` if none comes."""
         id = secrets.token_hex(16)
         self._connection.execute(
             *("XADD", self._keys.commands(self._who), "MAXLEN", "~", _COMMANDS_KEPT, "*"),
@@ -71,12 +68,11 @@ class OperatorRole:
         self._connection.execute("UNLINK", self._keys.experience(checked("client", client)))
 
     def close(self) -> None:
-        """Let go of the connection."""
         self._connection.close()
 
 
 class TelemetryRole(OperatorRole):
-    """Implements ``TelemetryWire``; see there for what each method promises."""
+    """Implements ``TelemetryWire``, which documents the methods."""
 
     _who: CommandingRole = "telemetry"
 
@@ -87,7 +83,6 @@ class TelemetryRole(OperatorRole):
         self._counted = Position(0, 0)  # the newest unreadable entry so far
 
     def episodes(self, after: str, timeout: float) -> list[tuple[str, Episode]]:
-        """Return recorded episodes later than id ``after``, about a thousand at most."""
         left = timeout
         while True:
             block = min(left, _BLOCK_SECONDS)
@@ -96,7 +91,7 @@ class TelemetryRole(OperatorRole):
             readable = self._readable(items)
             if readable or (not items and left <= 0):
                 return readable
-            if items:  # and none of them can be read: what comes after them?
+            if items:  # none of them can be decoded: read the next ones
                 after = items[-1][0].decode()
 
     def _read(self, after: str, block: float) -> list[tuple[bytes, list[bytes]]]:
@@ -122,18 +117,15 @@ class TelemetryRole(OperatorRole):
         return episodes
 
     def announce(self, event: Event) -> None:
-        """Tell all who watch."""
         self._connection.execute("PUBLISH", self._keys.event, encode(event))
 
     def events(self, timeout: float) -> Iterable[Event]:
-        """Return the events since the last call; listening begins with the first."""
         if self._subscriber is None:
             self._subscriber = Subscriber(self._connection, [self._keys.event])
         heard = self._subscriber.receive(timeout)
         return [decode(data, Event) for _, data in heard if data is not None]
 
     def close(self) -> None:
-        """Let go of the connections."""
         if self._subscriber is not None:
             self._subscriber.close()
         super().close()

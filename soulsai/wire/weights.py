@@ -1,4 +1,4 @@
-"""The policy on the wire: the program's digest, and the weights as one checked block of bytes."""
+"""Digest of the policy's program, and its weights as one checked block of bytes."""
 
 import hashlib
 from typing import Literal
@@ -10,22 +10,31 @@ from soulsai.types import Array, Leaf, Pointer, Program, Weights
 from soulsai.wire.codec import encode
 from soulsai.wire.layout import dtype_of, padded
 
-PIECE_BYTES = 2**20  # one key holds so much, far below any limit on a server's strings
+PIECE_BYTES = 2**20  # per key; servers limit the length of a string
 WeightsDtype = Literal["float32", "float16"]
 
 
 def program_digest(program: Program) -> str:
-    """Return what ``RunSpec.program_sha256`` holds: the digest of the program as it travels."""
+    """Return the digest of an encoded program, as in ``RunSpec.program_sha256``."""
     return digest(encode(program))
 
 
 def digest(data: bytes) -> str:
-    """Return the SHA-256 of some bytes, in hexadecimal."""
+    """Return the SHA-256 of bytes in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
 def encode_weights(weights: Weights, program: Program, dtype: WeightsDtype = "float32") -> bytes:
-    """Return the arrays in the program's order; ``float16`` halves those of floating point."""
+    """Return the arrays of a version in the order of the program.
+
+    Args:
+        weights: Arrays by name.
+        program: Shapes and dtypes by name.
+        dtype: ``float16`` sends floating-point arrays in half the bytes.
+
+    Raises:
+        WireError: Weights and program do not match.
+    """
     if set(weights.arrays) != set(program.weights):
         odd = sorted(set(weights.arrays) ^ set(program.weights))
         raise WireError(f"weights and program do not have the same arrays: {', '.join(odd)}")
@@ -37,15 +46,21 @@ def encode_weights(weights: Weights, program: Program, dtype: WeightsDtype = "fl
                 f"weights {name!r} are {array.dtype} {array.shape}, "
                 f"not {leaf.dtype} {leaf.shape} as the program says"
             )
-        data = array.astype(_travelling(name, leaf, dtype), copy=False).tobytes()
+        data = array.astype(_wire_dtype(name, leaf, dtype), copy=False).tobytes()
         parts.append(data.ljust(padded(len(data)), b"\0"))
     return b"".join(parts)
 
 
 def decode_weights(data: bytes, pointer: Pointer, program: Program) -> Weights:
-    """Return the weights; raise ``WireError`` unless they are exactly what the pointer promises.
+    """Return the weights; arrays are read-only views into ``data``, unless sent as ``float16``.
 
-    Arrays are read-only views into ``data``, unless they travelled as ``float16``.
+    Args:
+        data: All pieces of the version, joined.
+        pointer: Size, digest and dtype of the version.
+        program: Shapes and dtypes by name.
+
+    Raises:
+        WireError: The data do not match the pointer or the program.
     """
     if len(data) != pointer.bytes or digest(data) != pointer.sha256:
         raise WireError(f"weights {pointer.generation}-{pointer.version} arrived damaged")
@@ -54,7 +69,7 @@ def decode_weights(data: bytes, pointer: Pointer, program: Program) -> Weights:
     arrays: dict[str, Array] = {}
     at = 0
     for name, leaf in program.weights.items():
-        dtype = _travelling(name, leaf, pointer.dtype)
+        dtype = _wire_dtype(name, leaf, pointer.dtype)
         array: Array = np.ndarray(leaf.shape, dtype, data, at)
         arrays[name] = array.astype(leaf.dtype, copy=False)
         at += padded(array.nbytes)
@@ -69,13 +84,13 @@ def decode_weights(data: bytes, pointer: Pointer, program: Program) -> Weights:
 
 
 def weights_bytes(program: Program, dtype: WeightsDtype = "float32") -> int:
-    """Return how many bytes the weights of a program take."""
+    """Return the size of a program's weights in bytes."""
     return sum(
-        padded(int(np.prod(leaf.shape)) * _travelling(name, leaf, dtype).itemsize)
+        padded(int(np.prod(leaf.shape)) * _wire_dtype(name, leaf, dtype).itemsize)
         for name, leaf in program.weights.items()
     )
 
 
-def _travelling(name: str, leaf: Leaf, dtype: WeightsDtype) -> np.dtype[np.generic]:
+def _wire_dtype(name: str, leaf: Leaf, dtype: WeightsDtype) -> np.dtype[np.generic]:
     own = dtype_of(name, leaf)
     return np.dtype("<f2") if dtype == "float16" and own.kind == "f" else own

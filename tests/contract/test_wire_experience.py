@@ -11,7 +11,7 @@ from soulsai.types import Hello
 from soulsai.wire.codec import decode_entry, encode_message, pack
 from soulsai.wire.protocols import START, Position
 from soulsai.wire.redis.embedded_server import EmbeddedServer
-from soulsai.wire.training_role import fair_count
+from soulsai.wire.training_role import StreamSize, read_groups
 from tests.contract.wire_cases import KINDS, PROGRAM, fragment, run_spec, start, wires
 
 SPEC = run_spec()
@@ -216,10 +216,40 @@ def test_a_full_server_says_so_and_trimming_makes_room():
 
 
 @pytest.mark.parametrize(
-    ("streams", "mean", "count"), [(1, 100, 128), (200, 2_000, 41), (16, 450_000, 2), (9, 1e9, 1)]
+    ("streams", "size", "count"), [(1, 100, 16), (200, 10_000, 4), (16, 225_000, 2), (9, 10**9, 1)]
 )
-def test_the_count_per_client_falls_with_clients_and_sizes(streams, mean, count):
-    assert fair_count(streams, mean) == count
+def test_the_count_per_client_falls_with_clients_and_sizes(streams, size, count):
+    sizes = {f"c{number}": StreamSize() for number in range(streams)}
+    for _ in range(6):
+        for stream in sizes.values():
+            stream.note([size] * stream.count)
+        groups = read_groups(sizes)
+    assert groups == [(count, list(sizes))]
+
+
+def test_one_read_takes_few_bytes_of_streams_that_are_new_or_have_large_entries(wire, node):
+    large, small = bytes(1_900_000), bytes(1000)
+    for name in "abcdefgh":
+        client = wire.client(name)
+        hello = client.hello(HELLO)
+        client.push([(position, large) for position in next_positions(hello, 6)])
+    usual = wire.client("usual")
+    usual.push([(position, small) for position in next_positions(usual.hello(HELLO), 50)])
+    after = dict.fromkeys(node.clients(), START)
+    seen = []
+    while entries := node.read(after, 0.0):
+        assert sum(len(entry.data) for entry in entries) <= 24 * 2**20
+        after |= {entry.client: entry.position for entry in entries}
+        seen += entries
+    assert len(seen) == 8 * 7 + 51
+
+
+def test_an_entry_with_other_fields_has_no_data(wire, node):
+    link, client = wire.client("c1")._connection, wire.client("c1")
+    client.hello(HELLO)
+    for number, fields in enumerate((("x", b"data"), ("d", b"data", "e", b"more"), ("d", b"data"))):
+        link.execute("XADD", client._stream, f"9999999999999-{number}", *fields)
+    assert [entry.data for entry in node.read({"c1": START}, 0.0)][1:] == [None, None, b"data"]
 
 
 def test_a_stream_is_discarded_or_bounded_and_its_ids_go_on(wire, node):

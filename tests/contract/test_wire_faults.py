@@ -44,7 +44,7 @@ def test_while_the_server_is_down_everybody_is_told_and_goes_on_after_it():
     memory.down = False
     node.tell(Control("stop"))
     # Said before the client listens again, and heard all the same.
-    assert client.wait(1)[-1] == Control("stop")
+    assert client.wait(10)[-1] == Control("stop")
     node.publish(weights(1))
     assert client.pointer().version == 1
 

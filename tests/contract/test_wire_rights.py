@@ -63,7 +63,7 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "subscribe": {"model", "control"},
     },
     "metrics": {},
-    "admin": {"unlink": {"own", "exp"}},
+    "admin": {"unlink": {"own", "exp", "own notice", "notice"}},
     "c-lab": {
         "getrange": {"spec", "program", "manifest", "model", "piece", "control", "own notice"},
         "xadd": {"own"},
@@ -81,6 +81,7 @@ KEYLESS = {
         "acl|users",
         "acl|getuser",
         "acl|save",
+        "scan",
     },
 }
 

@@ -114,10 +114,10 @@ def test_a_person_reads_lines_and_the_mend(server, capsys, tmp_path, monkeypatch
     [
         ({"url": "redis://train.example.org"}, "settings", "--insecure"),
         ({"url": "rediss://nowhere.invalid"}, "address", "nowhere.invalid"),
-        ({"password": "wrong"}, "client", "refuses our password"),
-        ({"client": "nobody"}, "client", "refuses our password"),
+        ({"password": "wrong"}, "client", "refuses the password"),
+        ({"client": "nobody"}, "client", "refuses the password"),
         ({"ca": ""}, "certificate", "self"),
-        ({"key": Signer(bytes(32)).public}, "signature", "is of somebody else"),
+        ({"key": Signer(bytes(32)).public}, "signature", "belongs to another key"),
     ],
 )
 def test_an_invite_that_does_not_fit(server, a_run, invite, doctor, changes, failed, said):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,74 @@ def test_a_frozen_server_is_unreachable_and_waking_does_not_wait_for_it(monkeypa
         finally:
             os.kill(server.pid, signal.SIGCONT)
         client.close()
+
+
+def test_no_command_is_repeated_when_a_server_stalls():
+    with EmbeddedServer() as server:
+        node, client = link(server), connect_client(access(server, "client"), "stall", "c1")
+        client.push([(Position(1, 1), b"x")])
+        node.execute("INCR", "soulsai:{stall}:generation")
+        os.kill(server.pid, signal.SIGSTOP)
+        threading.Timer(7.0, os.kill, (server.pid, signal.SIGCONT)).start()
+        calls = (
+            lambda: node.execute("INCR", "soulsai:{stall}:generation"),
+            lambda: client._connection.execute("XADD", client._stream, "*", "d", b"x"),
+        )
+        with ThreadPoolExecutor(2) as pool:
+            errors = [future.exception() for future in [pool.submit(call) for call in calls]]
+        assert [type(error) for error in errors] == [Unreachable] * 2
+        until(lambda: alive(node))
+        assert int(node.execute("GET", "soulsai:{stall}:generation")) == 2
+        entries = node.execute("XREAD", "STREAMS", client._stream, "0-0")
+        assert len(entries[client._stream.encode()]) == 2
+        client.close()
+        node.close()
+
+
+def alive(link) -> bool:
+    with contextlib.suppress(Unreachable):
+        return link.execute("PING") == b"PONG"
+    return False
+
+
+@pytest.mark.parametrize("binary", BINARIES)
+def test_replies_that_nobody_reads_end_the_connection(binary):
+    with EmbeddedServer(binary=binary, memory_mb=128) as server:
+        node, metrics = link(server), link(server, "metrics")
+        node.execute("SET", "soulsai:{x}:model", bytes(2**20))
+        password = access(server, "client").password
+        key = "soulsai:{x}:model"
+        request = f"GETRANGE {key} 0 -1\r\n".encode()
+        with socket.socket(socket.AF_UNIX) as sleeper:
+            sleeper.connect(str(server.socket))
+            sleeper.sendall(f"AUTH client {password}\r\n".encode())
+            assert sleeper.recv(100) == b"+OK\r\n"
+            with contextlib.suppress(OSError):
+                for _ in range(200):
+                    sleeper.sendall(request)
+            until(lambda: b"user=client" not in metrics.execute("CLIENT", "LIST"))
+        memory = dict(
+            line.split(":", 1)
+            for line in metrics.execute("INFO", "memory").decode().split()
+            if ":" in line
+        )
+        assert int(memory["used_memory_peak"]) < 64 * 2**20
+        # The largest reply that a read of ours expects is still served.
+        client = connect_client(access(server, "client"), "x", "c1")
+        for number in range(9):
+            client.push([(Position(1, number), bytes(1_900_000))])
+        assert (
+            sum(
+                len(word)
+                for _, fields in node.execute("XREAD", "STREAMS", "soulsai:{x}:exp:c1", "0-0")[
+                    b"soulsai:{x}:exp:c1"
+                ]
+                for word in fields
+            )
+            > 17_000_000
+        )
+        for wire in (client, node, metrics):
+            wire.close()
 
 
 def fill(client, positions, size):

@@ -6,12 +6,12 @@ import time
 from contextlib import suppress
 
 import pytest
+from redis.exceptions import NoPermissionError
 
 from soulsai.config.schema import Config, RedisSettings
 from soulsai.errors import AccessDenied, ConfigError, WireError
 from soulsai.identity import folder as secrets_folder
-from soulsai.identity.enroller import enroller
-from soulsai.identity.users import Enrolment, NotEnrolled
+from soulsai.identity.users import Enrolment, NotEnrolled, foreign_streams, page_enroller
 from soulsai.wire.invite import Invite, from_line
 from soulsai.wire.protocols import Position
 from soulsai.wire.redis.connection import RedisConnection
@@ -51,7 +51,7 @@ def gets_in(server, name, password) -> bool:
 
 
 def test_an_enrolled_client_has_its_own_stream_and_nothing_else(server, enrolment):
-    password = enrolment.enroll("lab")
+    password = enrolment.enroll("lab", run="soulsai")
     assert len(password) >= 43, "256 bits"
     link = RedisConnection(as_client(server, "lab", password), "t")
     link.execute("XADD", "soulsai:{soulsai}:exp:lab", "*", "d", "x")
@@ -67,9 +67,50 @@ def test_an_enrolled_client_has_its_own_stream_and_nothing_else(server, enrolmen
     link.close()
 
 
+def test_an_invite_holds_for_its_runs_alone(server, enrolment):
+    for runs, allowed in (("soulsai", ["soulsai"]), ("dqn-*", ["dqn-1", "dqn-2"])):
+        password = enrolment.enroll("lab", run=runs, renew=runs != "soulsai")
+        link = RedisConnection(as_client(server, "lab", password), "t")
+        for run in ("soulsai", "dqn-1", "dqn-2", "other"):
+            add = ("XADD", f"soulsai:{{{run}}}:exp:lab", "*", "d", "x")
+            weights = ("GETRANGE", f"soulsai:{{{run}}}:model", 0, 1)
+            for command in (add, weights):
+                if run in allowed:
+                    link.execute(*command)
+                else:
+                    with pytest.raises(AccessDenied):
+                        link.execute(*command)
+            if run not in allowed:
+                pubsub = link.subscribe([f"soulsai:{{{run}}}:model"])
+                with pytest.raises(NoPermissionError):
+                    pubsub.get_message(timeout=5)
+                pubsub.close()
+        link.close()
+    with pytest.raises(ConfigError, match="--runs"):
+        enrolment.enroll("two", run="a b")
+
+
+def test_revoking_deletes_streams_and_foreign_ones_are_found(server, enrolment):
+    client = connect_client(server.access("client"), "nobody-knows-it", "stray")
+    client.push([(Position(1, 1), b"x")])
+    lab = connect_client(as_client(server, "lab", enrolment.enroll("lab", run="*")), "x", "lab")
+    lab.push([(Position(1, 1), b"x")])
+    link = server.link("training_node")
+    keys = ["soulsai:{nobody-knows-it}:exp:stray", "soulsai:{x}:exp:lab"]
+    assert foreign_streams(link) == keys
+    enrolment.revoke("lab")
+    assert enrolment.delete_streams("lab")
+    assert foreign_streams(link) == keys[:1]
+    assert enrolment.remove_foreign_streams() == keys[:1]
+    assert foreign_streams(link) == []
+    for wire in (client, link):
+        wire.close()
+    lab.close()
+
+
 @pytest.mark.parametrize("crash", [True, False])
 def test_who_is_enrolled_stays_so_when_the_server_starts_again(server, enrolment, crash):
-    lab, other = enrolment.enroll("lab"), enrolment.enroll("other")
+    lab, other = enrolment.enroll("lab", run="soulsai"), enrolment.enroll("other", run="soulsai")
     enrolment.revoke("other")
     assert enrolment.keep()
     server.kill() if crash else server.process.terminate()
@@ -92,7 +133,10 @@ def test_a_file_of_users_that_the_server_cannot_write_is_kept_for_it(kind, tmp_p
         copy.mkdir()  # nobody can write a file there now
         link = server.link()
         enrolment = Enrolment(link, server.secrets)
-        lab, other = enrolment.enroll("lab"), enrolment.enroll("other")
+        lab, other = (
+            enrolment.enroll("lab", run="soulsai"),
+            enrolment.enroll("other", run="soulsai"),
+        )
         enrolment.revoke("other")
         assert enrolment.keep()
         link.close()
@@ -114,15 +158,15 @@ def test_a_server_without_a_file_of_users_forgets_and_that_is_said(tmp_path, cap
         assert server.command("enroll", "lab", "--address", ADDRESS) == 0
     said = capsys.readouterr()
     assert said.out.startswith("soulsai1:")
-    assert "forgotten when the server restarts" in said.err
+    assert "a restart of the server forgets this" in said.err
 
 
 def test_nobody_is_enrolled_twice_but_may_get_a_new_password(server, enrolment):
-    first = enrolment.enroll("lab")
+    first = enrolment.enroll("lab", run="soulsai")
     with pytest.raises(NotEnrolled, match="enrolled already"):
-        enrolment.enroll("lab")
+        enrolment.enroll("lab", run="soulsai")
     assert gets_in(server, "lab", first)
-    second = enrolment.enroll("lab", renew=True)
+    second = enrolment.enroll("lab", renew=True, run="soulsai")
     assert not gets_in(server, "lab", first)
     assert gets_in(server, "lab", second)
     enrolment.revoke("lab")
@@ -134,7 +178,11 @@ def test_nobody_is_enrolled_twice_but_may_get_a_new_password(server, enrolment):
 def test_revoked_clients_stop_within_a_second_and_the_others_go_on(server, enrolment):
     """S7: one of ten."""
     players = [
-        Pusher(connect_client(as_client(server, name, enrolment.enroll(name)), "soulsai", name))
+        Pusher(
+            connect_client(
+                as_client(server, name, enrolment.enroll(name, run="soulsai")), "soulsai", name
+            )
+        )
         for name in (f"c{number}" for number in range(10))
     ]
     for player in players:
@@ -190,8 +238,8 @@ class Pusher:
 
 def test_the_list_says_who_may_come_and_who_is_there(server, enrolment, capsys):
     assert [one.client for one in enrolment.clients()] == [""], "only the common secret"
-    lab = enrolment.enroll("lab")
-    enrolment.enroll("away")
+    lab = enrolment.enroll("lab", run="soulsai")
+    enrolment.enroll("away", run="soulsai")
     link = RedisConnection(as_client(server, "lab", lab), "t")
     link.execute("PING")
     listed = {one.client: one.connections for one in enrolment.clients()}
@@ -217,7 +265,7 @@ def test_the_common_secret_can_be_shut_out(server, enrolment, capsys):
     shared.close()
     assert [one.client for one in enrolment.clients()] == []
     assert server.command("clients") == 0
-    assert "nobody is enrolled" in capsys.readouterr().out
+    assert "no client is enrolled" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -229,8 +277,8 @@ def test_the_common_secret_can_be_shut_out(server, enrolment, capsys):
         (["enroll", "lab"], 2, "--address rediss://"),
         (["enroll", "lab", "--address", "http://x"], 2, "not an address"),
         (["revoke", "lab"], 1, "lab is not enrolled"),
-        (["revoke"], 2, "name one client, or say --shared"),
-        (["revoke", "lab", "--shared"], 2, "name one client, or say --shared"),
+        (["revoke"], 2, "name one client, or give --shared"),
+        (["revoke", "lab", "--shared"], 2, "name one client, or give --shared"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(server, enrolment, capsys, words, code, said):
@@ -281,7 +329,7 @@ def test_a_fresh_invite_is_that_of_the_command(server, capsys):
 
 def test_the_page_of_a_node_that_has_the_secret_lets_in_and_shuts_out(server):
     settings = Config(redis=RedisSettings(url=server.url, secrets=str(server.secrets)))
-    door = enroller(settings)
+    door = page_enroller(settings)
     assert door is not None
     assert not door.can_enroll()
     with pytest.raises(ConfigError, match="say where"):
@@ -297,4 +345,4 @@ def test_the_page_of_a_node_that_has_the_secret_lets_in_and_shuts_out(server):
     with pytest.raises(NotEnrolled, match="not enrolled"):
         door.revoke("guest")
     (server.secrets / "admin.secret").rename(server.secrets / "elsewhere")
-    assert enroller(settings) is None
+    assert page_enroller(settings) is None

@@ -159,7 +159,7 @@ def test_plain_text_is_refused(tls):
 
 
 def test_tls_to_a_server_without_it_is_refused(tls, tmp_path, monkeypatch):
-    monkeypatch.setattr("soulsai.wire.redis.roles.connection._SECONDS", 1.0)
+    monkeypatch.setattr("soulsai.wire.redis.connection._SECONDS", 1.0)
     folder, _ = tls
     port = free_port()
     with running(tmp_path, port, f"port {port}", 'save ""'):
@@ -261,7 +261,7 @@ def test_a_sentinel_url_finds_the_server_also_after_a_fail_over(sentinel):
     assert node.generation() == 0
     assert client.pointer() is None
     other = connect_training(Server(url.replace("/games", "/chess")), "moving")
-    with pytest.raises(Unreachable, match="knows no service 'chess'"):
+    with pytest.raises(Unreachable, match=r"sentinels .* no server for this service"):
         other.generation()
     other.close()
     master.kill()
@@ -284,6 +284,6 @@ def test_a_sentinel_url_finds_the_server_also_after_a_fail_over(sentinel):
 
 def test_sentinels_that_do_not_answer_are_unreachable():
     node = connect_training(Server(f"sentinel://127.0.0.1:{free_port()}/games"), "moving")
-    with pytest.raises(Unreachable, match="sentinels"):
+    with pytest.raises(Unreachable, match=r"sentinels .* do not answer"):
         node.generation()
     node.close()

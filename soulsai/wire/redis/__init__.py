@@ -1,1 +1,1 @@
-"""The wire over a real Redis or Valkey, 7.0 or later."""
+"""Redis and Valkey by redis-py: connections, subscriptions, and a server of our own."""

@@ -18,6 +18,7 @@ from redis.connection import (
     UnixDomainSocketConnection,
 )
 from redis.retry import Retry
+from redis.sentinel import MasterNotFoundError
 
 from soulsai.errors import (
     AccessDenied,
@@ -113,9 +114,10 @@ class RedisConnection:
         """Return the project's error for one of redis-py."""
         where, text = self._server.url, str(error)
         if isinstance(error, exceptions.AuthenticationError) or text.startswith("NOAUTH"):
-            return AccessDenied(
-                f"{where} refuses our password; redis.secret must be the same here and on the "
-                f"server, and an invite must not have been revoked ({text})"
+            return AccessDenied(self._refusal(text))
+        if isinstance(error, MasterNotFoundError):
+            return Unreachable(
+                f"{where}: the sentinels know no server for this service, or do not answer"
             )
         if isinstance(error, exceptions.NoPermissionError):
             return AccessDenied(f"{where} does not allow our user this: {text}")
@@ -131,6 +133,20 @@ class RedisConnection:
         if _is_passing(error):
             return Unreachable(f"{where} cannot be reached now: {text}")
         return WireError(f"{where} refuses: {text}")
+
+    def _refusal(self, text: str) -> str:
+        where, source = self._server.url, self._server.source
+        if not self._server.password:
+            missing = f": {source}" if source else ""
+            return (
+                f"{where} requires a password, and none was sent{missing}; copy redis.secret of "
+                f"the server there, or use an invite ({text})"
+            )
+        origin = f"the password in {source}" if source else "the password"
+        return (
+            f"{where} refuses {origin}; redis.secret must be the same here and on the server, and "
+            f"an invite must not have been revoked ({text})"
+        )
 
     @contextmanager
     def _borrowed(self) -> Iterator[Any]:
@@ -207,6 +223,17 @@ def redis_client(server: Server, username: str, name: str) -> Redis:
             "ssl_min_version": ssl.TLSVersion.TLSv1_2,
         }
     return Redis(connection_pool=ConnectionPool(**options))
+
+
+def scan(connection: RedisConnection, pattern: str) -> list[str]:
+    """Return all keys that match a pattern, in alphabetical order."""
+    found: set[str] = set()
+    cursor: Any = 0
+    while True:
+        cursor, keys = connection.execute("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
+        found.update(key.decode("utf-8", "replace") for key in keys)
+        if int(cursor) == 0:
+            return sorted(found)
 
 
 def raise_first(replies: Sequence[Any]) -> None:

