@@ -11,7 +11,7 @@ WINDOWS := -p soulsai.client -m soulsai.process -m soulsai.wire.redis.roles
 .PHONY: run test test-tools check format docs bench sbom test-conformance test-mutations test-long test-learning test-web test-stack test-chaos stack-images test-ray clean
 
 run: $(READY)  ## Train LunarLander on this machine, with a live view. ARGS="--env CartPole-v1"
-	$(BIN)/soulsai train $(ARGS)
+	$(BIN)/soulsai train $(ARGS) || test $$? = 130  # Ctrl-C is no failure
 
 test: $(READY)  ## Run all tests that need nothing but Python, in about a quarter of an hour.
 	$(BIN)/python -m pytest -n 3 -m "not learning and not web and not stack and not chaos and not long and not mutation and not ray and not tools" $(ARGS)
