@@ -121,8 +121,8 @@ class Fragment(Struct, frozen=True, eq=False):
 class Episode(Struct, frozen=True):
     """The summary of one finished episode.
 
-    The training node adds ``client``, ``epoch``, ``env_steps`` (admitted before it) and ``time``
-    (Unix seconds at receipt), because no client's clock is trusted.
+    The training node adds ``client``, ``epoch``, ``env_steps`` (admitted before it), ``time``
+    (Unix seconds at receipt, because no client's clock is trusted) and ``verified``.
     """
 
     generation: int
@@ -139,6 +139,7 @@ class Episode(Struct, frozen=True):
     env_steps: int = 0
     time: float = 0.0
     epoch: int = 0  # with client and episode it names this episode for all time; 0: not known
+    verified: bool = True  # all its steps were admitted, and their rewards add up to ``reward``
 
 
 class Hello(Struct, frozen=True):

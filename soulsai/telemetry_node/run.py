@@ -217,7 +217,7 @@ class FollowedRun:
         self._rank(id, episode, measured)
 
     def _rank(self, id: str, episode: Episode, measured: Mapping[str, float]) -> None:
-        ranked = not self._forgotten.covers(id, episode.client)
+        ranked = episode.verified and not self._forgotten.covers(id, episode.client)
         if self.statistics.add(episode, measured, ranked=ranked) and self.statistics.best:
             self.tracker.offer(self.statistics.best)
 

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from msgspec import Struct
 
@@ -41,6 +42,7 @@ FAILED = "failed"  # the refusal of an entry whose handling ended a node twice
 BAD_POSITION = "position"  # the refusal after which a stream cannot take an honest entry any more
 MOST_EPISODES = 16_384  # whose steps are remembered, of all clients together
 MOST_RANGES = 16  # of steps, of one episode
+REWARD_ERROR = 1e-5  # of a sum of float32, relative to the sum of the absolute rewards
 
 
 class Mark(NamedTuple):
@@ -49,13 +51,7 @@ class Mark(NamedTuple):
     position: Position = START
     clock: int = 0  # env steps of this epoch up to here, arrived or missing
     holed: bool = False  # entries are missing, and the number of their env steps is not known yet
-
-
-def surplus(marks: Mapping[str, Mark], most: int) -> list[str]:
-    """Return the clients beyond the ``most`` newest marks, in the order of their epochs."""
-    if len(marks) <= most:
-        return []
-    return sorted(marks, key=lambda client: marks[client].position)[: len(marks) - most]
+    life: int = 0  # seq of the hello of the present process, in this epoch
 
 
 class Refusal(NamedTuple):
@@ -119,6 +115,7 @@ class Admission:
         self._steps = EpisodeSteps()
         self._decode = decode
         self._now = now
+        self.server_time = 0.0  # Unix seconds; epochs are times of the server's clock
 
     def mark(self, client: str) -> Mark:
         """Return the end of the part of a client's stream that was read."""
@@ -135,7 +132,8 @@ class Admission:
         size = len(data) if data is not None else 0
         if position <= before.position:
             return Arrival(client, before, size, duplicate=True)
-        if position.epoch > self._now() * 1000 + AHEAD_MS or position.seq >= LARGEST_SEQ:
+        now = max(self._now(), self.server_time)
+        if position.epoch > now * 1000 + AHEAD_MS or position.seq >= LARGEST_SEQ:
             refusal = Refusal(BAD_POSITION, f"{position.epoch}-{position.seq}")
             return Arrival(client, before, size, refusals=(refusal,))
         reading = _EntryReading(before, position)
@@ -166,14 +164,19 @@ class Admission:
 
     def _take(self, message: Message, reading: "_EntryReading") -> None:
         if isinstance(message, Fragment):
-            self._limits.counts(message)
+            try:
+                self._limits.counts(message)
+                self._limits.fragment(message, self.newest)
+            except Rejected:
+                reading.clock += len(message)  # its steps are refused, not lost
+                raise
             reading.advance(message)
-            self._limits.fragment(message, self.newest)
-            self._steps.add(message)
+            self._steps.add(message, reading.life)
             reading.fragments.append(message)
         elif isinstance(message, Episode):
             self._limits.episode(message, self.newest)
-            reading.episodes.append(message)
+            verified = self._steps.verify(message, reading.life)
+            reading.episodes.append(msgspec.structs.replace(message, verified=verified))
         elif isinstance(message, Heartbeat):
             reading.heartbeat = message
         else:
@@ -188,6 +191,7 @@ class _EntryReading:
         self.position = position
         self.fresh = position.epoch != before.position.epoch
         self.clock = 0 if self.fresh else before.clock
+        self.life = 0 if self.fresh else before.life
         # An epoch that begins without a hello has lost at least the hello.
         self.holed = self.fresh or before.holed or position.seq != before.position.seq + 1
         self.lost = 0
@@ -198,11 +202,13 @@ class _EntryReading:
         self.refusals: list[Refusal] = []
 
     def greet(self, hello: Hello) -> None:
-        """Begin an epoch."""
-        if not self.fresh:
-            raise Rejected("hello", "in the middle of an epoch")
+        """Begin the messages of a new process.
+
+        Its epoch is that of the process before if the server's clock was set back meanwhile: the
+        server then continues with the last id of the stream.
+        """
         self.hello = hello
-        self.holed = False
+        self.life, self.clock, self.holed = self.position.seq, 0, False
 
     def advance(self, fragment: Fragment) -> None:
         """Count the env steps that are missing before a fragment, and its own.
@@ -223,7 +229,7 @@ class _EntryReading:
         """Return the outcome."""
         return Arrival(
             client=client,
-            mark=Mark(self.position, self.clock, self.holed),
+            mark=Mark(self.position, self.clock, self.holed, self.life),
             bytes=size,
             fragments=tuple(self.fragments),
             episodes=tuple(self.episodes),
@@ -339,13 +345,16 @@ class EpisodeSteps:
     """
 
     def __init__(self) -> None:
-        self._episodes: OrderedDict[tuple[str, int, int], _Episode] = OrderedDict()
+        self._episodes: OrderedDict[tuple[str, int, int, int], _EpisodeRanges] = OrderedDict()
 
-    def add(self, fragment: Fragment) -> None:
-        """Add a fragment's steps; raise ``Rejected`` if they do not fit to those before."""
-        key = (fragment.client, fragment.epoch, fragment.episode)
+    def add(self, fragment: Fragment, life: int) -> None:
+        """Add a fragment's steps; raise ``Rejected`` if they do not fit to those before.
+
+        ``life`` tells processes of a client in one epoch apart.
+        """
+        key = (fragment.client, fragment.epoch, life, fragment.episode)
         first, end = fragment.start, fragment.start + len(fragment)
-        known = self._episodes.setdefault(key, _Episode())
+        known = self._episodes.setdefault(key, _EpisodeRanges())
         self._episodes.move_to_end(key)
         if len(self._episodes) > MOST_EPISODES:
             self._episodes.popitem(last=False)
@@ -355,19 +364,30 @@ class EpisodeSteps:
         if first == last and _digest(fragment.obs, 0) != known.digest:
             raise Rejected("continuity", f"step {first} begins with another observation")
         known.add(first, end)
+        known.reward += float(fragment.reward.sum(dtype="f8"))
+        known.size += float(np.abs(fragment.reward).sum(dtype="f8"))
         if end > last:
             known.digest = _digest(fragment.obs, -1)
         if fragment.ended:
             known.length = end
 
+    def verify(self, episode: Episode, life: int) -> bool:
+        """Return whether all steps of an episode came, and their rewards add up to its reward."""
+        known = self._episodes.get((episode.client, episode.epoch, life, episode.episode))
+        if known is None or known.length != episode.steps or known.ranges != [(0, known.length)]:
+            return False
+        return abs(known.reward - episode.reward) <= REWARD_ERROR * (1.0 + known.size)
 
-class _Episode:
+
+class _EpisodeRanges:
     """The steps of one episode that came, as ranges, and the last observation."""
 
     def __init__(self) -> None:
         self.ranges: list[tuple[int, int]] = []  # disjoint, in order
         self.digest = 0  # of the observation after the last step
         self.length: int | None = None  # once the last step came
+        self.reward = 0.0  # the sum over all steps
+        self.size = 0.0  # the sum of the absolute rewards
 
     def overlaps(self, first: int, end: int) -> bool:
         """Whether any of these steps came before, or is beyond the episode's end."""

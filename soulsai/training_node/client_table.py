@@ -1,7 +1,7 @@
 """The clients of a run: their speeds, lags, losses, faults and times of silence."""
 
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 from soulsai.training_node.admission import LARGEST_TOTAL, Arrival
@@ -112,6 +112,7 @@ class ClientTable:
         self._patience = patience
         self._limit = limit
         self._now = now
+        self._unheard: dict[str, float] = {}  # streams without a message, and their discovery
         self._forgotten_dropped = 0
         self._forgotten_restarts = 0
         self._forgotten_faults: Counter[str] = Counter()
@@ -215,12 +216,19 @@ class ClientTable:
             and self._now - (client.joined if client.stepped is None else client.stepped) > seconds
         ]
 
+    def found(self, names: Iterable[str]) -> None:
+        """Note the clients that have a stream on the server, heard of or not."""
+        unheard = [name for name in names if name not in self._clients]
+        self._unheard = {name: self._unheard.get(name, self._now) for name in unheard}
+
     def silent(self, seconds: float) -> list[str]:
         """Return the clients without a message for so many seconds."""
-        return [name for name, client in self._clients.items() if self._now - client.seen > seconds]
+        since = self._unheard | {name: client.seen for name, client in self._clients.items()}
+        return [name for name, seen in since.items() if self._now - seen > seconds]
 
     def forget(self, name: str) -> None:
         """Remove a client; its reported counters stay in the sums."""
+        self._unheard.pop(name, None)
         client = self._clients.pop(name, None)
         if client is None:
             return

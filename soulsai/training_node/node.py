@@ -13,7 +13,7 @@ from soulsai.config.schema import Config
 from soulsai.errors import CheckpointError, SoulsAIError, Superseded
 from soulsai.prometheus import Exporter, TrainingMetrics
 from soulsai.training_node import start
-from soulsai.training_node.admission import Admission, Arrival, surplus
+from soulsai.training_node.admission import Admission, Arrival
 from soulsai.training_node.background_compile import BackgroundCompile
 from soulsai.training_node.client_table import ClientTable
 from soulsai.training_node.command_handler import CommandHandler
@@ -275,7 +275,9 @@ class TrainingNode:
         self._clients.count(arrival, steps)
         self._audit.count(arrival, steps)
         self._reporter.finished(arrival.episodes)
-        self._progress.marks[arrival.client] = arrival.mark  # last: a failed entry is read again
+        marks = self._progress.marks
+        marks.pop(arrival.client, None)  # the client silent longest is the first in order
+        marks[arrival.client] = arrival.mark  # after all else: a failed entry is read again
         return fragments
 
     def _until_full(self, fragments: Iterable[Fragment]) -> list[Fragment]:
@@ -375,12 +377,15 @@ class TrainingNode:
             return
         if self._wire.attempt(lambda wire: wire.trim(self._saver.durable)):
             self._publisher.hurry()
-        for client in self._clients.silent(FORGET_SECONDS):
-            if self._delete_stream(client):
-                self._clients.forget(client)
-        for client in surplus(self._progress.marks, MOST_MARKS):
+        self._clients.found(self._receiver.streams)
+        if not self._waiting and self._receiver.inbox.is_empty:  # no one is silent unread
+            for client in self._clients.silent(FORGET_SECONDS):
+                if self._delete_stream(client):
+                    self._clients.forget(client)
+        marks = self._progress.marks
+        for client in list(marks)[: max(0, len(marks) - MOST_MARKS)]:
             self._receiver.forget(client)
-            del self._progress.marks[client]
+            del marks[client]
 
     def _delete_stream(self, client: str) -> bool:
         return self._wire.attempt(lambda wire: wire.forget(client))

@@ -89,6 +89,7 @@ class Receiver:
         """
         self.inbox = Inbox()
         self.excluded: frozenset[str] = frozenset()  # clients; may be replaced at any time
+        self.streams: frozenset[str] = frozenset()  # clients with a stream on the server
         self._wire = wire
         self._most = most
         self._failed = failed
@@ -169,6 +170,8 @@ class Receiver:
         while self._forgotten:
             self._admission.marks.pop(self._forgotten.popleft(), None)
         clients = self._wire.clients()
+        self.streams = frozenset(clients)
+        self._admission.server_time = self._wire.time()
         excluded = self.excluded
         self._wire.bound(clients, self._most)
         if excluded:

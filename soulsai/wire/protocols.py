@@ -122,6 +122,10 @@ class TrainingWire(Protocol):
     def generation(self) -> int:
         """Return the newest generation; a greater one than ours means that we are superseded."""
 
+    def time(self) -> float:
+        """Return the Unix seconds of the server's clock."""
+        ...
+
     def clients(self) -> list[str]:
         """Return the names of all clients with a stream."""
 

@@ -127,6 +127,11 @@ class TrainingRole:
     def generation(self) -> int:
         return int(self._connection.execute("GET", self._keys.generation) or 0)
 
+    def time(self) -> float:
+        """Return the Unix seconds of the server's clock."""
+        seconds, microseconds = self._connection.execute("TIME")
+        return int(seconds) + int(microseconds) / 1e6
+
     def clients(self) -> list[str]:
         start = len(self._keys.experience(""))
         names = {key[start:] for key in scan(self._connection, self._keys.experience("*"))}

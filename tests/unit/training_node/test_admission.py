@@ -87,8 +87,15 @@ def spoilt(array, index, value):
     return array
 
 
+def summary(**fields):
+    """Return the summary of an episode of four steps."""
+    said = Episode(2, 5, 0, 4.0, 4, 0.1, True, False, 0.0, client="c", epoch=EPOCH)
+    return msgspec.structs.replace(said, **fields)
+
+
 def test_what_makes_sense_is_let_in_untouched():
-    sent = fragment(), Heartbeat(4, 1, 0, 0, 5), Episode(2, 5, 0, 1.0, 4, 0.1, True, False, 0.0)
+    whole = msgspec.structs.replace(fragment(), terminated=True)
+    sent = whole, Heartbeat(4, 1, 0, 0, 5), summary(reward=4.0)
     arrival = admit(run_spec(), *sent)
     assert arrival.fragments == (sent[0],)
     assert arrival.heartbeat is sent[1]
@@ -257,12 +264,64 @@ def test_what_was_taken_in_before_is_a_duplicate():
     assert judge.admit(Entry("d", Position(EPOCH, 1), b"")).steps == 4  # streams are independent
 
 
-def test_a_hello_begins_an_epoch_and_comes_once():
+def test_a_hello_begins_an_epoch_or_another_life_in_the_same_one():
     hello = Hello("run", 1, "x", "Env-v0", 3, run_spec().crc)
-    judge = admission(run_spec(), messages={b"": [hello]})
-    assert judge.admit(Entry("c", Position(EPOCH, 0), b"")).hello == hello
-    assert reasons(judge.admit(Entry("c", Position(EPOCH, 1), b""))) == ["hello"]
-    assert judge.admit(Entry("c", Position(EPOCH + 1, 0), b"")).hello == hello
+    judge = admission(run_spec(), messages={b"hello": [hello], b"": [fragment()]})
+
+    def admitted(epoch, seq, data):
+        return judge.admit(Entry("c", Position(epoch, seq), data))
+
+    assert admitted(EPOCH, 0, b"hello").hello == hello
+    assert admitted(EPOCH, 1, b"").steps == 4
+    assert reasons(admitted(EPOCH, 2, b"")) == ["overlap"]
+    # The server's clock was set back, so it went on from the last id.
+    assert admitted(EPOCH, 3, b"hello").hello == hello
+    again = admitted(EPOCH, 4, b"")
+    assert (again.steps, again.lost, again.mark.clock) == (4, 0, 4)
+    assert reasons(admitted(EPOCH, 5, b"")) == ["overlap"]
+    assert admitted(EPOCH + 1, 0, b"hello").hello == hello
+
+
+@pytest.mark.parametrize(
+    ("fields", "verified"),
+    [
+        ({}, True),
+        ({"reward": 4.00001}, True),
+        ({"reward": 5.0}, False),
+        ({"reward": 4e6}, False),
+        ({"steps": 5}, False),
+        ({"episode": 1}, False),
+    ],
+)
+def test_an_episode_agrees_with_its_fragments(fields, verified):
+    first = fragment(2)
+    arrival = admit(run_spec(), first, after(first, ended=True), summary(**fields))
+    assert [episode.verified for episode in arrival.episodes] == [verified]
+
+
+def test_an_episode_with_missing_steps_is_not_verified():
+    first = fragment(2)
+    late = msgspec.structs.replace(after(first, ended=True), start=3)
+    arrival = admit(run_spec(), first, late, summary(steps=5))
+    assert [episode.verified for episode in arrival.episodes] == [False]
+
+
+def test_counters_of_a_refused_fragment_are_not_believed():
+    messages = {
+        b"bad": [msgspec.structs.replace(fragment(version=6), clock=2**47)],
+        b"good": [fragment(clock=7)],
+    }
+    judge = admission(run_spec(), messages=messages)
+    assert judge.admit(Entry("c", Position(EPOCH, 1), b"bad")).lost == 0
+    assert judge.admit(Entry("c", Position(EPOCH, 3), b"good")).lost == 7
+
+
+def test_epochs_may_be_ahead_of_a_slow_clock_of_ours():
+    judge = admission(run_spec(), messages={b"": [fragment()]})
+    ahead = EPOCH + 3 * AHEAD_MS
+    assert reasons(judge.admit(Entry("c", Position(ahead, 0), b""))) == ["position"]
+    judge.server_time = ahead / 1000
+    assert judge.admit(Entry("c", Position(ahead, 0), b"")).steps == 4
 
 
 def test_steps_dropped_by_the_client_itself_are_not_lost_on_the_way():

@@ -1,11 +1,13 @@
 """Clients that are silent for long are forgotten, but not what was counted of them."""
 
+import time
+from functools import partialmethod
+
+import msgspec
 import pytest
 
 from soulsai.training_node import node as module
 from soulsai.training_node import receiver
-from soulsai.training_node.admission import Mark, surplus
-from soulsai.wire.protocols import Position
 from tests.memory_server import MemoryServer
 from tests.unit.training_node.node_cases import Node, Player, config, wait_for
 
@@ -46,7 +48,41 @@ def forgotten(server, other):
     return server.training().clients() == ["other"]
 
 
-def test_marks_in_surplus_are_those_of_the_longest_gone():
-    marks = {name: Mark(Position(epoch, 1)) for name, epoch in (("a", 3), ("b", 1), ("c", 2))}
-    assert surplus(marks, 3) == []
-    assert surplus(marks, 1) == ["b", "c"]
+def test_the_marks_that_are_forgotten_are_those_of_the_clients_silent_longest(
+    monkeypatch, server, tmp_path
+):
+    monkeypatch.setattr(module, "MOST_MARKS", 2)
+    with Node(monkeypatch, server, config(tmp_path, every=4)) as node:
+        players = [Player(server, name) for name in "abc"]  # in the order of their epochs
+        for player in players:
+            player.play(4)
+        wait_for(lambda: node.algorithm.updates == 3)
+        players[0].play(4)
+        node.told(lambda status: status.checkpoint == "000001")
+        players[2].play(4)
+        node.told(lambda status: status.env_steps == 20)
+    (folder,) = tmp_path.iterdir()
+    progress = msgspec.json.decode((folder / "checkpoints/000002/progress.json").read_bytes())
+    assert list(progress["marks"]) == ["a", "c"]
+
+
+def test_a_stream_that_this_node_never_heard_of_is_deleted_too(monkeypatch, server, tmp_path):
+    monkeypatch.setattr(module, "FORGET_SECONDS", 0.3)
+    monkeypatch.setattr(receiver, "DISCOVER_SECONDS", 0.0)
+    with Node(monkeypatch, server, config(tmp_path)) as node:
+        old = Player(server, "old")
+        old.play(4)
+        node.told(lambda status: status.env_steps == 4)
+    assert server.training().clients() == ["old"]
+    with Node(monkeypatch, server, config(tmp_path, every=2), resume="latest"):
+        other = Player(server, "other")
+        wait_for(lambda: forgotten(server, other), "the stream to be deleted")
+
+
+def test_a_clock_far_behind_the_servers_refuses_nobody(monkeypatch, server, tmp_path):
+    begin = module.TrainingNode.__init__
+    behind = partialmethod(begin, now=lambda: time.time() - 3 * 24 * 3600)
+    monkeypatch.setattr(module.TrainingNode, "__init__", behind)
+    with Node(monkeypatch, server, config(tmp_path)) as node:
+        Player(server).play(4)
+        assert node.told(lambda status: status.env_steps == 4).rejected == {}
