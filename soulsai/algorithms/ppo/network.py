@@ -19,7 +19,7 @@ from soulsai.types import ActionSpec, Head, Spec
 Activation = Literal["tanh", "relu"]
 
 
-class Evaluation(NamedTuple):
+class ActorCriticOutput(NamedTuple):
     """Outputs of actor and critic on some rows of a rollout."""
 
     rows: Tensor  # [B] indices
@@ -96,11 +96,11 @@ class Feedforward:
         """Return the indices of the rows that are steps."""
         return rollout["step"].nonzero()[:, 0]
 
-    def evaluate(self, rollout: Tensors, items: Tensor) -> Evaluation:
+    def evaluate(self, rollout: Tensors, items: Tensor) -> ActorCriticOutput:
         """Run actor and critic on rows."""
         features = self.policy.features(observations(rollout, self.policy, items))
         outputs = self.policy.actions(self.policy.actor(features))
-        return Evaluation(items, outputs, self.critic(features)[:, 0])
+        return ActorCriticOutput(items, outputs, self.critic(features)[:, 0])
 
 
 class ActionHead(nn.Module):

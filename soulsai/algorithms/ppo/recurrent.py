@@ -16,7 +16,7 @@ from soulsai.algorithms.networks import Encoder, Observation
 from soulsai.algorithms.ppo.network import (
     ActionHead,
     Activation,
-    Evaluation,
+    ActorCriticOutput,
     mlp,
     observations,
     orthogonal,
@@ -117,7 +117,7 @@ class Recurrent:
         """Return the indices of all sequences [S]."""
         return self.all_items(rollout)
 
-    def evaluate(self, rollout: Tensors, items: Tensor) -> Evaluation:
+    def evaluate(self, rollout: Tensors, items: Tensor) -> ActorCriticOutput:
         """Run LSTM, actor and critic along sequences."""
         real = rollout["real"][items]
         real = real[:, : int(real.sum(1).max())]  # [S, L]
@@ -126,4 +126,4 @@ class Recurrent:
         state = tuple(rollout[f"memory.{name}"][None, items] for name in ("h", "c"))
         hidden, _ = self.policy.lstm(inputs.view(*rows.shape, -1), state)
         hidden = hidden[real]  # [B, memory]
-        return Evaluation(rows[real], self.policy.actions(hidden), self.critic(hidden)[:, 0])
+        return ActorCriticOutput(rows[real], self.policy.actions(hidden), self.critic(hidden)[:, 0])
