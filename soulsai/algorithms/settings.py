@@ -1,7 +1,7 @@
 """Bases of the settings of algorithms; like every module of settings, free of torch."""
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from msgspec import Struct
 
@@ -13,10 +13,19 @@ class LearnerSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
     learner: ClassVar[str]  # "module:Class" of the algorithm, imported when it is built
     actions: ClassVar[tuple[ActionKind, ...]]  # kinds of action spaces it can learn
+    fixed: ClassVar[tuple[str, ...]] = ()  # settings that shape the saved networks and statistics
 
     def problems(self) -> Iterator[str]:
         """Yield each combination of settings that cannot work, as ``setting: reason``."""
         yield from ()
+
+    def misfits(self, saved: Any) -> list[str]:
+        """Return the names of the settings with which a checkpoint cannot be loaded.
+
+        Args:
+            saved: The settings of the same algorithm, under which the checkpoint was written.
+        """
+        return [name for name in self.fixed if getattr(self, name) != getattr(saved, name)]
 
 
 class ReplaySettings(LearnerSettings, frozen=True, forbid_unknown_fields=True):

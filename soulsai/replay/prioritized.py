@@ -142,9 +142,14 @@ class PrioritizedReplay:
         }
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Load rows, priorities and generator state."""
-        self.ring.load_state_dict(state_dict["ring"])
+        """Load rows, priorities and generator state; rows of a uniform replay get the largest."""
+        slots = self.ring.load_state_dict(state_dict["ring"])
         self._tree = SumTree(self.ring.capacity)
-        self._tree.set(np.arange(len(self.ring)), np.asarray(state_dict["priorities"]))
-        self._largest = float(state_dict["largest"])
+        self._largest = float(state_dict.get("largest", 1.0))
+        priorities = (
+            np.asarray(state_dict["priorities"])[slots]
+            if "priorities" in state_dict
+            else self._largest
+        )
+        self._tree.set(np.arange(len(self.ring)), priorities)
         set_rng_state(self._rng, state_dict["rng"])

@@ -120,15 +120,28 @@ class Ring:
         frames = {names[0]: self.frames[names[0]].state() for names in self._sharing()}
         return {"added": self.added, "columns": columns, "owners": owners, "frames": frames}
 
-    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Load the rows of a ring of the same capacity."""
-        self.added = int(state_dict["added"])
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Array | slice:
+        """Load the rows of another ring, or its newest if this one is smaller.
+
+        Returns:
+            The slots of the loaded rows in the other ring.
+        """
+        columns, added = state_dict["columns"], int(state_dict["added"])
+        count = len(next(iter(columns.values())))
+        slots: Array | slice = slice(None)
+        if count != min(added, self.capacity):  # the other ring has another capacity
+            oldest = added % count if added > count else 0
+            slots = ((oldest + np.arange(count)) % count)[-self.capacity :]
+            added = len(slots)
+        self.added = added
         for name, column in self.columns.items():
-            column[: len(self)] = state_dict["columns"][name]
-        self.owners[: len(self)] = state_dict.get("owners", 0)  # absent from older checkpoints
+            column[:added] = columns[name][slots]
+        owners = state_dict.get("owners", np.zeros(count, np.uint64))  # absent from old checkpoints
+        self.owners[:added] = owners[slots]
         for names in self._sharing():
-            slots = [self.columns[name][: len(self)] for name in names]
-            self.frames[names[0]].restore(np.asarray(state_dict["frames"][names[0]]), slots)
+            used = [self.columns[name][: len(self)] for name in names]
+            self.frames[names[0]].restore(np.asarray(state_dict["frames"][names[0]]), used)
+        return slots
 
     def _sharing(self) -> list[list[str]]:
         """Return the names of the columns of each frame store."""

@@ -13,9 +13,11 @@ from msgspec import Struct
 from soulsai.algorithms.base import Algorithm
 from soulsai.algorithms.build import build
 from soulsai.algorithms.registry import BUILT_IN
+from soulsai.algorithms.settings import LearnerSettings
 from soulsai.config.schema import Config
+from soulsai.config.yaml_file import emit
 from soulsai.episode_metrics import info_keys, measures
-from soulsai.errors import ConfigError, SoulsAIError, Superseded
+from soulsai.errors import CheckpointError, ConfigError, SoulsAIError, Superseded
 from soulsai.training_node import onnx_export
 from soulsai.training_node.retrying_wire import RetryingWire
 from soulsai.training_node.saving import atomic_folders, run_folder, snapshot
@@ -103,14 +105,24 @@ def resumed_run(config: Config, spec: Spec, wire: TrainingWire, resume: str) -> 
 
     Raises:
         CheckpointError: There is no such run, or no checkpoint of it that can be loaded.
+        ConfigError: The checkpoint does not fit the settings.
     """
     folder = run_folder.find(Path(config.run.saves), resume)
+    saved = folder.config()
+    if saved is not None:
+        check_fit(saved, config)
     wire.generation()
     folder.tidy()
     algorithm = build_algorithm(config, spec, seed=config.run.seed or 0)
     seen = atomic_folders.numbered(folder.checkpoints)
     newest = folder.newest()
-    progress = snapshot.restore(newest, algorithm.parts)
+    try:
+        progress = snapshot.restore(newest, algorithm.parts)
+    except CheckpointError as error:
+        if saved is None or saved.environment.id == config.environment.id:
+            raise
+        environments = saved.environment.id, config.environment.id
+        raise ConfigError(_misfit("environment.id", *environments)) from error
     program = _kept_or_exported(folder, algorithm, spec)
     run_spec = _run_spec(config, spec, program, algorithm, folder.run)
     generation = reopen(wire, run_spec, program, progress.generation)
@@ -121,6 +133,26 @@ def resumed_run(config: Config, spec: Spec, wire: TrainingWire, resume: str) -> 
     folder.write_config(config)
     log.info("run resumed from=%s generation=%d", newest, progress.generation)
     return TrainingRun(config, folder, run_spec, program, algorithm, progress)
+
+
+def check_fit(saved: Config, now: Config) -> None:
+    """Raise ``ConfigError`` if a checkpoint cannot be loaded under other settings.
+
+    Args:
+        saved: The settings under which the checkpoint was written.
+        now: The settings to resume under.
+    """
+    name = now.algorithm.name
+    if saved.algorithm.name != name:
+        raise ConfigError(_misfit("algorithm.name", saved.algorithm.name, name))
+    if isinstance(now.learner, LearnerSettings):
+        for key in now.learner.misfits(saved.learner):
+            values = (getattr(settings, key) for settings in (saved.learner, now.learner))
+            raise ConfigError(_misfit(f"{name}.{key}", *map(emit, values)))
+
+
+def _misfit(path: str, saved: str, now: str) -> str:
+    return f"{path}: {saved} in the checkpoint, {now} now; set it back, or start a new run"
 
 
 def reopen(wire: TrainingWire, spec: RunSpec, program: Program, before: int) -> int:

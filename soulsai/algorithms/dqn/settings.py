@@ -1,6 +1,6 @@
 """The settings of deep Q-learning."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
@@ -13,6 +13,10 @@ class DQNSettings(ReplaySettings, frozen=True, forbid_unknown_fields=True):
 
     learner = "soulsai.algorithms.dqn.learner:DQN"
     actions = ("discrete",)
+    fixed = (
+        *("hidden", "layer_norm", "network", "vision", "dueling", "quantiles", "sampled", "noisy"),
+        "normalize_obs",
+    )
 
     hidden: tuple[Count, ...] = (256, 256)  # widths of the hidden layers
     layer_norm: bool = True  # normalise each hidden layer; helps at high replay ratios
@@ -70,3 +74,13 @@ class DQNSettings(ReplaySettings, frozen=True, forbid_unknown_fields=True):
     reward_scale: Positive = 1.0
     # learn square roots of values, where they differ by orders of magnitude
     rescale_values: bool = False
+
+    def misfits(self, saved: Any) -> list[str]:
+        """Return the names of the settings with which a checkpoint cannot be loaded.
+
+        Args:
+            saved: The settings under which the checkpoint was written.
+        """
+        columns = ("munchausen", "gamma_first")  # each needs a column that replay lacks without it
+        missing = [name for name in columns if getattr(self, name) and not getattr(saved, name)]
+        return [*ReplaySettings.misfits(self, saved), *missing]

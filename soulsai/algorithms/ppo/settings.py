@@ -16,6 +16,7 @@ class PPOSettings(LearnerSettings, frozen=True, forbid_unknown_fields=True):
 
     learner = "soulsai.algorithms.ppo.learner:PPO"
     actions = ("discrete", "multidiscrete", "box")
+    fixed = ("hidden", "activation", "memory", "normalize_obs")
 
     hidden: tuple[Count, ...] = (64, 64)  # widths of the hidden layers of actor and critic
     activation: Literal["tanh", "relu"] = "tanh"  # tanh, or relu with layer normalisation

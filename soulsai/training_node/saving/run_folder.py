@@ -8,8 +8,9 @@ from urllib.parse import urlsplit, urlunsplit
 import msgspec
 from msgspec import Struct
 
+from soulsai.config.layers import load
 from soulsai.config.schema import Config
-from soulsai.errors import CheckpointError
+from soulsai.errors import CheckpointError, ConfigError
 from soulsai.training_node.saving import atomic_folders
 from soulsai.training_node.saving.atomic_folders import Files
 from soulsai.types import Program, Status
@@ -82,6 +83,13 @@ class RunFolder(Struct, frozen=True):
         public = msgspec.structs.replace(config, redis=redis)
         data = msgspec.json.format(msgspec.json.encode(public), indent=2)
         atomic_folders.write_file(self.path / CONFIG, data)
+
+    def config(self) -> Config | None:
+        """Return the settings under which the run was begun or last resumed, if readable."""
+        try:
+            return load(self.path / CONFIG, {}, [])
+        except (ConfigError, OSError):
+            return None
 
     def write_status(self, status: Status) -> None:
         """Write the last status."""

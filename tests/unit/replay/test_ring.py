@@ -1,6 +1,7 @@
 """The ring under every replay: the last rows, their ids, and nobody else's memory."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -49,3 +50,29 @@ def test_it_is_saved_and_restored():
         ring.append(some(10, 3))
     assert first.added == second.added
     assert all((first.columns[name] == second.columns[name]).all() for name in COLUMNS)
+
+
+@pytest.mark.parametrize("added", [3, 8, 10, 11, 25])
+@pytest.mark.parametrize("capacity", [4, 8, 10, 30])
+def test_a_ring_of_another_capacity_keeps_the_newest_rows(added, capacity):
+    columns = {"x": Leaf((), "<i8"), "eye": Leaf((4, 8, 8), "|u1")}
+    old, new = Ring(10, columns), Ring(capacity, columns)
+    images = np.random.default_rng(0).integers(256, size=(added + 20, 4, 8, 8)).astype("|u1")
+
+    def append(ring, first, last):
+        owners = np.arange(first, last, dtype=np.uint64) + 1
+        rows = {"x": np.arange(first, last), "eye": images[first:last], "owner": owners}
+        ring.append(rows)
+
+    append(old, 0, added)
+    state = old.state_dict()
+    kept = state["columns"]["x"][new.load_state_dict(state)]
+    assert kept.tolist() == new.columns["x"][: len(new)].tolist()
+    assert len(new) == min(added, 10, capacity)
+    for more in range(added, added + 20):
+        present = new.rows(np.arange(len(new)))
+        newest = range(more - len(new), more)
+        assert sorted(present["x"]) == list(newest)
+        assert (present["eye"] == images[present["x"]]).all()
+        assert (new.owners[: len(new)] == present["x"] + 1).all()
+        append(new, more, more + 1)
