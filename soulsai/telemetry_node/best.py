@@ -1,6 +1,6 @@
 """Decide when to request a save of the best weights; the content of ``best.json``. Pure."""
 
-from msgspec import Struct
+import msgspec
 
 from soulsai.telemetry_node.statistics import Best
 from soulsai.types import SaveBest
@@ -10,16 +10,9 @@ REST = 1.0  # seconds between two requests: early in a run, every episode is a n
 PATIENCE = 60.0  # longest wait in seconds between two requests without an answer
 
 
-class BestFile(Struct, frozen=True):
+class BestFile(Best, frozen=True, kw_only=True):
     """``best.json``: the best average so far, and whether ``best_model`` holds its weights."""
 
-    score: float
-    generation: int
-    version: int
-    env_steps: int
-    episodes: int
-    greedy: bool
-    time: float
     saved: bool
     answer: str = ""  # the training node's words
 
@@ -46,13 +39,8 @@ class BestTracker:
 
     def restore(self, file: BestFile) -> None:
         """Restore the answer from ``best.json`` if the file describes the current best."""
-        best = self.best
-        if best is None or (file.score, file.generation, file.version, file.episodes) != (
-            best.score,
-            best.generation,
-            best.version,
-            best.episodes,
-        ):
+        keys = ("score", "generation", "version", "episodes")
+        if self.best is None or any(getattr(file, key) != getattr(self.best, key) for key in keys):
             return
         self.saved, self.answer = file.saved, file.answer
         self._pending = not (file.saved or file.answer)
@@ -81,17 +69,6 @@ class BestTracker:
 
     def file(self) -> BestFile | None:
         """Return the content of ``best.json``, or ``None`` before the first best."""
-        best = self.best
-        if best is None:
+        if self.best is None:
             return None
-        return BestFile(
-            score=best.score,
-            generation=best.generation,
-            version=best.version,
-            env_steps=best.env_steps,
-            episodes=best.episodes,
-            greedy=best.greedy,
-            time=best.time,
-            saved=self.saved,
-            answer=self.answer,
-        )
+        return BestFile(**msgspec.structs.asdict(self.best), saved=self.saved, answer=self.answer)

@@ -161,11 +161,14 @@ class TelemetryNode:
             last: Whether to request at once any save that is still missing.
         """
         run, now = self.run, self._clock()
-        request = run.due(math.inf if last else now) if run else None
+        request = run.tracker.due(math.inf if last else now) if run else None
         if run is None or request is None:
             return
         answer = self._command(request, timeout)
-        run.answered(answer, self._clock())
+        if answer is None:
+            run.tracker.unanswered(self._clock())
+        else:
+            run.tracker.answered(answer.done, answer.message, self._clock())
         run.show()
         if answer and answer.done:
             text = f"average reward {request.score:.4g} with version {request.version}"

@@ -15,7 +15,7 @@ from soulsai.errors import WireError
 from soulsai.telemetry_node import best, figure, record
 from soulsai.telemetry_node.sinks import Sinks
 from soulsai.telemetry_node.statistics import Goal, Statistics
-from soulsai.types import Answer, Episode, RunSpec, SaveBest
+from soulsai.types import Episode, RunSpec
 from soulsai.web.journal import parts
 from soulsai.web.tables import Episodes
 
@@ -150,17 +150,6 @@ class FollowedRun:
         if new >= self._settings.figure_every and self._painter.ready():
             self._drawn = self.statistics.episodes
             self._painter.draw(self.snapshot())
-
-    def due(self, now: float) -> SaveBest | None:
-        """Return the request to the training node that is due at ``now``, in seconds."""
-        return self.tracker.due(now)
-
-    def answered(self, answer: Answer | None, now: float) -> None:
-        """Store the training node's answer to that request; ``None`` if none came."""
-        if answer is None:
-            self.tracker.unanswered(now)
-        else:
-            self.tracker.answered(answer.done, answer.message, now)
 
     def snapshot(self) -> figure.Snapshot:
         """Return the data of a figure."""

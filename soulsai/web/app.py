@@ -55,34 +55,6 @@ _STATUS: dict[type[Exception], int] = {
 }
 
 
-def application(api: Api, grafana: Grafana, numbers: TelemetryMetrics) -> FastAPI:
-    """Return the application without access control.
-
-    Args:
-        api: The JSON API.
-        grafana: The data source of Grafana.
-        numbers: The metrics for Prometheus.
-    """
-    app = FastAPI(
-        title="soulsai",
-        version=__version__,
-        description="The progress of a training run, and a few commands for it.",
-        openapi_url="/api/v1/openapi.json",
-        docs_url=None,  # these pages load scripts from other sites
-        redoc_url=None,
-        redirect_slashes=False,
-    )
-    openapi.complete(app)
-    app.include_router(api.router())
-    app.include_router(grafana.router())
-    app.add_api_route("/healthz", api.health, include_in_schema=False)
-    app.add_api_route("/metrics", _scraped(numbers), include_in_schema=False)
-    for kind in (*_STATUS, HTTPException):
-        app.add_exception_handler(kind, _problem)
-    app.router.default = StaticFiles(directory=STATIC, html=True)
-    return app
-
-
 def documentation() -> bytes:
     """Return the API's OpenAPI document as JSON, without the version of the software."""
     page = PageServer(Config(), NoSource(), _unconnected)
@@ -156,7 +128,27 @@ class PageServer:
 
     def application(self) -> FastAPI:
         """Return the application without access control."""
-        return application(self._api, self._grafana, self._metrics)
+        app = FastAPI(
+            title="soulsai",
+            version=__version__,
+            description="The progress of a training run, and a few commands for it.",
+            openapi_url="/api/v1/openapi.json",
+            docs_url=None,  # these pages load scripts from other sites
+            redoc_url=None,
+            redirect_slashes=False,
+        )
+        openapi.complete(app)
+        app.include_router(self._api.router())
+        app.include_router(self._grafana.router())
+        app.add_api_route("/healthz", self._api.health, include_in_schema=False)
+        app.add_api_route("/metrics", self._scraped, include_in_schema=False)
+        for kind in (*_STATUS, HTTPException):
+            app.add_exception_handler(kind, _problem)
+        app.router.default = StaticFiles(directory=STATIC, html=True)
+        return app
+
+    def _scraped(self) -> Response:
+        return Response(self._metrics.text(), media_type=TEXT)
 
     def ring(self) -> None:
         """Announce news to all streams; thread-safe."""
@@ -221,13 +213,6 @@ def _families(store: RunStore, api: Api, more: Callable[[], Iterable[Family]]) -
         if isinstance(score, int | float):
             yield Family("best_score", "gauge", "Best average so far.", float(score))
     yield from more()
-
-
-def _scraped(numbers: TelemetryMetrics) -> Callable[[], Response]:
-    def metrics() -> Response:
-        return Response(numbers.text(), media_type=TEXT)
-
-    return metrics
 
 
 def _unconnected() -> TelemetryWire:

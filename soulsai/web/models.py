@@ -7,10 +7,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-import msgspec
 import numpy as np
 
-from soulsai.web.run_store import RunStore
+from soulsai.web.run_store import RunStore, read_json
 from soulsai.web.schemas import File, Model, iso
 from soulsai.web.series import rolling
 from soulsai.web.tables import ENV_STEPS, TableView
@@ -32,7 +31,7 @@ def models(store: RunStore, run: str) -> list[Model]:
     folder = store.path(run)
     view = store.episodes(run).table.view()
     found: list[tuple[str, Kind]] = [(BEST, "best"), (MANUAL, "manual")]
-    numbered = [path.name for path in _children(folder / CHECKPOINTS) if path.name.isdecimal()]
+    numbered = [path.name for path in folder.glob(f"{CHECKPOINTS}/*") if path.name.isdecimal()]
     found += [(name, "checkpoint") for name in sorted(numbered, key=int, reverse=True)]
     rows = (_model(folder, name, kind, store.best(run), view) for name, kind in found)
     return [row for row in rows if row is not None]
@@ -106,7 +105,7 @@ def _model(
     except (UnknownModel, OSError):
         return None
     files = tuple(_manifest(path).values())
-    about = _json(path / ("about.json" if kind == "best" else "progress.json"))
+    about = read_json(path / ("about.json" if kind == "best" else "progress.json"))
     env_steps = _whole(about, "env_steps")
     score = _score(view, env_steps)
     if kind == "best":
@@ -154,7 +153,7 @@ def _fault(path: Path, files: tuple[File, ...]) -> str:
 
 
 def _manifest(path: Path) -> dict[str, File]:
-    entries = _json(path / MANIFEST)
+    entries = read_json(path / MANIFEST)
     found = {}
     for name, entry in entries.items():
         about = entry if isinstance(entry, dict) else {}
@@ -164,20 +163,6 @@ def _manifest(path: Path) -> dict[str, File]:
     return found
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return {}
-
-
 def _whole(about: dict[str, Any], key: str) -> int | None:
     value = about.get(key)
     return value if isinstance(value, int) else None
-
-
-def _children(folder: Path) -> list[Path]:
-    try:
-        return list(folder.iterdir())
-    except OSError:
-        return []

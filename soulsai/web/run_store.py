@@ -134,7 +134,7 @@ class RunStore:
 
     def config(self, run: str) -> dict[str, Any]:
         """Return the settings on disk of a run that ``find`` returned."""
-        return _read(self.path(run) / CONFIG)
+        return read_json(self.path(run) / CONFIG)
 
     def measures(self, run: str) -> tuple[Measure, ...]:
         """Return the measures of each episode of a run that ``find`` returned."""
@@ -150,7 +150,7 @@ class RunStore:
 
     def best(self, run: str) -> dict[str, Any]:
         """Return the content of ``best.json`` of a run that ``find`` returned."""
-        return _read(self.path(run) / BEST)
+        return read_json(self.path(run) / BEST)
 
     def status(self, run: str) -> Status | None:
         """Return the last status on disk of a run that ``find`` returned."""
@@ -228,7 +228,8 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     return state.st_mtime_ns, state.st_size
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file, or an empty one if the file cannot be read."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

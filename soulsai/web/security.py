@@ -12,13 +12,14 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from soulsai.config.schema import WebSettings, is_loopback
@@ -208,7 +209,10 @@ class SecurityMiddleware:
             scope["method"], scope["path"], headers, role, credential
         )
         if refusal:
-            await _refuse(refusal, guarded)
+            body = msgspec.json.encode(Problem(refusal.detail))
+            extra = {"www-authenticate": "Bearer"} if refusal.status == 401 else None
+            response = Response(body, refusal.status, extra, "application/json")
+            await response(scope, receive, guarded)
             return
         scope.setdefault("state", {})["role"] = role
         await self._app(scope, _bounded(receive), guarded)
@@ -268,14 +272,3 @@ def _with_headers(send: Send, path: str) -> Callable[[Message], Awaitable[None]]
         await send(message)
 
     return guarded
-
-
-async def _refuse(refusal: HttpRefusal, send: Callable[[Any], Awaitable[None]]) -> None:
-    body = msgspec.json.encode(Problem(refusal.detail))
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        *([(b"www-authenticate", b"Bearer")] if refusal.status == 401 else []),
-    ]
-    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

@@ -155,7 +155,7 @@ def test_the_last_chance_does_not_rest(server, training, tmp_path) -> None:
         node.finish()
         assert asked[1:] == [SaveBest(1, 9, 52.5)]
         assert node.run is not None
-        assert node.run.due(math.inf) is None
+        assert node.run.tracker.due(math.inf) is None
 
 
 def test_a_purged_client_and_a_forgotten_best_count_no_more(server, training, tmp_path) -> None:

@@ -1,5 +1,6 @@
 """Send points to Weights & Biases from a process of its own, which may hang or die."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ class Beginning(Struct, frozen=True):
 
 
 class WandB:
-    """Start ``python -m soulsai.telemetry_node.sinks.wandb_process`` and write points to it."""
+    """Start the process and write points to its input."""
 
     def __init__(self, beginning: Beginning) -> None:
         self._beginning = beginning
@@ -65,17 +66,47 @@ class WandB:
         if self._process is None or self._process.poll() is not None:
             self._process = self._start()
         if self._process.stdin is None:
-            raise OSError("wandb_process has no input")
+            raise OSError("the process of wandb has no input")
         self._process.stdin.write(line + b"\n")
 
     def _start(self) -> "subprocess.Popen[bytes]":
         Path(self._beginning.folder).mkdir(exist_ok=True)
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "soulsai.telemetry_node.sinks.wandb_process"],
+            [
+                sys.executable, "-P", "-c",
+                "import sys; from soulsai.telemetry_node.sinks.wandb import main; sys.exit(main())",
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             bufsize=0,
-        )
+        )  # fmt: skip
         if process.stdin is not None:
             process.stdin.write(msgspec.json.encode(self._beginning) + b"\n")
         return process
+
+
+def main() -> int:
+    """Log the points from standard input until it ends, and return the exit code."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent closes the input at the end
+    try:
+        import wandb
+    except ImportError:
+        sys.stderr.write("soulsai: wandb is not installed; pip install 'soulsai[wandb]'\n")
+        return 1
+    beginning = msgspec.json.decode(sys.stdin.buffer.readline(), type=Beginning)
+    run = wandb.init(
+        project=beginning.project,
+        id=beginning.run[-64:],
+        name=beginning.run,
+        mode=beginning.mode,
+        dir=beginning.folder,
+        config=beginning.config,
+        resume="allow",
+    )
+    run.define_metric("env_steps", hidden=True)
+    run.define_metric("*", step_metric="env_steps")
+    for line in sys.stdin.buffer:
+        point = msgspec.json.decode(line, type=Point)
+        run.log({**point.values, "env_steps": point.env_steps})
+    run.finish()
+    return 0
