@@ -155,6 +155,8 @@ class TelemetrySettings(Struct, frozen=True, forbid_unknown_fields=True):
     wandb_mode: Literal["online", "offline"] = "online"
     # file with the address that receives news, such as that of a chat; empty: none
     webhook: str = ""
+    # sinks of other packages that receive the numbers, with options of each: {lines: {name: a.txt}}
+    sinks: dict[str, dict[str, Any]] = {}
     record_mb: Positive = 64.0  # size at which results.jsonl is continued in a new file, in MB
 
 

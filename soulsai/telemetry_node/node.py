@@ -14,6 +14,7 @@ from soulsai.errors import AccessDenied, NoRun, SoulsAIError, Unreachable, WireE
 from soulsai.prometheus import Family
 from soulsai.telemetry_node import record
 from soulsai.telemetry_node.run import FollowedRun
+from soulsai.telemetry_node.sinks import check_sinks
 from soulsai.types import Answer, Event, SaveBest
 from soulsai.web.commands import Enroller
 from soulsai.web.journal import Note
@@ -49,7 +50,11 @@ def serve(
         stopped: Whether to end; called several times a second.
         connect: Opens more connections for the page; by default to the configured server.
         enroller: Enrolls clients from the page, if this node may do that.
+
+    Raises:
+        ConfigError: A configured sink is not installed.
     """
+    check_sinks(config.telemetry)
     node = TelemetryNode(config, wire)
     pause = RetryPause(random.Random())
     try:

@@ -1,18 +1,22 @@
 """Copies of a run's numbers and news: TensorBoard, Weights & Biases, a webhook."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from soulsai.config.schema import TelemetrySettings
+from soulsai.errors import ConfigError
 from soulsai.prometheus import Family
-from soulsai.telemetry_node.connectors import Connector, Point
+from soulsai.telemetry_node.connectors import Connector, Point, Sink
 from soulsai.telemetry_node.sinks.tensorboard import FOLDER, EventFile
 from soulsai.telemetry_node.sinks.wandb import FOLDER as WANDB_FOLDER
 from soulsai.telemetry_node.sinks.wandb import LAST, Beginning, WandB
 from soulsai.telemetry_node.sinks.webhook import MOST, News, Webhook, address
 from soulsai.types import Episode, RunSpec
 from soulsai.web.journal import Note
+
+GROUP = "soulsai.sinks"  # the entry points by which other packages add their sinks
 
 
 class Sinks:
@@ -29,6 +33,8 @@ class Sinks:
             place = str(folder / WANDB_FOLDER)
             beginning = Beginning(settings.wandb, spec.run, settings.wandb_mode, place, about)
             self._points.append(Connector("wandb", WandB(beginning), grace=LAST))
+        for name, options in settings.sinks.items():
+            self._points.append(Connector(name, _installed(name, folder, options)))
         if settings.webhook:
             self._news.append(Connector("webhook", Webhook(address(settings.webhook)), MOST))
         self._all: list[Connector[Any]] = [*self._points, *self._news]
@@ -78,3 +84,22 @@ class Sinks:
     def _offer(self, point: Point) -> None:
         for connector in self._points:
             connector.offer(point)
+
+
+def check_sinks(settings: TelemetrySettings) -> None:
+    """Raise ``ConfigError`` if a sink of another package is not installed."""
+    found = entry_points(group=GROUP).names
+    for name in settings.sinks:
+        if name not in found:
+            there = ", ".join(sorted(found)) or "none"
+            raise ConfigError(f"telemetry.sinks.{name}: not installed; installed are: {there}")
+
+
+def _installed(name: str, folder: Path, options: Mapping[str, Any]) -> Sink[Point]:
+    """Make the sink of another package for the run in ``folder``."""
+    (entry,) = entry_points(group=GROUP, name=name)
+    try:
+        sink: Sink[Point] = entry.load()(folder, **options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"telemetry.sinks.{name}: {error}") from error
+    return sink
