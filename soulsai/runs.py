@@ -106,7 +106,8 @@ def kept_in(folder: Path, config: Config) -> Config:
 def describe(folder: Path, state: Status | None) -> str:
     """Return a run as one line."""
     if state is None:
-        return f"{folder}  (no status)"
+        state_now = "running" if (folder / SERVER).exists() else "never learnt"
+        return f"{folder}  {state_now}, no checkpoint yet"
     reward = "none yet" if state.reward_mean is None else f"{state.reward_mean:.1f}"
     return (
         f"{folder}  {state.phase}: {state.algorithm} on {state.environment}, "

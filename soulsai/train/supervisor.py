@@ -42,7 +42,7 @@ TRIAL_BYTES = 2**16  # that must fit onto the disk
 ERROR_PREFIX = "soulsai: "  # of an error in a log
 LOG_BYTES = 2**16  # of the telemetry node's log that are searched for the page's address
 
-_PAGE = re.compile(r"page (?:url=(\S+)|waits address=(\S+) reason='?([^';]*))")
+_PAGE = re.compile(r"page url=(\S+)|page waits: (.+)")  # in the telemetry node's log
 
 
 class RunResult(Struct, frozen=True):
@@ -363,10 +363,8 @@ def page_address(log: Path) -> str:
             found = _PAGE.findall(file.read(LOG_BYTES).decode(errors="replace"))
     except OSError:
         return ""
-    if not found:
-        return ""
-    url, address, reason = found[-1]
-    return url or f"waits for {address}, which {reason}; --set web.port=0 takes any port"
+    url, reason = found[-1] if found else ("", "")
+    return url or (f"waits: {reason}" if reason else "")
 
 
 def _failure(child: Child, decision: ExitDecision) -> RunResult:

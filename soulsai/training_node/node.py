@@ -418,7 +418,10 @@ class TrainingNode:
             self._publish()
         self._reporter.record()
         progress = self._progress
-        end = f"{progress.env_steps} env steps, {progress.updates} updates, {self._saver.newest}"
+        end = (
+            f"{progress.env_steps:,} env steps and {progress.updates:,} updates; "
+            f"saved checkpoint {self._saver.newest}"
+        )
         if ended:
             self._leaving = "ended"
             self._wire.attempt(lambda wire: wire.tell(Control("stop")))

@@ -61,6 +61,7 @@ def test_summary_is_the_last_line_and_a_file(trained):
 def test_progress_is_shown_in_plain_lines_where_there_is_no_terminal(trained):
     _, done = trained
     assert "CartPole-v1" in done.stderr.splitlines()[0]
+    assert any(line.startswith("page ") for line in done.stderr.splitlines()), done.stderr
     assert "\x1b" not in done.stderr
 
 

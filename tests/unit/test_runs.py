@@ -109,7 +109,9 @@ def test_the_private_server_of_the_newest_run_is_found(tmp_path):
 def test_an_unreadable_status_is_none(tmp_path):
     folder = make(tmp_path, "run")
     assert runs.status(folder) is None
-    assert "no status" in runs.describe(folder, None)
+    assert runs.describe(folder, None).endswith("never learnt, no checkpoint yet")
+    (folder / runs.SERVER).touch()
+    assert runs.describe(folder, None).endswith("running, no checkpoint yet")
     (folder / "status.json").write_bytes(b"{")
     assert runs.status(folder) is None
     (folder / "status.json").write_bytes(msgspec.json.encode(STATUS))

@@ -138,9 +138,8 @@ class Quarantine:
         self.exclude(client, "the operator has purged it", for_good=True)
         self._audit.write("purged", client=client, removed=removed)
         counts = ", ".join(f"{count} from {name}" for name, count in removed.items() if count)
-        return Answer(
-            True, f"purged {client}: {counts or 'nothing was left of it'}; it is kept out"
-        )
+        forgotten = f"forgot {counts or 'nothing'} of {client}"
+        return Answer(True, f"{forgotten}; it stays out until `soulsai pardon {client}`")
 
     def pardon(self, client: str) -> Answer:
         """End a client's exclusion."""
