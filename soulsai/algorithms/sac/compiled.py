@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from math import prod
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,27 +11,41 @@ from soulsai.algorithms.base import Tensors
 from soulsai.algorithms.compile.flat import BESIDE, FlatAdam, Moments, adam, chosen, correction
 from soulsai.algorithms.compile.form import Form, Functional, NotCompilable, Package
 from soulsai.algorithms.replay_learner import packed
+from soulsai.algorithms.sac.network import Critics, SquashedActor
 from soulsai.algorithms.sac.update import (
     ActorFunction,
     ActorReport,
     CriticFunction,
     CriticReport,
+    Hyperparameters,
     actor_loss,
     actor_report,
     critic_loss,
     critic_report,
 )
 
-if TYPE_CHECKING:
-    from soulsai.algorithms.sac.learner import SAC
-
 MOMENTS = 4  # tensors of ``Moments``
+
+
+class SACState(Protocol):
+    """The parts of the learner that its steps read and change."""
+
+    policy: SquashedActor
+    critics: Critics
+    constants: Hyperparameters
+    actor_weights: Tensor
+    critic_weights: Tensor
+    target_weights: Tensor
+    log_temperature: Tensor
+    actor_adam: FlatAdam
+    critic_adam: FlatAdam
+    temperature_adam: FlatAdam
 
 
 class FunctionalNetworks:
     """Actor and critics as functions of their parameters."""
 
-    def __init__(self, sac: "SAC") -> None:
+    def __init__(self, sac: SACState) -> None:
         self._names = names = sac.policy.inputs
         observation = sac.policy.observation
         self._parts = Functional(
@@ -67,7 +81,7 @@ class FunctionalNetworks:
         return self._critics.at(weights, ())
 
 
-def critic_form(sac: "SAC", rows: Tensors, weights: Tensor) -> Form:
+def critic_form(sac: SACState, rows: Tensors, weights: Tensor) -> Form:
     """Return the critic step as a function of state, importance weights, noise and batch.
 
     Args:
@@ -115,7 +129,7 @@ def critic_form(sac: "SAC", rows: Tensors, weights: Tensor) -> Form:
     return Form(function, (*state, weights, _noise_example(sac, rows), *rows.values()))
 
 
-def actor_form(sac: "SAC", rows: Tensors) -> Form:
+def actor_form(sac: SACState, rows: Tensors) -> Form:
     """Return the step of actor and temperature as a function of state, noise and batch.
 
     Args:
@@ -158,7 +172,7 @@ def actor_form(sac: "SAC", rows: Tensors) -> Form:
 
 
 def compiled_critic_step(
-    sac: "SAC", package: Package
+    sac: SACState, package: Package
 ) -> Callable[[Tensors, Tensor, Tensor], CriticReport]:
     """Return the critic step of a compiled ``critic_form``."""
     state = _critic_state(sac)
@@ -167,7 +181,9 @@ def compiled_critic_step(
     )
 
 
-def compiled_actor_step(sac: "SAC", package: Package) -> Callable[[Tensors, Tensor], ActorReport]:
+def compiled_actor_step(
+    sac: SACState, package: Package
+) -> Callable[[Tensors, Tensor], ActorReport]:
     """Return the actor step of a compiled ``actor_form``."""
     state = _actor_state(sac)
     return lambda rows, noise: ActorReport(
@@ -175,12 +191,12 @@ def compiled_actor_step(sac: "SAC", package: Package) -> Callable[[Tensors, Tens
     )
 
 
-def _check_deterministic(sac: "SAC") -> None:
-    if sac.config.dropout:
+def _check_deterministic(sac: SACState) -> None:
+    if any(tower.dropout for tower in sac.critics.towers):
         raise NotCompilable("dropout draws numbers inside the update")
 
 
-def _critic_state(sac: "SAC") -> tuple[Tensor, ...]:
+def _critic_state(sac: SACState) -> tuple[Tensor, ...]:
     """Return the tensors that the critic step reads and changes."""
     return (
         *_moments(sac.critic_weights, sac.critic_adam),
@@ -191,7 +207,7 @@ def _critic_state(sac: "SAC") -> tuple[Tensor, ...]:
     )
 
 
-def _actor_state(sac: "SAC") -> tuple[Tensor, ...]:
+def _actor_state(sac: SACState) -> tuple[Tensor, ...]:
     """Return the tensors that the actor step reads and changes."""
     return (
         *_moments(sac.actor_weights, sac.actor_adam),
@@ -205,11 +221,11 @@ def _moments(weights: Tensor, optimizer: FlatAdam) -> Moments:
     return Moments(weights, optimizer.mean, optimizer.square, optimizer.steps)
 
 
-def _observation_columns(sac: "SAC", rows: Tensors) -> Tensors:
+def _observation_columns(sac: SACState, rows: Tensors) -> Tensors:
     return {f"obs.{name}": rows[f"obs.{name}"] for name in sac.policy.inputs}
 
 
-def _noise_example(sac: "SAC", rows: Tensors) -> Tensor:
+def _noise_example(sac: SACState, rows: Tensors) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     shape = len(rows["ret"]), prod(sac.policy.shape)
     return torch.randn(shape, generator=generator).to(rows["ret"])

@@ -6,7 +6,6 @@ expensive steps.
 """
 
 import copy
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from math import prod
@@ -14,16 +13,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from soulsai.algorithms.base import Policy, Skips, Stateful, Tensors
-from soulsai.algorithms.compile.dense import Tower, keep_freed_memory
+from soulsai.algorithms.base import Skips, Stateful, Tensors
+from soulsai.algorithms.compile.dense import keep_freed_memory
 from soulsai.algorithms.compile.flat import FlatAdam, Gradient, flatten
 from soulsai.algorithms.compile.form import Form, Package, examples
-from soulsai.algorithms.networks import Encoder, Observation
 from soulsai.algorithms.replay_learner import Experience, leaves, tensors
 from soulsai.algorithms.sac import compiled
-from soulsai.algorithms.sac.critics import Critics
+from soulsai.algorithms.sac.network import Critics, SquashedActor, Temperature
 from soulsai.algorithms.sac.settings import SACSettings
 from soulsai.algorithms.sac.update import (
     ActorReport,
@@ -35,46 +33,9 @@ from soulsai.algorithms.sac.update import (
     critic_report,
 )
 from soulsai.errors import ConfigError
-from soulsai.types import Fragment, Head, Metrics, Spec, zeros
+from soulsai.types import Fragment, Metrics, Spec, zeros
 
-LOG_STD = -5.0, 2.0  # bounds of the actor's output
 METRICS_EVERY = 16  # updates; copying numbers out of torch costs time
-
-
-class SquashedActor(Policy):
-    """The policy: a normal distribution of actions, squashed into -1..1 by tanh."""
-
-    def __init__(self, config: SACSettings, spec: Spec) -> None:
-        head = Head("squashed", eval_fraction=config.eval_fraction)
-        super().__init__(head, spec, outputs=("mean", "log_std"))
-        self.shape = spec.action.shape
-        self.observation = Observation(spec.seen, normalize=config.normalize_obs)
-        self.encoder = Encoder(self.observation, (), layer_norm=False)
-        self.tower = Tower(self.encoder.width, config.hidden, 2 * prod(self.shape))
-
-    def forward(self, obs: Tensors, memory: Tensors) -> tuple[Tensors, Tensors]:
-        """Map leaves [B, ...] to ``mean`` and ``log_std`` [B, *shape]."""
-        mean, log_std = self.parameters_of(self.observation.parts(obs))
-        shape = (-1, *self.shape)
-        return {"mean": mean.reshape(shape), "log_std": log_std.reshape(shape)}, memory
-
-    def parameters_of(self, parts: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Map the parts of an observation to mean and log standard deviation [B, A]."""
-        mean, log_std = self.tower(self.encoder.features(parts)).chunk(2, dim=1)
-        return mean, log_std.clamp(*LOG_STD)
-
-
-class Temperature(nn.Module):
-    """The weight of a nat of entropy relative to reward, learnt as a logarithm."""
-
-    def __init__(self, initial: float) -> None:
-        super().__init__()
-        self.log = nn.Parameter(torch.tensor([math.log(initial)]))
-
-    @property
-    def value(self) -> Tensor:
-        """The temperature [1]."""
-        return self.log.detach().exp()
 
 
 class SAC:

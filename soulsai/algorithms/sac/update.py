@@ -12,7 +12,7 @@ from torch import Tensor
 
 from soulsai.algorithms.base import Tensors
 from soulsai.algorithms.distributions import sample_squashed
-from soulsai.algorithms.sac.critics import actor_value, critic_loss_slope, truncated
+from soulsai.algorithms.sac.network import actor_value, critic_loss_slope, truncated
 
 ActorFunction = Callable[[list[Tensor]], tuple[Tensor, Tensor]]  # parts to mean, log_std [B, A]
 CriticFunction = Callable[[list[Tensor], Tensor], Tensor]  # parts, actions to quantiles [B, C, N]

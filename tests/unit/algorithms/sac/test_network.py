@@ -1,11 +1,11 @@
-"""Critics: what is pooled, what is thrown away, and the slope they learn by."""
+"""Critics: their shapes, their loss, and the quantiles that targets leave out."""
 
 import numpy as np
 import pytest
 import torch
 
 from soulsai.algorithms.networks import Observation
-from soulsai.algorithms.sac.critics import Critics, actor_value, critic_loss_slope, truncated
+from soulsai.algorithms.sac.network import Critics, actor_value, critic_loss_slope, truncated
 from soulsai.types import Leaf
 
 

@@ -1,13 +1,56 @@
-"""Critics of state and action, with truncated quantiles (TQC, arXiv:2005.04269)."""
+"""The networks: a squashed normal actor, and truncated quantile critics (arXiv:2005.04269)."""
 
+import math
 from collections.abc import Sequence
+from math import prod
 
 import torch
 from torch import Tensor, nn
 
+from soulsai.algorithms.base import Policy, Tensors
 from soulsai.algorithms.compile.dense import Tower
 from soulsai.algorithms.networks import Encoder, Observation
 from soulsai.algorithms.quantiles import quantile_huber_slope
+from soulsai.algorithms.sac.settings import SACSettings
+from soulsai.types import Head, Spec
+
+LOG_STD = -5.0, 2.0  # bounds of the actor's output
+
+
+class SquashedActor(Policy):
+    """The policy: a normal distribution of actions, squashed into -1..1 by tanh."""
+
+    def __init__(self, config: SACSettings, spec: Spec) -> None:
+        head = Head("squashed", eval_fraction=config.eval_fraction)
+        super().__init__(head, spec, outputs=("mean", "log_std"))
+        self.shape = spec.action.shape
+        self.observation = Observation(spec.seen, normalize=config.normalize_obs)
+        self.encoder = Encoder(self.observation, (), layer_norm=False)
+        self.tower = Tower(self.encoder.width, config.hidden, 2 * prod(self.shape))
+
+    def forward(self, obs: Tensors, memory: Tensors) -> tuple[Tensors, Tensors]:
+        """Map leaves [B, ...] to ``mean`` and ``log_std`` [B, *shape]."""
+        mean, log_std = self.parameters_of(self.observation.parts(obs))
+        shape = (-1, *self.shape)
+        return {"mean": mean.reshape(shape), "log_std": log_std.reshape(shape)}, memory
+
+    def parameters_of(self, parts: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Map the parts of an observation to mean and log standard deviation [B, A]."""
+        mean, log_std = self.tower(self.encoder.features(parts)).chunk(2, dim=1)
+        return mean, log_std.clamp(*LOG_STD)
+
+
+class Temperature(nn.Module):
+    """The weight of a nat of entropy relative to reward, learnt as a logarithm."""
+
+    def __init__(self, initial: float) -> None:
+        super().__init__()
+        self.log = nn.Parameter(torch.tensor([math.log(initial)]))
+
+    @property
+    def value(self) -> Tensor:
+        """The temperature [1]."""
+        return self.log.detach().exp()
 
 
 class Critics(nn.Module):
