@@ -13,7 +13,7 @@ from msgspec import Struct
 from soulsai.errors import ConfigError
 from soulsai.identity import certificates
 from soulsai.wire.names import CLIENT_USER, OLDEST_SERVER, ROLES, Role, Version, acl
-from soulsai.wire.secrets import PUBLIC_KEY, file_of, read_secret, write_file
+from soulsai.wire.secrets import PUBLIC_KEY, file_of, read_secret, shared_file, write_file
 from soulsai.wire.signing import PRIVATE_KEY, new_key, read_signer
 
 USERS = "users.acl"
@@ -45,6 +45,8 @@ def init(
 ) -> Made:
     """Create the missing files of a folder of secrets; existing ones stay as they are.
 
+    A ``redis.secret`` beside the folder, in ``config/``, becomes the common secret.
+
     Args:
         folder: Created if missing, readable by this user only.
         hosts: Names of the server in its certificate; the first one is its address.
@@ -65,7 +67,10 @@ def init(
         if not path.is_file():
             if role == "client" and enrolled_only:
                 continue
-            write_file(path, f"requirepass {password()}\n", mode)
+            beside = shared_file(folder)
+            given = role == "client" and beside.is_file()
+            word = read_secret(beside) if given else password()
+            write_file(path, f"requirepass {word}\n", mode)
             made.append(path.name)
         path.chmod(PRIVATE if role == "admin" else mode)
         passwords[role] = read_secret(path)

@@ -131,8 +131,19 @@ def _common_secret(folder: Path, environ: Mapping[str, str]) -> Path | None:
         if not Path(named).is_file():
             raise ConfigError(f"{PASSWORD_FILE}: there is no file {named}")
         return Path(named)
-    return next((path for path in _common_places(folder) if path.is_file()), None)
+    found = [path for path in _common_places(folder) if path.is_file()]
+    ours = [path for path in found if path != _CONTAINER_SECRET]
+    if len({read_secret(path) for path in ours}) > 1:
+        raise ConfigError(
+            f"{' and '.join(map(str, ours))} hold different passwords; keep one of the files"
+        )
+    return found[0] if found else None
 
 
-def _common_places(folder: Path) -> tuple[Path, Path]:
-    return file_of(folder, "client"), _CONTAINER_SECRET
+def shared_file(folder: Path) -> Path:
+    """Return ``config/redis.secret``, beside the folder of secrets, where a user may put it."""
+    return folder.parent / file_of(folder, "client").name
+
+
+def _common_places(folder: Path) -> tuple[Path, Path, Path]:
+    return file_of(folder, "client"), shared_file(folder), _CONTAINER_SECRET

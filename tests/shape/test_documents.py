@@ -22,3 +22,9 @@ def test_links_lead_somewhere(page):
         target for target in targets if "://" not in target and not (page.parent / target).exists()
     ]
     assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_tests_that_a_page_names_are_there(page):
+    named = re.findall(r"`(tests/[\w/]+\.py)", page.read_text())
+    assert [path for path in named if not (ROOT / path).exists()] == []

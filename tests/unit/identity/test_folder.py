@@ -173,3 +173,12 @@ def test_two_who_change_the_users_at_once_lose_nothing(folder):
         list(pool.map(enroll, range(4)))
     lines = (folder / "users.acl").read_text().splitlines()
     assert len([line for line in lines if line.endswith("on nopass")]) == 160
+
+
+def test_a_password_that_the_user_put_into_config_becomes_the_common_one(folder):
+    folder.parent.mkdir()
+    (folder.parent / "redis.secret").write_text("requirepass our-own-long-password\n")
+    made = init(folder, now=NOW)
+    assert read_secret(folder / "redis.secret") == "our-own-long-password"
+    assert user_line("client", "our-own-long-password") in (folder / "users.acl").read_text()
+    assert "redis.secret" in made.made

@@ -159,3 +159,26 @@ def test_without_a_password_the_places_are_named(tmp_path):
         AuthenticationError("WRONGPASS")
     )
     assert f"refuses the password in {tmp_path / 'redis.secret'}" in str(error)
+
+
+def test_the_common_secret_may_lie_in_config_itself(tmp_path):
+    settings = RedisSettings(url="redis://localhost", secrets=str(tmp_path / "config" / "secrets"))
+    (tmp_path / "config" / "secrets").mkdir(parents=True)
+    write_secret(tmp_path / "config" / "redis.secret", "common")
+    for role in ("client", "training_node"):
+        server = server_for(role, settings, {})
+        assert (server.password, server.source) == (
+            "common", str(tmp_path / "config" / "redis.secret"),
+        )  # fmt: skip
+    write_secret(tmp_path / "config" / "secrets" / "redis.secret", "common")
+    assert server_for("client", settings, {}).password == "common"
+
+
+def test_two_common_secrets_that_differ_are_an_error_that_names_both(tmp_path):
+    folder = tmp_path / "config" / "secrets"
+    folder.mkdir(parents=True)
+    write_secret(folder.parent / "redis.secret", "one")
+    write_secret(folder / "redis.secret", "two")
+    settings = RedisSettings(url="redis://localhost", secrets=str(folder))
+    with pytest.raises(ConfigError, match=r"secrets.redis\.secret and .*config.redis\.secret hold"):
+        server_for("client", settings, {})
