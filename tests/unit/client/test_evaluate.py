@@ -141,11 +141,11 @@ def test_the_interquartile_mean_leaves_a_quarter_out_at_each_end():
 
 
 def test_an_episode_without_an_end_stops_after_a_bound(tmp_path, monkeypatch):
-    monkeypatch.setattr("soulsai.client.evaluate._MOST_STEPS", 3)
+    monkeypatch.setattr("soulsai.client.evaluate._MOST_STEPS", 1)
     path = written(tmp_path / "policy.onnx", "soulsai.testing:ToyEnv", towards_goal())
-    words = r"ToyEnv: an episode has not ended after 3 steps; set environment\.max_episode_steps"
+    words = r"ToyEnv: an episode has not ended after 1 steps; set environment\.max_episode_steps"
     with pytest.raises(EnvironmentFault, match=words):
-        evaluate(path, episodes=2, seed=1, environment="soulsai.testing:ToyEnv")
+        evaluate(path, episodes=4, seed=1, environment="soulsai.testing:ToyEnv")
 
 
 def test_an_environment_that_can_be_made_once_is_played_alone(tmp_path, monkeypatch, caplog):
