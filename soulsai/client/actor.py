@@ -1,5 +1,6 @@
 """The policy program in ONNX Runtime: from observations to outputs and the next memory."""
 
+import os
 from pathlib import Path
 from typing import Any, Self
 
@@ -7,6 +8,7 @@ import msgspec
 import numpy as np
 import onnxruntime as ort
 
+from soulsai.client.graph_check import MOST_FILE_BYTES, check_graph
 from soulsai.errors import CheckpointError, WireError
 from soulsai.types import ActionSpec, Array, Head, Leaf, PolicyCard, Program, Spec, Weights, zeros
 
@@ -57,6 +59,7 @@ class Actor:
         options = _options()
         options.add_external_initializers(names, values)
         try:
+            check_graph(program.graph, program.weights)
             session = ort.InferenceSession(program.graph, options, ["CPUExecutionProvider"])
             actor = cls(
                 session,
@@ -79,8 +82,12 @@ class Actor:
         """Load a ``policy.onnx``, which contains its weights and its card."""
         if not path.is_file():
             raise CheckpointError(f"{path}: no such file")
+        if path.stat().st_size > MOST_FILE_BYTES:
+            raise CheckpointError(f"{path}: has more than {MOST_FILE_BYTES} bytes")
         try:
-            session = ort.InferenceSession(path.read_bytes(), _options(), ["CPUExecutionProvider"])
+            data = path.read_bytes()
+            check_graph(data, most_bytes=MOST_FILE_BYTES)
+            session = ort.InferenceSession(data, _options(), ["CPUExecutionProvider"])
             text = session.get_modelmeta().custom_metadata_map[METADATA_KEY]
             card = msgspec.json.decode(text, type=PolicyCard)
             actor = cls(
@@ -144,6 +151,11 @@ def _options() -> ort.SessionOptions:
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
     options.log_severity_level = 4
+    # Second to check_graph: no place of a tensor is a file below the null device.
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", os.devnull
+    )
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     return options
 
 
