@@ -101,7 +101,7 @@ def enroll(
     ] = False,
     runs: Annotated[
         str,
-        typer.Option(metavar="PATTERN", help="Runs it may join, like dqn-*; else this run."),
+        typer.Option(metavar="PATTERN", help="Runs it may join, like lander-*; else this run."),
     ] = "",
     config: SettingsOption = None,
     redis: Url = "",

@@ -206,7 +206,7 @@ def user_rules(
             "to write; use Redis or Valkey 7.0 or later"
         )
     if not _RUNS.fullmatch(runs):
-        raise ConfigError(f"--runs: {runs!r} is not the name of a run, nor a pattern like dqn-*")
+        raise ConfigError(f"--runs: {runs!r} is not the name of a run, nor a pattern like lander-*")
     rights = _RIGHTS[role].replace("{client}", client or "*").replace("@", runs)
     # redis-py and others send their name with this command, which is unknown before 7.2.
     introduced = ["+client|setinfo"] if version >= (7, 2) else []
