@@ -313,7 +313,7 @@ def test_counters_of_a_refused_fragment_are_not_believed():
     }
     judge = admission(run_spec(), messages=messages)
     assert judge.admit(Entry("c", Position(EPOCH, 1), b"bad")).lost == 0
-    assert judge.admit(Entry("c", Position(EPOCH, 3), b"good")).lost == 7
+    assert judge.admit(Entry("c", Position(EPOCH, 3), b"good")).lost == 3  # and 4 are refused
 
 
 def test_epochs_may_be_ahead_of_a_slow_clock_of_ours():
