@@ -136,6 +136,7 @@ class TrainingNode:
         self._given: list[Arrival] = []  # to the algorithm, with the last answer
         self._failure: Exception | None = None  # in the handling of an arrival
         self._late_updates = 0  # after the last env step
+        self._trimmed: dict[str, Position] = {}  # the positions up to which streams were deleted
         self._next_look = self._next_report = -float("inf")
         self._stop_asked = False
         self._leaving: Phase | None = None
@@ -375,17 +376,40 @@ class TrainingNode:
         """
         if not self._check_generation():
             return
-        if self._wire.attempt(lambda wire: wire.trim(self._saver.durable)):
+        self._find_unread()
+        marks = self._progress.marks
+        upto = {
+            client: position
+            for client, position in self._saver.durable.items()
+            if client in marks and marks[client].position >= position
+        }
+        if self._wire.attempt(lambda wire: wire.trim(upto)):
+            self._trimmed = upto
             self._publisher.hurry()
         self._clients.found(self._receiver.streams)
         if not self._waiting and self._receiver.inbox.is_empty:  # no one is silent unread
             for client in self._clients.silent(FORGET_SECONDS):
                 if self._delete_stream(client):
                     self._clients.forget(client)
-        marks = self._progress.marks
         for client in list(marks)[: max(0, len(marks) - MOST_MARKS)]:
             self._receiver.forget(client)
             del marks[client]
+
+    def _find_unread(self) -> None:
+        """Read the streams from their start that have got entries before their marks.
+
+        Their ids are times of the server's clock. If that is set back after a stream was deleted,
+        new entries have smaller ids than those that were read, and would never be read.
+        """
+        counts: dict[str, int] = {}
+        if not self._trimmed:
+            return
+        self._wire.attempt(lambda wire: counts.update(wire.trim(self._trimmed)))
+        for client in [client for client, count in counts.items() if count]:
+            self._reporter.unread(client, counts[client])
+            del self._trimmed[client]
+            self._progress.marks.pop(client, None)
+            self._receiver.forget(client)
 
     def _delete_stream(self, client: str) -> bool:
         return self._wire.attempt(lambda wire: wire.forget(client))

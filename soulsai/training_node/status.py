@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from soulsai.prometheus import Stopwatch, TrainingMetrics
-from soulsai.training_node.admission import Arrival
+from soulsai.training_node.admission import BAD_POSITION, Arrival
 from soulsai.training_node.client_table import ClientTable, Rate, bounded
 from soulsai.training_node.publisher import WeightsCheck
 from soulsai.training_node.retrying_wire import RetryingWire
@@ -18,7 +18,7 @@ from soulsai.training_node.saving.saver import Saver
 from soulsai.training_node.saving.snapshot import Progress
 from soulsai.training_node.start import TrainingRun
 from soulsai.training_node.trust.quarantine import EXCLUDED, Quarantine
-from soulsai.types import Episode, Fragment, Metrics, Status, Weights
+from soulsai.types import Episode, Event, Fragment, Metrics, Status, Weights
 
 WINDOW = 100  # episodes in the mean reward
 LAGS = 256  # fragments in the mean lag
@@ -176,6 +176,7 @@ class StatusReporter:
         self._before = run.progress.seconds
         self._pending: deque[Episode] = deque()
         self._unrecorded = 0
+        self._unread = ""  # the last client with entries that were deleted unread
         self._reduced = False  # a status could not be encoded
 
     @property
@@ -192,6 +193,18 @@ class StatusReporter:
         while len(self._pending) > PENDING:
             self._pending.popleft()
             self._unrecorded += 1
+
+    def unread(self, client: str, entries: int) -> None:
+        """Count entries that were deleted unread, because their positions were read before."""
+        rejected = self._progress.rejected
+        rejected[BAD_POSITION] = rejected.get(BAD_POSITION, 0) + entries
+        self._unread = (
+            f"{client}: {entries} entries with old positions were not read; the server's clock was "
+            "set back, or two computers use this name"
+        )
+        log.warning("entries not read client=%s entries=%d", client, entries)
+        event = Event("client", self._unread)
+        self._wire.attempt(lambda wire: wire.announce(event))
 
     def record(self) -> None:
         """Record the pending episodes, unless the server is away."""
@@ -274,7 +287,15 @@ class StatusReporter:
         idle = self._clients.idle(IDLE_NOTICE_SECONDS)
         others = f" and {len(idle) - 1} more" if len(idle) > 1 else ""
         stuck = f"no env steps for a minute: {idle[0]}{others}" if idle else ""
-        parts = (self._wire.fault, self._saver.notice, unsound, unrecorded, kept_out, stuck)
+        parts = (
+            self._wire.fault,
+            self._saver.notice,
+            unsound,
+            unrecorded,
+            kept_out,
+            stuck,
+            self._unread,
+        )
         return "; ".join(filter(None, parts))
 
 

@@ -137,8 +137,12 @@ class TrainingWire(Protocol):
             timeout: Seconds to wait for the first entry.
         """
 
-    def trim(self, upto: Mapping[str, Position]) -> None:
-        """Delete entries up to and including positions that a durable checkpoint covers."""
+    def trim(self, upto: Mapping[str, Position]) -> dict[str, int]:
+        """Delete entries up to and including positions that a durable checkpoint covers.
+
+        Returns:
+            The number of deleted entries of each client.
+        """
 
     def forget(self, client: str) -> None:
         """Delete a client's stream."""

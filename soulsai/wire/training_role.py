@@ -206,11 +206,12 @@ class TrainingRole:
                 entries.append(Entry(client, position_of(id), data))
         return entries
 
-    def trim(self, upto: Mapping[str, Position]) -> None:
-        self._all(
+    def trim(self, upto: Mapping[str, Position]) -> dict[str, int]:
+        replies = self._all(
             ("XTRIM", self._keys.experience(client), "MINID", _after(position))
             for client, position in upto.items()
         )
+        return dict(zip(upto, map(int, replies), strict=True))
 
     def forget(self, client: str) -> None:
         self._connection.execute("UNLINK", self._keys.experience(client))
@@ -348,10 +349,12 @@ class TrainingRole:
         except ServerFull:
             return  # the command is carried out all the same; its sender times out
 
-    def _all(self, commands: Iterable[RedisCommand]) -> None:
-        """Execute commands; raise the first error among their replies."""
-        if batch := list(commands):
-            raise_first(self._connection.execute_all(batch))
+    def _all(self, commands: Iterable[RedisCommand]) -> list[Any]:
+        """Execute commands; return their replies, or raise the first error among them."""
+        batch = list(commands)
+        replies = self._connection.execute_all(batch) if batch else []
+        raise_first(replies)
+        return replies
 
     def _remove(self, pattern: str) -> None:
         keys = scan(self._connection, self._keys.prefix + pattern)

@@ -8,7 +8,7 @@ import pytest
 
 from soulsai.training_node import node as module
 from soulsai.training_node import receiver
-from tests.memory_server import MemoryServer
+from tests.memory_server import MemoryServer, set_clock
 from tests.unit.training_node.node_cases import Node, Player, config, wait_for
 
 
@@ -77,6 +77,27 @@ def test_a_stream_that_this_node_never_heard_of_is_deleted_too(monkeypatch, serv
     with Node(monkeypatch, server, config(tmp_path, every=2), resume="latest"):
         other = Player(server, "other")
         wait_for(lambda: forgotten(server, other), "the stream to be deleted")
+
+
+def test_after_the_servers_clock_was_set_back_a_notice_comes_and_play_goes_on(
+    monkeypatch, server, tmp_path
+):
+    with Node(monkeypatch, server, config(tmp_path, every=1)) as node:
+        player, other = Player(server), Player(server, "other")
+        player.play(4)
+        node.told(lambda status: status.checkpoint == "000001")
+        other.play(4)
+        node.told(lambda status: status.checkpoint == "000002")
+        server.link().execute("UNLINK", "soulsai:{soulsai}:exp:player")
+        now = time.time
+        set_clock(monkeypatch, lambda: now() - 3600)
+        player.greet()
+        player.play(4)
+        other.play(4)
+        status = node.told(lambda status: "the server's clock was set back" in status.notice)
+        assert (status.env_steps, status.rejected) == (12, {"position": 2})
+        player.play(4)
+        node.told(lambda status: status.env_steps == 16)
 
 
 def test_a_clock_far_behind_the_servers_refuses_nobody(monkeypatch, server, tmp_path):

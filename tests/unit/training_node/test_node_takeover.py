@@ -25,8 +25,9 @@ class StandsStill:
     def trim(self, upto):
         self.about_to.set()
         assert self.go_on.wait(PATIENCE)
-        self._wire.trim(upto)
+        counts = self._wire.trim(upto)
         self.done.set()
+        return counts
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["before it looks", "while it looks"])
