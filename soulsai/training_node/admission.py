@@ -115,6 +115,7 @@ class Admission:
         self._steps = EpisodeSteps()
         self._decode = decode
         self._now = now
+        self._later: dict[str, Mark] = {}  # the marks of streams that are read again
         self.server_time = 0.0  # Unix seconds; epochs are times of the server's clock
 
     def mark(self, client: str) -> Mark:
@@ -125,11 +126,27 @@ class Admission:
         """Return the position of that end."""
         return self.mark(client).position
 
+    def read_again(self, client: str) -> None:
+        """Read a client's stream from its start, for epochs before that of its mark.
+
+        Later epochs continue from the mark, so nothing is admitted twice.
+        """
+        self._later[client] = self._later.get(client, self.mark(client))
+        self.marks[client] = Mark()
+
+    def forget(self, client: str) -> None:
+        """Forget the mark of a client."""
+        self.marks.pop(client, None)
+        self._later.pop(client, None)
+
     def admit(self, entry: Entry) -> Arrival:
         """Read one entry; faults of its content become refusals."""
         client, position, data = entry
         before = self.mark(client)
         size = len(data) if data is not None else 0
+        later = self._later.get(client)
+        if later is not None and position.epoch >= later.position.epoch:
+            before, self.marks[client] = later, Mark(position)
         if position <= before.position:
             return Arrival(client, before, size, duplicate=True)
         now = max(self._now(), self.server_time)
@@ -149,6 +166,8 @@ class Admission:
                 reading.refuse(error)
         arrival = reading.arrival(client, size)
         self.marks[client] = arrival.mark
+        if before is later:
+            del self._later[client]
         return arrival
 
     def set_aside(self, entry: Entry, detail: str) -> Arrival:

@@ -396,20 +396,22 @@ class TrainingNode:
             del marks[client]
 
     def _find_unread(self) -> None:
-        """Read the streams from their start that have got entries before their marks.
+        """Find streams with new entries before their marks, and read those from their start.
 
-        Their ids are times of the server's clock. If that is set back after a stream was deleted,
-        new entries have smaller ids than those that were read, and would never be read.
+        The ids are times of the server's clock. If that is set back after a stream was deleted,
+        new entries have smaller ids than those that were read, and would never be read. A client
+        that was heard since the last deletion is in order: the server has lost the deletion.
         """
         counts: dict[str, int] = {}
         if not self._trimmed:
             return
         self._wire.attempt(lambda wire: counts.update(wire.trim(self._trimmed)))
-        for client in [client for client, count in counts.items() if count]:
-            self._reporter.unread(client, counts[client])
-            del self._trimmed[client]
-            self._progress.marks.pop(client, None)
-            self._receiver.forget(client)
+        marks = self._progress.marks
+        for client, count in counts.items():
+            if count and client in marks and marks[client].position == self._trimmed[client]:
+                self._reporter.unread(client, count)
+                del marks[client]
+                self._receiver.read_again(client)
 
     def _delete_stream(self, client: str) -> bool:
         return self._wire.attempt(lambda wire: wire.forget(client))

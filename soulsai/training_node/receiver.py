@@ -98,6 +98,7 @@ class Receiver:
         self._clock = clock
         self._stop = threading.Event()
         self._forgotten: deque[str] = deque()
+        self._again: deque[str] = deque()
         self._refusal_log = RefusalLog(clock)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="receiver", daemon=False)
@@ -129,6 +130,10 @@ class Receiver:
     def publishing(self, generation: int, version: int) -> None:
         """Admit experience of these weights; call it before they are published."""
         self._admission.newest = (generation, version)
+
+    def read_again(self, client: str) -> None:
+        """Read a client's stream from its start, for epochs before that of its mark."""
+        self._again.append(client)
 
     def forget(self, client: str) -> None:
         """Forget a client's mark; call it after its stream was deleted."""
@@ -168,7 +173,9 @@ class Receiver:
 
     def _discover(self) -> list[str]:
         while self._forgotten:
-            self._admission.marks.pop(self._forgotten.popleft(), None)
+            self._admission.forget(self._forgotten.popleft())
+        while self._again:
+            self._admission.read_again(self._again.popleft())
         clients = self._wire.clients()
         self.streams = frozenset(clients)
         self._admission.server_time = self._wire.time()

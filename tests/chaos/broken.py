@@ -43,7 +43,7 @@ def early_positions():
             progress.marks = marks
 
     snapshot.files = stale
-    TrainingRole.trim = lambda self, upto: None
+    TrainingRole.trim = lambda self, upto: {}
 
 
 def torn_checkpoints():

@@ -316,6 +316,27 @@ def test_counters_of_a_refused_fragment_are_not_believed():
     assert judge.admit(Entry("c", Position(EPOCH, 3), b"good")).lost == 3  # and 4 are refused
 
 
+def test_a_stream_that_is_read_again_admits_earlier_epochs_and_nothing_twice():
+    judge = admission(run_spec(), messages={b"": [fragment()], b"more": [after(fragment())]})
+
+    def admitted(epoch, seq, data=b""):
+        return judge.admit(Entry("c", Position(epoch, seq), data))
+
+    assert admitted(EPOCH, 1).steps == 4
+    judge.read_again("c")
+    assert judge.position("c") == (0, 0)
+    assert admitted(EPOCH, 1).duplicate
+    assert judge.position("c") == (EPOCH, 1)
+    judge.read_again("c")
+    set_back = admitted(EPOCH - 9, 0)
+    assert set_back.mark.position == (EPOCH - 9, 0)
+    assert not set_back.duplicate
+    assert admitted(EPOCH, 1).duplicate
+    again = admitted(EPOCH, 2, b"more")
+    assert (again.steps, again.lost) == (4, 0)
+    assert judge.position("c") == (EPOCH, 2)
+
+
 def test_epochs_may_be_ahead_of_a_slow_clock_of_ours():
     judge = admission(run_spec(), messages={b"": [fragment()]})
     ahead = EPOCH + 3 * AHEAD_MS
