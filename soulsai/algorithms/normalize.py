@@ -1,9 +1,12 @@
 """Running mean and variance, by the pairwise merge of Chan, Golub and LeVeque (1979)."""
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
+import torch
 
+from soulsai.algorithms.networks import Observation
 from soulsai.types import Array
 
 BLOCK = 64  # rows merged at a time
@@ -87,3 +90,47 @@ class RunningStatistics:
         self.mean = np.array(state_dict["mean"], np.float64)
         self._squares = np.array(state_dict["squares"], np.float64)
         self._rest = np.array(state_dict["rest"], np.float64)
+
+
+class ObservationNormalizer:
+    """Keeps the buffers of an observation at the statistics of experience.
+
+    Args:
+        observation: Its ``mean`` and ``inv_std`` are updated.
+        stored: Returns the observations in replay, as chunks of leaves [B, ...]; without it, the
+            experience of a purged client stays in the statistics.
+    """
+
+    def __init__(
+        self,
+        observation: Observation,
+        stored: Callable[[], Iterable[dict[str, Array]]] | None = None,
+    ) -> None:
+        self.statistics = RunningStatistics(observation.size)
+        self._observation, self._stored = observation, stored
+
+    def update(self, leaves: dict[str, Array]) -> None:
+        """Count observations, as leaves [B, ...]."""
+        if self.statistics.update(self._observation.elements(leaves)):
+            self._apply()
+
+    def forget(self, client: str) -> int:  # noqa: ARG002 - replay has removed its rows already
+        """Recompute the statistics from replay; return 0, as no step is removed here."""
+        if self._stored is not None and self._observation.normalizes:
+            self.statistics = RunningStatistics(self._observation.size)
+            for leaves in self._stored():
+                self.statistics.update(self._observation.elements(leaves))
+            self._apply()
+        return 0
+
+    def _apply(self) -> None:
+        self._observation.mean.copy_(torch.from_numpy(self.statistics.mean))
+        self._observation.inv_std.copy_(torch.from_numpy(self.statistics.inv_std))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the statistics."""
+        return self.statistics.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        """Load statistics; the buffers are loaded with the policy."""
+        self.statistics.load_state_dict(state_dict)

@@ -10,7 +10,7 @@ from torch import Tensor
 from soulsai.algorithms.base import Policy, Stateful, Tensors, remaining
 from soulsai.algorithms.n_step_returns import Horizon, NStepReturns, transition_columns
 from soulsai.algorithms.networks import Observation
-from soulsai.algorithms.normalize import RunningStatistics
+from soulsai.algorithms.normalize import ObservationNormalizer
 from soulsai.algorithms.pace import InFlight, Pace
 from soulsai.algorithms.settings import ReplaySettings
 from soulsai.replay.prioritized import PrioritizedReplay
@@ -18,6 +18,8 @@ from soulsai.replay.ring import Batch
 from soulsai.replay.storage import allocator
 from soulsai.replay.uniform import UniformReplay
 from soulsai.types import Array, Fragment, Metrics, Spec
+
+CHUNK = 2**16  # rows of replay read at once
 
 Column = TypeVar("Column")
 
@@ -69,7 +71,7 @@ class Experience:
             else UniformReplay(*rows, rng=rng, allocate=allocate)
         )
         policy.warmup = settings.learning_starts
-        self.normalizer = RunningStatistics(observation.size)
+        self.normalizer = ObservationNormalizer(observation, self._stored)
         self.pace = Pace(
             "free" if realtime and settings.pace == "hold" else settings.pace,
             samples_per_insert=settings.replay_ratio,
@@ -105,13 +107,18 @@ class Experience:
         self.returns.gamma = self.horizon.gamma_at(self.pace.steps)
         rows = self.returns.assemble(fragments)
         self.replay.append(rows)
-        if self.normalizer.update(self.observation.elements(leaves(rows, "obs."))):
-            self.observation.mean.copy_(torch.from_numpy(self.normalizer.mean))
-            self.observation.inv_std.copy_(torch.from_numpy(self.normalizer.inv_std))
+        self.normalizer.update(leaves(rows, "obs."))
         self.pace.arrived(sum(map(len, fragments)))
         for fragment in fragments:
             self._in_flight.arrived(fragment)
         self._grant()
+
+    def _stored(self) -> Iterator[dict[str, Array]]:
+        """Yield the float leaves of all observations in replay, as chunks of rows."""
+        ring, names = self.replay.ring, self.observation.floats
+        for first in range(0, len(ring), CHUNK):
+            part = slice(first, min(first + CHUNK, len(ring)))
+            yield {name: ring.columns[f"obs.{name}"][part] for name in names}
 
     def sample(self) -> Batch:
         """Draw a batch of transitions."""

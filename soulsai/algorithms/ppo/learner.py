@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from soulsai.algorithms.base import Skips, Stateful, Tensors, remaining
 from soulsai.algorithms.compile.flat import FlatAdam, Gradient, flatten
 from soulsai.algorithms.distributions import Categorical, Gaussian, distribution
-from soulsai.algorithms.normalize import RunningStatistics
+from soulsai.algorithms.normalize import ObservationNormalizer
 from soulsai.algorithms.ppo.batches import Batches
 from soulsai.algorithms.ppo.estimates import (
     RewardScale,
@@ -94,7 +94,7 @@ class PPO:
         self._gradient, self._device = Gradient(both, weights), weights.device
         self.optimizer = FlatAdam(weights, lr=self.resolved.lr, eps=config.adam_eps)
 
-        self.normalizer = RunningStatistics(self.network.observation.size)
+        self.normalizer = ObservationNormalizer(self.network.observation)
         self.rewards = RewardScale(config.gamma)
         self.batches = Batches(
             steps=self.resolved.batch_steps,
@@ -171,11 +171,8 @@ class PPO:
     def _update_statistics(self, rollout: Rollout) -> None:
         """Update normalisation and reward scale, which then stay constant during the update."""
         self.rewards.update(rollout)
-        observation = self.network.observation
-        leaves = {name: rollout.obs[name][rollout.step] for name in observation.floats}
-        if self.normalizer.update(observation.elements(leaves)):
-            observation.mean.copy_(torch.from_numpy(self.normalizer.mean))
-            observation.inv_std.copy_(torch.from_numpy(self.normalizer.inv_std))
+        floats = self.network.observation.floats
+        self.normalizer.update({name: rollout.obs[name][rollout.step] for name in floats})
 
     def _columns(self, rollout: Rollout) -> Tensors:
         columns = {f"obs.{name}": self._tensor(leaf) for name, leaf in rollout.obs.items()}

@@ -201,7 +201,7 @@ def test_observation_statistics_count_every_step_once():
     learn(algorithm, fragments[:4])
     learn(algorithm, fragments[4:], fragments)
     rows = np.concatenate([f.obs["obs"][:-1] for f in fragments])
-    assert algorithm.normalizer.mean == pytest.approx(rows.mean(0))
+    assert algorithm.normalizer.statistics.mean == pytest.approx(rows.mean(0))
     observation = algorithm.network.observation
     assert observation.mean.numpy() == pytest.approx(rows.mean(0))
     assert observation.inv_std.numpy() == pytest.approx(1 / rows.std(0))

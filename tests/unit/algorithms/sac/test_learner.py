@@ -3,11 +3,13 @@
 import copy
 from itertools import islice
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from soulsai.algorithms.base import Forgetful
 from soulsai.algorithms.sac.learner import SAC
 from soulsai.algorithms.sac.settings import SACSettings
 from soulsai.errors import ConfigError
@@ -368,3 +370,19 @@ def test_it_finds_the_best_action():
 
 def _fields(fragment):
     return {name: getattr(fragment, name) for name in fragment.__struct_fields__}
+
+
+def test_purging_a_client_takes_its_observations_out_of_the_statistics():
+    honest, mixed = build(), build()
+    honest.experience.ingest(fragments(20))
+    for each in fragments(20):
+        obs = {name: leaf + 1e6 for name, leaf in each.obs.items()}
+        absurd = msgspec.structs.replace(each, client="b", obs=obs)
+        mixed.experience.ingest([each, absurd])
+    buffers = [algorithm.policy.observation.state_dict() for algorithm in (honest, mixed)]
+    assert not torch.allclose(buffers[0]["inv_std"], buffers[1]["inv_std"], rtol=0.5)
+    for part in mixed.parts.values():
+        if isinstance(part, Forgetful):
+            part.forget("b")
+    for name in buffers[0]:
+        torch.testing.assert_close(buffers[0][name], buffers[1][name], rtol=0.1, atol=0.1)
