@@ -4,6 +4,7 @@ import asyncio
 import gzip
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from os import PathLike
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 import msgspec
@@ -305,21 +306,25 @@ class Api:
 
     async def figure(self, run: RunPath) -> Response:
         """Return the figure that the telemetry node draws of a run."""
-        path = self._store.path(self._store.find(run)) / FIGURE
-        if not path.is_file():
-            raise models.UnknownModel("there is no figure yet")
-        return FileResponse(path, media_type="image/png")
+
+        def find() -> PathLike[str]:
+            path = self._store.path(self._store.find(run)) / FIGURE
+            if not path.is_file():
+                raise models.UnknownModel("there is no figure yet")
+            return path
+
+        return FileResponse(await self.worker.do(find), media_type="image/png")
 
     async def download(self, run: RunPath, model: ModelPath, name: str) -> Response:
         """Return one file of a saved model, e.g. `policy.onnx`."""
-        run = self._store.find(run)
-        path = models.download(self._store.path(run), model, name)
+        run = await self.worker.do(self._store.find, run)
+        path = await self.worker.do(models.download, self._store.path(run), model, name)
         return FileResponse(path, media_type=_BINARY, filename=f"{run}_{name}")
 
     async def archive(self, run: RunPath, model: ModelPath) -> Response:
         """Return a saved model with all its files, as a tar archive."""
-        run = self._store.find(run)
-        pieces = models.archive(self._store.path(run), model)
+        run = await self.worker.do(self._store.find, run)
+        pieces = await self.worker.do(models.archive, self._store.path(run), model)
         safe = "".join(
             letter for letter in run if (letter.isalnum() and letter.isascii()) or letter in "-_."
         )
