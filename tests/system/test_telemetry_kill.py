@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 NODE = """
 import signal, sys, threading
 from pathlib import Path
-from soulsai.config.schema import load
+from soulsai.config.layers import load
 from soulsai.telemetry_node.node import serve
 from soulsai.wire.redis.roles import connect_telemetry
 from soulsai.wire.secrets import server_for
