@@ -210,6 +210,23 @@ def test_users_of_an_older_version_lack_rights(server, a_run, doctor):
     assert "soulsai enroll old --renew" in findings["client rights"]["mend"]
 
 
+def test_an_invite_for_every_run_and_streams_of_no_run_are_told(server, a_run, doctor, capsys):
+    a_run.publish()
+    file = server.folder / "wide.invite"
+    assert server.command("enroll", "wide", "--runs", "*", "--out", file) == 0
+    code, findings = doctor("--invite", file)
+    assert (code, findings["client rights"]["state"]) == (0, "warning")
+    assert "soulsai enroll wide --renew" in findings["client rights"]["mend"]
+    link = server.link("client")
+    link.execute("XADD", "soulsai:{nobody-knows-it}:exp:c1", "*", "d", b"x")
+    link.close()
+    here = ("--redis", server.url, "--secrets", server.secrets)
+    assert "1 streams" in doctor(*here)[1]["streams"]["said"]
+    assert server.command("revoke", "--foreign") == 0
+    assert "soulsai:{nobody-knows-it}:exp:c1" in capsys.readouterr().out
+    assert doctor(*here)[1]["streams"]["state"] == "ok"
+
+
 def test_a_server_with_one_password_for_everything(tmp_path, doctor):
     settings = ("user default on >chosen-by-the-user ~* &* +@all",)
     with guarded(tmp_path, TLS_KIND, settings=settings, start=False) as server:
