@@ -1,6 +1,7 @@
 """Commands one by one, against a server that runs elsewhere."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from soulsai import connect
 from soulsai.config import Config, load
 from soulsai.errors import SoulsAIError
 from soulsai.wire.redis.embedded_server import EmbeddedServer
-from tests.system.train_cases import CARTPOLE, PATIENCE, complaint, environ, soulsai, until
+from tests.system.train_cases import CARTPOLE, PATIENCE, ROOT, complaint, environ, soulsai, until
 
 CLIENT_MB = 110
 
@@ -86,7 +87,12 @@ def test_three_roles_by_hand(tmp_path, server):
         assert json.loads(shown.stdout)["run"] == status.run
         saved = soulsai("quicksave", *place, "--json", cwd=tmp_path)
         assert json.loads(saved.stdout)["done"] is True
-        assert (tmp_path / "saves" / status.run / "manual_save" / "policy.onnx").is_file()
+        saves = tmp_path / "saves" / status.run / "manual_save"
+        assert (saves / "policy.onnx").is_file()
+        shutil.rmtree(saves)
+        script = [sys.executable, str(ROOT / "script" / "quicksave.py"), *map(str, place)]
+        subprocess.run(script, check=True, cwd=tmp_path, env=environ(), timeout=PATIENCE)
+        assert (saves / "policy.onnx").is_file()
 
         assert client.end(signal.SIGINT) == 130, client.log.read_text()
         stopped = soulsai("stop", *place, cwd=tmp_path)
