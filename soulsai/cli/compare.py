@@ -1,34 +1,26 @@
 """``soulsai compare``: learning curves of several runs in one figure."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-import msgspec
 import typer
 
 from soulsai import connect
 from soulsai.cli.options import Json, Saves, print_json
-from soulsai.errors import ConfigError
 
-AXES = ("env_steps", "wall_time", "episodes")
-MIDDLES = ("iqm", "median")
-KINDS = ("exploring", "greedy", "all")
+Axis = Literal["env_steps", "wall_time", "episodes"]
+Middle = Literal["iqm", "median"]
+Kind = Literal["exploring", "greedy", "all"]
 
 
 def compare(
-    names: Annotated[
-        list[str], typer.Argument(metavar="RUN...", help="Run ids, latest, or folders.")
-    ],
-    x: Annotated[str, typer.Option(help="env_steps, wall_time or episodes.")] = "env_steps",
-    middle: Annotated[str, typer.Option(help="Middle of several seeds: iqm or median.")] = "iqm",
-    kind: Annotated[str, typer.Option(help="Episodes: exploring, greedy or all.")] = "exploring",
-    metric: Annotated[str, typer.Option(help="reward, steps, or a recorded info key.")] = (
-        "reward"
-    ),
+    names: Annotated[list[str], typer.Argument(metavar="RUN...", help="Ids, latest or folders.")],
+    x: Annotated[Axis, typer.Option(help="Axis of the curves.")] = "env_steps",
+    middle: Annotated[Middle, typer.Option(help="Middle of several seeds.")] = "iqm",
+    kind: Annotated[Kind, typer.Option(help="Episodes that count.")] = "exploring",
+    metric: Annotated[str, typer.Option(help="reward, steps, or an info key.")] = "reward",
     window: Annotated[int, typer.Option(min=1, help="Episodes in a rolling mean.")] = 20,
-    out: Annotated[Path, typer.Option(metavar="PNG", help="File of the figure.")] = Path(
-        "compare.png"
-    ),
+    out: Annotated[Path, typer.Option(help="File of the figure.")] = Path("compare.png"),
     saves: Saves = "saves",
     as_json: Json = False,
 ) -> None:
@@ -40,12 +32,7 @@ def compare(
     from soulsai import runs
     from soulsai.compare import comparison
 
-    asked = {"x": x, "middle": middle, "kind": kind, "metric": metric, "window": window}
-    for option, choices in (("x", AXES), ("middle", MIDDLES), ("kind", KINDS)):
-        if asked[option] not in choices:
-            wanted = ", ".join(choices)
-            raise ConfigError(f"--{option}: no {asked[option]!r}; choose one of {wanted}")
-    query = msgspec.convert(asked, comparison.CurveQuery)
+    query = comparison.CurveQuery(x, middle, kind, metric, window)
     folders = list(dict.fromkeys(runs.find(Path(saves), name).resolve() for name in names))
     found = comparison.compare(folders, query, out)
     if as_json:

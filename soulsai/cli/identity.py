@@ -44,22 +44,11 @@ def secrets() -> None:
 @app.command()
 def init(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]")] = Path("config/secrets"),
-    host: Annotated[
-        list[str] | None,
-        typer.Option(help="Name of the server, for its certificate; repeatable."),
-    ] = None,
-    port: Annotated[
-        int, typer.Option(min=1, max=65535, help="Port that clients connect to.")
-    ] = 6379,
-    for_containers: Annotated[
-        bool, typer.Option(help="Let containers of any user read their secrets.")
-    ] = False,
-    enrolled_only: Annotated[
-        bool, typer.Option(help="Make no shared redis.secret: clients are enrolled one by one.")
-    ] = False,
-    server_version: Annotated[
-        str, typer.Option(help="Oldest Redis that must understand these users.")
-    ] = "7.0",
+    host: Annotated[list[str] | None, typer.Option(help="Server's name; repeatable.")] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port for clients.")] = 6379,
+    for_containers: Annotated[bool, typer.Option(help="Let containers read them.")] = False,
+    enrolled_only: Annotated[bool, typer.Option(help="Make no shared redis.secret.")] = False,
+    server_version: Annotated[str, typer.Option(help="Oldest Redis to support.")] = "7.0",
     as_json: Json = False,
 ) -> None:
     """Make all missing secrets of a server in a folder."""
@@ -90,19 +79,10 @@ def init(
 
 def enroll(
     name: ClientName,
-    address: Annotated[
-        str, typer.Option(metavar="URL", help="The server's address for clients, if it differs.")
-    ] = "",
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the invite to this file.")
-    ] = None,
-    renew: Annotated[
-        bool, typer.Option("--renew", help="Give a new password to an enrolled client.")
-    ] = False,
-    runs: Annotated[
-        str,
-        typer.Option(metavar="PATTERN", help="Runs it may join, like lander-*; else this run."),
-    ] = "",
+    address: Annotated[str, typer.Option(help="Server's address for clients, as a URL.")] = "",
+    out: Annotated[Path | None, typer.Option(help="File for the invite.")] = None,
+    renew: Annotated[bool, typer.Option("--renew", help="Replace its password.")] = False,
+    runs: Annotated[str, typer.Option(help="Runs it may join, like lab-*; else this one.")] = "",
     config: SettingsOption = None,
     redis: Url = "",
     secrets: Secrets = "",
@@ -130,12 +110,8 @@ def enroll(
 
 def revoke(
     name: Annotated[str, typer.Argument(help="Name of the client.")] = "",
-    shared: Annotated[
-        bool, typer.Option("--shared", help="Shut out all clients with the shared secret.")
-    ] = False,
-    foreign: Annotated[
-        bool, typer.Option("--foreign", help="Delete what was sent to runs that do not exist.")
-    ] = False,
+    shared: Annotated[bool, typer.Option("--shared", help="Revoke the shared secret.")] = False,
+    foreign: Annotated[bool, typer.Option("--foreign", help="Delete streams of no run.")] = False,
     config: SettingsOption = None,
     redis: Url = "",
     secrets: Secrets = "",

@@ -94,6 +94,8 @@ class Supervisor:
         self._page = ""
         self._notices: list[str] = []
         self._restarting: tuple[str, ...] = ()
+        self._server: _RunServer  # both are set by ``run``
+        self._processes: RunProcesses
 
     def __repr__(self) -> str:
         return f"Supervisor(run={self._run!r}, {self._doing})"
@@ -104,20 +106,20 @@ class Supervisor:
             self._show()
             from soulsai.wire.redis.embedded_server import PrivateFolder  # not on Windows
 
-            server = _RunServer(self._config, stack)
-            self._generation = server.generation
-            processes = RunProcesses(
-                server.config,
+            self._server = _RunServer(self._config, stack)
+            self._generation = self._server.generation
+            self._processes = RunProcesses(
+                self._server.config,
                 stack.enter_context(PrivateFolder()),
                 stack.enter_context(self._logs()),
-                client_prefix=server.client_prefix,
+                client_prefix=self._server.client_prefix,
                 start=secrets.randbits(31) if self._resumed else 0,
                 resume=self._resumable,
             )
-            stack.callback(processes.kill)
+            stack.callback(self._processes.kill)
             stack.callback(self._withdraw)
-            result = self._watch(processes, server)
-            self._close(processes, server, ended=result.code == 0)
+            result = self._watch()
+            self._close(ended=result.code == 0)
         return msgspec.structs.replace(
             result,
             folder=self._folder,
@@ -125,27 +127,27 @@ class Supervisor:
             wall_seconds=self._clock() - self._start,
         )
 
-    def _watch(self, processes: RunProcesses, server: "_RunServer") -> RunResult:
+    def _watch(self) -> RunResult:
         """Restart dead processes until there is a reason to end."""
         look = 0.0
-        for child in processes:
+        for child in self._processes:
             child.start()
         while True:
             now = self._clock()
             if self._stop.signal is not None:
                 return RunResult(128 + self._stop.signal)
-            for child in processes:
-                result = self._tend(child, now, is_training=child is processes.training)
+            for child in self._processes:
+                result = self._tend(child, now, is_training=child is self._processes.training)
                 if result is not None:
                     return result
-            fallen = server.tend(now)
+            fallen = self._server.tend(now)
             if fallen is not None and fallen.then == "give up":
-                return RunResult(1, f"the private server {fallen.reason}", server.tail())
+                return RunResult(1, f"the private server {fallen.reason}", self._server.tail())
             if fallen is not None:
                 self._note("the private server", fallen)
             if now >= look:
                 look = now + STATUS_SECONDS
-                self._look(processes, server)
+                self._look()
             time.sleep(POLL_SECONDS)
 
     def _tend(self, child: Child, now: float, *, is_training: bool) -> RunResult | None:
@@ -168,40 +170,42 @@ class Supervisor:
             child.start()
         return None
 
-    def _look(self, processes: RunProcesses, server: "_RunServer") -> None:
+    def _look(self) -> None:
         """Read the training node's status, and find out the run's folder from it."""
         try:
-            status = server.wire.status()
+            status = self._server.wire.status()
         except WireError as error:
             self._doing = f"no answer from the server: {error}"
             status = None
-        if status is not None and status.generation > server.generation:
+        if status is not None and status.generation > self._server.generation:
             fresh = status.generation > self._generation  # else of a start that has died
-            if fresh and self._adopted < processes.training.starts:
-                self._adopt(status, processes, server)
+            if fresh and self._adopted < self._processes.training.starts:
+                self._adopt(status)
             if status.run == self._run:  # and not that of a node elsewhere that has taken over
                 self._status = status
             here = {client.client for client in status.clients if client.state != "lost"}
-            for child in processes:
-                child.worked |= child.name in here or child not in processes.clients
-        self._find_page(processes.telemetry.log, server)
-        self._restarting = tuple(child.name for child in processes if child.state == "restarting")
+            for child in self._processes:
+                child.worked |= child.name in here or child not in self._processes.clients
+        self._find_page(self._processes.telemetry.log)
+        self._restarting = tuple(
+            child.name for child in self._processes if child.state == "restarting"
+        )
         self._show()
 
-    def _adopt(self, status: Status, processes: RunProcesses, server: "_RunServer") -> None:
+    def _adopt(self, status: Status) -> None:
         """Take over the run of the last start of the training node if its folder is here."""
         folder = Path(self._config.run.saves) / status.run
         if not folder.is_dir():
             return
-        self._adopted = processes.training.starts
+        self._adopted = self._processes.training.starts
         self._generation = status.generation
         self._withdraw()
         self._run = status.run
-        processes.move_logs(folder)
-        if server.private is not None:
-            runs.announce(folder, server.private)
+        self._processes.move_logs(folder)
+        if self._server.private is not None:
+            runs.announce(folder, self._server.private)
 
-    def _find_page(self, log: Path, server: "_RunServer") -> None:
+    def _find_page(self, log: Path) -> None:
         page = page_address(log) if self._config.web.enabled else ""
         if page == self._page:
             return
@@ -209,32 +213,30 @@ class Supervisor:
         if page.startswith("http") and self._open_page is not None:
             self._open_page(page)
             self._open_page = None
-        if server.private is not None:
-            server.private = msgspec.structs.replace(server.private, page=page)
+        if self._server.private is not None:
+            self._server.private = msgspec.structs.replace(self._server.private, page=page)
             if self._adopted and self._folder is not None:
-                runs.announce(self._folder, server.private)
+                runs.announce(self._folder, self._server.private)
 
-    def _close(self, processes: RunProcesses, server: "_RunServer", *, ended: bool) -> None:
+    def _close(self, *, ended: bool) -> None:
         """Let learner and clients finish, then the record.
 
         After an end by the training node itself (``ended``) the clients know of it already.
         """
         self._doing = "stopping"
         if ended:
-            self._await(processes.clients, LEAVING_SECONDS, processes, server)
-        first = [processes.training, *processes.clients]
+            self._await(self._processes.clients, LEAVING_SECONDS)
+        first = [self._processes.training, *self._processes.clients]
         for child in first:
             child.send(signal.SIGTERM)
-        self._await(first, SAVING_SECONDS, processes, server)
-        processes.telemetry.send(signal.SIGTERM)
-        self._await([processes.telemetry], DRAINING_SECONDS, processes, server)
+        self._await(first, SAVING_SECONDS)
+        self._processes.telemetry.send(signal.SIGTERM)
+        self._await([self._processes.telemetry], DRAINING_SECONDS)
 
     def _await(
         self,
         children: Sequence[Child],
         seconds: float,
-        processes: RunProcesses,
-        server: "_RunServer",
     ) -> None:
         deadline = self._clock() + seconds
         look = 0.0
@@ -242,7 +244,7 @@ class Supervisor:
         while waiting and self._clock() < deadline:
             if self._clock() >= look:
                 look = self._clock() + STATUS_SECONDS
-                self._look(processes, server)
+                self._look()
             waiting = [child for child in waiting if not child.wait(POLL_SECONDS / len(waiting))]
 
     @contextmanager
