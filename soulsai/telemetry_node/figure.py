@@ -90,7 +90,7 @@ def save(figure: Figure, path: Path) -> None:
 def draw(snapshot: Snapshot) -> Figure:
     """Return the figure: reward, measure, episode length and throughput over env steps.
 
-    A panel whose values never changed is left out, and the legend is outside of all panels.
+    Panels of constant values are left out, and the legend is outside of all panels.
     """
     kinds = [
         (name, colour, _by_steps(rows))

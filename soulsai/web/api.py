@@ -138,20 +138,23 @@ class Api:
     def router(self) -> APIRouter:
         """Return the routes."""
         router = APIRouter(prefix="/api/v1")
-        add = router.add_api_route
-        add("/series", self.series, **answer(list[Row], CSV))
+
+        def add(path: str, handler: Callable[..., Any], **more: Any) -> None:
+            router.add_api_route(path, handler, name=handler.__name__.lstrip("_"), **more)
+
+        add("/series", self._series, **answer(list[Row], CSV))
         add("/runs", self.runs, **answer(list[RunRow]))
         add("/runs/{run}/figure.png", self.figure, **openapi.stream("image/png", "binary"))
         add("/runs/{run}/models/{model}.tar", self.archive, **openapi.stream(TAR, "binary"))
         path = "/runs/{run}/models/{model}/{name}"
-        add(path, self.download, **openapi.stream(_BINARY, "binary"))
+        add(path, self._download, **openapi.stream(_BINARY, "binary"))
         add("/clients", self.clients, **answer(list[ClientRow]))
-        add("/versions", self.versions, **answer(list[VersionRow]))
+        add("/versions", self._versions, **answer(list[VersionRow]))
         add("/models", self.models, **answer(list[Model]))
         add("/metrics", self.metrics, **answer(list[Metric]))
         add("/config", self.config, **answer(dict[str, Any]))
-        add("/compare", self.compare, **answer(RunComparison))
-        add("/events", self.events, **answer(list[EventRow]))
+        add("/compare", self._compare, **answer(RunComparison))
+        add("/events", self._events, **answer(list[EventRow]))
         add("/status", self.status, **answer(StreamHead))
         add("/stream", self.stream, **openapi.stream(SSE))
         add("/session", self.session, **answer(Session))
@@ -160,7 +163,7 @@ class Api:
         add("/commands", self.command, **accepts(CommandRequest), **answer(CommandOutcome))
         return router
 
-    async def series(
+    async def _series(
         self,
         request: Request,
         run: Run = LATEST,
@@ -224,7 +227,7 @@ class Api:
 
         return await self._answer(rows)
 
-    async def versions(
+    async def _versions(
         self,
         request: Request,
         run: Run = LATEST,
@@ -257,7 +260,7 @@ class Api:
         """Return the settings of a run."""
         return await self._answer(lambda: self._store.config(self._store.find(run)))
 
-    async def compare(
+    async def _compare(
         self,
         request: Request,
         runs: Annotated[list[str], Query(description="Ids, repeated or with commas between.")],
@@ -275,7 +278,7 @@ class Api:
             lambda: comparison.compare(self._store, some, wanted, grouped=group), request
         )
 
-    async def events(
+    async def _events(
         self,
         run: Run = LATEST,
         after: Annotated[int, Query(ge=0, description="Only events beyond this number.")] = 0,
@@ -315,7 +318,7 @@ class Api:
 
         return FileResponse(await self.worker.do(find), media_type="image/png")
 
-    async def download(self, run: RunPath, model: ModelPath, name: str) -> Response:
+    async def _download(self, run: RunPath, model: ModelPath, name: str) -> Response:
         """Return one file of a saved model, e.g. `policy.onnx`."""
         run = await self.worker.do(self._store.find, run)
         path = await self.worker.do(models.download, self._store.path(run), model, name)

@@ -191,11 +191,11 @@ class PageServer:
         return None
 
     def _opening(self, app: ASGIApp) -> ASGIApp:
-        async def opening(scope: Scope, receive: Receive, send: Send) -> None:
+        async def _attach(scope: Scope, receive: Receive, send: Send) -> None:
             self._bell.attach()
             await app(scope, receive, send)
 
-        return opening
+        return _attach
 
 
 def _families(store: RunStore, api: Api, more: Callable[[], Iterable[Family]]) -> Iterator[Family]:

@@ -78,13 +78,13 @@ class Commander:
         """Whether clients can be enrolled from here."""
         return self._enroller is not None and self._enroller.can_enroll()
 
-    def give(self, word: Word, run: str, who: str, about: str = "") -> CommandOutcome:
+    def give(self, word: Word, run: str, operator: str, about: str = "") -> CommandOutcome:
         """Send a command and wait for its answer.
 
         Args:
             word: The command.
             run: The run that it is meant for, or empty for any.
-            who: The operator, for the journal.
+            operator: Role and address, for the journal.
             about: The client or the model of the commands in ``NAMED``.
 
         Raises:
@@ -103,9 +103,9 @@ class Commander:
             raise Conflict("another command is being carried out")
         named = f"{word} {about}".strip()
         try:
-            self._note("command", f"{named}: asked for", who)
+            self._note("command", f"{named}: asked for", operator)
             outcome = self._carry_out(word, about)
-            self._note("command", f"{named}: {outcome.state}, {outcome.message}", who)
+            self._note("command", f"{named}: {outcome.state}, {outcome.message}", operator)
         finally:
             self._busy.release()
         return outcome

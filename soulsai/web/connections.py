@@ -82,8 +82,8 @@ class BoundedProtocol(H11Protocol):
 
 
 def _health_only(app: ASGIApp) -> ASGIApp:
-    async def health_only(scope: Scope, receive: Receive, send: Send) -> None:
+    async def _respond(scope: Scope, receive: Receive, send: Send) -> None:
         full = PlainTextResponse("too many connections; try again in a moment\n", 503)
         await (app if scope["path"] == HEALTH else full)(scope, receive, send)
 
-    return health_only
+    return _respond

@@ -162,17 +162,17 @@ class Journal:
         self._write(SAMPLES, row)
         return row
 
-    def note(self, kind: str, text: str, time: float, who: str = "") -> Note:
+    def note(self, kind: str, text: str, time: float, operator: str = "") -> Note:
         """Add a note.
 
         Args:
             kind: The event's kind.
             text: One line for a reader.
             time: Unix seconds.
-            who: The operator behind it, or empty.
+            operator: Its author, or empty.
         """
         with self._noting:
-            note = Note(self.last + 1, time, kind, text, who)
+            note = Note(self.last + 1, time, kind, text, operator)
             self.notes.append(note)
             self._write(EVENTS, note)
             return note

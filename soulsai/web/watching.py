@@ -43,7 +43,7 @@ class Listener(Protocol):
         ...
 
     def purged(self, client: str) -> None:
-        """Receive the name of a client whose experience was removed."""
+        """Receive the name of a purged client."""
         ...
 
 
@@ -102,17 +102,17 @@ class Watcher:
             else:
                 self.note(event.kind, event.text, event.who)
 
-    def note(self, kind: str, text: str, who: str) -> None:
+    def note(self, kind: str, text: str, operator: str) -> None:
         """Journal an event of the observed run; thread-safe.
 
         Args:
             kind: The event's kind, such as ``command``.
             text: One line for a reader.
-            who: The operator behind it, or empty.
+            operator: Its author, or empty.
         """
         journal = self._journal()
         if journal:
-            self._note(journal, kind, text, who)
+            self._note(journal, kind, text, operator)
         self._ring()
 
     def _observe(self, status: Status | None) -> None:
@@ -128,8 +128,8 @@ class Watcher:
         self._before = status
         self._ring()
 
-    def _note(self, journal: Journal, kind: str, text: str, who: str) -> None:
-        note = journal.note(kind, text, self._now(), who)
+    def _note(self, journal: Journal, kind: str, text: str, operator: str) -> None:
+        note = journal.note(kind, text, self._now(), operator)
         for listener in self._listeners:
             listener.noted(journal.run, note)
 

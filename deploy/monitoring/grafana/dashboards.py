@@ -1,7 +1,7 @@
 """Grafana's dashboards, as code: ``python deploy/monitoring/grafana/dashboards.py FOLDER``.
 
-They need two data sources, by uid: ``soulsai-telemetry`` (the plugin Infinity, whose base URL is
-the page's) and ``prometheus``. All panels are Grafana's own.
+They need two data sources, by uid: ``soulsai-telemetry`` (the plugin Infinity with the page's
+address as its base URL) and ``prometheus``. All panels are Grafana's own.
 """
 
 import sys
@@ -26,7 +26,7 @@ Queries = tuple[tuple[str, str], ...]  # of Prometheus, each with its legend
 
 
 class Column(Struct, frozen=True):
-    """A field of an answer's rows, and what it is called in a panel."""
+    """A field of an answer's rows, and its name in a panel."""
 
     selector: str
     text: str
@@ -59,7 +59,7 @@ MODELS = (
 EVENTS = (
     Column("time", "time", "timestamp"),
     Column("kind", "kind", "string"),
-    Column("text", "what", "string"),
+    Column("text", "event", "string"),
     Column("who", "who", "string"),
 )
 
@@ -114,7 +114,14 @@ NODES: tuple[tuple[str, str, Queries], ...] = (
 
 
 def rows(path: str, columns: Sequence[Column], format: str = "table", **params: str) -> Json:
-    """Return a target that asks the API for rows."""
+    """Return a target with rows of the API.
+
+    Args:
+        path: The path of the request.
+        columns: The fields of the rows.
+        format: ``table`` or ``timeseries``.
+        params: More parameters of the request.
+    """
     return {
         "refId": "A",
         "datasource": TELEMETRY,
@@ -138,7 +145,7 @@ def rows(path: str, columns: Sequence[Column], format: str = "table", **params: 
 
 
 def curves(metrics: dict[str, str], **params: str) -> Json:
-    """Return a target with several metrics over env steps: one frame, as a Trend panel wants."""
+    """Return a target with several metrics over env steps, as the one frame of a Trend panel."""
     columns = [Column("env_steps", "env steps")]
     columns += [Column(metric, text) for metric, text in metrics.items()]
     return rows(
@@ -164,7 +171,7 @@ def times(metrics: dict[str, str], **params: str) -> Json:
 
 
 def promql(*queries: tuple[str, str]) -> list[Json]:
-    """Return targets that ask Prometheus, with their legends."""
+    """Return targets with queries of Prometheus and their legends."""
     return [
         {"refId": chr(ord("A") + i), "datasource": PROMETHEUS, "expr": expr, "legendFormat": legend}
         for i, (expr, legend) in enumerate(queries)
@@ -172,7 +179,15 @@ def promql(*queries: tuple[str, str]) -> list[Json]:
 
 
 def panel(kind: str, title: str, targets: Sequence[Json], size: Size, **more: Any) -> Json:
-    """Return a panel; its place is found later. What is not named is its ``custom`` style."""
+    """Return a panel without a place.
+
+    Args:
+        kind: The type of the panel.
+        title: Its title.
+        targets: Its queries, of one data source.
+        size: Width and height in cells of the grid.
+        more: ``options``, ``unit``, and the ``custom`` style.
+    """
     options: Json = {"legend": {"displayMode": "list", "placement": "bottom", "showLegend": True}}
     if kind != "table":
         options["tooltip"] = {"mode": "multi", "sort": "none"}
@@ -190,7 +205,13 @@ def panel(kind: str, title: str, targets: Sequence[Json], size: Size, **more: An
 
 
 def trend(title: str, target: Json, size: Size = (8, 8)) -> Json:
-    """Return curves over env steps."""
+    """Return a panel of curves over env steps.
+
+    Args:
+        title: Its title.
+        target: A target of ``curves``.
+        size: Width and height in cells of the grid.
+    """
     return panel("trend", title, [target], size, options={"xField": "env steps"}, **LINES)
 
 
@@ -200,19 +221,19 @@ def series(title: str, *targets: Json, unit: str = "none") -> Json:
 
 
 def stat(title: str, metric: str, **params: str) -> Json:
-    """Return one number, large."""
+    """Return a panel with one large number."""
     reduce = {"calcs": ["lastNotNull"], "fields": f"/^{title}$/", "values": False}
     options = {"reduceOptions": reduce, "graphMode": "area", "colorMode": "none"}
     return panel("stat", title, [curves({metric: title}, **params)], (6, 4), options=options)
 
 
 def table(title: str, target: Json) -> Json:
-    """Return rows as they are."""
+    """Return a panel with rows."""
     return panel("table", title, [target], (WIDTH, 8), options={"showHeader": True})
 
 
 def run_dashboard() -> Json:
-    """Return the dashboard of one run: what the page shows, for who lives in Grafana."""
+    """Return the dashboard of one run, with the content of the page."""
     mean = {"reward_mean": "mean", "reward_low": "low", "reward_high": "high"}
     rates = {"env_steps_per_second": "env steps/s", "updates_per_second": "updates/s"}
     panels = [
@@ -236,13 +257,20 @@ def run_dashboard() -> Json:
 
 
 def nodes_dashboard() -> Json:
-    """Return the dashboard of the nodes, from what Prometheus scrapes of them."""
+    """Return the dashboard of the nodes, from the metrics in Prometheus."""
     panels = [series(title, *promql(*queries), unit=unit) for title, unit, queries in NODES]
     return dashboard("soulsai-nodes", "soulsai: nodes", panels, [])
 
 
 def dashboard(uid: str, title: str, panels: Sequence[Json], variables: list[Json]) -> Json:
-    """Return a dashboard whose panels are laid out in rows, left to right."""
+    """Return a dashboard with its panels in rows, left to right.
+
+    Args:
+        uid: Its id.
+        title: Its title.
+        panels: Its panels.
+        variables: Its variables.
+    """
     return {
         "uid": uid,
         "title": title,
