@@ -29,6 +29,9 @@ _WORDS = frozenset(["y", "n", "yes", "no", "on", "off", "true", "false", "null"]
 _TAG = "tag:yaml.org,2002:"
 _TEXTS = (_TAG + "str", _TAG + "timestamp", _TAG + "value", _TAG + "merge")
 _WIDTH = 100  # of a line of config_d.yaml
+_DEEPEST = 64  # levels of brackets; settings need four
+_BRACKET = re.compile(r"[\[\]{}]")
+_FAR_RIGHT = re.compile(r"(?m)^ {128}")
 _LONGEST_KEY = 1000  # YAML allows 1024 letters before the colon
 
 
@@ -165,7 +168,19 @@ def _sections(
         yield ""
 
 
+def _is_deep(text: str) -> bool:
+    """Return whether a text is nested so deeply that ruamel.yaml would take seconds."""
+    depth = 0
+    for bracket in _BRACKET.findall(text):
+        depth += 1 if bracket in "[{" else -1
+        if depth > _DEEPEST:
+            return True
+    return _FAR_RIGHT.search(text) is not None
+
+
 def _compose(text: str, name: str) -> Node | None:
+    if _is_deep(text):
+        raise ConfigError(f"{name}: too many levels of nesting")
     try:
         node: Node | None = YAML(typ="safe", pure=True).compose(text)
     except MarkedYAMLError as error:

@@ -31,7 +31,7 @@ class Rate:
         return (total - before) / (now - then) if now > then else 0.0
 
 
-class _Client:
+class _ClientState:
     """The state of one client; sums over its epochs are bounded."""
 
     def __init__(self, now: float) -> None:
@@ -108,7 +108,7 @@ class ClientTable:
             patience: Seconds of silence after which a client counts as lost.
             limit: The number of clients that are kept.
         """
-        self._clients: dict[str, _Client] = {}
+        self._clients: dict[str, _ClientState] = {}
         self._patience = patience
         self._limit = limit
         self._now = now
@@ -127,7 +127,7 @@ class ClientTable:
         if client is None:
             if len(self._clients) >= self._limit:
                 self.forget(min(self._clients, key=lambda name: self._clients[name].seen))
-            client = self._clients[arrival.client] = _Client(now)
+            client = self._clients[arrival.client] = _ClientState(now)
         client.seen = now
         if arrival.mark.position.epoch != client.epoch:
             client.begin_epoch(arrival.mark.position.epoch)
@@ -270,18 +270,18 @@ class ClientTable:
             for name, client in sorted(self._clients.items())
         )
 
-    def _active(self) -> list[_Client]:
+    def _active(self) -> list[_ClientState]:
         return [client for client in self._clients.values() if not self._is_lost(client)]
 
-    def _sharing(self) -> list[_Client]:
+    def _sharing(self) -> list[_ClientState]:
         """Return the active clients without the idle ones, unless all are idle."""
         active = self._active()
         return [client for client in active if client.has_share(self._now)] or active
 
-    def _is_lost(self, client: _Client) -> bool:
+    def _is_lost(self, client: _ClientState) -> bool:
         return self._now - client.seen > self._patience
 
-    def _state(self, client: _Client) -> Literal["active", "waiting", "lost"]:
+    def _state(self, client: _ClientState) -> Literal["active", "waiting", "lost"]:
         if self._is_lost(client):
             return "lost"
         return "waiting" if client.is_waiting else "active"

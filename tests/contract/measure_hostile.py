@@ -37,8 +37,7 @@ texts = {
 
 def text_places(text):
     cases.quiet(cases.yaml_file.parse, text, "test")
-    cases.quiet(cases.yaml_file._parse_json, text, "test")
-    cases.quiet(cases.yaml_file.lenient, text, "test")
+    cases.quiet(cases.yaml_file.parse_value, text, "test")
 
 
 cases.warm_up()
