@@ -1,5 +1,6 @@
 """Run folders as their user names them: an id, ``latest``, a folder, or a policy's file."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -7,12 +8,13 @@ import msgspec
 from msgspec import Struct
 
 from soulsai.config import Config, load
-from soulsai.errors import CheckpointError
+from soulsai.errors import CheckpointError, ConfigError
 from soulsai.training_node.saving import atomic_folders, run_folder
 from soulsai.training_node.saving.run_folder import CONFIG, every
 from soulsai.types import Status
 
 __all__ = [
+    "CONFIG",
     "PrivateServer",
     "announce",
     "describe",
@@ -26,6 +28,8 @@ __all__ = [
     "status",
     "withdraw",
 ]
+
+log = logging.getLogger(__name__)
 
 POLICY = "policy.onnx"
 SERVER = "server.json"  # where a running run's private server is; gone when the run is
@@ -45,18 +49,26 @@ def find(saves: Path, run: str) -> Path:
 
 
 def unfinished(config: Config) -> str:
-    """Return the newest run, if it can be gone on with and is what the settings ask for, or ``""``.
+    """Return the newest unfinished run of the same name, environment and algorithm, or ``""``.
 
     A run that reached its end, or was stopped by a command, is finished.
     """
-    folders = every(Path(config.run.saves))
-    if not folders or not atomic_folders.numbered(folders[-1] / "checkpoints"):
-        return ""
-    left = status(folders[-1])
-    if left is None or left.phase == "ended":
-        return ""
-    wanted = config.environment.id, config.algorithm.name
-    return folders[-1].name if (left.environment, left.algorithm) == wanted else ""
+    for folder in reversed(every(Path(config.run.saves))):
+        last = status(folder)
+        if last is not None and last.phase == "ended":
+            continue
+        try:
+            then = load(folder / CONFIG, {}, [])
+        except ConfigError as error:
+            log.warning("run not resumed folder=%s error=%s", folder, error)
+            continue
+        if _kind(then) == _kind(config):
+            return folder.name
+    return ""
+
+
+def _kind(config: Config) -> tuple[str, str, str]:
+    return config.run.name, config.environment.id, config.algorithm.name
 
 
 def policy(saves: Path, run: str) -> Path:

@@ -133,7 +133,8 @@ class TrustSettings(Struct, frozen=True, forbid_unknown_fields=True):
 class CheckpointSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Checkpoints, from which a run is resumed."""
 
-    every: Count = 10_000  # updates between two checkpoints
+    minutes: Annotated[float, Meta(ge=0)] = 5.0  # between two checkpoints; 0: only by updates
+    every: Count = 10_000  # or so many updates, if they take less time
     keep: Count = 3  # newest checkpoints that are kept
     # save the replay buffer, too: slower, but a resumed run need not fill it again
     replay: bool = True

@@ -11,14 +11,14 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
 from soulsai import runs
-from soulsai.config import Config
+from soulsai.config import Config, load
 from soulsai.errors import ConfigError, WireError
 from soulsai.process import StopSignal, unique_name
 from soulsai.train.child_process import (
@@ -88,6 +88,10 @@ class Supervisor:
         self._run = resume
         self._resumed = bool(resume)
         self._status: Status | None = None
+        last = self._last()
+        self._ended = last.generation if last is not None else 0  # of an earlier end of the run
+        self._others = frozenset(runs.every(Path(config.run.saves)))
+        self._seed = config.run.seed
         self._generation = 0  # of the last known start of the training node
         self._adopted = 0  # the start of the training node that ``_run`` belongs to
         self._doing = "starting"
@@ -108,6 +112,7 @@ class Supervisor:
 
             self._server = _RunServer(self._config, stack)
             self._generation = self._server.generation
+            self._seed = self._server.config.run.seed
             self._processes = RunProcesses(
                 self._server.config,
                 stack.enter_context(PrivateFolder()),
@@ -156,8 +161,9 @@ class Supervisor:
         if decision is not None and decision.then == "give up":
             return _failure(child, decision)
         if decision is not None and decision.then == "done" and is_training:
+            self._run = self._run or self._begun()
             last = self._last()
-            if last is None or last.phase == "ended":
+            if last is not None and last.phase == "ended" and last.generation > self._ended:
                 return RunResult(0)
             return RunResult(1, "the training node was stopped from outside before the run's end")
         if decision is not None and decision.then == "restart" and decision.code:
@@ -270,10 +276,19 @@ class Supervisor:
                 saves.rmdir()
 
     def _resumable(self) -> str:
-        """Return the run that a restarted training node resumes, if it has a checkpoint."""
-        folder = self._folder
-        saved = folder is not None and any(folder.glob("checkpoints/[0-9]*"))
-        return self._run if saved or (self._resumed and self._status is None) else ""
+        """Return the run that the next training node resumes; empty before there is one."""
+        self._run = self._run or self._begun()
+        return self._run
+
+    def _begun(self) -> str:
+        """Return the run of a training node that has died before its first status, if any."""
+        for folder in runs.every(Path(self._config.run.saves)):
+            if folder in self._others:
+                continue
+            with suppress(ConfigError):
+                if load(folder / runs.CONFIG, {}, []).run.seed == self._seed:
+                    return folder.name
+        return ""
 
     def _last(self) -> Status | None:
         saved = runs.status(self._folder) if self._folder is not None else None

@@ -361,7 +361,6 @@ class TrainingNode:
 
     def _saved(self) -> None:
         """Record and announce a new checkpoint, and delete the entries that it covers."""
-        self._rollback.saved()
         self._audit.saved(self._saver.newest, self._progress.env_steps)
         self._trim()
         event = Event("checkpoint", f"{self._saver.newest} at {self._progress.updates} updates")

@@ -103,6 +103,8 @@ def resumed_run(config: Config, spec: Spec, wire: TrainingWire, resume: str) -> 
         wire: The server.
         resume: The run's id, its folder, or ``latest``.
 
+    A run without any checkpoint has died within its first seconds; it begins at zero once more.
+
     Raises:
         CheckpointError: There is no such run, or no checkpoint of it that can be loaded.
         ConfigError: The checkpoint does not fit the settings.
@@ -115,9 +117,8 @@ def resumed_run(config: Config, spec: Spec, wire: TrainingWire, resume: str) -> 
     folder.tidy()
     algorithm = build_algorithm(config, spec, seed=config.run.seed or 0)
     seen = atomic_folders.numbered(folder.checkpoints)
-    newest = folder.newest()
     try:
-        progress = snapshot.restore(newest, algorithm.parts)
+        progress = _restored(folder, algorithm)
     except CheckpointError as error:
         if saved is None or saved.environment.id == config.environment.id:
             raise
@@ -127,12 +128,17 @@ def resumed_run(config: Config, spec: Spec, wire: TrainingWire, resume: str) -> 
     run_spec = _run_spec(config, spec, program, algorithm, folder.run)
     generation = reopen(wire, run_spec, program, progress.generation)
     if atomic_folders.numbered(folder.checkpoints) != seen:  # by the node that is replaced
-        newest = folder.newest()
-        progress = snapshot.restore(newest, algorithm.parts)
+        progress = _restored(folder, algorithm)
     progress.run, progress.generation = folder.run, generation
     folder.write_config(config)
-    log.info("run resumed from=%s generation=%d", newest, progress.generation)
+    log.info("run resumed run=%s generation=%d", folder.run, progress.generation)
     return TrainingRun(config, folder, run_spec, program, algorithm, progress)
+
+
+def _restored(folder: RunFolder, algorithm: Algorithm) -> Progress:
+    if not folder.has_checkpoint:
+        return Progress(folder.run)
+    return snapshot.restore(folder.newest(), algorithm.parts)
 
 
 def check_fit(saved: Config, now: Config) -> None:

@@ -6,7 +6,14 @@ import msgspec
 import pytest
 
 from soulsai import runs
-from soulsai.config.schema import Config, EnvironmentSettings, RedisSettings, RunSettings, to_json
+from soulsai.config.schema import (
+    AlgorithmSettings,
+    Config,
+    EnvironmentSettings,
+    RedisSettings,
+    RunSettings,
+    to_json,
+)
 from soulsai.errors import CheckpointError
 from soulsai.train.summary import best_reward, clock, save, summarise, table
 from soulsai.training_node.saving import atomic_folders
@@ -58,7 +65,7 @@ def test_the_policy_is_that_of_the_newest_undamaged_checkpoint(tmp_path):
         ("learning", "X-v0", "dqn", True, True),
         ("stopping", "X-v0", "dqn", True, True),  # by a signal
         ("ended", "X-v0", "dqn", True, False),
-        ("learning", "X-v0", "dqn", False, False),
+        ("learning", "X-v0", "dqn", False, True),  # it begins at zero once more
         ("learning", "Y-v0", "dqn", True, False),
         ("learning", "X-v0", "ppo", True, False),
     ],
@@ -70,12 +77,18 @@ def test_a_run_is_gone_on_with_until_it_is_finished(
         run=RunSettings(saves=str(tmp_path)), environment=EnvironmentSettings(id="X-v0")
     )
     assert runs.unfinished(settings) == ""
-    folder = make(tmp_path, "run")
+    then = Config(
+        environment=EnvironmentSettings(id=id), algorithm=AlgorithmSettings(name=algorithm)
+    )
+    folder = make(tmp_path, "run", then)
     if checkpointed:
         atomic_folders.append(folder / "checkpoints", {"policy.onnx": [b"one"]}, keep=9)
-    assert runs.unfinished(settings) == "", "it has no status"
     left = msgspec.structs.replace(STATUS, phase=phase, environment=id, algorithm=algorithm)
     (folder / "status.json").write_bytes(msgspec.json.encode(left))
+    assert runs.unfinished(settings) == ("run" if found else "")
+    later = make(tmp_path, "zzz-later-and-finished", then)
+    done = msgspec.structs.replace(left, phase="ended")
+    (later / "status.json").write_bytes(msgspec.json.encode(done))
     assert runs.unfinished(settings) == ("run" if found else "")
 
 

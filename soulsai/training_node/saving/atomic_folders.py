@@ -33,10 +33,17 @@ def numbered(parent: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name))
 
 
-def append(parent: Path, files: Files, keep: int) -> Path:
-    """Write the next numbered checkpoint into ``parent``; keep the newest ``keep`` of them."""
+def append(parent: Path, files: Files, keep: int, first: int = 1) -> Path:
+    """Write the next numbered checkpoint into a folder, and remove the oldest ones.
+
+    Args:
+        parent: The folder of the checkpoints; it is made if needed.
+        files: Content by file name.
+        keep: Checkpoints that remain.
+        first: The number to begin with.
+    """
     existing = numbered(parent)
-    number = int(existing[-1].name) + 1 if existing else 1
+    number = int(existing[-1].name) + 1 if existing else first
     target = parent / f"{number:06d}"
     _rename(_write_aside(target, files), target)
     try:
@@ -90,21 +97,29 @@ def newest(candidates: Iterable[Path]) -> Path | None:
 
 
 def damage(folder: Path) -> str | None:
-    """Say in a few words what is wrong with a written folder, or ``None`` if nothing is."""
+    """Return the fault of a written folder in a few words, or ``None`` if it is whole.
+
+    Files that the manifest does not name, such as ``.DS_Store``, do not count.
+    """
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
         files = {name: (entry["size"], entry["sha256"]) for name, entry in manifest.items()}
     except (OSError, ValueError, AttributeError, KeyError, TypeError):
         return "no readable manifest"
     try:
-        if {path.name for path in folder.iterdir()} != {MANIFEST, *files}:
-            return "files are missing or added"
         for name, (size, sha256) in files.items():
             if _measure(folder / name) != (size, sha256):
                 return f"{name} is damaged"
+    except FileNotFoundError:
+        return f"{name} is missing"
     except OSError as error:
         return str(error)
     return None
+
+
+def names(folder: Path) -> list[str]:
+    """Return the names of the files that a folder's manifest lists."""
+    return list(json.loads(read(folder, MANIFEST)))
 
 
 def read(folder: Path, name: str) -> bytes:

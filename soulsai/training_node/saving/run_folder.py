@@ -69,9 +69,10 @@ class RunFolder(Struct, frozen=True):
             raise CheckpointError(f"{self.path}: cannot resume, {fault}; start a new run")
         return found
 
-    def append(self, files: Files, keep: int) -> Path:
-        """Write the next checkpoint."""
-        return atomic_folders.append(self.checkpoints, files, keep)
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is any checkpoint, damaged or not."""
+        return bool(atomic_folders.numbered(self.checkpoints)) or self.manual_save.is_dir()
 
     def replace(self, target: Path, files: Files) -> None:
         """Write ``best_model`` or ``manual_save`` anew."""

@@ -53,7 +53,9 @@ class Saver:
         self._policy = policy
         self._clock = clock
         self._saved_at: float | None = None
-        self._saved_updates = progress.updates
+        self._began = clock()
+        self._is_first = not folder.has_checkpoint  # the run has nothing to go on from
+        self._saved_updates, self._saved_steps = progress.updates, progress.env_steps
         self._retry_at = -float("inf")
         self._writing: _Writing | None = None
 
@@ -64,9 +66,17 @@ class Saver:
 
     @property
     def due(self) -> bool:
-        """Whether it is time for the next checkpoint."""
-        new = self._progress.updates - self._saved_updates
-        return new >= self._config.every and self.ready
+        """Whether it is time for the next checkpoint: the first one, or the next one."""
+        progress, config = self._progress, self._config
+        if not self.ready:
+            return False
+        if self._is_first:  # before anything is published or learnt
+            return True
+        if progress.updates - self._saved_updates >= config.every:
+            return True
+        seconds = self._clock() - (self._began if self._saved_at is None else self._saved_at)
+        changed = (progress.updates, progress.env_steps) != (self._saved_updates, self._saved_steps)
+        return changed and 0.0 < 60.0 * config.minutes <= seconds
 
     @property
     def ready(self) -> bool:
@@ -83,6 +93,7 @@ class Saver:
         except CheckpointError as error:
             self._failed(error)
             return
+        writing.first = 0 if self._is_first else 1
         if writing.bytes <= COPIED_BYTES:
             writing.copy()
             writing.start()
@@ -119,8 +130,7 @@ class Saver:
     def _snapshot(self) -> "_Writing":
         positions = {client: mark.position for client, mark in self._progress.marks.items()}
         files = self._files(self._config.replay)
-        updates = self._progress.updates
-        return _Writing(self._folder, files, self._config.keep, positions, updates)
+        return _Writing(self._folder, files, self._config.keep, positions, self._progress)
 
     def _failed(self, error: CheckpointError) -> None:
         if not self.notice:
@@ -136,7 +146,8 @@ class Saver:
         self.durable = writing.positions
         self._saved_at = self._clock()
         self._took(writing.seconds)
-        self._saved_updates = writing.updates
+        self._is_first = False
+        self._saved_updates, self._saved_steps = writing.updates, writing.env_steps
         log.info("checkpoint written path=%s updates=%d", path, writing.updates)
 
     def quicksave(self, command: Quicksave) -> Answer:
@@ -193,10 +204,12 @@ class _Writing(threading.Thread):
         files: dict[str, list[Buffer]],
         keep: int,
         positions: dict[str, Position],
-        updates: int,
+        progress: Progress,
     ) -> None:
         super().__init__(name="checkpoint", daemon=False)
-        self.positions, self.updates = positions, updates
+        self.first = 1  # the number of a first checkpoint
+        self.positions = positions
+        self.updates, self.env_steps = progress.updates, progress.env_steps
         self.path: Path | None = None
         self.error: OSError | None = None
         self.seconds = 0.0
@@ -215,7 +228,9 @@ class _Writing(threading.Thread):
         """Write."""
         stopwatch = Stopwatch()
         try:
-            self.path = self._folder.append(self._files, self._keep)
+            self.path = atomic_folders.append(
+                self._folder.checkpoints, self._files, self._keep, self.first
+            )
         except OSError as error:
             self.error = error
         self.seconds = stopwatch.lap()

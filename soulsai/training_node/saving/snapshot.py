@@ -1,4 +1,4 @@
-"""What a checkpoint holds: every part of the algorithm, all counters, and the policy as a file."""
+"""A checkpoint's files: every part of the algorithm, all counters, and the policy."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ class Exclusion(Struct):
 
 
 class Progress(Struct):
-    """How far a run has come; the training node counts in it."""
+    """The counters of a run."""
 
     run: str
     generation: int = 0
@@ -49,32 +49,23 @@ class Progress(Struct):
     quarantined: dict[str, Exclusion] = {}
 
     def go_back(self, then: "Progress") -> None:
-        """Count on from an earlier state of this run; numbers of versions are never used again."""
+        """Take over the counters of an earlier state, except those that must never fall."""
         for name in self.__struct_fields__:
             if name not in ("run", "generation", "version", "withheld", "rollbacks", "quarantined"):
                 setattr(self, name, getattr(then, name))
 
 
-class Origin:
-    """What a run was when it began, kept until there is a checkpoint."""
-
-    def __init__(self, progress: Progress, parts: dict[str, Stateful]) -> None:
-        self._progress = msgspec.json.encode(progress)
-        self._parts = {
-            name: b"".join(state_file.encode(part.state_dict())) for name, part in parts.items()
-        }
-
-    def restore(self, parts: dict[str, Stateful]) -> Progress:
-        """Load it into the parts; return the counters of then."""
-        for name, part in parts.items():
-            part.load_state_dict(state_file.decode(self._parts[name]))
-        return msgspec.json.decode(self._progress, type=Progress)
-
-
 def files(
     progress: Progress, parts: dict[str, Stateful], policy: bytes, *, replay: bool
 ) -> dict[str, list[Buffer]]:
-    """Return a checkpoint's files."""
+    """Return a checkpoint's files by name; large arrays are not copied.
+
+    Args:
+        progress: The counters.
+        parts: The algorithm's parts by name.
+        policy: A whole ``policy.onnx``.
+        replay: Whether to save the replay, too.
+    """
     content: dict[str, list[Buffer]] = {PROGRESS: [msgspec.json.encode(progress)]}
     content[POLICY] = [policy]
     for name, part in parts.items():
@@ -89,9 +80,8 @@ def restore(folder: Path, parts: dict[str, Stateful]) -> Progress:
     Raises:
         CheckpointError: It is of another algorithm, network or environment.
     """
-    saved = {
-        path.stem: path.name for path in folder.iterdir() if path.suffix in (SUFFIX, OLD_SUFFIX)
-    }
+    files = map(Path, atomic_folders.names(folder))
+    saved = {file.stem: file.name for file in files if file.suffix in (SUFFIX, OLD_SUFFIX)}
     if saved.keys() | {REPLAY} != parts.keys() | {REPLAY}:
         raise CheckpointError(
             f"{folder}: holds {', '.join(sorted(saved))}, "

@@ -70,7 +70,9 @@ class AuditLog:
         total.epoch, total.seq = arrival.mark.position
 
     def saved(self, checkpoint: str, env_steps: int) -> None:
-        """Write the contributions since the last checkpoint."""
+        """Write the contributions since the last checkpoint, if there are any."""
+        if not self._contributions:
+            return
         clients = {name: msgspec.to_builtins(one) for name, one in self._contributions.items()}
         self.write("learnt", checkpoint=checkpoint, env_steps=env_steps, clients=clients)
         self._contributions.clear()

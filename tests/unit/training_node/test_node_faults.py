@@ -37,7 +37,7 @@ def test_the_older_of_two_nodes_stops_and_saves_nothing(monkeypatch, server, tmp
             node.join()
         node.error = None
         assert time.monotonic() - began < 2.0
-    assert saved(tmp_path) == []
+    assert saved(tmp_path) == ["000000"], "nothing but the one of the start"
 
 
 class Trimmed:
@@ -60,8 +60,9 @@ def test_what_a_newer_node_needs_is_not_deleted(monkeypatch, server, tmp_path):
 
     def append_and_be_superseded(*args):
         path = append(*args)
-        spec = player.spec
-        server.training().open(spec, player.wire.program(spec), fresh=False)
+        if path.name == "000001":
+            spec = player.spec
+            server.training().open(spec, player.wire.program(spec), fresh=False)
         return path
 
     monkeypatch.setattr(atomic_folders, "append", append_and_be_superseded)
@@ -71,8 +72,8 @@ def test_what_a_newer_node_needs_is_not_deleted(monkeypatch, server, tmp_path):
         with pytest.raises(Superseded, match="newer training node has taken over"):
             node.join()
         node.error = None
-    assert saved(tmp_path) == ["000001"]
-    assert wire.trimmed == []
+    assert saved(tmp_path) == ["000000", "000001"]
+    assert not any(wire.trimmed)
 
 
 def test_a_node_that_takes_over_goes_on_from_the_last_checkpoint_of_the_older(
@@ -168,9 +169,9 @@ def test_a_full_server_is_emptied_by_an_early_checkpoint(monkeypatch, server, tm
         for _ in range(20):
             player.play(4)
         node.told(lambda status: status.env_steps == 80)
-        assert saved(tmp_path) == []
+        assert saved(tmp_path) == ["000000"]
         wire.is_full = True
-        wait_for(lambda: saved(tmp_path))
+        wait_for(lambda: len(saved(tmp_path)) > 1)
         wait_for(lambda: entries(server) == 0)
         player.play(4)
         node.told(lambda status: status.env_steps == 84 and not status.notice)
@@ -192,7 +193,7 @@ def test_a_full_disk_is_noticed_and_training_goes_on(monkeypatch, server, tmp_pa
             assert status.checkpoint == "000001"
             player.play(8)
             node.told(lambda status: status.updates == 6)
-            assert saved(tmp_path) == ["000001"]
+            assert saved(tmp_path) == ["000000", "000001"]
         node.told(lambda status: status.checkpoint == "000002" and not status.notice)
 
 

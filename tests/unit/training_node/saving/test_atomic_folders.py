@@ -87,6 +87,16 @@ def test_every_damage_is_found_and_the_one_before_is_used(tmp_path):
     assert atomic_folders.newest([bad, good]) == bad
 
 
+def test_stray_files_are_no_damage(tmp_path):
+    path = atomic_folders.append(tmp_path, FILES, keep=1)
+    for stray in (".DS_Store", "._a.bin", ".nfs0001", "notes.safetensors"):
+        (path / stray).write_bytes(b"stray")
+    assert atomic_folders.damage(path) is None
+    assert atomic_folders.names(path) == list(FILES)
+    (path / "empty").unlink()
+    assert atomic_folders.damage(path) == "empty is missing"
+
+
 def test_300_truncations_and_300_flipped_bits_are_all_found(tmp_path):
     rng = random.Random(0)
     files = {"policy.onnx": [rng.randbytes(20_000)], "replay.safetensors": [rng.randbytes(100_000)]}
