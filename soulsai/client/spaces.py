@@ -140,7 +140,13 @@ def read_space(space: Space[Any], without: str = "") -> tuple[dict[str, Reader],
 
 
 def holds_mask(space: Space[Any], key: str, choices: int) -> bool:
-    """Return whether an observation space has a key with one number per choice: a mask."""
+    """Return whether an observation space holds an action mask.
+
+    Args:
+        space: The observation space.
+        key: The name of the mask, at the top of a ``Dict``.
+        choices: The numbers that a mask has; 0 if the actions have no choices.
+    """
     if not choices or not isinstance(space, spaces.Dict) or key not in space.spaces:
         return False
     parts = [leaf for _, leaf in _leaves(space.spaces[key], ())]

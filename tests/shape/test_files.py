@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = sorted((ROOT / "soulsai").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 LONGEST_FILE = 700
-LONGEST_FUNCTION = 50
+LONGEST_FUNCTION = 50  # without its docstring
 VAGUE = {"utils", "util", "common", "core", "helpers", "helper", "manager", "misc"}
 
 # What a call or an import may not name, and why.
@@ -85,6 +85,11 @@ def test_names_of_files_need_no_quoting():
     assert not [path for path in owned if not re.fullmatch(r"[\w.-]+", path.name)]
 
 
+def docstring_lines(function):
+    first = function.body[0]
+    return first.end_lineno - first.lineno + 1 if ast.get_docstring(function) else 0
+
+
 @pytest.mark.parametrize("path", PACKAGE, ids=relative)
 def test_module_is_in_house_style(path):
     tree = ast.parse(path.read_text())
@@ -94,7 +99,7 @@ def test_module_is_in_house_style(path):
         node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     )
     for function in functions:
-        length = function.end_lineno - function.lineno + 1
+        length = function.end_lineno - function.lineno + 1 - docstring_lines(function)
         assert length <= LONGEST_FUNCTION, f"{function.name} has {length} lines"
 
 
