@@ -152,7 +152,7 @@ class AdaptedEnvironment:
             )
         obs, value, terminated, truncated, info = returned
         try:
-            reward = value if type(value) is float else read_number(value)
+            reward = float(value) if isinstance(value, float | int) else read_number(value)
             result = StepResult(reward, bool(terminated), bool(truncated))
         except (ValueError, TypeError, RuntimeError) as error:
             raise EnvironmentFault(
