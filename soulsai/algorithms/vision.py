@@ -16,7 +16,8 @@ MINATAR = ((16, 3, 1, 0),)  # arXiv:1903.03176
 SMALL = ((16, 3, 1, 1), (32, 3, 1, 1))
 STAGES = (16, 32, 32)  # channels of IMPALA's stages (arXiv:1802.01561), before widening
 POOLED = 6  # height and width after IMPALA's last stage (Beyond the Rainbow, arXiv:2411.03820)
-LARGE = 128  # pixels: images with a longer side are pooled before they are flattened
+LARGE = 128  # pixels: features of images with a longer side are pooled if there are too many
+MOST_FEATURES = 64 * 12 * 12  # those of ``nature`` on 128 x 128 pixels
 GRID = 7  # height and width after that, as after the layers of ``nature`` on 84 x 84 pixels
 
 
@@ -47,15 +48,14 @@ def feature_count(encoder: nn.Module, image: ImageShape) -> int:
 def convolutions(image: ImageShape, layers: Sequence[tuple[int, int, int, int]]) -> nn.Sequential:
     """Return convolutions of given channels, kernel, stride and padding, with a ReLU each.
 
-    Features of large images are pooled to a grid, or the next layer would take most of the weights.
+    Many features of a large image are pooled to a grid, or the next layer would be too large.
     """
     modules: list[nn.Module] = []
     inputs, *size = image
-    is_large = max(size) > LARGE
     for channels, kernel, stride, padding in layers:
         modules += [nn.Conv2d(inputs, channels, kernel, stride, padding), nn.ReLU()]
         inputs, size = channels, [(side + 2 * padding - kernel) // stride + 1 for side in size]
-    if is_large:
+    if max(image[1:]) > LARGE and inputs * size[0] * size[1] > MOST_FEATURES:
         modules.append(MaxPoolToGrid(size[0], size[1], GRID))
     return nn.Sequential(*modules, nn.Flatten())
 
