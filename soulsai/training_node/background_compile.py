@@ -116,9 +116,6 @@ class BackgroundCompile:
         if reason_against:
             self._give_up(reason_against)
 
-    def __repr__(self) -> str:
-        return f"<BackgroundCompile [{self._logged or 'undecided'}]>"
-
     @property
     def done(self) -> bool:
         """Whether it has succeeded or failed."""

@@ -117,9 +117,6 @@ class ClientTable:
         self._forgotten_restarts = 0
         self._forgotten_faults: Counter[str] = Counter()
 
-    def __repr__(self) -> str:
-        return f"<ClientTable [{self.active} active of {len(self._clients)}]>"
-
     def heard(self, arrival: Arrival, now: float) -> None:
         """Note the time of an arrival, and its heartbeat."""
         self._now = now

@@ -50,9 +50,6 @@ class FailedEntries:
         for entry in known:
             self._entries[entry.client, Position(entry.epoch, entry.seq)] = entry
 
-    def __repr__(self) -> str:
-        return f"<FailedEntries [{len(self._entries)}]>"
-
     def note(self, places: Iterable[tuple[str, Position]], error: BaseException) -> None:
         """Count one failure of each of these entries, and write the journal.
 

@@ -32,9 +32,6 @@ class WeightsCheck:
         self._policy = policy
         self._program = program
 
-    def __repr__(self) -> str:
-        return f"<WeightsCheck [{self.fault or 'sound'}, {self.refused} refused]>"
-
     def weights(self) -> Arrays:
         """Return the present weights, and set ``fault``."""
         arrays: Arrays = {}

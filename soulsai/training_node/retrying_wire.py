@@ -21,9 +21,6 @@ class RetryingWire:
         self._clock = clock
         self._quiet_until = -float("inf")
 
-    def __repr__(self) -> str:
-        return f"<RetryingWire [{self.fault or 'in order'}]>"
-
     def attempt(self, call: Callable[[TrainingWire], object]) -> bool:
         """Make a call, unless the server was just found unreachable; return whether it worked."""
         began = self._clock()

@@ -84,3 +84,11 @@ def test_the_largest_counts_in_2100_epochs_do_not_end_a_node(monkeypatch, server
     with Node(monkeypatch, server, config(tmp_path), resume="latest") as resumed:
         player.play(4)
         assert resumed.told(lambda status: status.env_steps == 16).lost == 0
+
+
+def test_an_operator_deletes_the_stream_of_a_client_without_a_living_node(server):
+    node = server.training()
+    attack(server, 1, 1, epochs=3)
+    assert node.clients() == ["villain"]
+    server.operator().forget("villain")
+    assert node.clients() == []
