@@ -15,7 +15,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "soulsai"
-OFF_POLICY = "tests/unit/algorithms/test_conformance.py", "tests/unit/algorithms/dqn/test_dqn.py"
+OFF_POLICY = (
+    "tests/unit/algorithms/test_conformance.py",
+    "tests/unit/algorithms/dqn/test_learner.py",
+)
 ON_POLICY = (
     "tests/unit/algorithms/ppo/test_estimates.py",
     "tests/unit/algorithms/ppo/test_batches.py",

@@ -21,8 +21,8 @@ from soulsai.training_node.background_compile import (
 from soulsai.training_node.saving.snapshot import Progress
 from soulsai.training_node.start import build_algorithm
 from soulsai.training_node.status import TrainingStatistics
+from tests.unit.algorithms.compile.compiled_cases import dqn, learnt, sac
 from tests.unit.algorithms.learning_cases import settings, spec
-from tests.unit.algorithms.test_compiled import dqn, learnt, sac
 
 LOG = "soulsai.training_node.background_compile"
 

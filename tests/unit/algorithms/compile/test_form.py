@@ -1,48 +1,13 @@
 """What is compiled computes what runs eagerly; here the functions themselves, by no compiler."""
 
-import msgspec
-import numpy as np
 import pytest
 import torch
 
 from soulsai.algorithms.compile.flat import FlatAdam, Moments, adam, correction
 from soulsai.algorithms.compile.form import Compilable, Form, NotCompilable, compare
-from soulsai.algorithms.dqn.learner import DQN
-from soulsai.algorithms.sac.learner import SAC
-from soulsai.algorithms.sac.settings import SACSettings
-from soulsai.types import ActionSpec, Leaf, Spec
-from tests.unit.algorithms.learning_cases import endless, episode, settings, spec
+from tests.unit.algorithms.compile.compiled_cases import dqn, learnt, sac
 
 STATES = ("policy", "target", "optimizer", "critics", "temperature", "actor_adam", "critic_adam")
-
-
-def dqn(**changes):
-    return DQN(settings(**changes), spec(masked=True), seed=3, steps=1000, realtime=False)
-
-
-def sac(**changes):
-    small = {"hidden": (16, 16), "quantiles": 5, "learning_starts": 32, "batch_size": 16}
-    config = SACSettings(**{**small, "capacity": 500, "slack_steps": 64, **changes})
-    box = Spec({"obs": Leaf((2,), "<f4")}, ActionSpec("box", (2,), (), (-1.0,) * 2, (1.0,) * 2))
-    return SAC(config, box, seed=3, steps=1000, realtime=False)
-
-
-def played(algorithm, number):
-    """Return an episode of an algorithm's kind."""
-    if isinstance(algorithm, DQN):
-        return episode(40, number=number, masked=True)
-    whole = episode(40, number=number)
-    action = np.random.default_rng(number).uniform(-1, 1, (40, 2)).astype("<f4")
-    return msgspec.structs.replace(whole, action=action)
-
-
-def learnt(algorithm, updates=60, spoil=None):
-    """Return the last metrics of some updates; ``spoil`` makes a reward infinite."""
-    fragments = [played(algorithm, number) for number in range(6)]
-    if spoil is not None:
-        fragments[0].reward[spoil] = np.inf
-    generator = algorithm.learn(endless(fragments))
-    return [next(generator) for _ in range(updates)][-1]
 
 
 def functional(algorithm):
