@@ -301,4 +301,4 @@ def test_before_the_first_episode(tmp_path, opened):
             trainer.play(episode(0, 2000, random.Random(0)))
             page.get_by_text("1 episodes", exact=True).wait_for()
             page.get_by_role("link", name="Clients").click()
-            page.get_by_text("No client has been heard of").wait_for()
+            page.get_by_text("No client has connected").wait_for()
