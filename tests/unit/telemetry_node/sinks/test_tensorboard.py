@@ -4,11 +4,18 @@ from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import crc32c as their_crc32c
 
 from soulsai.telemetry_node.connectors import Point
-from soulsai.telemetry_node.sinks.tensorboard import EventFile
+from soulsai.telemetry_node.sinks.tensorboard import EventFile, crc32c
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.mark.parametrize("data", [b"", b"a", b"123456789", bytes(range(256)) * 3])
+def test_our_checksum_is_theirs(data: bytes) -> None:
+    assert crc32c(data) == their_crc32c(data)
+    assert crc32c(b"123456789") == 0xE3069283
 
 
 def test_tensorboard_reads_what_we_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
