@@ -79,7 +79,7 @@ def policy(saves: Path, run: str) -> Path:
     if (named / POLICY).is_file():
         return named / POLICY
     folder = find(saves, run)
-    newest = atomic_folders.newest(reversed(atomic_folders.numbered(folder / "checkpoints")))
+    newest, _ = atomic_folders.newest(reversed(atomic_folders.numbered(folder / "checkpoints")))
     if newest is None:
         raise CheckpointError(f"{folder}: holds no undamaged checkpoint yet")
     return newest / POLICY

@@ -150,6 +150,9 @@ class TrainingNode:
 
     def run(self) -> Status:
         """Train until the end; return the last status."""
+        self._saver.notice = self._run.note
+        if self._run.note:
+            self._wire.attempt(lambda wire: wire.announce(Event("checkpoint", self._run.note)))
         try:
             while True:
                 with self._receiver:
@@ -194,7 +197,8 @@ class TrainingNode:
         """Return to the last good version, and to the positions of the streams at that time."""
         self._saver.close()
         self._publisher.check.weights()
-        self._rollback.go_back(self._publisher.check.fault)
+        note = self._rollback.go_back(self._publisher.check.fault)
+        self._wire.attempt(lambda wire: wire.announce(Event("checkpoint", note)))
         self._publisher.restart()
         self._waiting.clear()
         self._receiver = self._new_receiver()

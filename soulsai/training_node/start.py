@@ -40,6 +40,7 @@ class TrainingRun(Struct, frozen=True, eq=False):
     program: Program
     algorithm: Algorithm
     progress: Progress
+    note: str = ""  # about damaged checkpoints
 
 
 def build_algorithm(config: Config, spec: Spec, *, seed: int) -> Algorithm:
@@ -118,7 +119,7 @@ def resumed_run(config: Config, spec: Spec, wire: TrainingWire, resume: str) -> 
     algorithm = build_algorithm(config, spec, seed=config.run.seed or 0)
     seen = atomic_folders.numbered(folder.checkpoints)
     try:
-        progress = _restored(folder, algorithm)
+        progress, note = _restored(folder, algorithm)
     except CheckpointError as error:
         if saved is None or saved.environment.id == config.environment.id:
             raise
@@ -128,17 +129,18 @@ def resumed_run(config: Config, spec: Spec, wire: TrainingWire, resume: str) -> 
     run_spec = _run_spec(config, spec, program, algorithm, folder.run)
     generation = reopen(wire, run_spec, program, progress.generation)
     if atomic_folders.numbered(folder.checkpoints) != seen:  # by the node that is replaced
-        progress = _restored(folder, algorithm)
+        progress, note = _restored(folder, algorithm)
     progress.run, progress.generation = folder.run, generation
     folder.write_config(config)
     log.info("run resumed run=%s generation=%d", folder.run, progress.generation)
-    return TrainingRun(config, folder, run_spec, program, algorithm, progress)
+    return TrainingRun(config, folder, run_spec, program, algorithm, progress, note)
 
 
-def _restored(folder: RunFolder, algorithm: Algorithm) -> Progress:
+def _restored(folder: RunFolder, algorithm: Algorithm) -> tuple[Progress, str]:
     if not folder.has_checkpoint:
-        return Progress(folder.run)
-    return snapshot.restore(folder.newest(), algorithm.parts)
+        return Progress(folder.run), ""
+    checkpoint, note = folder.newest()
+    return snapshot.restore(checkpoint, algorithm.parts), note
 
 
 def check_fit(saved: Config, now: Config) -> None:

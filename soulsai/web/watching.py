@@ -188,6 +188,8 @@ def changes(before: Status | None, now: Status | None) -> Iterator[tuple[str, st
         return
     if before is None or before.run != now.run:
         yield "node", f"the training node is {now.phase}, generation {now.generation}"
+        if now.notice:
+            yield "notice", now.notice
         return
     if before.generation != now.generation:
         yield "node", f"the training node has begun generation {now.generation}"

@@ -1,6 +1,7 @@
 """Which folder a user means, and what a run came to."""
 
 import json
+from datetime import datetime, timedelta, timezone
 
 import msgspec
 import pytest
@@ -16,7 +17,7 @@ from soulsai.config.schema import (
 )
 from soulsai.errors import CheckpointError
 from soulsai.train.summary import best_reward, clock, save, summarise, table
-from soulsai.training_node.saving import atomic_folders
+from soulsai.training_node.saving import atomic_folders, run_folder
 from soulsai.types import Status
 
 STATUS = Status("a", 1, "ended", "dqn", "X-v0", env_steps=200, updates=100, seconds=50.0,
@@ -37,6 +38,17 @@ def test_runs_are_found_by_id_as_latest_and_as_a_folder(tmp_path):
     assert runs.find(tmp_path, "latest") == new
     assert runs.find(tmp_path, "2026-01-01_a") == old
     assert runs.find(tmp_path / "elsewhere", str(old)) == old
+
+
+def test_the_latest_run_is_the_one_begun_last_whatever_the_clock_says(tmp_path):
+    old = make(tmp_path, "2030-01-01_of-an-earlier-release")
+    settings = Config(run=RunSettings(saves=str(tmp_path)))
+    summer = datetime(2026, 7, 1, 12, tzinfo=timezone(timedelta(hours=2)))
+    first = run_folder.create(settings, summer)
+    second = run_folder.create(settings, summer - timedelta(days=1))
+    assert first.run.startswith("2026-07-01_10-00-00")
+    assert runs.every(tmp_path) == [old, first.path, second.path]
+    assert runs.find(tmp_path, "latest") == second.path
 
 
 @pytest.mark.parametrize("name", ["latest", "nonsense", "..", ""])

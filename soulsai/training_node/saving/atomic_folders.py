@@ -72,7 +72,7 @@ def replace(target: Path, files: Files) -> None:
 
 
 def tidy(parent: Path) -> None:
-    """Remove what an interrupted write left in ``parent``, and put back what it had moved away."""
+    """Remove the files of an interrupted write in ``parent``, and put back moved folders."""
     if not parent.is_dir():
         return
     for path in list(parent.iterdir()):
@@ -86,14 +86,16 @@ def tidy(parent: Path) -> None:
                 path.rename(target)
 
 
-def newest(candidates: Iterable[Path]) -> Path | None:
-    """Return the first of ``candidates`` that is undamaged; warn of the damaged ones."""
+def newest(candidates: Iterable[Path]) -> tuple[Path | None, list[str]]:
+    """Return the first undamaged folder, if any, and a line about each damaged one before it."""
+    faults: list[str] = []
     for path in candidates:
         fault = damage(path)
         if fault is None:
-            return path
+            return path, faults
         log.warning("checkpoint skipped path=%s fault=%r", path, fault)
-    return None
+        faults.append(f"{path.name}: {fault}")
+    return None, faults
 
 
 def damage(folder: Path) -> str | None:

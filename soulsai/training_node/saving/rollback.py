@@ -29,11 +29,15 @@ class Rollback:
     def __repr__(self) -> str:
         return f"<Rollback [{self._run.progress.rollbacks} so far]>"
 
-    def go_back(self, reason: str) -> None:
-        """Restore all parts and counters; raise ``Diverged`` if that has not helped before."""
+    def go_back(self, reason: str) -> str:
+        """Restore all parts and counters, and return a line about it.
+
+        Raises:
+            Diverged: There is no checkpoint, or going back to it has not helped before.
+        """
         progress = self._run.progress
         try:
-            folder = self._run.folder.newest()
+            folder, skipped = self._run.folder.newest()
         except CheckpointError as error:
             raise Diverged(f"{reason}, and there is nothing to go back to: {error}") from error
         then = snapshot.restore(folder, self._run.algorithm.parts)
@@ -48,3 +52,4 @@ class Rollback:
         progress.go_back(then)
         progress.rollbacks += 1
         log.warning("went back to=%s reason=%r env_steps=%d", folder.name, reason, then.env_steps)
+        return skipped or f"went back to checkpoint {folder.name}: {reason}"

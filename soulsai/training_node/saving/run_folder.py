@@ -1,7 +1,7 @@
 """One folder per run: its settings, its checkpoints, its best model and its last status."""
 
 import secrets
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -17,11 +17,12 @@ from soulsai.types import Program, Status
 
 LATEST = "latest"
 CONFIG = "config.json"
+NUMBER = "number"  # the file with the place of a run among all
 PROGRAM = "program.msgpack"
 
 
 class RunFolder(Struct, frozen=True):
-    """Where a run keeps what must survive it."""
+    """The folder of a run."""
 
     path: Path
 
@@ -51,23 +52,27 @@ class RunFolder(Struct, frozen=True):
         return next((path for path in found if path.name == name and path.is_dir()), None)
 
     def tidy(self) -> None:
-        """Clear away what an interrupted write has left."""
+        """Remove the files of an interrupted write."""
         atomic_folders.tidy(self.path)
         atomic_folders.tidy(self.checkpoints)
 
-    def newest(self) -> Path:
-        """Return the newest undamaged checkpoint; raise ``CheckpointError`` if there is none."""
-        numbered = atomic_folders.numbered(self.checkpoints)[::-1]
-        candidates = [*numbered, *([self.manual_save] if self.manual_save.is_dir() else [])]
-        found = atomic_folders.newest(candidates)
+    def newest(self) -> tuple[Path, str]:
+        """Return the newest undamaged checkpoint, and a line about newer ones that are damaged.
+
+        Raises:
+            CheckpointError: There is none.
+        """
+        candidates = atomic_folders.numbered(self.checkpoints)[::-1]
+        if self.manual_save.is_dir():
+            candidates.append(self.manual_save)
+        found, faults = atomic_folders.newest(candidates)
         if found is None:
             fault = (
-                f"all {len(candidates)} checkpoints are damaged"
-                if candidates
-                else ("it holds no checkpoint")
+                f"all {len(candidates)} checkpoints are damaged" if candidates else "it has none"
             )
             raise CheckpointError(f"{self.path}: cannot resume, {fault}; start a new run")
-        return found
+        skipped = f"went back to checkpoint {found.name}: damaged are {', '.join(faults)}"
+        return found, skipped if faults else ""
 
     @property
     def has_checkpoint(self) -> bool:
@@ -109,13 +114,16 @@ class RunFolder(Struct, frozen=True):
 
 
 def create(config: Config, now: datetime) -> RunFolder:
-    """Make the folder of a new run, named after its time, environment and algorithm."""
+    """Make the folder of a new run, named after its time in UTC, environment and algorithm."""
     environment = "".join(c if c.isalnum() and c.isascii() else "-" for c in config.environment.id)
     saves = Path(config.run.saves)
+    now = now.astimezone(UTC)
     name = f"{now:%Y-%m-%d_%H-%M-%S}_{environment[-40:].strip('-').lower()}_{config.algorithm.name}"
     folder = RunFolder(saves / f"{name}_{secrets.token_hex(2)}")
     try:
+        number = 1 + max(map(_number, every(saves)), default=0)
         folder.checkpoints.mkdir(parents=True)
+        atomic_folders.write_file(folder.path / NUMBER, b"%d" % number)
         folder.write_config(config)
     except OSError as error:
         raise CheckpointError(f"{folder.path}: cannot make the run's folder: {error}") from error
@@ -123,8 +131,20 @@ def create(config: Config, now: datetime) -> RunFolder:
 
 
 def every(saves: Path) -> list[Path]:
-    """Return all run folders, oldest first: their names begin with the time of their start."""
-    return sorted(path.parent for path in saves.glob(f"*/{CONFIG}"))
+    """Return all run folders, oldest first, by their numbers and then by their names.
+
+    Clocks may be set back, so a name alone, which begins with a time, does not give the order.
+    """
+    folders = (path.parent for path in saves.glob(f"*/{CONFIG}"))
+    return sorted(folders, key=lambda folder: (_number(folder), folder.name))
+
+
+def _number(folder: Path) -> int:
+    """Return the place of a run among the runs of its folder; 0 for one of an earlier release."""
+    try:
+        return int((folder / NUMBER).read_bytes())
+    except (OSError, ValueError):
+        return 0
 
 
 def find(saves: Path, resume: str) -> RunFolder:

@@ -133,7 +133,7 @@ class Saver:
         return _Writing(self._folder, files, self._config.keep, positions, self._progress)
 
     def _failed(self, error: CheckpointError) -> None:
-        if not self.notice:
+        if str(error) != self.notice:
             log.warning("checkpoint not written error=%s", error)
         self.notice = str(error)
         self._retry_at = self._clock() + RETRY_SECONDS

@@ -298,7 +298,9 @@ def test_a_damaged_checkpoint_is_skipped_and_without_any_it_is_refused(
     damaged.write_bytes(damaged.read_bytes()[:-1])
     (folder / ".writing-best_model").mkdir()
     with resumed(monkeypatch, server, settings) as node:
-        node.told()
+        status = node.told(lambda status: status.notice)
+        assert f"damaged are {last.name}: policy.safetensors is damaged" in status.notice
+        assert "went back to checkpoint" in status.notice
     assert f"{last}" in caplog.text
     assert "policy.safetensors is damaged" in caplog.text
     assert not (folder / ".writing-best_model").exists()

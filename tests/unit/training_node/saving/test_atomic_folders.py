@@ -75,7 +75,7 @@ def test_every_damage_is_found_and_the_one_before_is_used(tmp_path):
         if file.name == atomic_folders.MANIFEST and atomic_folders.damage(bad) is None:
             pytest.fail(f"not found: {what}")
         assert atomic_folders.damage(bad) is not None, what
-        assert atomic_folders.newest([bad, good]) == good
+        assert atomic_folders.newest([bad, good])[0] == good
         file.write_bytes(whole)
         tried += 1
     assert tried > 20
@@ -84,7 +84,7 @@ def test_every_damage_is_found_and_the_one_before_is_used(tmp_path):
         file.unlink()
         assert atomic_folders.damage(bad) is not None
         file.write_bytes(data)
-    assert atomic_folders.newest([bad, good]) == bad
+    assert atomic_folders.newest([bad, good]) == (bad, [])
 
 
 def test_stray_files_are_no_damage(tmp_path):
@@ -135,8 +135,8 @@ def test_a_disk_that_is_full_in_earnest_costs_no_checkpoint(tmp_path):
 
 def test_without_any_whole_checkpoint_there_is_none(tmp_path):
     (tmp_path / "000001").mkdir()
-    assert atomic_folders.newest(atomic_folders.numbered(tmp_path)) is None
-    assert atomic_folders.newest([]) is None
+    assert atomic_folders.newest(atomic_folders.numbered(tmp_path))[0] is None
+    assert atomic_folders.newest([]) == (None, [])
 
 
 @given(st.binary(max_size=200))
@@ -201,7 +201,7 @@ def test_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path, rounds):
                 assert process.stdout.readline(), "the process under test has died by itself"
             time.sleep(0.0007 * (round % 20))  # not for anything to happen: to be at another moment
             process.send_signal(signal.SIGKILL)
-        newest = atomic_folders.newest(reversed(atomic_folders.numbered(tmp_path)))
+        newest, _ = atomic_folders.newest(reversed(atomic_folders.numbered(tmp_path)))
         assert newest is not None
         assert atomic_folders.read(newest, "one") == atomic_folders.read(newest, "two")
         assert int(newest.name) >= written + lines
