@@ -62,8 +62,8 @@ class Sick(ToyEnv):
                 ctypes.string_at(0)
             case "exit":
                 os._exit(3)
-            case "raise":
-                raise RuntimeError("Player is not in game")
+            case "raise" | "leave":
+                raise SystemExit(3) if self.fault == "leave" else RuntimeError("Player is not here")
             case "once" if self.resets == self.after:
                 raise RuntimeError("boss is not there")
             case "nan":

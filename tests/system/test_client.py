@@ -250,10 +250,28 @@ def test_a_crash_of_the_environment_is_told_after_its_experience_is_sent(place):
     assert node.of(Heartbeat)
 
 
+@pytest.mark.parametrize(
+    ("fault", "words"), [("raise", "step raised RuntimeError"), ("leave", "step raised SystemExit")]
+)
+def test_a_rare_fault_of_the_environment_costs_its_episode(place, fault, words):
+    id = "tests.system.sick_env:Sick"
+    node = Node(place, id, kwargs={"fault": fault, "after": 150})
+    with playing(place, listed=(id,)):
+        until(lambda: node.listen() > 500)
+        until(lambda: node.listen() and node.of(Heartbeat)[-1].faults.get("crash", 0) >= 3)
+    node.listen()
+    last = node.of(Heartbeat)[-1]
+    assert words in last.trouble
+    assert last.restarts == last.faults["crash"]
+    assert node.rejected == []
+    assert node.listen() + last.dropped == last.steps
+    assert node.of(Episode)
+
+
 def test_an_environment_that_does_not_start_is_told(place):
     id = "soulsai.testing:RudeEnv"
     Node(place, id, kwargs={"fault": "four", "after": 1})
-    refused(place, EnvironmentFault, "step raised", listed=(id,))
+    refused(place, EnvironmentFault, "step returns a tuple of 4", listed=(id,))
 
 
 def test_the_clients_own_count_takes_precedence(place):

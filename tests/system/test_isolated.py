@@ -110,8 +110,8 @@ def test_it_plays_as_in_our_own_process(caged, kind):
         ("segfault", "step", "crash", "step: its process was killed by SIGSEGV"),
         ("segfault", "reset", "crash", "reset: its process was killed by SIGSEGV"),
         ("exit", "step", "crash", "step: its process ended with exit code 3"),
-        ("raise", "step", "crash", "step raised RuntimeError: Player is not in game"),
-        ("raise", "reset", "reset", "reset raised RuntimeError: Player is not in game"),
+        ("raise", "step", "crash", "step raised RuntimeError: Player is not here"),
+        ("raise", "reset", "reset", "reset raised RuntimeError: Player is not here"),
         ("nan", "step", "crash", "not finite"),
     ],
 )

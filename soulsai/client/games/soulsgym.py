@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
-import psutil
 from gymnasium import spaces
 
 from soulsai.errors import EnvironmentFault
@@ -324,6 +323,8 @@ def problems(id: str) -> Iterator[tuple[str, str]]:
 
 
 def _game_problems() -> Iterator[tuple[str, str]]:
+    import psutil  # late: most clients never need it, and should stay small
+
     game = next((p for p in psutil.process_iter(["name"]) if p.info["name"] == PROCESS), None)
     if game is None:
         yield f"{PROCESS} does not run", "start Dark Souls III and load a character"

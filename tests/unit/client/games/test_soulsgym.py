@@ -183,9 +183,7 @@ class Process:
 def test_the_game_is_looked_at_before_a_fight(monkeypatch, running, open, size, fact):
     monkeypatch.setattr("sys.platform", "win32")
     monkeypatch.setattr(soulsgym.importlib.metadata, "version", lambda _name: "1.1.0")
-    monkeypatch.setattr(
-        soulsgym.psutil, "process_iter", lambda _attrs: [Process(name) for name in running]
-    )
+    monkeypatch.setattr("psutil.process_iter", lambda _attrs: [Process(name) for name in running])
     monkeypatch.setattr(soulsgym, "_may_open", lambda _pid: open)
     monkeypatch.setattr(soulsgym, "_window_size", lambda: size)
     found = [found for found, _ in soulsgym.problems("soulsgym:SoulsGymIudex-v0")]
