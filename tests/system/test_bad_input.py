@@ -67,7 +67,7 @@ def test_help_is_no_error(tmp_path, words):
 
 
 def test_a_file_of_settings_names_file_and_line(tmp_path):
-    (tmp_path / "mine.yaml").write_text("dqn:\n  lr: 1e-3\n")
+    (tmp_path / "mine.yaml").write_text("dqn:\n  lr: fast\n")
     done = soulsai("train", "mine.yaml", cwd=tmp_path)
     assert "mine.yaml" in complaint(done)
     assert "line 2" in complaint(done)
@@ -76,7 +76,9 @@ def test_a_file_of_settings_names_file_and_line(tmp_path):
 
 def test_unknown_environment(tmp_path):
     done = soulsai("train", "--env", "LunarLandr-v3", "--json", cwd=tmp_path)
-    assert "LunarLandr-v3: cannot be made" in complaint(done)
+    said = complaint(done)
+    assert "environment.id" in said
+    assert "LunarLandr" in said
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == [], "nothing is left of it"
 
