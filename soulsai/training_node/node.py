@@ -260,7 +260,8 @@ class TrainingNode:
                 fragments += self._pipeline(arrival)
             except Exception as error:  # noqa: BLE001 - raised after the algorithm got the others
                 self._progress.env_steps = env_steps
-                self._failed.note(_places([arrival]), error)
+                if not isinstance(error, SoulsAIError):  # access denied, for example
+                    self._failed.note(_places([arrival]), error)
                 self._failure = error
                 break
             self._given.append(arrival)
