@@ -102,7 +102,7 @@ def table(summary: Summary) -> list[tuple[str, str]]:
         ("lost", f"{counted(summary.lost, 'env step')} on the way"),
         ("duplicates", counted(summary.duplicates, "message")),
         ("bytes/transition", _number(summary.bytes_per_transition)),
-        ("time", clock(summary.wall_seconds)),
+        ("time", f"{clock(summary.wall_seconds)} (this start)"),
     ]
 
 
