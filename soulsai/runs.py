@@ -86,7 +86,7 @@ def policy(saves: Path, run: str) -> Path:
 
 
 def environment(saves: Path, run: str) -> str:
-    """Return what a run of this user's played, or nothing for a policy that is only a file."""
+    """Return the environment of a run, or an empty text for a policy that is only a file."""
     if Path(run).is_file() or (Path(run) / POLICY).is_file():
         return ""
     return load(find(saves, run) / CONFIG, {}, []).environment.id
@@ -101,16 +101,20 @@ def status(folder: Path) -> Status | None:
 
 
 def settings(folder: Path, now: Config, environ: Mapping[str, str], sets: Sequence[str]) -> Config:
-    """Return a run's own settings to go on with, overridden by what is said now.
+    """Return the settings with which a run is resumed: its own, with the newer overrides.
 
-    Where the server is, and who we are, is no affair of the old run's.
+    Args:
+        folder: The run's folder.
+        now: The settings of this command; the server and the client are taken from it.
+        environ: Environment variables with overrides.
+        sets: ``section.key=value`` overrides.
     """
     then = load(folder / CONFIG, environ, sets)
     return msgspec.structs.replace(then, redis=now.redis, client=now.client)
 
 
 def kept_in(folder: Path, config: Config) -> Config:
-    """Return settings under which the run in ``folder`` is found where it is."""
+    """Return settings with ``run.saves`` set to the parent of a run's folder."""
     run = msgspec.structs.replace(config.run, saves=str(folder.parent))
     return msgspec.structs.replace(config, run=run)
 
@@ -128,14 +132,14 @@ def describe(folder: Path, state: Status | None) -> str:
 
 
 def announce(folder: Path, server: PrivateServer) -> None:
-    """Let this user's other commands find the private server of a running run."""
+    """Write the address of a running run's private server for this user's other commands."""
     file = folder / SERVER
     file.touch(mode=0o600)
     file.write_bytes(msgspec.json.encode(server))
 
 
 def withdraw(folder: Path) -> None:
-    """Say that the private server is gone."""
+    """Remove the address of the private server."""
     (folder / SERVER).unlink(missing_ok=True)
 
 

@@ -35,7 +35,7 @@ def training_node(
         str,
         typer.Option(
             metavar="RUN|latest|auto",
-            help="Continue this run; auto: the newest, if it is not finished.",
+            help="Continue this run; auto: the newest unfinished one.",
         ),
     ] = "",
     sets: Sets = None,

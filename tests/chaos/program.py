@@ -32,7 +32,7 @@ class Result:
     double_counted: int = 0
     never_sent: int = 0
     miscounted: int = 0
-    atomic_folders: int = 0
+    checkpoints: int = 0
     unloadable_checkpoints: int = 0
     downtime_median_s: float = 0.0
     downtime_max_s: float = 0.0

@@ -1,4 +1,4 @@
-"""When everything is saved, and what is said of it: checkpoints, quicksaves and the best model."""
+"""Checkpoints by time and by updates, quicksaves, and the best model."""
 
 import logging
 import threading
@@ -25,10 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class Saver:
-    """Writes the run's folder; only its final save may fail with an error.
-
-    ``policy`` makes a whole ``policy.onnx`` of the weights as they are now.
-    """
+    """Writes the run's folder; only ``final`` raises an error."""
 
     def __init__(
         self,
@@ -41,11 +38,21 @@ class Saver:
         clock: Callable[[], float],
         took: Callable[[float], object] = lambda _: None,
     ) -> None:
-        """``took`` is told the seconds that each checkpoint took to write."""
+        """Save nothing yet.
+
+        Args:
+            folder: The run's folder.
+            config: When to save, and how many checkpoints to keep.
+            progress: The run's counters.
+            parts: The algorithm's parts by name.
+            policy: Returns a whole ``policy.onnx`` of the present weights.
+            clock: Monotonic seconds.
+            took: Receives the seconds that each checkpoint took to write.
+        """
         self._took = took
         self.notice = ""
         self.newest = ""  # the name of the newest checkpoint
-        self.durable: dict[str, Position] = {}  # what the newest checkpoint of ours covers
+        self.durable: dict[str, Position] = {}  # the end of each stream in our newest checkpoint
         self._folder = folder
         self._config = config
         self._progress = progress

@@ -3,7 +3,7 @@
 Arrays are the file's tensors, named after their place in the state. The ``tree`` in the file's
 metadata is JSON with all other values; an array in it is ``{"$array": [dtype, shape, name]}`` or
 ``{"$tensor": ...}``, a NumPy scalar ``{"$scalar": ...}``, a tuple ``{"$tuple": [...]}``, and a
-dict whose keys are not plain strings ``{"$dict": [[key, value], ...]}``. Values of a dtype that
+dict with other keys than plain strings ``{"$dict": [[key, value], ...]}``. Values of a dtype that
 the format lacks are tensors of bytes.
 
 See https://huggingface.co/docs/safetensors for the format. Files of earlier releases, which have

@@ -74,7 +74,7 @@ class Stake(Struct):
 
 
 class ActionCheck:
-    """Samples fragments, and reports clients whose actions do not follow the weights."""
+    """Samples fragments, and reports clients with actions that do not follow the weights."""
 
     def __init__(
         self,

@@ -103,7 +103,13 @@ class Quarantine:
             self.exclude(client, f"too many refused messages, the last for {reasons[-1]!r}")
 
     def exclude(self, client: str, reason: str, *, for_good: bool = False) -> None:
-        """Keep a client out for a while, or until it is pardoned."""
+        """Keep a client out.
+
+        Args:
+            client: Its name.
+            reason: For the operator and the client.
+            for_good: Until it is pardoned, instead of for a while.
+        """
         now, before = self._now(), self._entries.pop(client, None)
         times = before.times + 1 if before is not None else 1
         seconds = min(LONGEST_SECONDS, FIRST_SECONDS * 2.0 ** min(times - 1, 20))
@@ -120,7 +126,7 @@ class Quarantine:
         self._send_notices()
 
     def look(self) -> None:
-        """End the exclusions whose time is over, and bring the clients' notices up to date."""
+        """End the exclusions that have lasted long enough, and update the notices of clients."""
         now = self._now()
         for client in sorted(self.excluded):
             until = self._entries[client].until
