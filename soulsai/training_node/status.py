@@ -233,7 +233,7 @@ class StatusReporter:
         """Call ``act`` with a status, or with a reduced one if it cannot be encoded."""
         try:
             act(status)
-        except (OverflowError, ValueError, TypeError) as error:  # the encoder's
+        except (OverflowError, ValueError, TypeError, msgspec.MsgspecError) as error:
             if not self._reduced:
                 log.warning("status cannot be encoded, a reduced one is sent error=%s", error)
             self._reduced = True

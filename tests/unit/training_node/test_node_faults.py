@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from soulsai.errors import CheckpointError, ServerFull, Superseded
+from soulsai.training_node.client_table import ClientTable
 from soulsai.training_node.saving import atomic_folders, state_file
 from soulsai.types import Episode, RunSpec
 from tests.memory_server import MemoryServer
@@ -348,3 +349,16 @@ def test_too_many_unrecorded_episodes_are_counted(monkeypatch, server, tmp_path)
         player.say(*[msgspec.structs.replace(episode, episode=n) for n in range(5)])
         status = node.told(lambda status: status.episodes == 5)
     assert status.notice == "3 episodes were not recorded"
+
+
+def test_a_status_that_cannot_be_encoded_is_reduced_and_ends_nothing(monkeypatch, server, tmp_path):
+    monkeypatch.setattr(ClientTable, "restarts", 2**70)
+    with Node(monkeypatch, server, config(tmp_path, every=1)) as node:
+        player = Player(server)
+        player.play(4)
+        status = node.told(lambda status: status.env_steps == 4 and status.checkpoint)
+        assert "cannot be encoded" in status.notice
+        assert (status.updates, status.clients) == (1, ())
+        player.play(4)
+        node.told(lambda status: status.env_steps == 8)
+    assert node.status.phase == "stopping"
