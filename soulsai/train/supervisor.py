@@ -194,7 +194,9 @@ class Supervisor:
                 child.worked |= child.name in here or child not in self._processes.clients
         self._find_page(self._processes.telemetry.log)
         self._restarting = tuple(
-            child.name for child in self._processes if child.state == "restarting"
+            child.name
+            for child in self._processes
+            if child.state == "restarting" and not child.ended_well
         )
         self._show()
 
