@@ -57,29 +57,14 @@ class SAC:
     def __init__(
         self, config: SACSettings, spec: Spec, *, seed: int, steps: int, realtime: bool
     ) -> None:
-        if not np.isfinite((*spec.action.low, *spec.action.high)).all():
-            raise ConfigError("algorithm.name: sac needs actions with finite bounds; choose ppo")
         keep_freed_memory()
         weights_seed, replay_seed, noise_seed = np.random.SeedSequence(seed).spawn(3)
         self.config = config
-        self.constants = Hyperparameters(
-            drop=config.drop,
-            reward_scale=config.reward_scale,
-            target_ema=config.target_ema,
-            target_entropy=config.entropy_per_dim * prod(spec.action.shape),
-        )
+        self.constants = _hyperparameters(config, spec)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(weights_seed.generate_state(1)[0]))
             self.policy = SquashedActor(config, spec)
-            self.critics = Critics(
-                self.policy.observation,
-                prod(spec.action.shape),
-                config.hidden,
-                count=config.critics,
-                quantiles=config.quantiles,
-                layer_norm=config.layer_norm,
-                dropout=config.dropout,
-            )
+            self.critics = _critics(config, self.policy)
         self.target = copy.deepcopy(self.critics).requires_grad_(False)
         self.temperature = Temperature(config.temperature)
         self.actor_weights, self.critic_weights = flatten(self.policy), flatten(self.critics)
@@ -224,3 +209,26 @@ class SAC:
         self.experience.restore(state_dict["pace"])
         self._generator.set_state(state_dict["luck"].cpu())
         self.skips.restore(int(state_dict["skipped"]))
+
+
+def _hyperparameters(config: SACSettings, spec: Spec) -> Hyperparameters:
+    if not np.isfinite((*spec.action.low, *spec.action.high)).all():
+        raise ConfigError("algorithm.name: sac needs actions with finite bounds; choose ppo")
+    return Hyperparameters(
+        drop=config.drop,
+        reward_scale=config.reward_scale,
+        target_ema=config.target_ema,
+        target_entropy=config.entropy_per_dim * prod(spec.action.shape),
+    )
+
+
+def _critics(config: SACSettings, policy: SquashedActor) -> Critics:
+    return Critics(
+        policy.observation,
+        prod(policy.shape),
+        config.hidden,
+        count=config.critics,
+        quantiles=config.quantiles,
+        layer_norm=config.layer_norm,
+        dropout=config.dropout,
+    )
