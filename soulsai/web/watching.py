@@ -110,31 +110,31 @@ class Watcher:
             text: One line for a reader.
             operator: Its author, or empty.
         """
-        journal = self._journal()
+        journal = self._journal(self.seen.status or self._before)
         if journal:
             self._note(journal, kind, text, operator)
         self._ring()
 
     def _observe(self, status: Status | None) -> None:
+        """Journal the changes of the status, and only then show it."""
+        journal = self._journal(status or self._before)
+        if journal is not None:
+            for kind, text in changes(self._before, status):
+                self._note(journal, kind, text, "")
+            if status is not None and (row := journal.sample(status, self._now())):
+                for listener in self._listeners:
+                    listener.sampled(journal.run, row)
+            self._before = status
         self.seen = ObservedStatus(status, self._clock())
-        journal = self._journal()
-        if journal is None:
-            return
-        for kind, text in changes(self._before, status):
-            self._note(journal, kind, text, "")
-        if status is not None and (row := journal.sample(status, self._now())):
-            for listener in self._listeners:
-                listener.sampled(journal.run, row)
-        self._before = status
-        self._ring()
+        if journal is not None:
+            self._ring()
 
     def _note(self, journal: Journal, kind: str, text: str, operator: str) -> None:
         note = journal.note(kind, text, self._now(), operator)
         for listener in self._listeners:
             listener.noted(journal.run, note)
 
-    def _journal(self) -> Journal | None:
-        status = self.seen.status or self._before
+    def _journal(self, status: Status | None) -> Journal | None:
         run = status.run if status else self._store.live
         return self._store.write_journal(run) if run else None
 
