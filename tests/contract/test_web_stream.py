@@ -181,6 +181,10 @@ def test_silence_is_no_answer(tmp_path, monkeypatch):
         assert "no answer from the training node" in answer["message"]
 
 
+def texts(browser):
+    return [row["text"] for row in browser.get("/api/v1/events")]
+
+
 def test_the_training_nodes_silence_is_seen(tmp_path, monkeypatch):
     clock = [time.time()]
     set_clock(monkeypatch, lambda: clock[0])
@@ -191,8 +195,7 @@ def test_the_training_nodes_silence_is_seen(tmp_path, monkeypatch):
         trainer.silent = True
         clock[0] += 60
         until(lambda: not browser.get("/healthz")["training"])
-        kinds = [row["text"] for row in browser.get("/api/v1/events")]
-        assert "the training node is silent" in kinds
+        until(lambda: "the training node is silent" in texts(browser))
 
 
 def test_a_server_that_is_away_costs_nothing(tmp_path):
