@@ -223,12 +223,12 @@ def test_who_sends_garbage_is_kept_out_and_the_others_are_not(monkeypatch, tmp_p
         wait_for(lambda: villain.wire.notice() == "")
         villain.play(4)
         node.told(lambda s: s.env_steps == 8)
-    whats = [line["what"] for line in trail(tmp_path)]
-    assert whats == ["quarantine", "command", "pardoned", "command", "learnt"]
-    learnt = trail(tmp_path)[-1]
-    assert learnt["checkpoint"] == "000001"
-    assert learnt["clients"]["player"]["env_steps"] == 4
-    assert learnt["clients"]["villain"]["rejected"] >= 100
+    lines = trail(tmp_path)
+    whats = [line["what"] for line in lines if line["what"] != "learnt"]
+    assert whats == ["quarantine", "command", "pardoned", "command"]
+    learnt = [line["clients"] for line in lines if line["what"] == "learnt"]
+    assert sum(one.get("player", {}).get("env_steps", 0) for one in learnt) == 4
+    assert sum(one.get("villain", {}).get("rejected", 0) for one in learnt) >= 100
 
 
 def refused(answer):
