@@ -134,6 +134,19 @@ def test_pause_resume_and_stop_are_passed_on(house):
     assert house.clocks() == [5]
 
 
+def test_a_client_that_is_kept_out_reads_the_reason_in_its_log_at_once(house, caplog):
+    caplog.set_level("INFO")
+    with house.uplink as uplink:
+        until(lambda: uplink.instructions.actor)
+        house.node.notify("other", "too quiet")
+        house.node.notify("c", "too loud; until 12:00 UTC")
+        until(lambda: "learns nothing from this client: too loud; until 12:00 UTC" in caplog.text)
+        house.node.notify("c", "")
+        until(lambda: "let in again" in caplog.text)
+    assert "too quiet" not in caplog.text
+    assert caplog.text.count("too loud") == 1
+
+
 @pytest.mark.parametrize("published", [False, True])
 def test_another_run_ends_this_one(house, published):
     other, program, arrays = toy_run(EnvironmentOffer("soulsai.testing:ToyEnv"), run="other")
