@@ -217,7 +217,7 @@ def alive(link) -> bool:
 
 @pytest.mark.parametrize("binary", BINARIES)
 def test_replies_that_nobody_reads_end_the_connection(binary):
-    with EmbeddedServer(binary=binary, memory_mb=128) as server:
+    with EmbeddedServer(binary=binary and installed(binary), memory_mb=128) as server:
         node, metrics = link(server), link(server, "metrics")
         node.execute("SET", "soulsai:{x}:model", bytes(2**20))
         password = access(server, "client").password
