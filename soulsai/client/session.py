@@ -59,7 +59,7 @@ def serve(
         clock: Monotonic seconds.
         sleep: How to sleep.
     """
-    client = _Client(
+    client = _ClientContext(
         config=config,
         wire=wire,
         named=environment,
@@ -76,7 +76,7 @@ def serve(
             return
 
 
-class _Client(NamedTuple):
+class _ClientContext(NamedTuple):
     """The data that all sessions of one client share."""
 
     config: Config

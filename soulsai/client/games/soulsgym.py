@@ -107,7 +107,13 @@ def make(id: str, kwargs: Info, max_episode_steps: int = 0) -> gymnasium.Env[Any
 
 
 def wrap(env: gymnasium.Env[Any, Any], fight: Fight, id: str) -> gymnasium.Env[Any, Any]:
-    """Return ``env`` with mask and result in its info, and an observation for a plain network."""
+    """Return ``env`` with mask and result in its info, and an observation for a plain network.
+
+    Args:
+        env: The environment as SoulsGym makes it.
+        fight: The row of ``GAMES``.
+        id: The environment's id, for errors.
+    """
     env = FightResult(env, id)
     if not fight.image:
         return FightVector(env, fight.centre, id)
@@ -292,7 +298,7 @@ class FightVector(gymnasium.ObservationWrapper[Array, Any, Obs]):
 
 
 def problems(id: str) -> Iterator[tuple[str, str]]:
-    """Yield what keeps a fight from starting on this PC: a fact, and its remedy.
+    """Yield each fact that keeps a fight from starting on this PC, with its remedy.
 
     Only facts that can be seen before a fight are checked: the package, Python, the operating
     system, the game's process and the right to open it, and the size of its window.
@@ -381,7 +387,7 @@ def _creator(id: str, package: str, name: str) -> Callable[..., Any]:
 
 
 def _reason(package: str, error: Exception) -> str:
-    """Return what a PC lacks for a fight, or else the error itself."""
+    """Return the first fact that keeps a fight from starting, or else the error itself."""
     lacking = next(problems(f"{package}:{next(iter(GAMES))}"), None)
     if lacking is not None:
         return "; ".join(lacking)
