@@ -1,7 +1,7 @@
 """A stand-in for SoulsGymIudex-v0: its spaces, masks, reward, pace and faults, on any machine.
 
-The fight behind them is simple: a boss walks up to the player on a plane and hits. The contract test
-``tests/contract/test_soulsgym.py`` holds it to the released SoulsGym.
+The fight behind them is simple: a boss walks up to the player on a plane and hits. The contract
+test ``tests/contract/test_soulsgym.py`` holds it to the released SoulsGym.
 """
 
 import ctypes
