@@ -60,7 +60,7 @@ class Learner:
         folder.tidy()
         self.progress = Progress("run-1")
         if any(machine.folder.glob("checkpoints/0*")):
-            self.progress = snapshot.restore(folder.newest(), {"ledger": self.ledger})
+            self.progress = snapshot.restore(folder.newest()[0], {"ledger": self.ledger})
         generation = self.wire.open(machine.spec, PROGRAM, fresh=False)
         while generation <= self.progress.generation:
             generation = self.wire.open(machine.spec, PROGRAM, fresh=False)

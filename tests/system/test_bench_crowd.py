@@ -39,11 +39,13 @@ def test_a_crowd_loses_one_after_the_other_and_nobody_stays(tmp_path):
             redis, "soulsai.testing:ToyEnv", clients=3, seed=1, faults=faults, log=log, clock=clock
         )
         with crowd:
+            until("three clients", lambda: len(clients()) == 3)
             assert sorted(clients().values()) == ["client-0-0", "client-1-0", "client-2-0"]
             for _ in range(3):
                 clock.now += 5.0
                 crowd.tend()
-                assert len(clients()) == 3
+                # A process that was just started shows its command a moment later.
+                until("three clients", lambda: len(clients()) == 3)
             assert sorted(clients().values()) == ["client-0-0", "client-1-2", "client-2-1"]
             until("a client that waits for a run", lambda: "NoRun" in log.read_text())
             raise KeyboardInterrupt
