@@ -72,6 +72,19 @@ def software(needed: Sequence[str], extra: str) -> CheckResult:
     return finding("software.ok", names=found)
 
 
+def game(id: str) -> Iterator[CheckResult]:
+    """Check what a game of SoulsGym needs before a fight; nothing for other environments."""
+    from soulsai.client.games import soulsgym  # imports Gymnasium
+
+    if not soulsgym.is_fight(id):
+        return
+    problems = list(soulsgym.problems(id))
+    for fact, remedy in problems:
+        yield finding("game.missing", fact=fact, remedy=remedy)
+    if not problems:
+        yield finding("game.ok", id=id)
+
+
 def secrets(folder: Path) -> Iterator[CheckResult]:
     """Check the modes of the secrets in a folder, and the length of the passwords."""
     closed = folder.is_dir() and not folder.stat().st_mode & 0o077

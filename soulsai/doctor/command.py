@@ -67,6 +67,8 @@ def _client_findings(
 
     yield checks.software(CLIENT_PACKAGES, "")
     yield checks.disk(Path(tempfile.gettempdir()), "temporary files")
+    if env:
+        yield from checks.game(env)
     try:
         checked("client.name", config.client.name)
         server = connect.client_server(config, secret_file, invited)

@@ -135,6 +135,8 @@ _TEXTS: dict[str, tuple[State, str, str]] = {
         "failure", "{id} is not that of the run: {difference}",
         "use the server's version of it, or let the server play this one"),
     "environment.ok": ("ok", "{id} has the spaces of the run", ""),
+    "game.missing": ("failure", "{fact}", "{remedy}"),
+    "game.ok": ("ok", "{id} can start on this PC", ""),
     "policy.untried": ("ok", "{runtime}; there is no policy to try yet", ""),
     "policy.none": ("warning", "{runtime}; nothing is published yet",
                     "wait for the training node's first version; clients wait, too"),

@@ -130,3 +130,14 @@ def test_no_secrets_are_nothing_to_judge(tmp_path):
 )
 def test_servers_are_judged_by_their_version(told, state):
     assert server_version(told).state == state
+
+
+def test_a_game_is_checked_before_a_fight_and_other_environments_are_not(monkeypatch):
+    monkeypatch.setattr("sys.platform", "linux")
+    found = list(checks.game("soulsgym:SoulsGymIudex-v0"))
+    assert (found[0].check, found[0].state) == ("game", "failure")
+    assert "SoulsGym needs Windows" in found[0].said
+    assert "soulsai.testing:SoulsGymIudex-v0" in found[0].mend
+    (stand_in,) = checks.game("soulsai.testing:SoulsGymIudex-v0")
+    assert stand_in.state == "ok"
+    assert list(checks.game("CartPole-v1")) == []
