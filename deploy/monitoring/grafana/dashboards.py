@@ -77,6 +77,11 @@ def quantile(share: float, name: str) -> str:
 
 DURATION, AGE = "model_update_duration_seconds", "sample_age_versions"
 NODES: tuple[tuple[str, str, Queries], ...] = (
+    (
+        "Up (1) or down (0)",
+        "none",
+        (('up{job=~"training_node|telemetry_node"}', "{{job}}"), ("redis_up", "redis")),
+    ),
     ("Env steps per second", "none", ((rate("env_steps_total"), "admitted"),)),
     ("Clients", "none", (("soulsai_clients", "{{state}}"),)),
     (
