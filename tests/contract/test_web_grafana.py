@@ -24,7 +24,11 @@ from tests.memory_server import MemoryServer
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "monitoring" / "grafana" / "dashboards"
-BUILT = (dashboards.run_dashboard(), dashboards.nodes_dashboard())
+BUILT = (
+    dashboards.run_dashboard(),
+    dashboards.nodes_dashboard(),
+    dashboards.plotly_dashboard(),
+)
 NAMES = {
     "soulsai_env_steps_total", "soulsai_episodes_total", "soulsai_samples_received_total",
     "soulsai_samples_rejected_total", "soulsai_model_updates_total", "soulsai_clients",
@@ -141,7 +145,7 @@ def test_panels_have_their_own_places(built):
 
 
 def targets():
-    for panel in BUILT[0]["panels"]:
+    for panel in (*BUILT[0]["panels"], *BUILT[2]["panels"]):
         for target in panel["targets"]:
             yield pytest.param(panel, target, id=f"{panel['type']}-{panel['title']}")
     variable = BUILT[0]["templating"]["list"][0]

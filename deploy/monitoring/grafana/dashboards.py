@@ -1,7 +1,8 @@
 """Grafana's dashboards, as code: ``python deploy/monitoring/grafana/dashboards.py FOLDER``.
 
 They need two data sources, by uid: ``soulsai-telemetry`` (the plugin Infinity with the page's
-address as its base URL) and ``prometheus``. All panels are Grafana's own.
+address as its base URL) and ``prometheus``. The panels are Grafana's own, but for the dashboard
+``soulsai-plotly``, which draws with the plugin ``nline-plotlyjs-panel``.
 """
 
 import sys
@@ -21,6 +22,13 @@ SCHEMA = 39  # of Grafana 10 and 11, which newer ones migrate
 
 
 LINES: Json = {"lineWidth": 2, "fillOpacity": 0, "spanNulls": True, "showPoints": "never"}
+# Gives each trace of a panel the field of its name, over env steps.
+PLOTLY_SCRIPT = """
+const fields = data.series.length ? data.series[0].fields : [];
+const column = (name) => Array.from(fields.find((field) => field.name === name)?.values ?? []);
+const x = column("env steps");
+return { data: options.data.map((trace) => ({ ...trace, x, y: column(trace.name) })) };
+"""
 Size = tuple[int, int]
 Queries = tuple[tuple[str, str], ...]  # of Prometheus, each with its legend
 
@@ -267,6 +275,51 @@ def nodes_dashboard() -> Json:
     return dashboard("soulsai-nodes", "soulsai: nodes", panels, [])
 
 
+def plotly(title: str, target: Json, traces: Sequence[Json], size: Size) -> Json:
+    """Return a panel of curves over env steps that Plotly draws.
+
+    Args:
+        title: Its title.
+        target: A target of ``curves``.
+        traces: Plotly's traces; the ``name`` of each is the field it shows.
+        size: Width and height in cells of the grid.
+    """
+    layout = {"xaxis": {"title": {"text": "env steps"}}, "margin": {"t": 10, "r": 10}}
+    return {
+        "type": "nline-plotlyjs-panel",
+        "title": title,
+        "datasource": target["datasource"],
+        "targets": [target],
+        "gridPos": {"w": size[0], "h": size[1]},
+        "options": {
+            "script": PLOTLY_SCRIPT,
+            "data": list(traces),
+            "layout": layout,
+            "config": {"displayModeBar": False},
+        },
+        "fieldConfig": {"defaults": {}, "overrides": []},
+    }
+
+
+def plotly_dashboard() -> Json:
+    """Return the dashboard of one run, drawn by Plotly."""
+    line: Json = {"type": "scatter", "mode": "lines"}
+    thin: Json = line | {"line": {"width": 0}, "showlegend": False}
+    band = [
+        thin | {"name": "low"},
+        thin | {"name": "high", "fill": "tonexty"},
+        line | {"name": "mean"},
+    ]
+    mean = {"reward_mean": "mean", "reward_low": "low", "reward_high": "high"}
+    greedy = curves({"reward_mean": "greedy"}, window="20", kind="greedy")
+    panels = [
+        plotly("Reward: mean and one deviation", curves(mean, window="100"), band, (WIDTH, 12)),
+        plotly("Reward of greedy episodes", greedy, [line | {"name": "greedy"}], (12, 10)),
+        plotly("Lag", curves({"lag": "versions"}), [line | {"name": "versions"}], (12, 10)),
+    ]
+    return dashboard("soulsai-plotly", "soulsai: a run, by Plotly", panels, [_run_variable()])
+
+
 def dashboard(uid: str, title: str, panels: Sequence[Json], variables: list[Json]) -> Json:
     """Return a dashboard with its panels in rows, left to right.
 
@@ -294,7 +347,7 @@ def dashboard(uid: str, title: str, panels: Sequence[Json], variables: list[Json
 def write(folder: Path) -> None:
     """Write all dashboards into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    for built in (run_dashboard(), nodes_dashboard()):
+    for built in (run_dashboard(), nodes_dashboard(), plotly_dashboard()):
         data = msgspec.json.format(msgspec.json.encode(built), indent=2)
         (folder / f"{built['uid']}.json").write_bytes(data + b"\n")
 
