@@ -16,7 +16,7 @@ run: $(READY)  ## Train LunarLander on this machine, with a live view. ARGS="--e
 test: $(READY)  ## Run all tests that need nothing but Python, in about a quarter of an hour.
 	$(BIN)/python -m pytest -n 3 -m "not learning and not web and not stack and not chaos and not long and not mutation and not ray and not tools" $(ARGS)
 
-test-tools: $(READY)  ## Run the tests that need redis-server, openssl, promtool, prometheus and kubectl.
+test-tools: $(READY)  ## Run the tests that need redis-server, openssl, promtool, prometheus, kubectl and node.
 	$(BIN)/python -m pytest -n 3 -m "tools and not long" $(ARGS)
 
 check: $(READY)  ## Check format, style, types, the arrows between modules, and dead code.

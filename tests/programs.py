@@ -12,6 +12,8 @@ PACKAGES = {
     "promtool": "prometheus",
     "prometheus": "prometheus",
     "kubectl": "kubernetes-client",
+    "mount": "mount",
+    "node": "nodejs",
 }
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from soulsai.wire.redis.embedded_server import EmbeddedServer
 from soulsai.wire.secrets import write_secret
+from tests.programs import installed
 from tests.system.train_cases import SMALL, Training, complaint, soulsai
 
 ROLES = ("training-node", "telemetry-node", "client")
@@ -150,11 +151,12 @@ def test_a_file_where_the_folder_of_runs_should_be(tmp_path):
     assert "saves" in complaint(soulsai("train", cwd=tmp_path))
 
 
+@pytest.mark.tools
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
 def test_a_full_disk_at_the_start(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    words = [str(installed("mount")), "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
     if subprocess.run(words, capture_output=True).returncode != 0:
         pytest.skip("mounting is not possible here")
     try:

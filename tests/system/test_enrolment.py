@@ -295,6 +295,7 @@ def test_without_the_admins_secret_nobody_is_enrolled(server, capsys):
     assert "admin.secret" in line
 
 
+@pytest.mark.tools  # TLS needs Debian's redis-server
 def test_the_invite_opens_the_door_over_tls_and_knows_the_right_server(tmp_path, capsys):
     with guarded(tmp_path, TLS_KIND, tls=True) as server:
         node = connect_training(

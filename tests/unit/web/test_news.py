@@ -1,15 +1,15 @@
 """Tabs of one browser share one event stream: the page's script, run by node with stand-ins."""
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.programs import installed
+
 STATIC = Path(__file__).parents[3] / "soulsai" / "web" / "static"
-NODE = shutil.which("node")
-pytestmark = pytest.mark.skipif(NODE is None, reason="needs node")
+pytestmark = pytest.mark.tools
 
 TABS = """
 import { follow } from "./news.mjs";
@@ -72,7 +72,9 @@ def test_twenty_tabs_share_one_stream_and_outlive_its_holder(tmp_path):
         text = (STATIC / f"{name}.js").read_text().replace('./api.js"', './api.mjs"')
         (tmp_path / f"{name}.mjs").write_text(text)
     (tmp_path / "tabs.mjs").write_text(TABS)
-    done = subprocess.run([NODE, "tabs.mjs"], cwd=tmp_path, capture_output=True, timeout=120)
+    done = subprocess.run(
+        [installed("node"), "tabs.mjs"], cwd=tmp_path, capture_output=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr.decode()
     found = json.loads(done.stdout)
     assert found["open"] == 1
