@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.chaos
 def test_twenty_faults_lose_nothing_and_count_nothing_twice(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "tests.chaos", "--faults", "20", "--minutes", "0.6", "--seed", "7",

@@ -52,15 +52,23 @@ def test_the_marks_that_are_forgotten_are_those_of_the_clients_silent_longest(
     monkeypatch, server, tmp_path
 ):
     monkeypatch.setattr(module, "MOST_MARKS", 2)
+    dropped, forget = [], receiver.Receiver.forget
+
+    def recorded(self, client):
+        dropped.append(client)
+        forget(self, client)
+
+    monkeypatch.setattr(receiver.Receiver, "forget", recorded)
     with Node(monkeypatch, server, config(tmp_path, every=4)) as node:
         players = [Player(server, name) for name in "abc"]  # in the order of their epochs
         for player in players:
             player.play(4)
         wait_for(lambda: node.algorithm.updates == 3)
         players[0].play(4)
-        node.told(lambda status: status.checkpoint == "000001")
+        wait_for(lambda: dropped)
         players[2].play(4)
         node.told(lambda status: status.env_steps == 20)
+    assert dropped[0] == "b"
     (folder,) = tmp_path.iterdir()
     progress = msgspec.json.decode((folder / "checkpoints/000002/progress.json").read_bytes())
     assert list(progress["marks"]) == ["a", "c"]
