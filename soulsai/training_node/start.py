@@ -115,7 +115,6 @@ def resumed_run(config: Config, spec: Spec, wire: TrainingWire, resume: str) -> 
     if saved is not None:
         check_fit(saved, config)
     wire.generation()
-    folder.tidy()
     algorithm = build_algorithm(config, spec, seed=config.run.seed or 0)
     seen = atomic_folders.numbered(folder.checkpoints)
     try:
@@ -128,6 +127,7 @@ def resumed_run(config: Config, spec: Spec, wire: TrainingWire, resume: str) -> 
     program = _kept_or_exported(folder, algorithm, spec)
     run_spec = _run_spec(config, spec, program, algorithm, folder.run)
     generation = reopen(wire, run_spec, program, progress.generation)
+    folder.tidy()  # not before: the node that is replaced may be writing, and trims what it wrote
     if atomic_folders.numbered(folder.checkpoints) != seen:  # by the node that is replaced
         progress, note = _restored(folder, algorithm)
     progress.run, progress.generation = folder.run, generation

@@ -155,10 +155,16 @@ def _write_aside(target: Path, files: Files) -> Path:
             manifest[name] = {"size": size, "sha256": sha256}
         _write(aside / MANIFEST, [json.dumps(manifest, indent=1).encode()])
         _flush_folder(aside)
+        _check_complete(aside, {*manifest, MANIFEST})
     except OSError:
         _remove(aside)
         raise
     return aside
+
+
+def _check_complete(folder: Path, names: set[str]) -> None:
+    if {path.name for path in folder.iterdir()} != names:
+        raise OSError(f"{folder}: another process removed files")
 
 
 def _write(path: Path, content: Iterable[Buffer]) -> tuple[int, str]:

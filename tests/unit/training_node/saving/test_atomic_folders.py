@@ -210,3 +210,14 @@ def test_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path, rounds):
     assert atomic_folders.damage(tmp_path / "best") is None
     assert all(name == "best" or name.isdecimal() for name in names(tmp_path))
     assert all(atomic_folders.damage(path) is None for path in atomic_folders.numbered(tmp_path))
+
+
+def test_a_folder_that_another_process_tidied_while_it_was_written_is_no_checkpoint(tmp_path):
+    def tidied():
+        yield b"a"
+        (aside,) = tmp_path.iterdir()
+        (aside / "first").unlink()
+
+    with pytest.raises(OSError, match="removed files"):
+        atomic_folders.append(tmp_path, {"first": [b"x"], "second": tidied()}, keep=2)
+    assert list(tmp_path.iterdir()) == []
