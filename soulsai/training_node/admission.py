@@ -293,7 +293,7 @@ class AdmissionLimits:
                 raise Rejected("category", f"{name} beyond {categories} categories")
         reward = fragment.reward
         # Comparisons with NaN are false, and min and max propagate it.
-        if not (reward.max() <= LARGEST_REWARD and reward.min() >= -LARGEST_REWARD):
+        if not np.maximum.reduce(np.abs(reward)) <= LARGEST_REWARD:
             raise Rejected("reward", f"not finite or beyond {LARGEST_REWARD:g}")
         for name, extra in fragment.extras.items():
             _finite(name, extra)
@@ -383,8 +383,8 @@ class EpisodeSteps:
         if first == last and _digest(fragment.obs, 0) != known.digest:
             raise Rejected("continuity", f"step {first} begins with another observation")
         known.add(first, end)
-        known.reward += float(fragment.reward.sum(dtype="f8"))
-        known.size += float(np.abs(fragment.reward).sum(dtype="f8"))
+        known.reward += float(np.add.reduce(fragment.reward, dtype=np.float64))
+        known.size += float(np.add.reduce(np.abs(fragment.reward), dtype=np.float64))
         if end > last:
             known.digest = _digest(fragment.obs, -1)
         if fragment.ended:
@@ -410,11 +410,17 @@ class _EpisodeRanges:
 
     def overlaps(self, first: int, end: int) -> bool:
         """Whether any of these steps came before, or is beyond the episode's end."""
-        beyond = self.length is not None and end > self.length
-        return beyond or any(start < end and first < stop for start, stop in self.ranges)
+        if self.length is not None and end > self.length:
+            return True
+        if not self.ranges or first >= self.ranges[-1][1]:
+            return False
+        return any(start < end and first < stop for start, stop in self.ranges)
 
     def add(self, first: int, end: int) -> None:
         """Add steps that did not come before."""
+        if self.ranges and self.ranges[-1][1] == first:
+            self.ranges[-1] = self.ranges[-1][0], end
+            return
         joined: list[tuple[int, int]] = []
         for start, stop in sorted([*self.ranges, (first, end)]):
             if joined and joined[-1][1] == start:
