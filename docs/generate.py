@@ -15,8 +15,9 @@ HEAD = """\
 
 Written by `make docs` from the commands themselves. All exit with 0 if all went well, 2 for a
 mistake in the settings or on the command line, 3 where client and server speak different
-versions of the protocol, 4 where another process has taken over, 130 and 143 after Ctrl-C and
-SIGTERM, and 1 for everything else; an error is one line on stderr.
+versions of the protocol, 4 where another process has taken over, 5 where the server refuses the
+password or the invite, 130 and 143 after Ctrl-C and SIGTERM, and 1 for everything else; an error is
+one line on stderr.
 """
 
 

@@ -134,16 +134,28 @@ def operator(config: Config) -> AbstractContextManager[OperatorWire]:
 
 
 def find_server(config: Config) -> RedisSettings:
-    """Return the named server, or else that of the newest run on this machine."""
+    """Return the named server, or else that of the newest run, or of the secrets, here."""
     from soulsai import runs
 
     redis = config.redis
-    if redis.url:
-        return redis
-    private = runs.running(Path(config.run.saves))
-    if private is None:
+    if not redis.url and (private := runs.running(Path(config.run.saves))) is not None:
+        redis = msgspec.structs.replace(redis, url=private.url, secrets=private.secrets)
+    redis = with_own_server(msgspec.structs.replace(config, redis=redis)).redis
+    if not redis.url:
         raise NoRun(f"no run is going on in {config.run.saves}, and there is no --redis URL")
-    return msgspec.structs.replace(redis, url=private.url, secrets=private.secrets)
+    return redis
+
+
+def with_own_server(config: Config) -> Config:
+    """Return settings with the address of the server in ``redis.secrets``, if they name none."""
+    from soulsai.wire.redis import server_settings
+
+    redis = config.redis
+    file = Path(redis.secrets) / server_settings.FILE
+    if redis.url or not file.is_file():
+        return config
+    redis = msgspec.structs.replace(redis, url=server_settings.local_url(file))
+    return msgspec.structs.replace(config, redis=redis)
 
 
 def invitation(named: str) -> Invite | None:

@@ -39,6 +39,18 @@ class AccessDenied(WireError):
     """The server refuses the credentials or the call; trying again does not help."""
 
 
+class CredentialsRefused(AccessDenied):
+    """The server refuses a password, for example of a client that has been revoked."""
+
+    exit_code = 5
+
+
+class WrongScheme(AccessDenied):
+    """The server speaks TLS and the address is one without it, or the other way round."""
+
+    exit_code = 2
+
+
 class Forged(AccessDenied):
     """Published data lacks the signature of the expected training node."""
 

@@ -84,6 +84,7 @@ def soulsai(
 
 
 app.command()(train.train)
+app.command()(train.serve)
 app.command()(status.status)
 app.command("stop")(operator_commands.stop)
 app.command()(evaluate.evaluate)

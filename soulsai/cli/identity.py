@@ -22,6 +22,7 @@ from soulsai.cli.options import (
 from soulsai.config.schema import Config
 from soulsai.wire.invite import to_line
 from soulsai.wire.names import parse_version
+from soulsai.wire.redis.server_settings import FILE
 from soulsai.wire.secrets import server_for, write_file
 
 if TYPE_CHECKING:
@@ -45,9 +46,12 @@ def secrets() -> None:
 def init(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]")] = Path("config/secrets"),
     host: Annotated[list[str] | None, typer.Option(help="Server's name; repeatable.")] = None,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port for clients.")] = 6379,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Server's port: 6380 with TLS, else 6379.")
+    ] = None,
     for_containers: Annotated[bool, typer.Option(help="Let containers read them.")] = False,
     enrolled_only: Annotated[bool, typer.Option(help="Make no shared redis.secret.")] = False,
+    redis_conf: Annotated[bool, typer.Option(help="Write the server's settings.")] = True,
     server_version: Annotated[str, typer.Option(help="Oldest Redis to support.")] = "7.0",
     as_json: Json = False,
 ) -> None:
@@ -63,6 +67,7 @@ def init(
         version=parse_version(server_version),
         for_containers=for_containers,
         enrolled_only=enrolled_only,
+        with_server=redis_conf,
     )
     if as_json:
         print_json(made)
@@ -70,10 +75,10 @@ def init(
     typer.echo(f"{made.folder}: made {', '.join(made.made) or 'nothing'}")
     if made.kept:
         typer.echo(f"kept {', '.join(made.kept)}")
+    if redis_conf:
+        typer.echo(f"Next: redis-server {made.folder}/{FILE}")
     typer.echo(
-        f"Next: start the server with {made.folder}/{secrets_folder.USERS} as aclfile, without "
-        "requirepass. Keep admin.secret and ca.key on this machine, and manifest.key with the "
-        "training node."
+        "Keep admin.secret and ca.key on this machine, and manifest.key with the training node."
     )
 
 

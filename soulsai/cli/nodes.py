@@ -45,7 +45,7 @@ def training_node(
         raise ConfigError("torchrun: a training node is one process; start it without torchrun")
     named = {"redis.url": redis, "redis.secrets": secrets, "run.saves": saves}
     with process.StopSignal(process.parent()) as stop:
-        settings = _node_settings(config, named, sets)
+        settings = connect.with_own_server(_node_settings(config, named, sets))
         connect.need_server_extra()
         from soulsai import runs
         from soulsai.client.environment import probe
@@ -66,7 +66,8 @@ def telemetry_node(
 ) -> None:
     """Record episodes, serve the page, pick the best model."""
     with process.StopSignal(process.parent()) as stop:
-        settings = _node_settings(config, {"redis.url": redis, "redis.secrets": secrets}, sets)
+        named = {"redis.url": redis, "redis.secrets": secrets}
+        settings = connect.with_own_server(_node_settings(config, named, sets))
         connect.need_server_extra()
         from soulsai.identity.users import page_enroller
         from soulsai.telemetry_node.node import serve
@@ -101,6 +102,7 @@ def client(
     with process.StopSignal(process.parent(), at_once=True) as stop:
         invited = connect.invitation(invite)
         settings = connect.invited(_node_settings(config, named, sets), invited)
+        settings = connect.with_own_server(settings)
         spool = connect.spool_folder(settings)
         settings = connect.with_name(settings)
         from soulsai.client.session import serve

@@ -4,8 +4,10 @@ import os
 import shutil
 import sys
 import webbrowser
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +16,7 @@ from soulsai.algorithms.registry import BUILT_IN, algorithm_names
 from soulsai.cli.options import (
     Json,
     Saves,
+    Secrets,
     Sets,
     Settings,
     Url,
@@ -24,6 +27,9 @@ from soulsai.cli.options import (
 from soulsai.config import Config
 from soulsai.errors import ConfigError, SoulsAIError
 from soulsai.process import StopSignal
+
+if TYPE_CHECKING:
+    from soulsai.wire.redis.embedded_server import SharedServer
 
 
 class RunFailed(SoulsAIError):
@@ -62,6 +68,73 @@ def train(
         "environment.id": env,
         "redis.url": redis,
     }
+    settings, resume = _checked(config, named, sets, resume)
+    raise typer.Exit(run(settings, resume=resume, open_page=open_page, as_json=as_json))
+
+
+def serve(
+    config: Settings = None,
+    host: Annotated[
+        list[str] | None, typer.Option(help="This machine's name for clients; repeatable.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Server's port.")] = None,
+    secrets: Secrets = "",
+    saves: Saves = "",
+    resume: Annotated[str, typer.Option(metavar="RUN|latest", help="Continue this run.")] = "",
+    sets: Sets = None,
+    open_page: Annotated[
+        bool, typer.Option("--open", help="Open the page in a browser when it is served.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Train with clients of other machines; start all but these."""
+    named = {"run.saves": saves, "redis.secrets": secrets, "run.clients": 0}
+    settings, resume = _checked(config, named, sets, resume)
+    if settings.redis.url:
+        raise ConfigError(
+            f"redis.url: serve starts a server of its own; for {settings.redis.url} use "
+            "`soulsai train --clients 0`"
+        )
+    from soulsai.identity import folder as secrets_folder
+    from soulsai.wire.redis.embedded_server import shared_server
+
+    place = Path(settings.redis.secrets)
+    if not host and not (place / secrets_folder.ADDRESS).is_file():
+        raise ConfigError(
+            "--host: give this machine's name or address for clients, as --host train.example.org"
+        )
+    secrets_folder.init(place, hosts=host or [], port=port, now=datetime.now(UTC))
+    typer.echo(_welcome(settings, (place / secrets_folder.ADDRESS).read_text().strip()), err=True)
+    code = run(
+        settings,
+        resume=resume,
+        open_page=open_page,
+        as_json=as_json,
+        shared=lambda: shared_server(place),
+    )
+    raise typer.Exit(code)
+
+
+def _welcome(config: Config, address: str) -> str:
+    """Return the steps by which somebody joins a server of ``soulsai serve``."""
+    from soulsai.client.environment import extra_of
+
+    extra = extra_of(config.environment.id)
+    package = f'"soulsai[{extra}]"' if extra else "soulsai"
+    return (
+        f"Clients reach this server at {address}; let its port through the firewall.\n"
+        "For each player, here, in another terminal:\n"
+        f"  {_command()} enroll NAME --out NAME.invite\n"
+        "The player, with that file, and nothing else to set:\n"
+        f"  pip install {package}\n"
+        "  soulsai client --invite NAME.invite\n"
+    )
+
+
+def _checked(
+    config: Path | None, named: Mapping[str, object], sets: Sequence[str] | None, resume: str
+) -> tuple[Config, str]:
+    """Return the settings of a run here, and the id of the run to continue."""
     settings = load_settings(config, named, sets)
     if resume:
         folder = runs.find(Path(settings.run.saves), resume)
@@ -72,7 +145,7 @@ def train(
         check_unfinished(folder, settings)
     connect.need_server_extra()
     check_choices(settings)
-    raise typer.Exit(run(settings, resume=resume, open_page=open_page, as_json=as_json))
+    return settings, resume
 
 
 def check_unfinished(folder: Path, config: Config) -> None:
@@ -102,9 +175,19 @@ def check_choices(config: Config) -> None:
         gymnasium.spec(id)
     except gymnasium.error.Error as error:
         raise ConfigError(f"environment.id: {' '.join(str(error).split())}") from None
+    from soulsai.client.environment import check_extra
+
+    check_extra(id)
 
 
-def run(config: Config, *, resume: str = "", open_page: bool = False, as_json: bool = False) -> int:
+def run(
+    config: Config,
+    *,
+    resume: str = "",
+    open_page: bool = False,
+    as_json: bool = False,
+    shared: "Callable[[], SharedServer] | None" = None,
+) -> int:
     """Run until the end, print the summary, and return the exit code.
 
     Args:
@@ -112,6 +195,7 @@ def run(config: Config, *, resume: str = "", open_page: bool = False, as_json: b
         resume: The id of a run to continue; empty: a new one.
         open_page: Whether to open the page in a browser.
         as_json: Whether to print the summary as JSON.
+        shared: Starts a server for clients on other machines, in place of a private one.
 
     Raises:
         RunFailed: A process could not go on.
@@ -123,7 +207,8 @@ def run(config: Config, *, resume: str = "", open_page: bool = False, as_json: b
     opener = webbrowser.open if open_page else None
     with StopSignal() as stop:
         view = view_for(sys.stderr)
-        result = Supervisor(config, stop, view, resume=resume, open_page=opener).run()
+        supervisor = Supervisor(config, stop, view, resume=resume, open_page=opener, shared=shared)
+        result = supervisor.run()
         for line in result.tail:
             sys.stderr.write(f"  | {line}\n")
         if result.folder is not None and result.status is not None:
@@ -136,7 +221,8 @@ def run(config: Config, *, resume: str = "", open_page: bool = False, as_json: b
                     typer.echo(f"{name:18}{text}")
                 typer.echo(f"\nNext: {_command()} evaluate {summary.run}")
                 if summary.phase != "ended":
-                    typer.echo(f"  or: {_command()} train --resume {summary.run}")
+                    again = "train" if shared is None else "serve"
+                    typer.echo(f"  or: {_command()} {again} --resume {summary.run}")
     if result.reason:
         raise RunFailed(result.reason, result.code)
     return result.code

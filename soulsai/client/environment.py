@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 Rows = dict[str, Array]  # one row per leaf, written in place
 _LARGEST = float(np.finfo(np.float32).max)  # rewards are float32 on the wire
 
+EXTRAS = ("box2d", "mujoco")  # extras of this package, and families of Gymnasium's environments
+
 LARGEST_SEED = 2**31 - 1  # many environments take an int32
 _OLD_API = "an environment of the API before Gym 0.26 needs a wrapper, as those of shimmy"
 _RAISED = (Exception, SystemExit)  # an exit of an environment is a fault of it, not of the client
@@ -333,10 +335,32 @@ def make(id: str, kwargs: Kwargs, max_episode_steps: int = 0) -> gymnasium.Env[A
             f"{id}: cannot be made: {error}; name the module that registers it, as in module:{id}"
         ) from None
     except _RAISED as error:
+        if isinstance(error, ImportError | gymnasium.error.DependencyNotInstalled):
+            check_extra(id)
         raise EnvironmentFault(f"{id}: cannot be made: {_error_line(error)}") from error
     if not isinstance(env, gymnasium.Env):
         raise EnvironmentFault(f"{id}: gives {type(env).__name__}, not a gymnasium.Env")
     return gymnasium.wrappers.TimeLimit(env, max_episode_steps) if max_episode_steps else env
+
+
+def extra_of(id: str) -> str:
+    """Return the extra of this package that brings an environment's libraries; empty: none."""
+    registered = gymnasium.registry.get(newest_id(id.rpartition(":")[2]))
+    words = str(registered.entry_point).split(".") if registered is not None else []
+    family = words[2] if words[:2] == ["gymnasium", "envs"] else ""
+    return family if family in EXTRAS else ""
+
+
+def check_extra(id: str) -> None:
+    """Raise ``EnvironmentFault`` if the libraries of an environment's extra are not installed."""
+    if not (extra := extra_of(id)):
+        return
+    try:
+        importlib.import_module(f"gymnasium.envs.{extra}")
+    except (ImportError, gymnasium.error.DependencyNotInstalled):
+        raise EnvironmentFault(
+            f'{id}: its libraries are not installed; pip install "soulsai[{extra}]"'
+        ) from None
 
 
 def _creator(id: str) -> str | Callable[..., Any]:

@@ -13,10 +13,13 @@ from msgspec import Struct
 from soulsai.errors import ConfigError
 from soulsai.identity import certificates
 from soulsai.wire.names import CLIENT_USER, OLDEST_SERVER, ROLES, Role, Version, acl
+from soulsai.wire.redis import server_settings
 from soulsai.wire.secrets import PUBLIC_KEY, file_of, read_secret, shared_file, write_file
 from soulsai.wire.signing import PRIVATE_KEY, new_key, read_signer
 
 USERS = "users.acl"
+DATA = "data"  # of the server
+PLAIN_PORT, TLS_PORT = 6379, 6380  # many machines have a server without TLS on the first one
 ADDRESS = "address"  # URL of the server in invites
 PRIVATE, READABLE = 0o600, 0o644
 
@@ -36,11 +39,12 @@ def init(
     folder: Path,
     *,
     hosts: Sequence[str] = (),
-    port: int = 6379,
+    port: int | None = None,
     now: datetime,
     version: Version = OLDEST_SERVER,
     for_containers: bool = False,
     enrolled_only: bool = False,
+    with_server: bool = True,
     password: Callable[[], str] = lambda: secrets.token_urlsafe(32),
 ) -> Made:
     """Create the missing files of a folder of secrets; existing ones stay as they are.
@@ -50,12 +54,13 @@ def init(
     Args:
         folder: Created if missing, readable by this user only.
         hosts: Names of the server in its certificate; the first one is its address.
-        port: Of that address.
+        port: Of that address; ``None``: 6380 with TLS, 6379 without.
         now: With a time zone.
         version: Version of the server.
         for_containers: Make the files readable by all users. The folder stays private, but a
             container may run as another user and have one of the files mounted.
         enrolled_only: Create no common secret, so that only enrolled clients have access.
+        with_server: Write the server's settings, ``redis.conf``, and make the folder of its data.
         password: Returns a new password.
     """
     _make_private(folder)
@@ -78,11 +83,14 @@ def init(
     made += certificates.issue(folder, hosts, now, mode)
     if hosts:
         made.append(ADDRESS)
-        write_file(folder / ADDRESS, f"rediss://{_bracketed(hosts[0])}:{port}\n", READABLE)
+        address = f"rediss://{_bracketed(hosts[0])}:{port or TLS_PORT}\n"
+        write_file(folder / ADDRESS, address, READABLE)
     users = folder / USERS
     with _locked(folder):
         enrolled = list(_enrolled_lines(users))
         write_file(users, acl(passwords, version) + "".join(f"{line}\n" for line in enrolled), mode)
+    if with_server and _make_server_settings(folder, port):
+        made.append(server_settings.FILE)
     kept = sorted({file_of(folder, role).name for role in passwords} - set(made))
     names = (line.split()[1].removeprefix(CLIENT_USER) for line in enrolled)
     return Made(str(folder), tuple(made), tuple(kept), tuple(names))
@@ -100,6 +108,37 @@ def _make_keys(folder: Path, mode: int) -> list[str]:
         write_file(public, text, READABLE)
         written.append(public.name)
     return written
+
+
+def _make_server_settings(folder: Path, port: int | None) -> bool:
+    """Write the server's settings, unless a user has changed them; return whether it has."""
+    (folder / DATA).mkdir(mode=0o700, exist_ok=True)
+    here = folder.resolve()
+    paths = {"data": here / DATA, "users": here / USERS}
+    certificate = (here / certificates.SERVER, here / certificates.SERVER_KEY)
+    tls = certificate[0].is_file()
+    file = folder / server_settings.FILE
+    if file.is_file():
+        try:
+            text, url = file.read_text(), server_settings.local_url(file)
+        except (ConfigError, UnicodeDecodeError):
+            return False
+        before = int(url.rpartition(":")[2])
+        ours = [server_settings.shared(**paths, port=before, certificate=each)
+                for each in (None, certificate)]  # fmt: skip
+        if text not in ours:
+            return False
+        if port is None and url.startswith("rediss:") == tls:
+            port = before
+    new = server_settings.shared(
+        **paths,
+        port=port or (TLS_PORT if tls else PLAIN_PORT),
+        certificate=certificate if tls else None,
+    )
+    if file.is_file() and file.read_text() == new:
+        return False
+    write_file(file, new)
+    return True
 
 
 def _bracketed(host: str) -> str:

@@ -25,7 +25,7 @@ LOOP_SECONDS = 30.0  # within this many seconds are a loop
 FORGIVEN_SECONDS = 60.0  # age at which a crash no longer counts
 FIRST_DELAY = 0.25  # seconds before the first restart; doubled with each further counted crash
 EARLY_DELAY = 5.0  # seconds before the restart of a process that ended well, but before the run
-FINAL = (2, 3, 4)  # exit codes of settings, protocol and a takeover: a restart changes nothing
+FINAL = (2, 3, 4, 5)  # of settings, protocol, takeover, password: a restart changes nothing
 TAIL_BYTES = 4096
 
 

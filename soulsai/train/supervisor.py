@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct
@@ -32,6 +33,9 @@ from soulsai.train.child_process import (
 from soulsai.train.terminal import RunView, Scene
 from soulsai.types import Status
 from soulsai.wire.protocols import OperatorWire
+
+if TYPE_CHECKING:
+    from soulsai.wire.redis.embedded_server import ServerProcess, SharedServer
 
 POLL_SECONDS = 0.1  # between two looks at the processes
 STATUS_SECONDS = 1.0  # between two reads of the status, which the training node renews as often
@@ -67,6 +71,7 @@ class Supervisor:
         *,
         resume: str = "",
         open_page: Callable[[str], object] | None = None,
+        shared: "Callable[[], SharedServer] | None" = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare a run without starting anything.
@@ -77,6 +82,7 @@ class Supervisor:
             view: Shows the progress.
             resume: The id of a run in ``config.run.saves``; empty: a new run.
             open_page: Is called once with the address of the page.
+            shared: Starts a server for clients on other machines, in place of a private one.
             clock: Monotonic seconds.
         """
         self._config = config
@@ -84,6 +90,7 @@ class Supervisor:
         self._view = view
         self._clock = clock
         self._open_page = open_page
+        self._shared = shared
         self._start = clock()
         self._run = resume
         self._resumed = bool(resume)
@@ -110,7 +117,7 @@ class Supervisor:
             self._show()
             from soulsai.wire.redis.embedded_server import PrivateFolder  # not on Windows
 
-            self._server = _RunServer(self._config, stack)
+            self._server = _RunServer(self._config, stack, self._shared)
             self._generation = self._server.generation
             self._seed = self._server.config.run.seed
             self._processes = RunProcesses(
@@ -147,9 +154,9 @@ class Supervisor:
                     return result
             fallen = self._server.tend(now)
             if fallen is not None and fallen.then == "give up":
-                return RunResult(1, f"the private server {fallen.reason}", self._server.tail())
+                return RunResult(1, f"the server {fallen.reason}", self._server.tail())
             if fallen is not None:
-                self._note("the private server", fallen)
+                self._note("the server", fallen)
             if now >= look:
                 look = now + STATUS_SECONDS
                 self._look()
@@ -327,31 +334,39 @@ class Supervisor:
 
 
 class _RunServer:
-    """The server of a run: a private one that is started and restarted here, or one elsewhere."""
+    """The server of a run: one that is started and restarted here, or one elsewhere."""
 
-    def __init__(self, config: Config, stack: ExitStack) -> None:
+    def __init__(
+        self, config: Config, stack: ExitStack, shared: "Callable[[], SharedServer] | None"
+    ) -> None:
         # Imported only now, so that the first view appears without delay.
         from soulsai.wire.redis.embedded_server import EmbeddedServer
         from soulsai.wire.redis.roles import connect_operator
         from soulsai.wire.secrets import server_for
 
         self._crashes: list[float] = []
-        self._embedded: EmbeddedServer | None = None
+        self._here: EmbeddedServer | ServerProcess | None = None
         if config.run.seed is None:
             run = msgspec.structs.replace(config.run, seed=secrets.randbits(31))
             config = msgspec.structs.replace(config, run=run)
-        self.config = config
         self.private: runs.PrivateServer | None = None
         self.client_prefix = config.client.name
-        if not config.redis.url:
-            self._embedded = stack.enter_context(EmbeddedServer())
-            self.private = runs.PrivateServer(self._embedded.url, str(self._embedded.secrets))
+        if shared is not None:
+            started = shared()
+            self._here = stack.enter_context(started.process)
+            self.private = runs.PrivateServer(started.url, str(started.secrets.resolve()))
+        elif not config.redis.url:
+            self._here = embedded = stack.enter_context(EmbeddedServer())
+            self.private = runs.PrivateServer(embedded.url, str(embedded.secrets))
+            # A spool is of no use to clients of a server that ends with them.
+            client = msgspec.structs.replace(config.client, spool_mb=0.0)
+            config = msgspec.structs.replace(config, client=client)
+        if self.private is not None:
             redis = msgspec.structs.replace(
                 config.redis, url=self.private.url, secrets=self.private.secrets
             )
-            # A spool is of no use to clients of a server that ends with them.
-            client = msgspec.structs.replace(config.client, spool_mb=0.0)
-            self.config = msgspec.structs.replace(config, redis=redis, client=client)
+            config = msgspec.structs.replace(config, redis=redis)
+        self.config = config
         if not self.client_prefix:
             self.client_prefix = "client" if self.private is not None else unique_name()
         redis = self.config.redis
@@ -361,18 +376,18 @@ class _RunServer:
         self.generation = before.generation if before is not None else 0
 
     def tend(self, now: float) -> ExitDecision | None:
-        """Restart a private server that has died, and return the decision about it."""
-        if self._embedded is None or self._embedded.alive:
+        """Restart a server of this run that has died, and return the decision about it."""
+        if self._here is None or self._here.alive:
             return None
         self._crashes = with_crash(self._crashes, now)
         decision = decide(-signal.SIGKILL, self._crashes, worked=True)
         if decision.then == "restart":
-            self._embedded.restart()
+            self._here.restart()
         return msgspec.structs.replace(decision, reason="died", delay=0.0)
 
     def tail(self) -> list[str]:
-        """Return the last lines of a private server's log."""
-        return self._embedded.log_tail().splitlines()[-12:] if self._embedded is not None else []
+        """Return the last lines of the log of a server of this run."""
+        return self._here.log_tail().splitlines()[-12:] if self._here is not None else []
 
 
 def page_address(log: Path) -> str:

@@ -36,9 +36,8 @@ class Invite(Struct, frozen=True, forbid_unknown_fields=True):
         check_encrypted(redis.url, insecure=redis.insecure)
         user = user_name("client", self.client)
         ca = "" if redis.ca_file else self.ca
-        return Server(
-            redis.url, user, self.password, redis.ca_file, ca, self.key, source="the invite"
-        )
+        source = f"the invite of {self.client}"
+        return Server(redis.url, user, self.password, redis.ca_file, ca, self.key, source=source)
 
 
 def to_line(invite: Invite) -> str:

@@ -11,8 +11,9 @@ from pathlib import Path
 from soulsai.config.schema import RedisSettings
 from soulsai.errors import WireError
 from soulsai.wire.names import ROLES, acl
+from soulsai.wire.redis import server_settings
 from soulsai.wire.redis.connection import RedisConnection
-from soulsai.wire.redis.embedded_server import _start, find_binary, settings
+from soulsai.wire.redis.embedded_server import _start, find_binary
 from soulsai.wire.secrets import server_for, write_secret
 
 START_SECONDS = 30.0
@@ -32,7 +33,9 @@ class Broker:
         for role, password in passwords.items():
             write_secret(self.secrets / f"{'redis' if role == 'client' else role}.secret", password)
         host, port = listen
-        text = settings(folder, self.data if durable else None, port, memory_mb)
+        self.data.mkdir(mode=0o700)
+        data = self.data.resolve() if durable else None
+        text = server_settings.private(folder, data, port, memory_mb)
         (folder / "redis.conf").write_text(text.replace("bind 127.0.0.1", f"bind {host}"))
         (folder / "users.acl").write_text(acl(passwords))
         self._command = [str(binary or find_binary()), str(folder / "redis.conf")]

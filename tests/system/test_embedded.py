@@ -130,7 +130,7 @@ def test_a_wire_finds_the_server_again_and_nothing_is_stored_twice(tmp_path):
     client.push([(Position(1, 1), b"x")])
     client.wait(0.1)
     os.kill(server.pid, signal.SIGKILL)
-    server._process.wait()
+    until(lambda: not server.alive)
     with pytest.raises(Unreachable):
         client.push([(Position(1, 2), b"x")])
     began = time.monotonic()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from soulsai.errors import AccessDenied, ConfigError, Unreachable, WireError
+from soulsai.errors import AccessDenied, ConfigError, Unreachable, WrongScheme
 from soulsai.identity.folder import init
 from soulsai.wire.redis.connection import RedisConnection
 from soulsai.wire.redis.roles import connect_client, connect_training
@@ -153,7 +153,7 @@ def test_a_certificate_for_another_name_is_refused(tls, tmp_path):
 
 def test_plain_text_is_refused(tls):
     wire = wire_to(tls, ca="", scheme="redis")
-    with pytest.raises(Unreachable):
+    with pytest.raises(WrongScheme, match="over TLS only; use rediss://"):
         wire.pointer()
     wire.close()
 
@@ -164,7 +164,7 @@ def test_tls_to_a_server_without_it_is_refused(tls, tmp_path, monkeypatch):
     port = free_port()
     with running(tmp_path, port, f"port {port}", 'save ""'):
         wire = wire_to((folder, port))
-        with pytest.raises(WireError):
+        with pytest.raises(WrongScheme, match="without TLS; use redis://"):
             wire.pointer()
         wire.close()
 
@@ -216,7 +216,7 @@ def test_certificates_of_secrets_init(tmp_path, monkeypatch, host, issued, trust
             assert wire.pointer() is None
         wire.close()
         plain = connect_client(Server(f"redis://localhost:{port}", "client", password), "tls", "c")
-        with pytest.raises(Unreachable):
+        with pytest.raises(WrongScheme):
             plain.pointer()
         plain.close()
 

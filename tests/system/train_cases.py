@@ -67,13 +67,15 @@ def until(what, condition, timeout=PATIENCE):
 class Training:
     """``soulsai train`` as a process, in a folder of its own."""
 
+    COMMAND = "train"
+
     def __init__(self, folder, *words):
         self.folder = folder
         self.saves = folder / "saves"
         self.server = ()  # settings that say where it is, if it is not a private one
         self._errors = (folder / "stderr").open("w+")
         self.process = psutil.Popen(
-            [sys.executable, "-m", "soulsai", "train", "--json", *words],
+            [sys.executable, "-m", "soulsai", self.COMMAND, "--json", *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self._errors,

@@ -37,7 +37,7 @@ export function clients(context) {
   const enroll = h("form", { class: "row enroll", onsubmit: (event) => { event.preventDefault(); context.ask("enroll", name.value.trim(), () => { name.value = ""; }); } },
     h("label", { for: "enroll" }, "Add a client"), name, h("button", { type: "submit" }, "Enroll"));
   const table = h("table", { class: "wide" }, h("caption", { class: "hidden" }, "Clients of this run"), h("thead", {}, h("tr", {}, columns.map(([name]) => h("th", { scope: "col" }, name)), context.operator ? h("th", { scope: "col" }, h("span", { class: "hidden" }, "Actions")) : null)), body);
-  const nobody = unused("No client has connected. Start one with: soulsai client --redis redis://this-server:6379");
+  const nobody = unused(context.operator && context.enrolls ? "No client has connected. Enroll one above, and start it with: soulsai client --invite FILE" : "No client has connected.");
   const element = h("div", { class: "stack" }, h("div", { class: "row spread" }, summary, context.operator && context.enrolls ? enroll : null), h("section", { class: "card flush", "aria-label": "Clients" }, h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of clients" }, table), nobody), refused);
 
   // A row stays the same element while its client plays, so that focus and clicks are kept.

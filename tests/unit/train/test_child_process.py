@@ -91,7 +91,7 @@ def until_it_ends(child, now):
 
 
 def test_a_child_says_its_life_and_its_last_words(tmp_path):
-    child = Script("import sys; print('life', sys.argv[1]); sys.exit(5)", tmp_path / "log")
+    child = Script("import sys; print('life', sys.argv[1]); sys.exit(7)", tmp_path / "log")
     child.worked = True
     child.start()
     assert until_it_ends(child, 1.0).then == "restart"
@@ -103,7 +103,7 @@ def test_a_child_says_its_life_and_its_last_words(tmp_path):
 
 
 def test_earlier_crashes_are_forgiven(tmp_path):
-    child = Script("import sys; sys.exit(5)", tmp_path / "log")
+    child = Script("import sys; sys.exit(7)", tmp_path / "log")
     child.worked = True
     for end in (1.0, 3.0, 3.0 + FORGIVEN_SECONDS):
         child.start()

@@ -8,7 +8,8 @@ import pytest
 from redis.exceptions import AuthenticationError
 
 from soulsai.config.schema import RedisSettings
-from soulsai.errors import AccessDenied, ConfigError
+from soulsai.errors import AccessDenied, ConfigError, CredentialsRefused
+from soulsai.wire.invite import Invite
 from soulsai.wire.names import ROLES
 from soulsai.wire.redis.connection import RedisConnection
 from soulsai.wire.secrets import PASSWORD_FILE, Server, read_secret, server_for, write_secret
@@ -158,7 +159,17 @@ def test_without_a_password_the_places_are_named(tmp_path):
     error = RedisConnection(server_for("client", redis, {}), "t").translated(
         AuthenticationError("WRONGPASS")
     )
-    assert f"refuses the password in {tmp_path / 'redis.secret'}" in str(error)
+    assert f"refuses the password in {tmp_path / 'redis.secret'}: copy" in str(error)
+    write_secret(tmp_path / "operator.secret", "own")
+    error = RedisConnection(server_for("operator", redis, {}), "t").translated(
+        AuthenticationError("WRONGPASS")
+    )
+    assert "operator.secret: start the server with the users.acl" in str(error)
+    invite = Invite("redis://127.0.0.1", "run", "lab", "password")
+    error = RedisConnection(invite.server(redis), "t").translated(AuthenticationError("WRONGPASS"))
+    assert "refuses the invite of lab: it was revoked or replaced" in str(error)
+    assert isinstance(error, CredentialsRefused)
+    assert error.exit_code == 5
 
 
 def test_the_common_secret_may_lie_in_config_itself(tmp_path):
