@@ -19,6 +19,7 @@ __all__ = [
     "announce",
     "describe",
     "environment",
+    "environments",
     "every",
     "find",
     "kept_in",
@@ -90,6 +91,14 @@ def environment(saves: Path, run: str) -> str:
     if Path(run).is_file() or (Path(run) / POLICY).is_file():
         return ""
     return load(find(saves, run) / CONFIG, {}, []).environment.id
+
+
+def environments(saves: Path, run: str) -> int:
+    """Return the number of environments that a run's own clients play on its machine."""
+    if Path(run).is_file() or (Path(run) / POLICY).is_file():
+        return 0
+    then = load(find(saves, run) / CONFIG, {}, [])
+    return then.run.clients * then.environment.count
 
 
 def status(folder: Path) -> Status | None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Metrics = dict[str, float]
 Kwargs = dict[str, str | int | float | bool | list[Any] | dict[str, Any] | None]  # JSON
+ClientValues = dict[str, str | int | float | bool | None]
 
 # A run's id becomes a folder: judged wherever it is decoded, for it may come from anybody.
 _NO_DEVICE = r"(?!(?i:con|prn|aux|nul|com\d|lpt\d)(\.|\Z))"
@@ -140,6 +141,7 @@ class Episode(Struct, frozen=True):
     time: float = 0.0
     epoch: int = 0  # with client and episode it names this episode for all time; 0: not known
     verified: bool = True  # all its steps were admitted, and their rewards add up to ``reward``
+    kwargs: ClientValues = {}  # of the arguments that clients may set
 
 
 class Hello(Struct, frozen=True):
@@ -165,6 +167,7 @@ class Heartbeat(Struct, frozen=True):
     waiting: bool = False  # the quota is spent: no step until new weights come
     faults: dict[str, int] = {}  # of the environment, by kind
     trouble: str = ""  # the environment's last fault, in a line
+    kwargs: ClientValues = {}  # of the arguments that clients may set
 
 
 class Head(Struct, frozen=True):
@@ -256,6 +259,7 @@ class EnvironmentOffer(Struct, frozen=True):
 
     id: str
     kwargs: Kwargs = {}
+    client_kwargs: tuple[str, ...] = ()  # arguments that each client may set for itself
     count: int = 1  # side by side in one client
     max_episode_steps: int = 0  # 0: the environment's own limit
     mask_key: str = "action_mask"
@@ -372,6 +376,7 @@ class ClientStatus(Struct, frozen=True):
     trouble: str = ""  # the last of them, in a line
     held: str = ""  # why nothing of it is let in, if it is in quarantine
     finding: str = ""  # of the check of actions, if they do not follow the weights it names
+    kwargs: ClientValues = {}  # of the arguments that clients may set
 
 
 class Status(Struct, frozen=True):

@@ -17,6 +17,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first episode.")] = 1_000_000,
     env: Annotated[str, typer.Option(help="Play this, if the policy's own is not known.")] = "",
     saves: Saves = "saves",
+    sets: Sets = None,
     as_json: Json = False,
 ) -> None:
     """Play greedy episodes with a run's newest checkpoint."""
@@ -25,7 +26,9 @@ def evaluate(
 
     policy = runs.policy(Path(saves), run)
     env = env or runs.environment(Path(saves), run)
-    result = play(policy, episodes=episodes, seed=seed, environment=env)
+    own = load_settings(None, {}, sets).client
+    first = runs.environments(Path(saves), run) + own.number  # a run may be playing the others
+    result = play(policy, episodes=episodes, seed=seed, environment=env, own=own, first_index=first)
     if as_json:
         print_json({
             "mean": result.mean, "iqm": result.iqm, "std": result.std,
@@ -48,7 +51,7 @@ def check_env(
     from soulsai.client.environment import probe
 
     settings = load_settings(config, {"environment.id": env}, sets)
-    spec = probe(settings.environment, steps=TRIED_STEPS)
+    spec = probe(settings.environment, settings.client, steps=TRIED_STEPS)
     text = msgspec.json.format(msgspec.json.encode(spec), indent=2)
     if save is None:
         typer.echo(text.decode())

@@ -54,7 +54,7 @@ def training_node(
         with connect.training(settings) as wire:
             environment = settings.environment
             file = environment.spec_file
-            spec = connect.read_spec(Path(file)) if file else probe(environment)
+            spec = connect.read_spec(Path(file)) if file else probe(environment, settings.client)
             if resume == AUTO:
                 resume = runs.unfinished(settings)
             serve(settings, spec, wire, resume=resume, stopped=stop)

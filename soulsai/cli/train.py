@@ -163,6 +163,10 @@ def check_choices(config: Config) -> None:
     if config.algorithm.name not in algorithm_names():
         known = ", ".join(algorithm_names())
         raise ConfigError(f"algorithm.name: no {config.algorithm.name!r}; choose one of {known}")
+    if config.client.kwargs or config.client.max_episode_steps is not None:
+        from soulsai.client.own_values import with_own
+
+        with_own(config.environment.offer, config.client)
     id = config.environment.id
     place, _, name = id.rpartition(":")
     if place.endswith(".py") and not Path(place).is_file():

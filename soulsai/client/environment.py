@@ -18,6 +18,7 @@ import numpy as np
 
 from soulsai.client.environment_offer import newest_id
 from soulsai.client.games import soulsgym
+from soulsai.client.own_values import numbered, with_own
 from soulsai.client.spaces import (
     Reader,
     action_spec,
@@ -40,6 +41,7 @@ EXTRAS = ("box2d", "mujoco")  # extras of this package, and families of Gymnasiu
 
 LARGEST_SEED = 2**31 - 1  # many environments take an int32
 _OLD_API = "an environment of the API before Gym 0.26 needs a wrapper, as those of shimmy"
+_NOTHING_OWN = schema.ClientSettings()
 _RAISED = (Exception, SystemExit)  # an exit of an environment is a fault of it, not of the client
 
 
@@ -255,17 +257,24 @@ class AdaptedEnvironment:
         return EnvironmentFault(f"{self.name}: {where} raised {_error_line(error)}")
 
 
-def probe(environment: schema.EnvironmentSettings, *, steps: int = 0) -> Spec:
+def probe(
+    environment: schema.EnvironmentSettings,
+    own: schema.ClientSettings = _NOTHING_OWN,
+    *,
+    steps: int = 0,
+) -> Spec:
     """Return an environment's spec, from its ``spec_file`` or by making and resetting it.
 
     Args:
         environment: The settings of the environment.
+        own: The settings of a client on this machine, whose own values replace those.
         steps: Random steps to play, which check that the environment keeps to its spaces.
     """
     if environment.spec_file:
         return _spec_from(Path(environment.spec_file))
     id, mask_key = environment.id, environment.mask_key
-    env = make(id, environment.kwargs, environment.max_episode_steps)
+    offer = numbered(with_own(environment.offer, own), 0)
+    env = make(id, offer.kwargs, offer.max_episode_steps)
     probed = AdaptedEnvironment(env, id, mask_key=mask_key, masked=False)
     try:
         if probed.gives_mask(LARGEST_SEED):

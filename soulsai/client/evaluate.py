@@ -10,12 +10,15 @@ from msgspec import Struct
 from soulsai.client.actor import Actor
 from soulsai.client.environment import AdaptedEnvironment, make
 from soulsai.client.environment_offer import check_offer, difference
+from soulsai.client.own_values import listed_only, numbered, with_own
+from soulsai.config import schema
 from soulsai.errors import ConfigError, EnvironmentFault
 from soulsai.heads import act, to_environment
 from soulsai.types import MASK, Array, PolicyCard, zeros
 
 log = logging.getLogger(__name__)
 
+_NOTHING_OWN = schema.ClientSettings()
 _SIDE_BY_SIDE = 8
 _MOST_STEPS = 50_000  # of an episode; longer ones count as endless
 
@@ -31,7 +34,15 @@ class Evaluation(Struct, frozen=True):
     rewards: tuple[float, ...]  # in the order of their seeds
 
 
-def evaluate(policy: Path, *, episodes: int, seed: int, environment: str = "") -> Evaluation:
+def evaluate(
+    policy: Path,
+    *,
+    episodes: int,
+    seed: int,
+    environment: str = "",
+    own: schema.ClientSettings = _NOTHING_OWN,
+    first_index: int = 1,
+) -> Evaluation:
     """Play greedy episodes; the i-th one begins with ``reset(seed=seed + i)``.
 
     Args:
@@ -40,19 +51,23 @@ def evaluate(policy: Path, *, episodes: int, seed: int, environment: str = "") -
         seed: The seed of the first one.
         environment: The environment to play. By default, the policy's own, if it ships with
             Gymnasium; any other must be named, because the file may come from a stranger.
+        own: The settings of a client on this machine; those of its own values that the policy's
+            run lists replace the run's.
+        first_index: The index of the first environment, see ``own_values.numbered``.
     """
     if episodes < 1:
         raise ConfigError(f"episodes: at least 1, not {episodes}")
     actor, card = Actor.from_file(policy)
-    offer = card.environment
-    own = offer.kwargs if environment else {}
-    id = check_offer(offer, named=environment, listed=(), own_kwargs=own)
+    offer = with_own(card.environment, listed_only(own, card.environment))
+    own_kwargs = own.kwargs | (card.environment.kwargs if environment else {})
+    id = check_offer(offer, named=environment, listed=(), own_kwargs=own_kwargs)
     masked = MASK in card.spec.obs
     environments: list[AdaptedEnvironment] = []
     try:
         while len(environments) < min(_SIDE_BY_SIDE, episodes):
             try:
-                env = make(id, offer.kwargs, offer.max_episode_steps)
+                ours = numbered(offer, first_index + len(environments))
+                env = make(id, ours.kwargs, ours.max_episode_steps)
             except EnvironmentFault as fault:
                 if not environments:
                     raise
@@ -61,7 +76,9 @@ def evaluate(policy: Path, *, episodes: int, seed: int, environment: str = "") -
             environments.append(AdaptedEnvironment(env, id, mask_key=offer.mask_key, masked=masked))
         if different := difference(environments[0].spec, card.spec):
             raise EnvironmentFault(f"{id}: is not the environment of the policy: {different}")
-        rewards, env_steps = _Games(actor, card, environments).play(episodes, seed)
+        rewards, env_steps = _Games(actor, card, environments, offer.max_episode_steps).play(
+            episodes, seed
+        )
     finally:
         for one in environments:
             one.close()
@@ -85,7 +102,11 @@ class _Games:
     """Environments side by side, each with an episode of its own."""
 
     def __init__(
-        self, actor: Actor, card: PolicyCard, environments: list[AdaptedEnvironment]
+        self,
+        actor: Actor,
+        card: PolicyCard,
+        environments: list[AdaptedEnvironment],
+        limit: int,
     ) -> None:
         count = len(environments)
         self._actor = actor
@@ -95,7 +116,7 @@ class _Games:
         self._memory = {name: zeros(leaf, count) for name, leaf in card.memory.items()}
         self._rng = np.random.default_rng(0)  # greedy actions do not use it
         self._steps = [0] * count  # of the current episodes
-        self._most_steps = max(_MOST_STEPS, card.environment.max_episode_steps)
+        self._most_steps = max(_MOST_STEPS, limit)
 
     def play(self, episodes: int, seed: int) -> tuple[list[float], int]:
         """Return the rewards of all episodes, and the number of env steps."""

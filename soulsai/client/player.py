@@ -317,6 +317,7 @@ class Player:
                 greedy=seat.exploration.greedy,
                 epsilon=seat.at_random,
                 info=numbers(seat.environment.info, self._spec.environment.info_keys),
+                kwargs=self._progress.kwargs,
             )
         )
         self._progress.episodes += 1

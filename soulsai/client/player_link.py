@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, Protocol
 from msgspec import Struct
 
 from soulsai.client.actor import Actor
-from soulsai.types import Episode, Fragment, Pointer
+from soulsai.types import ClientValues, Episode, Fragment, Pointer
 
 MAX_MESSAGES = 128  # of one entry
 
@@ -38,6 +38,7 @@ class PlayerProgress(Struct):
     restarts: int = 0  # of environments
     faults: dict[str, int] = {}  # of environments, by kind; replaced as a whole, never changed
     trouble: str = ""  # the last fault of an environment
+    kwargs: ClientValues = {}  # of the environments, where the run lets clients set them
 
 
 class PlayerLink(Protocol):

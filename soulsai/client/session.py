@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import msgspec
 import numpy as np
 
 from soulsai import __version__
@@ -14,13 +15,23 @@ from soulsai.client.environment import AdaptedEnvironment, PlayableEnvironment, 
 from soulsai.client.environment_offer import check_offer, difference
 from soulsai.client.in_process import InProcessEnvironment
 from soulsai.client.isolation.environment import IsolatedEnvironment, start
+from soulsai.client.own_values import for_record, index_of, numbered, with_own
 from soulsai.client.player import Player
 from soulsai.client.player_link import Outbox, PlayerProgress
 from soulsai.client.spool import Spool, clean
 from soulsai.client.uplink import Backoff, Uplink
 from soulsai.config.schema import Config
 from soulsai.errors import AccessDenied, EnvironmentFault, NoRun, WireError
-from soulsai.types import MASK, PROTOCOL, Hello, Program, RunSpec
+from soulsai.types import (
+    MASK,
+    PROTOCOL,
+    ClientValues,
+    EnvironmentOffer,
+    Hello,
+    Program,
+    RunSpec,
+    Spec,
+)
 from soulsai.wire.protocols import ClientWire, Position
 from soulsai.wire.version import ProtocolRange, check_protocol
 
@@ -97,29 +108,33 @@ class _ClientContext(NamedTuple):
             return ""
         if warning := check_protocol(ProtocolRange(spec.protocol, spec.oldest_protocol)):
             log.warning("protocol=%d: %s", PROTOCOL, warning)
+        own = self.config.environment
+        offer = with_own(spec.environment, self.config.client)
         id = check_offer(
-            spec.environment,
+            offer,
             named=self.named,
             listed=self.config.client.environments,
-            own_kwargs=self.config.environment.kwargs,
+            own_kwargs=own.kwargs | self.config.client.kwargs,
         )
-        own = self.config.environment.count
-        environments = self._make_all(id, spec, own if own > 1 else spec.environment.count)
+        if own.count > 1:
+            offer = msgspec.structs.replace(offer, count=own.count)
+        environments = self._make_all(id, offer, spec.spec)
         try:
-            return self._play(spec, _public_id(id), environments)
+            return self._play(spec, _public_id(id), for_record(offer), environments)
         finally:
             _close(environments)
 
-    def _make_all(self, id: str, spec: RunSpec, count: int) -> list[PlayableEnvironment]:
+    def _make_all(self, id: str, offer: EnvironmentOffer, spec: Spec) -> list[PlayableEnvironment]:
         """Make the environments; raise ``EnvironmentFault`` if they are not the run's."""
-        isolate = self.config.environment.isolate
+        count, isolate = offer.count, self.config.environment.isolate
         if isolate == "auto":
-            isolate = spec.environment.realtime
+            isolate = offer.realtime
         environments: list[PlayableEnvironment] = []
         try:
             while len(environments) < count:
                 make = self._isolated if isolate else self._in_process
-                environments.append(make(id, spec))
+                index = index_of(self.config.client.number, count, len(environments))
+                environments.append(make(id, numbered(offer, index), spec))
         except EnvironmentFault as fault:
             _close(environments)
             if not environments:
@@ -130,20 +145,20 @@ class _ClientContext(NamedTuple):
             ) from fault
         return environments
 
-    def _in_process(self, id: str, spec: RunSpec) -> InProcessEnvironment:
+    def _in_process(self, id: str, offer: EnvironmentOffer, spec: Spec) -> InProcessEnvironment:
         return InProcessEnvironment(
-            lambda: make_own(id, spec),
+            lambda: make_own(id, offer, spec),
             self.config.watchdog,
             rng=self.jitter,
             clock=self.clock,
             sleep=self.sleep,
         )
 
-    def _isolated(self, id: str, spec: RunSpec) -> IsolatedEnvironment:
+    def _isolated(self, id: str, offer: EnvironmentOffer, spec: Spec) -> IsolatedEnvironment:
         isolated = IsolatedEnvironment(
             id,
-            spec.environment,
-            spec.spec,
+            offer,
+            spec,
             self.config.watchdog,
             stopped=self.stopped,
             rng=self.jitter,
@@ -153,7 +168,13 @@ class _ClientContext(NamedTuple):
         start(isolated, self.stopped)
         return isolated
 
-    def _play(self, spec: RunSpec, id: str, environments: Sequence[PlayableEnvironment]) -> str:
+    def _play(
+        self,
+        spec: RunSpec,
+        id: str,
+        values: ClientValues,
+        environments: Sequence[PlayableEnvironment],
+    ) -> str:
         hello = Hello(
             run=spec.run,
             protocol=PROTOCOL,
@@ -167,8 +188,10 @@ class _ClientContext(NamedTuple):
             started = self._retry(lambda: self._say_hello(spec, hello, spool))
             if started is None:
                 return "run"
-            log.info("run=%s environment=%s count=%d", spec.run, id, len(environments))
-            over = self._run_player(spec, *started, environments, spool)
+            log.info(
+                "run=%s environment=%s count=%d values=%s", spec.run, id, len(environments), values
+            )
+            over = self._run_player(spec, *started, values, environments, spool)
             if over == "run" and spool is not None:
                 spool.discard()
             return over
@@ -181,12 +204,13 @@ class _ClientContext(NamedTuple):
         spec: RunSpec,
         program: Program,
         position: Position,
+        values: ClientValues,
         environments: Sequence[PlayableEnvironment],
         spool: Spool | None,
     ) -> str:
         """Play, and return the reason of the end."""
         outbox = Outbox(int(self.config.client.outbox_mb * 1e6), self.clock)
-        progress = PlayerProgress()
+        progress = PlayerProgress(kwargs=values)
         exploration, *seeds = np.random.SeedSequence(self.seed).spawn(1 + len(environments))
         with Uplink(
             self.wire,
@@ -265,12 +289,11 @@ def _public_id(id: str) -> str:
     return f"{Path(place).name}{colon}{name}" if place.endswith(".py") else id
 
 
-def make_own(id: str, spec: RunSpec) -> AdaptedEnvironment:
+def make_own(id: str, offer: EnvironmentOffer, spec: Spec) -> AdaptedEnvironment:
     """Make an environment in this process; raise ``EnvironmentFault`` if it is not the run's."""
-    offer = spec.environment
     env = make(id, offer.kwargs, offer.max_episode_steps)
-    environment = AdaptedEnvironment(env, id, mask_key=offer.mask_key, masked=MASK in spec.spec.obs)
-    if different := difference(environment.spec, spec.spec):
+    environment = AdaptedEnvironment(env, id, mask_key=offer.mask_key, masked=MASK in spec.obs)
+    if different := difference(environment.spec, spec):
         _close([environment])
         raise EnvironmentFault(f"{id}: is not the environment of the run: {different}")
     return environment

@@ -307,6 +307,7 @@ class Uplink:
             waiting=progress.waiting,
             faults=progress.faults,
             trouble=progress.trouble,
+            kwargs=progress.kwargs,
         )
 
     def _poll(self, now: float) -> None:

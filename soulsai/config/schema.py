@@ -16,10 +16,12 @@ from soulsai import episode_metrics
 from soulsai.algorithms.registry import BUILT_IN, AlgorithmSections
 from soulsai.algorithms.settings import LearnerSettings
 from soulsai.errors import ConfigError
-from soulsai.types import Count, Kwargs, Natural, Positive
+from soulsai.types import Count, EnvironmentOffer, Kwargs, Natural, Positive
 
 NAME_PATTERN = r"\A[a-z0-9][a-z0-9_-]{0,63}\Z"
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
+LIMIT = "max_episode_steps"  # listed in ``client_kwargs`` like an argument
+MOST_CLIENT_KWARGS, LARGEST_NAME = 16, 64
 ActionCheckMode = Literal["off", "report", "quarantine"]
 
 
@@ -51,7 +53,14 @@ class EnvironmentSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The environment that clients play."""
 
     id: str = "LunarLander-v3"  # a Gymnasium id, "module:Id" or "file.py:make"
-    kwargs: Kwargs = {}  # keyword arguments of the environment
+    # keyword arguments of the environment; "{index}" in a text becomes the environment's number,
+    # and "{5005+index}" a port of its own
+    kwargs: Kwargs = {}
+    # arguments that each client may set by client.kwargs; max_episode_steps may be one of them
+    client_kwargs: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=LARGEST_NAME)], ...],
+        Meta(max_length=MOST_CLIENT_KWARGS),
+    ] = ()
     count: Count = 1  # environments that one client plays side by side
     # truncate episodes after this many steps; 0: leave it to the environment
     max_episode_steps: Natural = 0
@@ -66,6 +75,20 @@ class EnvironmentSettings(Struct, frozen=True, forbid_unknown_fields=True):
     # auto: only if it is realtime
     isolate: bool | Literal["auto"] = "auto"
 
+    @property
+    def offer(self) -> EnvironmentOffer:
+        """The part that clients receive."""
+        return EnvironmentOffer(
+            id=self.id,
+            kwargs=self.kwargs,
+            client_kwargs=self.client_kwargs,
+            count=self.count,
+            max_episode_steps=self.max_episode_steps,
+            mask_key=self.mask_key,
+            info_keys=self.info_keys,
+            realtime=self.realtime,
+        )
+
 
 class ClientSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """A client; each machine has its own values, and takes none from the server."""
@@ -73,6 +96,12 @@ class ClientSettings(Struct, frozen=True, forbid_unknown_fields=True):
     name: str = ""  # name of the client; empty: the host's name with a random end, and no spool
     # ids that it may play; empty: those that come with Gymnasium
     environments: tuple[str, ...] = ()
+    # values of this machine for arguments that the run lists in environment.client_kwargs
+    kwargs: Kwargs = {}
+    # the same for the limit of an episode; empty: the run's
+    max_episode_steps: Natural | None = None
+    # give each client on this machine another one; "{index}" counts on from it
+    number: Annotated[int, Meta(ge=1, le=10_000)] = 1
     outbox_mb: Positive = 64.0  # memory for experience while the server cannot be reached, in MB
     # disk space for the same, in MB; 0, or a client without a name: no spool on disk
     spool_mb: Annotated[float, Meta(ge=0)] = 256.0
@@ -257,6 +286,8 @@ def _faults(config: Config) -> Iterator[str]:
     ):
         if not value.strip():
             yield f"{path}: must not be empty"
+    yield from _unquoted("environment.kwargs", config.environment.kwargs)
+    yield from _unquoted("client.kwargs", config.client.kwargs)
     if config.client.name and not re.match(NAME_PATTERN, config.client.name):
         yield f"client.name: {config.client.name!r} is not a name of a-z, 0-9, _ and -, at most 64"
     if not is_loopback(config.web.bind) and not config.web.operator_token and config.web.enabled:
@@ -281,3 +312,9 @@ def _faults(config: Config) -> Iterator[str]:
     for name in BUILT_IN:
         section: LearnerSettings = getattr(config, name)
         yield from (f"{name}.{problem}" for problem in section.problems())
+
+
+def _unquoted(path: str, kwargs: Kwargs) -> Iterator[str]:
+    for name, value in kwargs.items():
+        if value == {"index": None}:
+            yield f'{path}.{name}: {{index}} is a mapping in YAML; write "{{index}}", in quotes'

@@ -353,20 +353,25 @@ def _environment(config: Config, spec: RunSpec, named: str = "") -> CheckResult:
     """Check that the run's environment is allowed, can be made, and has the run's spaces."""
     from soulsai.client.environment import AdaptedEnvironment, make
     from soulsai.client.environment_offer import check_offer, difference
+    from soulsai.client.own_values import numbered, with_own
 
     offer = spec.environment
+    try:
+        offer = with_own(offer, config.client)
+    except ConfigError as error:
+        return finding("environment.values", error=error)
     try:
         id = check_offer(
             offer,
             named=named,
             listed=config.client.environments,
-            own_kwargs=config.environment.kwargs,
+            own_kwargs=config.environment.kwargs | config.client.kwargs,
         )
     except ConfigError as error:
         return finding("environment.untrusted", error=error, id=offer.id)
     try:
         made = AdaptedEnvironment(
-            make(id, offer.kwargs, offer.max_episode_steps), id,
+            make(id, numbered(offer, 0).kwargs, offer.max_episode_steps), id,
             mask_key=offer.mask_key, masked=MASK in spec.spec.obs,
         )  # fmt: skip
     except SoulsAIError as error:

@@ -116,7 +116,7 @@ def _server_findings(config: Config) -> Iterator[CheckResult]:
         yield _status_finding(config)
     try:
         spec = connect.read_spec(Path(file)) if (file := config.environment.spec_file) else None
-        spec = spec or probe(config.environment)
+        spec = spec or probe(config.environment, config.client)
     except SoulsAIError as error:
         yield finding("environment.spec", error=error)
     else:

@@ -128,6 +128,7 @@ _TEXTS: dict[str, tuple[State, str, str]] = {
         "set environment.spec_file, made by `soulsai check-env ID --save` on the client's side"),
     "environment.server": ("ok", "{id}: {leaves} to learn from", ""),
     "environment.untrusted": ("failure", "{error}", "if you trust it: --env {id}"),
+    "environment.values": ("failure", "{error}", "the run and this client must agree"),
     "environment.broken": ("failure", "{error}",
                            "install its packages; `soulsai check-env {id}` says more"),
     "environment.leaks": ("warning", "{error}", "it may leave processes behind at its end"),

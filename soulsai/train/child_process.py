@@ -232,6 +232,7 @@ class RunProcesses:
                 *("client", str(settings)),
                 *("--env", config.environment.id),  # the user's own choice, so it is allowed
                 *("--name", f"{client_prefix}-{number}"),
+                *("--set", f"client.number={number}"),
                 *("--seed", str(client_seed(config.run.seed, start, number, starts))),
             ]
 

@@ -115,7 +115,8 @@ class Fleet:
         self._starts[number] += 1
         self._began[number] = self._clock()
         prefix = self._config.client.name or "ray"
-        own = msgspec.structs.replace(self._config.client, name=f"{prefix}-{number + 1}")
+        name = f"{prefix}-{number + 1}"
+        own = msgspec.structs.replace(self._config.client, name=name, number=number + 1)
         settings = msgspec.json.encode(msgspec.structs.replace(self._config, client=own))
         chance = client_seed(self._config.run.seed, 0, number, self._starts[number])
         answer = self.actors[number].play.remote(settings, self._environment, chance)

@@ -162,10 +162,16 @@ def facts(status: Status, page: str = "") -> Iterator[str]:
             f"client {client.client}: {_state(client)}, {client.steps_per_second:,.0f} env steps/s,"
             f" {client.admitted:,} env steps, lag {client.lag}, queued {client.queued},"
             f" rejected {client.rejected}, dropped {client.dropped}, lost {client.lost}"
+            f"{_values(client)}"
         )
     if status.notice:
         yield status.notice
     yield from problems(status)
+
+
+def _values(client: ClientStatus) -> str:
+    """Return the arguments that the run lets a client set, after a comma."""
+    return "".join(f", {name}={value}" for name, value in client.kwargs.items())
 
 
 def problems(status: Status) -> list[str]:

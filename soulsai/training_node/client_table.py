@@ -263,6 +263,7 @@ class ClientTable:
                 restarts=client.restarts,
                 faults=dict(client.faults),
                 trouble=client.heartbeat.trouble if client.heartbeat else "",
+                kwargs=client.heartbeat.kwargs if client.heartbeat else {},
             )
             for name, client in sorted(self._clients.items())
         )

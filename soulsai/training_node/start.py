@@ -23,7 +23,7 @@ from soulsai.training_node.retrying_wire import RetryingWire
 from soulsai.training_node.saving import atomic_folders, run_folder, snapshot
 from soulsai.training_node.saving.run_folder import RunFolder
 from soulsai.training_node.saving.snapshot import Progress
-from soulsai.types import OLDEST_PROTOCOL, PROTOCOL, EnvironmentOffer, Program, RunSpec, Spec
+from soulsai.types import OLDEST_PROTOCOL, PROTOCOL, Program, RunSpec, Spec
 from soulsai.wire.layout import MAX_LEAF_BYTES
 from soulsai.wire.protocols import TrainingWire
 from soulsai.wire.weights import program_digest
@@ -249,14 +249,8 @@ def _run_spec(
         run=run,
         protocol=PROTOCOL,
         oldest_protocol=OLDEST_PROTOCOL,
-        environment=EnvironmentOffer(
-            id=environment.id,
-            kwargs=environment.kwargs,
-            count=environment.count,
-            max_episode_steps=environment.max_episode_steps,
-            mask_key=environment.mask_key,
-            info_keys=tuple(dict.fromkeys((*environment.info_keys, *needed))),
-            realtime=environment.realtime,
+        environment=msgspec.structs.replace(
+            environment.offer, info_keys=tuple(dict.fromkeys((*environment.info_keys, *needed)))
         ),
         spec=spec,
         algorithm=config.algorithm.name,

@@ -42,7 +42,11 @@ _KIND_FRAGMENT, _KIND_EPISODE, _KIND_HEARTBEAT, _KIND_HELLO = 1, 2, 3, 4
 _Count = Annotated[int, Meta(ge=0, lt=2**48)]
 _Word = Annotated[str, Meta(max_length=256)]
 _Kind = Annotated[str, Meta(pattern=r"\A[a-z]{1,16}\Z")]
-_Line = Annotated[str, Meta(max_length=200, pattern=r"\A[^\x00-\x1f\x7f-\x9f]*\Z")]
+_NO_CONTROLS = r"\A[^\x00-\x1f\x7f-\x9f]*\Z"
+_Line = Annotated[str, Meta(max_length=200, pattern=_NO_CONTROLS)]
+_Text = Annotated[str, Meta(max_length=100, pattern=_NO_CONTROLS)]
+_ValueName = Annotated[str, Meta(max_length=64, pattern=_NO_CONTROLS)]
+_Values = Annotated[dict[_ValueName, _Text | int | float | bool | None], Meta(max_length=16)]
 
 
 class _Episode(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -56,6 +60,7 @@ class _Episode(Struct, frozen=True, array_like=True, forbid_unknown_fields=True)
     greedy: bool
     epsilon: float
     info: Annotated[dict[Annotated[str, Meta(max_length=64)], float], Meta(max_length=32)]
+    kwargs: _Values
 
 
 class _Heartbeat(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -68,6 +73,7 @@ class _Heartbeat(Struct, frozen=True, array_like=True, forbid_unknown_fields=Tru
     waiting: bool
     faults: Annotated[dict[_Kind, _Count], Meta(max_length=16)]
     trouble: _Line
+    kwargs: _Values
 
 
 class _Hello(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -311,6 +317,7 @@ def _episode_message(episode: Episode) -> _Episode:
         episode.greedy,
         episode.epsilon,
         episode.info,
+        episode.kwargs,
     )
 
 

@@ -99,7 +99,7 @@ class Client:
         self.stopping = threading.Event()
         self.error = None
         self._config = schema.Config(
-            client=schema.ClientSettings(name=name, environments=listed),
+            client=schema.ClientSettings(name=name, environments=listed, **options.pop("own", {})),
             environment=options.pop("environment_config", schema.EnvironmentSettings()),
             watchdog=options.pop("watchdog", schema.WatchdogSettings()),
         )

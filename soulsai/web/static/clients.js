@@ -3,7 +3,7 @@ import { get } from "./api.js";
 import { count, duration, h, number, say, unused } from "./dom.js";
 
 const columns = [
-  ["Client", (row) => h("div", { class: "who-cell" }, h("span", { class: "name" }, row.client), h("span", { class: `state ${row.state} small` }, state(row)), row.held || row.trouble || row.finding ? h("span", { class: "small wrong" }, row.held || trouble(row) || row.finding) : null)],
+  ["Client", (row) => h("div", { class: "who-cell" }, h("span", { class: "name" }, row.client), h("span", { class: `state ${row.state} small` }, state(row)), row.held || row.trouble || row.finding ? h("span", { class: "small wrong" }, row.held || trouble(row) || row.finding) : null, plays(row) ? h("span", { class: "small" }, plays(row)) : null)],
   ["Env steps/s", (row, most) => h("span", { class: "bar" }, h("meter", { min: 0, max: most || 1, value: row.steps_per_second, "aria-hidden": "true" }), number(Math.round(row.steps_per_second)))],
   ["Env steps", (row) => count(row.admitted)],
   ["Episodes", (row) => count(row.episodes)],
@@ -25,6 +25,9 @@ function trouble(row) {
   const faults = Object.entries(row.faults).map(([kind, n]) => `${n} ${kind}`).join(", ");
   return faults ? `${faults}; last: ${row.trouble}` : row.trouble;
 }
+
+// The arguments that the run lets this client set for itself.
+const plays = (row) => Object.entries(row.kwargs).map(([name, value]) => `${name}=${value}`).join(", ");
 
 export function clients(context) {
   const summary = h("p", { class: "lead" });

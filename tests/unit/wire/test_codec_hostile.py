@@ -304,3 +304,22 @@ def test_weights_of_other_names_or_shapes_are_not_encoded():
 def test_what_a_client_says_of_its_environment_is_a_short_line(faults, trouble):
     beat = Heartbeat(1, 2, 3, 4, 5, 6, False, faults, trouble)
     assert rejected(pack([encode_message(beat, RICH)])) == "header"
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"x" * 65: 1},
+        {"x\n": 1},
+        {"x": "\x1b[2J"},
+        {"x": "x" * 101},
+        {"x": [1]},
+        {"x": {"y": 1}},
+        {chr(97 + i): 1 for i in range(17)},
+    ],
+)
+def test_what_a_client_plays_with_is_short(kwargs):
+    beat = Heartbeat(1, 2, 3, 4, 5, kwargs=kwargs)
+    episode = Episode(1, 2, 3, -4.0, 5, 6.0, True, False, 0.1, kwargs=kwargs)
+    for message in (beat, episode):
+        assert rejected(pack([encode_message(message, RICH)])) == "header"
