@@ -94,6 +94,16 @@ def info_keys(some: Iterable[Measure]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(keys))
 
 
+def asked_info(asked: Iterable[str], metrics: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the keys of the info that clients send.
+
+    Args:
+        asked: ``environment.info_keys``.
+        metrics: ``telemetry.metrics``, from names to texts.
+    """
+    return tuple(dict.fromkeys((*asked, *info_keys(measures(metrics)))))
+
+
 def faults(metrics: Mapping[str, str], best: str, asked: Iterable[str]) -> Iterator[str]:
     """Yield each mistake in settings.
 

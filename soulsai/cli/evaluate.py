@@ -8,8 +8,6 @@ import typer
 
 from soulsai.cli.options import Json, Saves, Sets, SettingsOption, load_settings, print_json
 
-TRIED_STEPS = 20  # by check-env
-
 
 def evaluate(
     run: Annotated[str, typer.Argument(help="Run id, latest, a folder, or a policy.onnx.")],
@@ -46,15 +44,20 @@ def check_env(
     save: Annotated[Path | None, typer.Option(help="Write the description to FILE.")] = None,
     config: SettingsOption = None,
     sets: Sets = None,
+    as_json: Json = False,
 ) -> None:
-    """Try an environment; print its spaces."""
-    from soulsai.client.environment import probe
+    """Try an environment; say how it would be played and learnt."""
+    from soulsai.client.environment_report import check, describe
 
     settings = load_settings(config, {"environment.id": env}, sets)
-    spec = probe(settings.environment, settings.client, steps=TRIED_STEPS)
-    text = msgspec.json.format(msgspec.json.encode(spec), indent=2)
-    if save is None:
-        typer.echo(text.decode())
+    report = check(settings)
+    if save is not None:
+        text = msgspec.json.format(msgspec.json.encode(report.spec), indent=2)
+        save.write_bytes(text + b"\n")
+    if as_json:
+        print_json(report)
         return
-    save.write_bytes(text + b"\n")
-    typer.echo(f"{save}: written; name it as environment.spec_file")
+    for line in describe(report, settings):
+        typer.echo(line)
+    if save is not None:
+        typer.echo(f"{save}: written; name it as environment.spec_file")

@@ -30,7 +30,7 @@ from soulsai.client.spaces import (
 )
 from soulsai.config import schema
 from soulsai.errors import ConfigError, EnvironmentFault
-from soulsai.types import MASK, ActionSpec, Array, Kwargs, Leaf, Spec, zeros
+from soulsai.types import MASK, ActionSpec, Array, Kwargs, Leaf, Spec
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ _LARGEST = float(np.finfo(np.float32).max)  # rewards are float32 on the wire
 EXTRAS = ("box2d", "mujoco")  # extras of this package, and families of Gymnasium's environments
 
 LARGEST_SEED = 2**31 - 1  # many environments take an int32
-_OLD_API = "an environment of the API before Gym 0.26 needs a wrapper, as those of shimmy"
+_OLD_API = "(before Gym 0.26 it was otherwise; a wrapper such as those of shimmy helps, too)"
 _NOTHING_OWN = schema.ClientSettings()
 _RAISED = (Exception, SystemExit)  # an exit of an environment is a fault of it, not of the client
 
@@ -95,21 +95,27 @@ class AdaptedEnvironment:
         self.info: dict[str, Any] = {}
         self._env = env
         self._mask_key = mask_key
-        self._spaces = (env.observation_space, env.action_space)
+        try:
+            self._spaces = (env.observation_space, env.action_space)
+        except AttributeError as error:
+            raise EnvironmentFault(
+                f"{name}: {error}; set self.observation_space and self.action_space in __init__"
+            ) from None
         self._checked = False  # whether reset has left the spaces as they were
         self._start = action_start(env.action_space)
         try:
             action = action_spec(env.action_space)
             self._choices = sum(action.sizes)
-            self._mask_in_obs = holds_mask(env.observation_space, mask_key, self._choices)
-            without = mask_key if self._mask_in_obs else ""
+            self.mask_in_obs = holds_mask(env.observation_space, mask_key, self._choices)
+            without = mask_key if self.mask_in_obs else ""
             readers, left_out = read_space(env.observation_space, without)
         except EnvironmentFault as error:
             raise EnvironmentFault(f"{name}: {error}") from None
+        self.left_out = left_out
         for leaf, reason in left_out.items():
             log.warning("env=%s leaf=%s: left out, as %s", name, leaf, reason)
         self._readers = tuple(readers.values())
-        self._masked = masked = masked or self._mask_in_obs
+        self._masked = masked = masked or self.mask_in_obs
         # A float64 space may not contain its own bounds after their rounding to float32.
         self._rounds = action.kind == "box" and env.action_space.dtype == np.float64
         self._first_choices = np.cumsum((0, *action.sizes[:-1]))
@@ -138,7 +144,7 @@ class AdaptedEnvironment:
         if not isinstance(returned, tuple) or len(returned) != 2:
             raise EnvironmentFault(
                 f"{self.name}: reset returns {_kind(returned)} instead of (observation, info); "
-                f"{_OLD_API}"
+                f"write `return observation, {{}}` {_OLD_API}"
             )
         self._read(*returned, rows)
         self._check_mask(rows)
@@ -152,7 +158,8 @@ class AdaptedEnvironment:
         if not isinstance(returned, tuple) or len(returned) != 5:
             raise EnvironmentFault(
                 f"{self.name}: step returns {_kind(returned)} instead of (observation, reward, "
-                f"terminated, truncated, info); {_OLD_API}"
+                f"terminated, truncated, info); split `done` into terminated, for an end of the "
+                f"game itself, and truncated, for a time limit {_OLD_API}"
             )
         obs, value, terminated, truncated, info = returned
         try:
@@ -230,7 +237,10 @@ class AdaptedEnvironment:
 
     def _read(self, obs: Any, info: Any, rows: Rows) -> None:
         if not isinstance(info, dict):
-            raise EnvironmentFault(f"{self.name}: the info is {_kind(info)} instead of a dict")
+            raise EnvironmentFault(
+                f"{self.name}: the info is {_kind(info)} instead of a dict; "
+                "return {} if there is nothing to say"
+            )
         self.info = info
         for reader in self._readers:
             try:
@@ -247,55 +257,56 @@ class AdaptedEnvironment:
                 )
             return
         try:
-            mask = (obs if self._mask_in_obs else info).get(self._mask_key, ())
+            mask = (obs if self.mask_in_obs else info).get(self._mask_key, ())
             read_mask(mask, self._choices, rows[MASK])
         except ValueError as error:
-            place = "the observation" if self._mask_in_obs else "info"
+            place = "the observation" if self.mask_in_obs else "info"
             raise EnvironmentFault(f"{self.name}: {self._mask_key!r} in {place} {error}") from None
 
     def _raised(self, where: str, error: BaseException) -> EnvironmentFault:
+        if where == "reset" and isinstance(error, TypeError) and "reset() got an un" in str(error):
+            return EnvironmentFault(
+                f"{self.name}: {error}; define it as def reset(self, *, seed=None, options=None)"
+            )
         return EnvironmentFault(f"{self.name}: {where} raised {_error_line(error)}")
 
 
 def probe(
-    environment: schema.EnvironmentSettings,
-    own: schema.ClientSettings = _NOTHING_OWN,
-    *,
-    steps: int = 0,
+    environment: schema.EnvironmentSettings, own: schema.ClientSettings = _NOTHING_OWN
 ) -> Spec:
     """Return an environment's spec, from its ``spec_file`` or by making and resetting it.
 
     Args:
         environment: The settings of the environment.
         own: The settings of a client on this machine, whose own values replace those.
-        steps: Random steps to play, which check that the environment keeps to its spaces.
     """
     if environment.spec_file:
         return _spec_from(Path(environment.spec_file))
-    id, mask_key = environment.id, environment.mask_key
-    offer = numbered(with_own(environment.offer, own), 0)
-    env = make(id, offer.kwargs, offer.max_episode_steps)
-    probed = AdaptedEnvironment(env, id, mask_key=mask_key, masked=False)
-    try:
-        if probed.gives_mask(LARGEST_SEED):
-            probed = AdaptedEnvironment(env, id, mask_key=mask_key, masked=True)
-        _play(probed, steps)
-    finally:
-        probed.close()
+    probed = open_environment(environment, own)
+    probed.close()
     return probed.spec
 
 
-def _play(environment: AdaptedEnvironment, steps: int) -> None:
-    rows = {name: zeros(leaf) for name, leaf in environment.spec.obs.items()}
-    environment.reset(rows)
-    rng = np.random.default_rng(0)
-    for _ in range(steps):
-        outcome = environment.step(
-            random_action(environment.spec.action, rows.get(MASK), rng), rows
-        )
-        if outcome.terminated or outcome.truncated:
-            environment.reset(rows)
-        environment.check_bounds({name: row[None] for name, row in rows.items()})
+def open_environment(
+    environment: schema.EnvironmentSettings, own: schema.ClientSettings
+) -> AdaptedEnvironment:
+    """Make an environment and reset it once, to find out whether it gives masks.
+
+    Args:
+        environment: The settings of the environment.
+        own: The settings of a client on this machine, whose own values replace those.
+    """
+    id, mask_key = environment.id, environment.mask_key
+    offer = numbered(with_own(environment.offer, own), 0)
+    env = make(id, offer.kwargs, offer.max_episode_steps)
+    opened = AdaptedEnvironment(env, id, mask_key=mask_key, masked=False)
+    try:
+        if opened.gives_mask(LARGEST_SEED):
+            opened = AdaptedEnvironment(env, id, mask_key=mask_key, masked=True)
+    except BaseException:
+        opened.close()
+        raise
+    return opened
 
 
 def random_action(spec: ActionSpec, mask: Array | None, rng: np.random.Generator) -> Any:
@@ -348,7 +359,10 @@ def make(id: str, kwargs: Kwargs, max_episode_steps: int = 0) -> gymnasium.Env[A
             check_extra(id)
         raise EnvironmentFault(f"{id}: cannot be made: {_error_line(error)}") from error
     if not isinstance(env, gymnasium.Env):
-        raise EnvironmentFault(f"{id}: gives {type(env).__name__}, not a gymnasium.Env")
+        raise EnvironmentFault(
+            f"{id}: gives {_kind(env)}, not a gymnasium.Env; return one, whose class inherits "
+            "from gymnasium.Env (not from gym.Env)"
+        )
     return gymnasium.wrappers.TimeLimit(env, max_episode_steps) if max_episode_steps else env
 
 
@@ -474,6 +488,8 @@ def _kind(value: Any) -> str:
 
 def _error_line(error: BaseException) -> str:
     """Return one line with the exception and its place."""
-    frames = traceback.extract_tb(error.__traceback__)
+    ours = Path(__file__).parent  # its lines tell an author nothing
+    every = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in every if ours not in Path(frame.filename).parents]
     where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
     return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"

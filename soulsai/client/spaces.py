@@ -11,6 +11,8 @@ from msgspec import Struct
 from soulsai.errors import EnvironmentFault
 from soulsai.types import MASK, ActionSpec, Array, Leaf
 
+_AGREE = "let observation_space be that of what reset and step return"
+
 Path = tuple[str | int, ...]
 
 # Outputs of the policy's graph, and the leaf of masks
@@ -35,10 +37,10 @@ class Reader(Struct, frozen=True, eq=False):
             try:
                 obs = obs[key]
             except Exception as error:  # an observation may be of any type
-                raise ValueError("is missing") from error
+                raise ValueError(f"is missing; {_AGREE}") from error
         array = as_array(obs)
         if array.shape != self.leaf.shape:
-            raise ValueError(f"has shape {array.shape} instead of {self.leaf.shape}")
+            raise ValueError(f"has shape {array.shape} instead of {self.leaf.shape}; {_AGREE}")
         if self.leaf.categories:
             self._read_categories(array, row)
         elif row.dtype.kind == "f":
@@ -171,8 +173,8 @@ def action_spec(space: Space[Any]) -> ActionSpec:
         low, high = (tuple(float(x) for x in bound.flat) for bound in (space.low, space.high))
         return ActionSpec("box", space.shape, (), low, high)
     raise EnvironmentFault(
-        f"the action space {space} is not supported; it can be Discrete, MultiDiscrete, or Box "
-        "of floats"
+        f"the action space {space} is not supported; it can be Discrete, MultiDiscrete (for whole "
+        "numbers), or Box of floats"
     )
 
 

@@ -16,7 +16,7 @@ from soulsai.algorithms.registry import BUILT_IN
 from soulsai.algorithms.settings import LearnerSettings
 from soulsai.config.schema import Config
 from soulsai.config.yaml_file import emit
-from soulsai.episode_metrics import info_keys, measures
+from soulsai.episode_metrics import asked_info
 from soulsai.errors import CheckpointError, ConfigError, SoulsAIError, Superseded
 from soulsai.training_node import onnx_export
 from soulsai.training_node.retrying_wire import RetryingWire
@@ -244,13 +244,13 @@ def _run_spec(
     config: Config, spec: Spec, program: Program, algorithm: Algorithm, run: str
 ) -> RunSpec:
     environment = config.environment
-    needed = info_keys(measures(config.telemetry.metrics))  # by telemetry's metrics
     return RunSpec(
         run=run,
         protocol=PROTOCOL,
         oldest_protocol=OLDEST_PROTOCOL,
         environment=msgspec.structs.replace(
-            environment.offer, info_keys=tuple(dict.fromkeys((*environment.info_keys, *needed)))
+            environment.offer,
+            info_keys=asked_info(environment.info_keys, config.telemetry.metrics),
         ),
         spec=spec,
         algorithm=config.algorithm.name,

@@ -46,6 +46,7 @@ class TrainingStatistics:
         self._warmup = warmup
         self._rewards: deque[float] = deque(maxlen=2 * WINDOW)
         self._greedy: deque[float] = deque(maxlen=WINDOW)
+        self._info: set[str] | None = None  # keys that any episode has given; none without episodes
         self._lags: deque[int] = deque(maxlen=LAGS)
         self._steps, self._updates = Rate(), Rate()
 
@@ -71,6 +72,7 @@ class TrainingStatistics:
         """Count an episode."""
         self.progress.episodes += 1
         self._counters.outcomes.labels("terminated" if episode.terminated else "truncated").inc()
+        self._info = (self._info or set()) | episode.info.keys()
         self._rewards.append(episode.reward)
         if episode.greedy:
             self._greedy.append(episode.reward)
@@ -100,6 +102,10 @@ class TrainingStatistics:
         progress = self.progress
         steps = self._steps.per_second(now, progress.env_steps)
         return steps, self._updates.per_second(now, progress.updates)
+
+    def missing_info(self, asked: Iterable[str]) -> list[str]:
+        """Return the keys of the info that no episode has given, once there are episodes."""
+        return [] if self._info is None else [key for key in asked if key not in self._info]
 
     @property
     def replay_ratio(self) -> float:
@@ -287,6 +293,13 @@ class StatusReporter:
         idle = self._clients.idle(IDLE_NOTICE_SECONDS)
         others = f" and {len(idle) - 1} more" if len(idle) > 1 else ""
         stuck = f"no env steps for a minute: {idle[0]}{others}" if idle else ""
+        missing = self._statistics.missing_info(self._run.spec.environment.info_keys)
+        unknown = (
+            f"no episode's info has had the number {', '.join(missing)} (environment.info_keys and "
+            "telemetry.metrics name it)"
+            if missing
+            else ""
+        )
         parts = (
             self._wire.fault,
             self._saver.notice,
@@ -295,6 +308,7 @@ class StatusReporter:
             kept_out,
             stuck,
             self._unread,
+            unknown,
         )
         return "; ".join(filter(None, parts))
 

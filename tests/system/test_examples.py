@@ -47,8 +47,10 @@ def test_every_example_is_tried():
 
 
 def test_custom_environment_looks_as_it_should(tmp_path):
-    done = soulsai("check-env", f"{EXAMPLES / 'custom_env.py'}:make", cwd=tmp_path)
-    spec = json.loads(done.stdout)
+    id = f"{EXAMPLES / 'custom_env.py'}:make"
+    said = soulsai("check-env", id, cwd=tmp_path).stdout.splitlines()
+    assert said[0].startswith(f"OK: {id} played 200 steps and ended")
+    spec = json.loads(soulsai("check-env", id, "--json", cwd=tmp_path).stdout)["spec"]
     assert spec["obs"]["obs"]["shape"] == [1]
     assert spec["action"]["sizes"] == [2]
 

@@ -9,7 +9,8 @@ import pytest
 from gymnasium import spaces
 
 from soulsai.client.environment import AdaptedEnvironment, make, probe
-from soulsai.config import schema
+from soulsai.client.environment_report import check
+from soulsai.config import Config, schema
 from soulsai.errors import ConfigError, EnvironmentFault
 from soulsai.testing import BoxToy, DictToy, MaskedToy, MultiDiscreteToy, RudeEnv, ToyEnv
 from soulsai.types import MASK, ActionSpec, Leaf, Spec, zeros
@@ -28,19 +29,6 @@ def test_probe_tells_of_an_action_mask_only_if_there_is_one():
     assert MASK not in plain.obs
     assert masked.obs[MASK] == Leaf((3,), "|b1")
     assert masked.seen == plain.obs
-
-
-@pytest.mark.parametrize("kind", [ToyEnv, MaskedToy, DictToy, MultiDiscreteToy, BoxToy])
-def test_probe_can_play_a_few_steps(kind):
-    probe(schema.EnvironmentSettings(id=f"soulsai.testing:{kind.__name__}"), steps=50)
-
-
-@pytest.mark.parametrize(("fault", "words"), [("step", "crashed"), ("nan", "finite")])
-def test_probe_finds_what_only_steps_show(fault, words):
-    rude = schema.EnvironmentSettings(id="soulsai.testing:RudeEnv", kwargs={"fault": fault})
-    probe(rude)
-    with pytest.raises(EnvironmentFault, match=words):
-        probe(rude, steps=20)
 
 
 def test_probe_reads_a_spec_file_where_the_environment_cannot_be_made(tmp_path):
@@ -273,7 +261,7 @@ def test_an_exit_of_the_environment_is_its_fault(monkeypatch, where):
     monkeypatch.setattr("soulsai.testing.Strict", Strict, raising=False)
     settings = schema.EnvironmentSettings(id="soulsai.testing:Strict", kwargs={"leave": where})
     with pytest.raises(EnvironmentFault, match="SystemExit"):
-        probe(settings, steps=5)
+        check(Config(environment=settings))
 
 
 def test_a_probe_resets_with_the_largest_seed(monkeypatch):

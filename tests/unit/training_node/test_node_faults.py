@@ -8,6 +8,7 @@ import time
 import msgspec
 import pytest
 
+from soulsai.config.schema import TelemetrySettings
 from soulsai.errors import CheckpointError, ServerFull, Superseded
 from soulsai.training_node.client_table import ClientTable
 from soulsai.training_node.saving import atomic_folders, state_file
@@ -349,6 +350,26 @@ def test_too_many_unrecorded_episodes_are_counted(monkeypatch, server, tmp_path)
         player.say(*[msgspec.structs.replace(episode, episode=n) for n in range(5)])
         status = node.told(lambda status: status.episodes == 5)
     assert status.notice == "3 episodes were not recorded"
+
+
+def test_keys_of_the_info_that_no_episode_gives_are_named(monkeypatch, server, tmp_path):
+    asked = config(tmp_path)
+    asked = msgspec.structs.replace(
+        asked,
+        environment=msgspec.structs.replace(asked.environment, info_keys=("souls", "boss_hp")),
+        telemetry=TelemetrySettings(metrics={"deep": "info.depth > 3"}),
+    )
+    with Node(monkeypatch, server, asked) as node:
+        player = Player(server)
+        player.pointer()
+        assert not node.told(bool).notice, "no episode has ended yet"
+        episode = Episode(1, 1, 0, 1.0, 4, 0.1, True, False, 0.0, info={"souls": 3.0})
+        player.say(episode)
+        status = node.told(lambda status: status.episodes == 1)
+        assert "no episode's info has had the number boss_hp, depth" in status.notice
+        more = {"boss_hp": 1.0, "depth": 2.0}
+        player.say(msgspec.structs.replace(episode, episode=1, info=more))
+        node.told(lambda status: status.episodes == 2 and not status.notice)
 
 
 def test_a_status_that_cannot_be_encoded_is_reduced_and_ends_nothing(monkeypatch, server, tmp_path):

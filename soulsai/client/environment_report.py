@@ -1,0 +1,279 @@
+"""A trial of an environment, and its result in words: the command ``check-env``."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from msgspec import Struct
+
+from soulsai.algorithms.registry import BUILT_IN, AlgorithmSections
+from soulsai.client.environment import (
+    AdaptedEnvironment,
+    Rows,
+    numbers,
+    open_environment,
+    random_action,
+)
+from soulsai.config.schema import Config
+from soulsai.episode_metrics import asked_info
+from soulsai.frame_stacks import image_axes
+from soulsai.types import MASK, Array, Leaf, Spec, zeros
+
+MOST_STEPS = 200  # of a trial
+MOST_SECONDS = 10.0
+SLOW_SECONDS = 0.02  # of a step, from which it may be a game that goes on by itself
+SEED = 1  # of the two resets that are compared
+
+
+class EnvironmentReport(Struct, frozen=True):
+    """The result of a trial with random actions."""
+
+    id: str
+    spec: Spec
+    steps: int
+    steps_per_second: float
+    resets_seconds: float  # the longest reset
+    episodes: int  # that ended
+    rewards: tuple[float, float]  # least and largest of a step
+    mask: str  # "info", "observation" or nothing
+    info_keys: tuple[str, ...]  # of numbers in the infos of steps
+    left_out: dict[str, str]  # leaves that cannot be read, with the reason
+    warnings: tuple[str, ...]
+
+
+def check(
+    config: Config,
+    *,
+    steps: int = MOST_STEPS,
+    clock: Callable[[], float] = time.perf_counter,
+) -> EnvironmentReport:
+    """Play random actions in an environment.
+
+    Args:
+        config: All settings.
+        steps: At most this many, and for at most ten seconds.
+        clock: Seconds.
+
+    Raises:
+        EnvironmentFault: It cannot be played; the message names the mistake.
+    """
+    settings = config.environment
+    with _Warnings() as heard:
+        environment = open_environment(settings, config.client)
+        try:
+            trial = _Trial(environment, clock)
+            trial.play(steps)
+        finally:
+            environment.close()
+    masked = MASK in environment.spec.obs
+    mask = ("observation" if environment.mask_in_obs else "info") if masked else ""
+    asked = asked_info(settings.info_keys, config.telemetry.metrics)
+    warnings = [*heard.lines, *trial.warnings(settings.max_episode_steps)]
+    if trial.ended:
+        warnings += [
+            f"no step gave info[{key!r}], which environment.info_keys or telemetry.metrics name"
+            for key in asked
+            if key not in trial.info
+        ]
+    return EnvironmentReport(
+        id=settings.id,
+        spec=environment.spec,
+        steps=trial.steps,
+        steps_per_second=trial.steps / max(trial.seconds, 1e-9),
+        resets_seconds=trial.longest_reset,
+        episodes=trial.ended,
+        rewards=(trial.least, trial.largest),
+        mask=mask,
+        info_keys=tuple(sorted(trial.info)),
+        left_out=environment.left_out,
+        warnings=tuple(dict.fromkeys(warnings)),
+    )
+
+
+def describe(report: EnvironmentReport, config: Config) -> Iterator[str]:
+    """Yield a report in words, the verdict first.
+
+    Args:
+        report: The result of the trial.
+        config: The settings with which ``train`` would play.
+    """
+    spec, settings = report.spec, config.environment
+    count = len(report.warnings)
+    verdict = "OK" if not count else f"OK, with {count} warning{'' if count == 1 else 's'}"
+    low, high = report.rewards
+    yield (
+        f"{verdict}: {report.id} played {report.steps} steps and ended {report.episodes} "
+        f"episode{'' if report.episodes == 1 else 's'}"
+    )
+    for warning in report.warnings:
+        yield f"  warning      {warning}"
+    for name, leaf in spec.obs.items():
+        if name != MASK:
+            yield f"  observation  {name}: {describe_leaf(leaf)}"
+    for name, reason in report.left_out.items():
+        yield f"  left out     {name}: {reason}"
+    yield f"  actions      {_actions(spec)}"
+    where = f"{report.mask} {settings.mask_key!r}" if report.mask else ""
+    yield f"  action mask  {f'in the {where}' if where else 'none: every action is always valid'}"
+    yield f"  reward       {low:g} to {high:g} per step"
+    yield f"  info numbers {', '.join(report.info_keys) or 'none'}"
+    step = 1 / report.steps_per_second
+    yield (
+        f"  speed        {report.steps_per_second:,.0f} steps/s ({_duration(step)} per step), "
+        f"at most {_duration(report.resets_seconds)} per reset"
+    )
+    yield f"  isolation    {_isolation(config)}"
+    if step > SLOW_SECONDS and not settings.realtime:
+        yield "               if it goes on by itself, set environment.realtime: true"
+    yield f"  train        {_training(report, config)}"
+
+
+def describe_leaf(leaf: Leaf) -> str:
+    """Return how a network takes a leaf of an observation."""
+    dtype = np.dtype(leaf.dtype)
+    size, shape = math.prod(leaf.shape), " x ".join(map(str, leaf.shape))
+    bounds = f", {leaf.low:g} to {leaf.high:g}" if leaf.low is not None else ""
+    if leaf.categories:
+        many = "one" if size == 1 else f"{size}"
+        return f"{many} of {leaf.categories} categories{'' if size == 1 else ' each'}, one-hot"
+    if len(leaf.shape) == 3 and dtype.itemsize == 1:
+        axes = image_axes(leaf)
+        return (
+            f"image of {axes.height} x {axes.width}, {axes.depth} channels or stacked frames "
+            f"({'last' if axes.last else 'first'} axis), by a vision encoder"
+        )
+    noun = "number" if size == 1 else "numbers"
+    shown = f"{size} {noun}" + (f" ({shape})" if len(leaf.shape) > 1 else "")
+    if dtype.kind == "f":
+        return f"{shown}{bounds}, normalised by mean and deviation"
+    if dtype.kind == "b":
+        return f"{shown}, 0 or 1"
+    return f"{shown} of {dtype.name}{bounds}, divided by the largest"
+
+
+class _Warnings(logging.Handler):
+    """Collects the warnings that reading an environment logs, without the environment's name."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+        self._logger = logging.getLogger("soulsai.client.environment")
+
+    def __enter__(self) -> "_Warnings":
+        self._logger.addHandler(self)
+        self._logger.propagate = False
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._logger.removeHandler(self)
+        self._logger.propagate = True
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the text of a record."""
+        text = record.getMessage().removesuffix("; said once")
+        if "left out, as" in text:
+            return  # the report names these by themselves
+        self.lines.append(text.partition(" leaf=")[2] or text)
+
+
+class _Trial:
+    """Random play, and the numbers that it yields."""
+
+    def __init__(self, environment: AdaptedEnvironment, clock: Callable[[], float]) -> None:
+        self._environment = environment
+        self._clock = clock
+        self._rng = np.random.default_rng(0)
+        self.steps = self.ended = 0
+        self.seconds = self.longest_reset = 0.0
+        self.least, self.largest = math.inf, -math.inf
+        self.info: set[str] = set()
+        self._same_seed_differs = False
+
+    def play(self, steps: int) -> None:
+        """Play at most this many steps."""
+        environment = self._environment
+        rows = {name: zeros(leaf) for name, leaf in environment.spec.obs.items()}
+        first = self._reset(rows, SEED)
+        second = self._reset(rows, SEED)
+        self._same_seed_differs = any(not np.array_equal(first[n], second[n]) for n in rows)
+        while self.steps < steps and (not self.steps or self.seconds < MOST_SECONDS):
+            action = random_action(environment.spec.action, rows.get(MASK), self._rng)
+            began = self._clock()
+            result = environment.step(action, rows)
+            self.seconds += self._clock() - began
+            self.steps += 1
+            self.least, self.largest = (
+                min(self.least, result.reward), max(self.largest, result.reward),
+            )  # fmt: skip
+            self.info |= numbers(environment.info, [*map(str, environment.info)]).keys()
+            if result.terminated or result.truncated:
+                self.ended += 1
+                self._reset(rows, None)
+            environment.check_bounds({name: row[None] for name, row in rows.items()})
+
+    def warnings(self, most_steps: int) -> Iterator[str]:
+        """Yield doubts about what was seen."""
+        if self._same_seed_differs:
+            yield (
+                f"reset(seed={SEED}) gives another observation each time; call "
+                "super().reset(seed=seed), and draw from self.np_random"
+            )
+        if not self.ended and not most_steps:
+            yield (
+                f"no episode ended in {self.steps} steps; if that is never so, set "
+                "environment.max_episode_steps"
+            )
+        if self.least == self.largest == 0 and self.ended:
+            yield "the reward of every step was 0; random play may never find any"
+
+    def _reset(self, rows: Rows, seed: int | None) -> dict[str, Array]:
+        began = self._clock()
+        self._environment.reset(rows, seed)
+        self.longest_reset = max(self.longest_reset, self._clock() - began)
+        return {name: row.copy() for name, row in rows.items()}
+
+
+def _actions(spec: Spec) -> str:
+    action = spec.action
+    if action.kind == "discrete":
+        return f"one of {action.sizes[0]}"
+    if action.kind == "multidiscrete":
+        return f"{len(action.sizes)} choices, of {', '.join(map(str, action.sizes))}"
+    size = math.prod(action.shape)
+    bounds = f"{min(action.low):g} to {max(action.high):g}"
+    return f"{size} number{'' if size == 1 else 's'}, {bounds}"
+
+
+def _duration(seconds: float) -> str:
+    units = ((3600.0, "h"), (60.0, "min"), (1.0, "s"))
+    size, unit = next(((size, unit) for size, unit in units if seconds >= 2 * size), (1e-3, "ms"))
+    return f"{seconds / size:.2g} {unit}"
+
+
+def _isolation(config: Config) -> str:
+    isolate = config.environment.isolate
+    if isolate is True or (isolate == "auto" and config.environment.realtime):
+        return "in a process of its own, which is started again if it hangs or crashes"
+    return (
+        "in the client's process: a crash or hang of it takes the client along; "
+        "environment.isolate: true protects it"
+    )
+
+
+def _training(report: EnvironmentReport, config: Config) -> str:
+    name, kind = config.algorithm.name, report.spec.action.kind
+    settings: Any = getattr(config, name, None)
+    if name in BUILT_IN and kind not in settings.actions:
+        sections = AlgorithmSections()
+        others = [each for each in BUILT_IN if kind in getattr(sections, each).actions]
+        return f"{name} cannot learn these actions; give --algorithm {' or '.join(others)}"
+    run = config.run
+    rate = report.steps_per_second * max(1, run.clients) * config.environment.count
+    steps = f"{run.max_env_steps:,} env steps" if run.max_env_steps else "no planned end"
+    least = ""
+    if run.max_env_steps:
+        least = f"; the environment alone takes {_duration(run.max_env_steps / rate)}"
+    return f"{name}, {run.clients} clients, {steps}{least}"
