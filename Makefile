@@ -65,7 +65,7 @@ check-stack: .venv/.ready-stack  ## Lint the images' recipes and the compose fil
 stack-images:  ## Build the images of the stack, and get those of others.
 	tests/stack/images.sh
 
-test-chaos: .venv/.ready-chaos  ## Break whole systems for ten minutes; links in namespaces need root.
+test-chaos: .venv/.ready-chaos  ## Break whole systems for 40 minutes, then each trial; links in namespaces need root.
 	$(BIN)/python -m tests.chaos --all $(ARGS)
 	$(BIN)/python -m pytest -m chaos
 

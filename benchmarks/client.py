@@ -18,6 +18,7 @@ from soulsai.client.environment import AdaptedEnvironment, make
 from soulsai.client.isolation.environment import IsolatedEnvironment, start
 from soulsai.client.player import Player
 from soulsai.client.player_link import Outbox, PlayerProgress
+from soulsai.client.unconfirmed import UnconfirmedEntries
 from soulsai.client.uplink import Uplink
 from soulsai.config.schema import Config, RedisSettings, WatchdogSettings
 from soulsai.training_node.onnx_export import program, weights
@@ -112,7 +113,10 @@ def _play(
     progress = PlayerProgress()
     outbox = Outbox(64_000_000, time.monotonic)
     rng = random.Random(0)
-    with Uplink(wire, spec, graph, outbox, progress, position=position, rng=rng) as uplink:
+    unconfirmed = UnconfirmedEntries()
+    with Uplink(
+        wire, spec, graph, outbox, progress, position=position, rng=rng, unconfirmed=unconfirmed
+    ) as uplink:
         while uplink.instructions.actor is None:
             uplink.wait(uplink.instructions, 1.0)
         player = Player(

@@ -6,8 +6,15 @@ from types import SimpleNamespace
 import fakeredis
 import pytest
 
-from soulsai.wire.client_role import ClientRole
-from soulsai.wire.protocols import ClientWire, OperatorWire, TelemetryWire, TrainingWire
+from soulsai.wire.client_role import ClientRole, text_of
+from soulsai.wire.names import Keys
+from soulsai.wire.protocols import (
+    ClientWire,
+    OperatorWire,
+    Position,
+    TelemetryWire,
+    TrainingWire,
+)
 from soulsai.wire.redis.connection import RedisConnection
 from soulsai.wire.secrets import Server
 from soulsai.wire.signing import Signer, Verifier
@@ -32,6 +39,15 @@ class MemoryServer:
     @down.setter
     def down(self, down: bool) -> None:
         self._server.connected = not down
+
+    def lose(self, client: str, after: Position) -> None:
+        """Lose the entries of a stream after a position, as a killed server may."""
+        link, key = self.link(), Keys(self._run).experience(client)
+        entries = link.execute("XRANGE", key, "-", text_of(after))
+        link.execute("DEL", key)
+        for id, fields in entries:
+            link.execute("XADD", key, id, *fields)
+        link.close()
 
     def client(self, name: str, verifier: Verifier | None = None) -> ClientWire:
         wire = ClientRole(self.link(), self._run, name, verifier)

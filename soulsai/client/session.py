@@ -19,6 +19,7 @@ from soulsai.client.own_values import for_record, index_of, numbered, with_own
 from soulsai.client.player import Player
 from soulsai.client.player_link import Outbox, PlayerProgress
 from soulsai.client.spool import Spool, clean
+from soulsai.client.unconfirmed import UnconfirmedEntries
 from soulsai.client.uplink import Backoff, Uplink
 from soulsai.config.schema import Config
 from soulsai.errors import AccessDenied, EnvironmentFault, NoRun, WireError
@@ -32,6 +33,7 @@ from soulsai.types import (
     RunSpec,
     Spec,
 )
+from soulsai.wire.codec import encode_message, pack
 from soulsai.wire.protocols import ClientWire, Position
 from soulsai.wire.version import ProtocolRange, check_protocol
 
@@ -183,15 +185,15 @@ class _ClientContext(NamedTuple):
             environments=len(environments),
             crc=spec.crc,
         )
-        spool = self._spool(spec)
+        spool, unconfirmed = self._spool(spec), UnconfirmedEntries()
         try:
-            started = self._retry(lambda: self._say_hello(spec, hello, spool))
+            started = self._retry(lambda: self._say_hello(spec, hello, spool, unconfirmed))
             if started is None:
                 return "run"
             log.info(
                 "run=%s environment=%s count=%d values=%s", spec.run, id, len(environments), values
             )
-            over = self._run_player(spec, *started, values, environments, spool)
+            over = self._run_player(spec, *started, values, environments, spool, unconfirmed)
             if over == "run" and spool is not None:
                 spool.discard()
             return over
@@ -207,6 +209,7 @@ class _ClientContext(NamedTuple):
         values: ClientValues,
         environments: Sequence[PlayableEnvironment],
         spool: Spool | None,
+        unconfirmed: UnconfirmedEntries,
     ) -> str:
         """Play, and return the reason of the end."""
         outbox = Outbox(int(self.config.client.outbox_mb * 1e6), self.clock)
@@ -220,6 +223,7 @@ class _ClientContext(NamedTuple):
             progress,
             position=position,
             rng=self.jitter,
+            unconfirmed=unconfirmed,
             spool=spool,
             clock=self.clock,
         ) as uplink:
@@ -248,7 +252,7 @@ class _ClientContext(NamedTuple):
         return Spool(self.spools, spec, name, int(megabytes * 1e6))
 
     def _say_hello(
-        self, spec: RunSpec, hello: Hello, spool: Spool | None
+        self, spec: RunSpec, hello: Hello, spool: Spool | None, unconfirmed: UnconfirmedEntries
     ) -> tuple[Program, Position] | None:
         """Say hello; return ``None`` if another run has begun in the meantime.
 
@@ -256,9 +260,13 @@ class _ClientContext(NamedTuple):
         """
         if self.wire.spec().crc != spec.crc:
             return None
-        if spool and (sent := spool.deliver(self.wire)):
+        program = self.wire.program(spec)
+        unconfirmed.send(self.wire)  # after a failure of the attempt before
+        if spool and (sent := spool.deliver(self.wire, unconfirmed)):
             log.info("delivered=%d entries of an earlier process", sent)
-        return self.wire.program(spec), self.wire.hello(hello)
+        position = self.wire.hello(hello)
+        unconfirmed.add([(position, pack([encode_message(hello, spec)]))])
+        return program, position
 
     def _retry(self, call: Callable[[], Answer]) -> Answer | None:
         """Call until it succeeds; return ``None`` when stopped."""

@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
+from soulsai.client.unconfirmed import PUSH_BYTES, Entry, UnconfirmedEntries
 from soulsai.types import RunSpec
 from soulsai.wire.protocols import START, ClientWire, Position
 
 log = logging.getLogger(__name__)
 
 SUFFIX = ".sqlite3"
-PUSH_BYTES = 256_000  # sent in one round trip
 READ_BYTES = 4_000_000  # read, and later deleted, in one transaction
 KEPT_DAYS = 7  # after the last write, until the file of an abandoned run is removed
 _OLD_SUFFIX = ".spool"  # of the segment files of versions before SQLite
@@ -29,8 +29,6 @@ PRAGMA page_size = 32768; PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint =
 CREATE TABLE IF NOT EXISTS entries
     (epoch INTEGER, seq INTEGER, crc INTEGER, data BLOB, PRIMARY KEY (epoch, seq));
 """
-
-Entry = tuple[Position, bytes]
 
 
 class Spool:
@@ -129,15 +127,20 @@ class Spool:
             except sqlite3.Error as error:
                 self._fail("cannot be written", error)
 
-    def deliver(self, wire: ClientWire) -> int:
+    def deliver(self, wire: ClientWire, unconfirmed: UnconfirmedEntries) -> int:
         """Send all entries of an earlier process and return their number.
 
         They precede the hello of this process, because they are of an earlier epoch. An error of
         the wire is raised; the rest is sent by the next call.
+
+        Args:
+            wire: The server.
+            unconfirmed: Receives the entries that were sent.
         """
         sent = 0
         while entries := self.oldest():
             wire.push(entries, retry=True)
+            unconfirmed.add(entries)
             self.done(entries)
             sent += len(entries)
         return sent

@@ -13,6 +13,7 @@ from typing import Self
 from soulsai.client.actor import Actor
 from soulsai.client.player_link import Instructions, Outbox, PlayerProgress
 from soulsai.client.spool import Spool
+from soulsai.client.unconfirmed import PUSH_BYTES, Entry, UnconfirmedEntries
 from soulsai.errors import AccessDenied, NoRun, Unreachable, WireError
 from soulsai.types import Control, Episode, Fragment, Heartbeat, Pointer, Program, RunSpec
 from soulsai.wire.codec import encode_message, pack
@@ -22,7 +23,6 @@ log = logging.getLogger(__name__)
 
 ENTRY_BYTES = 16_000  # at which an entry is sent without waiting for more messages
 ENTRY_SECONDS = 0.02  # that a message waits for others in its entry
-PUSH_BYTES = 256_000  # of one round trip when there is a backlog
 POLL_SECONDS = 1.0  # between two reads of the pointer without a hint
 IMPATIENT_SECONDS = 0.25  # the same, while the player waits
 DAMAGED_SECONDS = 5.0  # until damaged weights are fetched again
@@ -30,8 +30,6 @@ RECONNECT_SECONDS = 3.0  # at most, between two attempts to connect
 GRACE_SECONDS = 2.0  # to send the queue at the end
 SPILL_SECONDS = 1.0  # without a server, between two writes of the queue to disk
 SPILL_BYTES = 200_000  # of an entry on disk; larger ones are fewer to send later
-
-Entry = tuple[Position, bytes]
 
 
 class Backoff:
@@ -72,6 +70,7 @@ class Uplink:
         *,
         position: Position,
         rng: random.Random,
+        unconfirmed: UnconfirmedEntries,
         spool: Spool | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -85,6 +84,8 @@ class Uplink:
             progress: The player's progress, for the heartbeat.
             position: The position of this session's hello.
             rng: Of the pauses between attempts to connect.
+            unconfirmed: Keeps entries until the training node has them; they are sent again after
+                each break of the connection.
             spool: Keeps the queue on disk while there is no server; its entries are sent first.
             clock: Monotonic seconds.
         """
@@ -100,6 +101,8 @@ class Uplink:
         self._instructions = Instructions()
         self._closing = False
         self._woken = False  # by the player
+        self._unconfirmed = unconfirmed  # earlier than all in the spool
+        self._broken = False  # the connection, since the unconfirmed entries were sent
         self._in_doubt: list[Entry] = []  # pushed without a reply; later than all in the spool
         self._spool = spool
         self._pushed = position  # the last position ever pushed
@@ -238,7 +241,13 @@ class Uplink:
             log.info("let in again by the training node")
 
     def _push(self, now: float) -> None:
-        """Send a piece of the spool; when it is empty, the entries in doubt and those due."""
+        """Send a piece of the spool; when it is empty, the entries in doubt and those due.
+
+        After a break of the connection, the unconfirmed entries are sent before.
+        """
+        if self._broken:
+            self._unconfirmed.send(self._wire)
+            self._broken = False
         if self._spool:
             entries = self._spool.oldest()
             self._send(entries)
@@ -267,12 +276,17 @@ class Uplink:
         again = entries[0][0] <= self._pushed
         self._pushed = max(self._pushed, entries[-1][0])
         self._wire.push(entries, retry=again)
+        self._unconfirmed.add(entries)
 
     def _spill(self, now: float) -> None:
         """Write the queue to disk, if the server is gone for a while."""
         if self._spool is None or now < self._spill_at:
             return
         self._spill_at = now + SPILL_SECONDS
+        stored = [] if self._spool else self._unconfirmed.take()
+        if stored and not self._spool.append(stored):
+            self._unconfirmed.add(stored)
+            return
         while self._in_doubt or len(self._outbox):
             if not self._in_doubt:
                 self._in_doubt = self._entries(beat=False, most=SPILL_BYTES)
@@ -314,6 +328,8 @@ class Uplink:
         """Read the pointer: to a newer version, or to another run."""
         pointer = self._wire.pointer()
         self._polled_at = now
+        if self._unconfirmed and (received := self._wire.received()):
+            self._unconfirmed.confirm(received)
         known = self._instructions.pointer
         if pointer is None or known is None or pointer.generation != known.generation:
             self._check_run()
@@ -364,6 +380,7 @@ class Uplink:
 
     def _on_lost(self, error: WireError) -> None:
         now = self._clock()
+        self._broken = self._broken or isinstance(error, Unreachable)
         if now >= self._retry_at:
             self._retry_at = now + self._backoff.next()
         if self._connected:

@@ -40,6 +40,8 @@ class ClientRole:
         self._pointer: Pointer | None = None  # the last one that was authentic
         self._forged = False
         self._connection = connection
+        self._made: int | None = None  # connections when entries were sent last
+        self._is_confirmed = True  # until we may not read it: an invite of an earlier release
         self._subscriber = Subscriber(connection, (self._keys.model, self._keys.control))
 
     def __repr__(self) -> str:
@@ -85,11 +87,19 @@ class ClientRole:
         except OldId as error:
             # Only the training node can repair that, by deleting the stream.
             raise Unreachable(f"our stream takes no more entries: {error}") from error
+        self._made = self._connection.made
         return position
 
     def push(self, entries: Sequence[tuple[Position, bytes]], retry: bool = False) -> None:
         commands = [self._add(text_of(position), data) for position, data in entries]
-        for reply in self._connection.execute_all(commands) if commands else ():
+        if not commands:
+            return
+        try:
+            replies = self._connection.execute_all(commands, self._made)
+        except WireError:
+            self._made = self._connection.made  # the caller sends again
+            raise
+        for reply in replies:
             if isinstance(reply, OldId):
                 if not retry:
                     raise Superseded(
@@ -146,6 +156,17 @@ class ClientRole:
         except AccessDenied:  # an invite of an earlier release has no right to read it
             return ""
         return notice.decode("utf-8", "replace")
+
+    def received(self) -> Position | None:
+        if not self._is_confirmed:
+            return None
+        try:
+            return position_of(self._fetch(self._keys.received(self._client), _SMALL_BYTES))
+        except AccessDenied:
+            self._is_confirmed = False
+            return None
+        except ValueError:
+            return None
 
     def wake(self) -> None:
         self._subscriber.wake()

@@ -101,6 +101,10 @@ class Keys:
         """Return the key of the training node's notice for one client (string)."""
         return f"{self.prefix}notice:{client}"
 
+    def received(self, client: str) -> str:
+        """Return the key of the ``Position`` up to which a client's entries were read (string)."""
+        return f"{self.prefix}received:{client}"
+
     @property
     def event(self) -> str:
         """Channel: ``Event``."""
@@ -156,7 +160,7 @@ _RIGHTS: dict[Role, str] = {
     "client": (
         f"{_LINK} &{_RUN}model &{_RUN}control +subscribe "
         f"(%R~{_RUN}spec %R~{_RUN}program %R~{_RUN}manifest %R~{_RUN}model* %R~{_RUN}control "
-        f"%R~{_RUN}notice:{{client}} +getrange) "
+        f"%R~{_RUN}notice:{{client}} %R~{_RUN}received:{{client}} +getrange) "
         f"(%W~{_RUN}exp:{{client}} +xadd)"
     ),
     # For monitoring the server; it sees no key. Never CONFIG: it prints passwords.

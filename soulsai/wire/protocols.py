@@ -72,7 +72,13 @@ class ClientWire(Protocol):
 
         Raises:
             Superseded: Without ``retry``, a position is taken: another process uses the name.
+            Unreachable: Not all entries are stored. It is also raised once, before anything is
+                sent, on a connection that is newer than the last call: a server that was restarted
+                may have lost entries that it had stored, and takes none before its last.
         """
+
+    def received(self) -> Position | None:
+        """Return the position up to which the training node has confirmed the client's entries."""
 
     def pointer(self) -> Pointer | None:
         """Return the pointer to the newest weights, or ``None`` before the first version."""
@@ -143,6 +149,9 @@ class TrainingWire(Protocol):
         Returns:
             The number of deleted entries of each client.
         """
+
+    def confirm(self, upto: Mapping[str, Position]) -> None:
+        """Tell each client the position up to which it need not keep its entries any longer."""
 
     def forget(self, client: str) -> None:
         """Delete a client's stream."""

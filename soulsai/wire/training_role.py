@@ -37,6 +37,7 @@ from soulsai.wire.weights import (
 _STATUS_SECONDS = 10
 _REPLY_SECONDS = 60
 _OLD_VERSION_SECONDS = 300
+_RECEIVED_SECONDS = 60
 _OLD_VERSIONS_BYTES = 128 * 2**20  # superseded weights beyond this are deleted at once
 _EPISODES = 10_000
 _COMMANDS = 64  # taken per call
@@ -97,8 +98,9 @@ class TrainingRole:
         check_spec(spec)
         if spec.program_sha256 != program_digest(program):
             raise WireError("spec.program_sha256 is not wire.weights.program_digest(program)")
-        if fresh or not self._holds(spec.run):
+        if fresh or self._holds_other(spec.run):
             self._remove("exp:*")
+            self._remove("received:*")
             self._remove("model*")
             self._connection.execute("UNLINK", self._keys.episodes, self._keys.status)
         generation = int(self._connection.execute("INCR", self._keys.generation))
@@ -117,12 +119,16 @@ class TrainingRole:
         self.tell(Control("resume"))
         return generation
 
-    def _holds(self, run: str) -> bool:
+    def _holds_other(self, run: str) -> bool:
+        """Return whether another run is published.
+
+        Without any, the server has lost its data, and clients may have sent theirs again.
+        """
         published = self._connection.execute("GET", self._keys.spec)
         try:
-            return published is not None and decode(published, RunSpec).run == run
+            return published is not None and decode(published, RunSpec).run != run
         except WireError:
-            return False
+            return True
 
     def generation(self) -> int:
         return int(self._connection.execute("GET", self._keys.generation) or 0)
@@ -212,6 +218,12 @@ class TrainingRole:
             for client, position in upto.items()
         )
         return dict(zip(upto, map(int, replies), strict=True))
+
+    def confirm(self, upto: Mapping[str, Position]) -> None:
+        self._all(
+            ("SET", self._keys.received(client), text_of(position), "EX", _RECEIVED_SECONDS)
+            for client, position in upto.items()
+        )
 
     def forget(self, client: str) -> None:
         self._connection.execute("UNLINK", self._keys.experience(client))

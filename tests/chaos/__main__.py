@@ -14,7 +14,7 @@ from .links import NetworkLinks
 from .page import page
 from .program import bars, run
 from .proxy import ProxyLinks
-from .stage import Stage
+from .stage import ALGORITHMS, Stage
 from .trial import Impossible
 from .trials import IN_ROUNDS, LONG, TRIALS
 
@@ -27,10 +27,11 @@ def main():
     parser.add_argument("--faults", type=int, default=50)
     parser.add_argument("--minutes", type=float, help="default 10; of a soak 60")
     parser.add_argument("--clients", type=int, default=3)
+    parser.add_argument("--algorithm", choices=sorted(ALGORITHMS), default="dqn")
     parser.add_argument("--keep", type=Path, help="folder for all that was written")
     parser.add_argument("--proxy", action="store_true", help="no namespaces, even if we could")
     parser.add_argument("--trial", choices=sorted(TRIALS | LONG), help="one fault, done thoroughly")
-    parser.add_argument("--all", action="store_true", help="the run under fire, and all trials")
+    parser.add_argument("--all", action="store_true", help="all algorithms under fire, all trials")
     parser.add_argument("--page", type=Path, help="with --all: write the table of faults there")
     parser.add_argument("--rounds", type=int, help=f"with --trial {' or '.join(IN_ROUNDS)}")
     given = parser.parse_args()
@@ -64,7 +65,8 @@ def _everything(given):
     proxy = ["--proxy"] if given.proxy else []
     fire = ["--seed", str(given.seed), "--faults", str(given.faults)]
     fire += ["--minutes", str(given.minutes), "--clients", str(given.clients)]
-    runs = {"fire": fire, **{name: ["--trial", name] for name in TRIALS}}
+    fires = {f"fire {name}": [*fire, "--algorithm", name] for name in ALGORITHMS}
+    runs = fires | {name: ["--trial", name] for name in TRIALS}
     told, failed, not_tried = {}, [], []
     for name, words in runs.items():
         say(f"-- {name}")
@@ -77,8 +79,9 @@ def _everything(given):
         if done.stdout.strip():
             told[name] = json.loads(done.stdout.splitlines()[-1])
             print(json.dumps({name: told[name]}), flush=True)
-    if given.page and "fire" in told:
-        given.page.write_text(page(told.pop("fire"), list(told.values())))
+    if given.page and fires.keys() <= told.keys():
+        under_fire = [told.pop(name) for name in fires]
+        given.page.write_text(page(under_fire, list(told.values())))
     print(json.dumps({"runs": len(runs), "failed": failed, "not_tried": not_tried}))
     return 1 if failed else 0
 
@@ -86,7 +89,7 @@ def _everything(given):
 def _fire(given, folder, links):
     seconds = 60 * given.minutes
     planned = plan(given.seed, given.faults, seconds, given.clients)
-    with Stage(folder, links, clients=given.clients) as stage:
+    with Stage(folder, links, clients=given.clients, algorithm=given.algorithm) as stage:
         return run(stage, planned, seconds, seed=given.seed, say=say)
 
 

@@ -1,4 +1,4 @@
-"""The product with a bug of our choice, to see whether the ledger finds it.
+"""The product with a witness, or with a bug of our choice, to see whether the ledger finds it.
 
 ``python -m tests.chaos.broken`` takes the place of ``python -m soulsai``, and the variable
 ``CHAOS_BUG`` says which bug it is to have; a player looks at it, too.
@@ -12,6 +12,7 @@ from soulsai.wire.client_role import ClientRole
 from soulsai.wire.protocols import Position
 from soulsai.wire.training_role import TrainingRole
 
+from . import witness
 from .stage import BUG
 
 
@@ -78,7 +79,32 @@ def renumbered():
     ClientRole.push = push_anew
 
 
-BUGS = {bug.__name__: bug for bug in (early_trim, early_positions, torn_checkpoints, renumbered)}
+def forgetful():
+    """A client forgets what the server has acknowledged."""
+    from soulsai.client.unconfirmed import UnconfirmedEntries
+
+    UnconfirmedEntries.add = lambda self, entries: None
+
+
+def unfinished_batch():
+    """A checkpoint of PPO lacks the fragments that wait for a whole batch."""
+    from soulsai.algorithms.ppo.batches import Batches
+
+    state_dict = Batches.state_dict
+    Batches.state_dict = lambda self: {**state_dict(self), "waiting": []}
+
+
+BUGS = {
+    bug.__name__: bug
+    for bug in (
+        early_trim,
+        early_positions,
+        torn_checkpoints,
+        renumbered,
+        forgetful,
+        unfinished_batch,
+    )
+}
 
 
 def seed():
@@ -91,4 +117,5 @@ if __name__ == "__main__":
     from soulsai.__main__ import main
 
     seed()
+    witness.install()
     main()

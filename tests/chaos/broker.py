@@ -1,6 +1,7 @@
 """A real Redis or Valkey, set up as the product sets one up, that may be killed and wiped."""
 
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -17,6 +18,11 @@ from soulsai.wire.redis.embedded_server import _start, find_binary
 from soulsai.wire.secrets import server_for, write_secret
 
 START_SECONDS = 30.0
+_WORD = rb"\$\d+\r\n%s\r\n"
+_XADD = re.compile(
+    rb"(?i)XADD\r\n" + _WORD % rb"(\S+)" + _WORD % b"MAXLEN" + _WORD % rb"[~=]" + _WORD % rb"\d+"
+    + _WORD % rb"(\d+-\d+)"
+)  # fmt: skip
 
 
 class Broker:
@@ -65,6 +71,19 @@ class Broker:
         """End it as a crash would."""
         self._process.kill()
         self._process.wait()
+
+    def written(self):
+        """Return the file that the server appends to, and its size."""
+        file = max(
+            self.data.glob("appendonlydir/*.incr.aof"), key=lambda path: path.stat().st_mtime
+        )
+        return file, file.stat().st_size
+
+    def last_written(self):
+        """Return the id of the last entry of each stream in that file, by the stream's key."""
+        return {
+            key.decode(): id.decode() for key, id in _XADD.findall(self.written()[0].read_bytes())
+        }
 
     def wipe(self):
         """Remove what a killed server has kept."""

@@ -1,5 +1,6 @@
 """What may go wrong, when, and for how long: drawn from a seed, and so repeatable."""
 
+import os
 import random
 import signal
 import time
@@ -22,6 +23,7 @@ KINDS = {
     "cut telemetry": (1, 0.5, 4.0),
     "kill redis while cut": (2, 1.0, 3.0),  # half-open connections
     "second learner": (1, 0.0, 0.0),
+    "rewind redis": (2, 0.5, 2.0),  # killed, and its file lacks the last seconds
 }
 LEARNER_KILLS = ("kill learner", "kill learner while saving")
 APART_SECONDS = 31.0  # in which no child is killed thrice: the product takes that for a loop
@@ -36,6 +38,7 @@ class Fault:
     at: float  # seconds since the beginning
     seconds: float
     client: int = 0  # which, counted from zero
+    written: tuple = ()  # the server's file and its size, when the fault began
     began: float = 0.0  # seconds since the epoch
     ended: float = 0.0
 
@@ -83,6 +86,8 @@ class Nemesis:
             self._restart_broker()
         elif fault.kind == "second learner":
             self._stage.learner.double()
+        elif fault.kind == "rewind redis":
+            fault.written = self._stage.broker.written()
         elif victim == "redis":
             self._broker(what)
         else:
@@ -97,6 +102,10 @@ class Nemesis:
                 self._stage.links.heal(child.name)
         elif fault.kind == "pause redis":
             self._stage.broker.signal(signal.SIGCONT)
+        elif fault.kind == "rewind redis":
+            self._stage.broker.kill()
+            os.truncate(*fault.written)
+            self._stage.broker.start()
         elif fault.kind == "second learner":
             if self._stage.learner.replaced() is None:
                 return False

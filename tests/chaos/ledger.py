@@ -3,7 +3,8 @@
 The clients' side is written by the client processes themselves, around the call that appends to
 their stream: what is to be sent before it, that it was acknowledged after it. The learner's side is
 the replay of a checkpoint, in which every transition carries its stamp: what was learnt from, and
-not a counter that a fault could spoil in the same way as the thing it counts.
+not a counter that a fault could spoil in the same way as the thing it counts. PPO has no replay: a
+witness notes the stamps of what it was given and of its batches, and is saved with it.
 """
 
 import json
@@ -19,10 +20,12 @@ from soulsai.wire.codec import decode_entry
 from soulsai.wire.protocols import Entry
 
 from .stamps import names
+from .witness import NAME as WITNESS
+from .witness import joined
 
 NONE = np.zeros(0, np.int64)
 PROGRESS = "progress.json"
-REPLAY = "replay.safetensors"
+REPLAY = "replay"
 
 
 class RecordingWire:
@@ -88,19 +91,48 @@ def read(paths):
     sent, acked, entries = [], [], 0
     for path in paths:
         pending = {}
-        for line in path.read_bytes().splitlines():
-            try:
-                note = json.loads(line)
-            except ValueError:
-                continue
-            places = [tuple(entry) for entry in note["entries"]]
-            if note["is"] == "sent":
-                pending |= dict(zip(places, note["steps"], strict=True))
-                sent += [steps for ranges in note["steps"] for steps in ranges]
-            elif note["is"] == "acked":
-                acked += [steps for place in places for steps in pending[place]]
+        for what, steps, places in _notes(path):
+            if what == "sent":
+                pending |= dict(zip(places, steps, strict=True))
+                sent += [each for ranges in steps for each in ranges]
+            elif what == "acked":
+                acked += [each for place in places for each in pending[place]]
                 entries += len(places)
     return Claims(_names(sent), _names(acked), entries)
+
+
+def _notes(path):
+    """Yield the kind, the steps and the positions of each whole line of a ledger."""
+    for line in path.read_bytes().splitlines():
+        try:
+            note = json.loads(line)
+        except ValueError:
+            continue
+        yield note["is"], note["steps"], [tuple(entry) for entry in note["entries"]]
+
+
+def repeated(paths):
+    """Return how many entries were sent again after they were acknowledged."""
+    again = 0
+    for path in paths:
+        acked = set()
+        for what, _, places in _notes(path):
+            again += len(acked & set(places)) if what == "sent" else 0
+            acked |= set(places) if what == "acked" else set()
+    return again
+
+
+def acknowledged_after(paths, position):
+    """Return how many env steps were acknowledged in entries after a position."""
+    sent, acked = {}, set()
+    for path in paths:
+        for what, steps, places in _notes(path):
+            if what == "sent":
+                sent |= dict(zip(places, steps, strict=True))
+            elif what == "acked":
+                acked |= set(places)
+    later = [sent[place] for place in acked if place > position]
+    return sum(count for ranges in later for _, count in ranges)
 
 
 def durations(paths, what):
@@ -115,19 +147,45 @@ def _names(ranges):
     return np.unique(np.concatenate(parts)) if parts else NONE
 
 
+@dataclass(frozen=True)
+class Account:
+    """What a checkpoint says about the steps that its learner was given."""
+
+    held: np.ndarray  # the names of all steps that it holds or has learnt from, in order
+    progress: dict
+    unaccounted: int = 0  # steps that were given, and neither learnt, nor dropped, nor wait
+
+
 def counted(checkpoint):
-    """Return the steps in a checkpoint's replay, in order, and its progress; it must be whole."""
+    """Return the account of a checkpoint, which must be whole."""
     if fault := atomic_folders.damage(checkpoint):
         raise ValueError(f"{checkpoint}: {fault}")
     progress = json.loads(atomic_folders.read(checkpoint, PROGRESS))
-    for path in checkpoint.glob("*.safetensors"):
-        content = state_file.decode(path.read_bytes())
-        if path.name == REPLAY:
-            ring = content["ring"]
+    parts = {
+        path.stem: state_file.decode(path.read_bytes()) for path in checkpoint.glob("*.safetensors")
+    }
+    if WITNESS in parts:
+        given = np.sort(parts[WITNESS]["given"])
+        return Account(given, progress, unaccounted(parts[WITNESS], parts["batches"]))
+    ring = parts[REPLAY]["ring"]
     (stamps,) = (rows for name, rows in ring["columns"].items() if name.startswith("obs."))
     if ring["added"] != len(stamps):
         raise ValueError(f"{checkpoint}: its replay is too small to be a ledger")
-    return np.sort(names(stamps)), progress
+    return Account(np.sort(names(stamps)), progress)
+
+
+def unaccounted(witness, batches):
+    """Return how many steps differ between what PPO was given and where it says that they are.
+
+    Each step was learnt from once, or waits for its batch, or is counted as dropped.
+    """
+    waiting = [names(stamps[:-1]) for f in batches["waiting"] for stamps in f["obs"].values()]
+    placed = joined([witness["learnt"], *waiting])
+    once = np.unique(placed)
+    rest = np.setdiff1d(witness["given"], once)
+    dropped = sum(batches["dropped"][kind] for kind in ("stale", "overflow", "greedy"))
+    never_given = np.setdiff1d(once, witness["given"])
+    return len(placed) - len(once) + abs(len(rest) - dropped) + len(never_given)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ class Result:
 
     seed: int
     links: str
+    algorithm: str = "dqn"
     minutes: float = 0.0
     faults: int = 0
     accepted: int = 0
@@ -32,6 +33,7 @@ class Result:
     double_counted: int = 0
     never_sent: int = 0
     miscounted: int = 0
+    unaccounted: int = 0
     checkpoints: int = 0
     unloadable_checkpoints: int = 0
     downtime_median_s: float = 0.0
@@ -52,6 +54,7 @@ def bars(result):
         "double_counted": result.double_counted,
         "never_sent": result.never_sent,
         "miscounted": result.miscounted,
+        "unaccounted": result.unaccounted,
         "unloadable_checkpoints": result.unloadable_checkpoints,
         "windows_without_progress": result.windows_without_progress,
     }
@@ -70,7 +73,7 @@ def bars(result):
 
 def run(stage, planned, seconds, *, seed=0, calm=CALM_SECONDS, say=lambda line: None):
     """Let a run suffer planned faults within so many seconds; return the result."""
-    result = Result(seed, stage.links.kind, minutes=seconds / 60)
+    result = Result(seed, stage.links.kind, stage.algorithm, minutes=seconds / 60)
     began = time.monotonic()
     with Watch(stage) as watch:
         stage.start()
@@ -174,6 +177,7 @@ def judge(stage, watch, planned, span, result):
     result.acked_lost, result.never_sent = verdict.acked_lost, verdict.never_sent
     result.miscounted = verdict.miscounted
     result.double_counted = max(verdict.double_counted, watch.doubled)
+    result.unaccounted = watch.unaccounted
     _measure(watch, done, span, result)
 
 
@@ -181,8 +185,8 @@ def reckon(stage):
     """Compare what all clients say with the newest checkpoint; return how, and its progress."""
     claims = ledger.read(sorted(stage.ledgers.iterdir()))
     newest = atomic_folders.numbered(stage.run_folder / "checkpoints")[-1]
-    held, progress = ledger.counted(newest)
-    return ledger.compare(claims, held, progress["env_steps"]), progress
+    account = ledger.counted(newest)
+    return ledger.compare(claims, account.held, account.progress["env_steps"]), account.progress
 
 
 def _measure(watch, done, span, result):

@@ -21,22 +21,32 @@ from .links import US
 ROOT = Path(__file__).parents[2]
 LEARNER, TELEMETRY = "learner", "telemetry"
 SETTINGS = (
-    f"environment.id={stamps.__file__}:Stamped",
-    "environment.realtime=true",  # clients play on, whatever happens to the learner
     "run.max_env_steps=0",
     "run.seed=1",
-    "algorithm.name=dqn",
-    "dqn.hidden=32",
-    "dqn.quantiles=1",
-    "dqn.n_step=1",  # so that a step is a transition as soon as it is counted
-    "dqn.prioritized=false",
-    "dqn.capacity=4000000",  # all there will be: the replay is the learner's ledger
-    "dqn.learning_starts=200",
-    "dqn.replay_ratio=0.25",
-    "checkpoint.every=100",
     "telemetry.figure_every=100000",
     "web.enabled=false",
 )
+REPLAYS = (  # of algorithms with a replay, which is the learner's ledger
+    "environment.realtime=true",  # clients play on, whatever happens to the learner
+    "{0}.hidden=32",
+    "{0}.n_step=1",  # so that a step is a transition as soon as it is counted
+    "{0}.prioritized=false",
+    "{0}.capacity=4000000",  # all there will be
+    "{0}.learning_starts=200",
+    "{0}.replay_ratio=0.25",
+    "checkpoint.every=100",
+)
+ROLLOUTS = ("ppo.batch_steps=256", "ppo.epochs=2", "checkpoint.every=2")
+ALGORITHMS = {
+    "dqn": ("dqn", "Stamped", (*REPLAYS, "dqn.quantiles=1")),
+    "sac": ("sac", "StampedBox", (*REPLAYS, "sac.quantiles=1", "sac.drop=0", "sac.batch_size=32")),
+    "ppo": ("ppo", "Stamped", (*ROLLOUTS, "ppo.hidden=32")),  # clients wait for the learner
+    "recurrent": (  # and here they do not
+        "ppo",
+        "Stamped",
+        (*ROLLOUTS, "ppo.hidden=32", "ppo.memory=16", "environment.realtime=true"),
+    ),
+}
 PLAYER = "tests.chaos.player"
 BUG = "CHAOS_BUG"  # the variable that names a bug which the product is to have
 ENDING_SECONDS = 60.0
@@ -99,7 +109,10 @@ class Stage:
         memory_mb=256,
         bug="",
         environ=None,
+        algorithm="dqn",
+        binary=None,
     ):
+        self.algorithm = algorithm
         self.folder, self.links = folder, links
         self.saves, self.logs, self.ledgers = (folder / n for n in ("saves", "logs", "ledgers"))
         for path in (self.saves, self.logs, self.ledgers):
@@ -110,6 +123,7 @@ class Stage:
             links.listen(),
             durable=durable,
             memory_mb=memory_mb,
+            binary=binary,
         )
         self._sets = sets
         self._step_delay = step_delay
@@ -120,7 +134,7 @@ class Stage:
             BUG: bug,
             **(environ or {}),
         }
-        learner = "tests.chaos.broken" if bug else "soulsai"
+        learner = "tests.chaos.broken" if bug or algorithm not in ("dqn", "sac") else "soulsai"
         self.learner = self._actor(LEARNER, self._learner_words, learner)
         self.telemetry = self._actor(TELEMETRY, self._telemetry_words)
         self.clients = [self.client(number) for number in range(1, clients + 1)]
@@ -154,7 +168,10 @@ class Stage:
 
     def config(self, who=US):
         """Return the settings of one of us."""
-        sets = [*SETTINGS, *self._sets, f"run.saves={self.saves}"]
+        name, environment, settings = ALGORITHMS[self.algorithm]
+        sets = [f"algorithm.name={name}", f"environment.id={stamps.__file__}:{environment}"]
+        sets += [*SETTINGS, *(setting.format(name) for setting in settings), *self._sets]
+        sets += [f"run.saves={self.saves}"]
         sets += [f"redis.url={self.links.url(who)}", f"redis.secrets={self.broker.secrets}"]
         config = load(None, {}, sets)
         client = ClientSettings(name=who, outbox_mb=config.client.outbox_mb)

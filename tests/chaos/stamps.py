@@ -56,6 +56,15 @@ class Stamped(gymnasium.Env):
         return np.array([self._who, self._life, self._count, self._count % 2], np.float32)
 
 
+class StampedBox(Stamped):
+    """The same with a continuous action: its sign is to tell the last bit of the counter."""
+
+    action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+    def step(self, action):
+        return super().step(float(action[0]) > 0)
+
+
 def names(stamps):
     """Return one number per stamp [N, 4] that no other step of any client has."""
     who, life, count = (stamps[:, column].astype(np.int64) for column in range(3))

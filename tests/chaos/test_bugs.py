@@ -13,14 +13,18 @@ FOUND = {
     "early_positions": ([Fault("kill learner", 1.0, 0.0)], "double_counted"),
     "torn_checkpoints": ([Fault("kill learner while saving", 1.0, 0.0)], "unloadable_checkpoints"),
     "renumbered": ([Fault("pause redis", 1.0, 7.0)], "double_counted"),
+    "forgetful": ([Fault("rewind redis", 1.0, 1.5)], "acked_lost"),
+    "unfinished_batch": ([Fault("kill learner", 1.0, 0.0)], "unaccounted"),
 }
+ALGORITHM = {"unfinished_batch": "recurrent"}
 
 
 def suffer(folder, bug, faults):
     """Return the figures of a short run with a bug."""
     links = ProxyLinks()
     try:
-        with Stage(folder, links, clients=2, bug=bug) as stage:
+        algorithm = ALGORITHM.get(bug, "dqn")
+        with Stage(folder, links, clients=2, bug=bug, algorithm=algorithm) as stage:
             return run(stage, faults, 3.0, calm=2.0)
     finally:
         links.close()

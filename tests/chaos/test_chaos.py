@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from .stage import ALGORITHMS
+
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.chaos
-def test_twenty_faults_lose_nothing_and_count_nothing_twice(tmp_path):
+@pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
+def test_twenty_faults_lose_nothing_and_count_nothing_twice(tmp_path, algorithm):
     done = subprocess.run(
         [sys.executable, "-m", "tests.chaos", "--faults", "20", "--minutes", "0.6", "--seed", "7",
-         "--keep", str(tmp_path / "run")],
+         "--algorithm", algorithm, "--keep", str(tmp_path / "run")],
         cwd=ROOT, capture_output=True, text=True, timeout=280,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

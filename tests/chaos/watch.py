@@ -34,6 +34,7 @@ class Watch(Beside):
         self.whole = {}  # checkpoints that could be loaded: name -> env steps
         self.broken = {}  # and those that could not: name -> why
         self.doubled = 0  # steps that are in a checkpoint more than once
+        self.unaccounted = 0  # steps of which a checkpoint does not say where they are
         self._stage = stage
         self._read_checkpoints = read_checkpoints
 
@@ -68,13 +69,15 @@ class Watch(Beside):
     def inspect(self, path):
         """Load a checkpoint, and note what is wrong with it."""
         try:
-            held, progress = counted(path)
+            account = counted(path)
         except Exception as error:
             if path.exists():  # and was not removed, to keep only the newest
                 self.broken[path.name] = str(error)
             return
-        self.doubled = max(self.doubled, len(held) - len(set(held.tolist())))
-        self.whole[path.name] = progress["env_steps"]
+        held = account.held.tolist()
+        self.doubled = max(self.doubled, len(held) - len(set(held)))
+        self.unaccounted = max(self.unaccounted, account.unaccounted)
+        self.whole[path.name] = account.progress["env_steps"]
 
 
 class Yardstick(Beside):

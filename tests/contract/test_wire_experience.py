@@ -148,6 +148,40 @@ def test_trimming_deletes_up_to_a_position_and_no_further(wire, node):
     node.trim({"nobody": positions[0]})
 
 
+def test_a_client_reads_up_to_where_it_is_confirmed(wire, node):
+    client, other = wire.client("c1"), wire.client("c2")
+    assert client.received() is None
+    positions = next_positions(client.hello(HELLO), 2)
+    node.confirm({"c1": positions[0]})
+    assert (client.received(), other.received()) == (positions[0], None)
+    node.confirm({"c1": positions[1], "c2": START})
+    assert (client.received(), other.received()) == (positions[1], START)
+    wire.training().open(SPEC, PROGRAM, fresh=True)
+    assert client.received() is None
+
+
+def test_a_new_connection_is_told_once_before_anything_is_sent_over_it(wire, node):
+    client = wire.client("c1")
+    positions = next_positions(client.hello(HELLO), 4)
+    push(client, positions[:1])
+    for connection in client._connection._idle:
+        connection.disconnect()  # as if closed by the server: it is found closed by the next call
+    client._connection._idle.clear()
+    assert client.pointer() is None  # whatever comes first
+    with pytest.raises(Unreachable, match="made again"):
+        push(client, positions[2:])
+    push(client, positions[:2], retry=True)
+    push(client, positions[2:])
+    assert [entry.position for entry in node.read({"c1": START}, 1)][1:] == positions
+
+
+def test_a_server_that_has_lost_the_run_keeps_what_clients_have_sent_again(wire, node):
+    position = wire.client("c1").hello(HELLO)
+    node._connection.execute("UNLINK", *(f"{node._keys.prefix}{key}" for key in ("spec", "model")))
+    wire.training().open(SPEC, PROGRAM, fresh=False)
+    assert [entry.position for entry in node.read({"c1": START}, 1)] == [position]
+
+
 def test_a_client_that_is_forgotten_can_come_back(wire, node):
     client = wire.client("c1")
     client.hello(HELLO)

@@ -20,6 +20,8 @@ PLACES = {
     "control": KEYS.control,
     "own notice": KEYS.notice("lab"),
     "notice": KEYS.notice("other"),
+    "own received": KEYS.received("lab"),
+    "received": KEYS.received("other"),
     "event": KEYS.event,
     "own": KEYS.experience("lab"),
     "exp": KEYS.experience("other"),
@@ -58,6 +60,7 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
     "client": {
         "getrange": {
             "spec", "program", "manifest", "model", "piece", "control", "own notice", "notice",
+            "own received", "received",
         },
         "xadd": {"own", "exp"},
         "subscribe": {"model", "control"},
@@ -65,7 +68,10 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
     "metrics": {},
     "admin": {"unlink": {"own", "exp", "own notice", "notice"}},
     "c-lab": {
-        "getrange": {"spec", "program", "manifest", "model", "piece", "control", "own notice"},
+        "getrange": {
+            "spec", "program", "manifest", "model", "piece", "control", "own notice",
+            "own received",
+        },
         "xadd": {"own"},
         "subscribe": {"model", "control"},
     },

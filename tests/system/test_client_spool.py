@@ -116,3 +116,22 @@ def test_the_same_life_delivers_it_too(tmp_path):
     assert steps == list(range(len(steps)))
     assert node.of(Heartbeat)[-1].steps == len(steps)
     assert not spool.exists() or spooled(spool) == 0
+
+
+def test_what_a_killed_server_had_not_written_yet_arrives_once_all_the_same(server, tmp_path):
+    """The server has acknowledged entries that are not in its file, as on a busy disk."""
+    node = Node(Place(server), fragment_seconds=0.2)
+    (file,) = (tmp_path / "server").glob("appendonlydir/*.incr.aof")
+    with client(server, tmp_path / "spool"):
+        until(lambda: node.listen() > 100)
+        read, written = node.listen(), file.stat().st_size
+        until(lambda: file.stat().st_size > written + 10_000)
+        kill(server)
+        os.truncate(file, written)
+        node.wire.close()
+        server.restart()
+        node.wire = Place(server).training()
+        until(lambda: node.listen() > read + 500)
+    (steps,) = epochs(node).values()
+    assert steps == list(range(len(steps)))
+    assert node.rejected == []

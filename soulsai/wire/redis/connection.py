@@ -78,6 +78,7 @@ class RedisConnection:
         self._idle: deque[Any] = deque()  # kept here, because asking the pool takes 10 us longer
         self._closed = False
         self._checks_scheme = True  # until a connection has been made
+        self.made = 0  # connections so far, of all threads
 
     def __repr__(self) -> str:
         return f"RedisConnection({self._server.url!r})"
@@ -89,18 +90,25 @@ class RedisConnection:
             raise reply
         return reply
 
-    def execute_all(self, commands: Sequence[RedisCommand]) -> list[Any]:
+    def execute_all(self, commands: Sequence[RedisCommand], made: int | None = None) -> list[Any]:
         """Send commands in batches and return one reply per command, errors in their places.
+
+        Args:
+            commands: The commands.
+            made: The value of ``made`` at an earlier time; nothing is sent if it is another now.
 
         Raises:
             Unreachable: A reply is missing. The number of executed commands is then unknown.
         """
         with self._borrowed() as connection:
+            is_known = made in (None, self.made)
             replies: list[Any] = []
-            for batch in batches(commands):
+            for batch in batches(commands) if is_known else ():
                 connection.send_packed_command(connection.pack_commands(batch))
                 replies += [self._reply(connection) for _ in batch]
-            return replies
+        if not is_known:
+            raise Unreachable(f"the connection to {self._server.url} was lost, and is made again")
+        return replies
 
     def subscribe(self, channels: Sequence[str]) -> PubSub:
         """Return a new subscription to channels; its methods raise errors of redis-py."""
@@ -218,6 +226,11 @@ class RedisConnection:
         self._client.connection_pool.release(connection)
 
     def _connected(self) -> Any:
+        connection = self._new_connection()
+        self.made += 1
+        return connection
+
+    def _new_connection(self) -> Any:
         connection: Any
         try:
             connection = self._client.connection_pool.get_connection()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from soulsai.client.spool import Spool, clean
+from soulsai.client.unconfirmed import UnconfirmedEntries
 from soulsai.errors import Unreachable
 from soulsai.types import Fragment, Hello
 from soulsai.wire.codec import decode_entry, encode_message, pack
@@ -208,7 +209,7 @@ class Lives(RuleBasedStateMachine):
         self.wire.spec()
         self.spool = Spool(self.folder, RUN, "c", 10**8)
         self.server.down = False
-        self.spool.deliver(self.wire)
+        self.spool.deliver(self.wire, UnconfirmedEntries())
         self.position = self.wire.hello(Hello(RUN.run, 1, "", "", 1, RUN.crc))
 
     def seal(self):
@@ -258,7 +259,7 @@ class Lives(RuleBasedStateMachine):
             self.server.client("c").push([(Position(1, 1), b"x")])
         if spool:
             with pytest.raises(Unreachable):
-                spool.deliver(self.server.client("c"))
+                spool.deliver(self.server.client("c"), UnconfirmedEntries())
         spool.close()
         self.server.down = False
         self.start()

@@ -4,6 +4,7 @@ import pytest
 
 from soulsai.client import uplink as module
 from soulsai.client.spool import Spool
+from soulsai.client.unconfirmed import UnconfirmedEntries
 from soulsai.errors import ServerFull, Superseded, Unreachable
 from soulsai.types import Episode
 from tests.unit.client.uplink_cases import RUN, House, episode, fragment, raises, until
@@ -73,7 +74,9 @@ def test_what_is_in_doubt_is_counted_once_even_by_the_next_life(spool, tmp_path,
     stored = house.clocks()
     assert stored == ([1] if when == "after" else [])
     again = Spool(tmp_path, RUN, "c", 10**8)
-    again.deliver(house.wire)
+    wire = house.server.client("c")
+    wire.spec()
+    again.deliver(wire, UnconfirmedEntries())
     again.close()
     assert house.clocks() == [1, 2]
 

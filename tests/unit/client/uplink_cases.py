@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from soulsai.client.player_link import Outbox, PlayerProgress
+from soulsai.client.unconfirmed import UnconfirmedEntries
 from soulsai.client.uplink import Uplink
 from soulsai.testing.policy import toy_run
 from soulsai.types import EnvironmentOffer, Episode, Fragment, Hello, Weights, zeros
@@ -55,6 +56,7 @@ class House:
         self.position = self.say_hello(self.wire)
         self.progress = PlayerProgress()
         self.outbox = Outbox(outbox_bytes, time.monotonic)
+        self.unconfirmed = UnconfirmedEntries()
         self.uplink = Uplink(
             self.wire,
             RUN,
@@ -63,6 +65,7 @@ class House:
             self.progress,
             position=self.position,
             rng=random.Random(1),
+            unconfirmed=self.unconfirmed,
             spool=spool,
         )
         if publish:

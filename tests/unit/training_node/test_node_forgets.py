@@ -61,9 +61,9 @@ def test_the_marks_that_are_forgotten_are_those_of_the_clients_silent_longest(
     monkeypatch.setattr(receiver.Receiver, "forget", recorded)
     with Node(monkeypatch, server, config(tmp_path, every=4)) as node:
         players = [Player(server, name) for name in "abc"]  # in the order of their epochs
-        for player in players:
+        for updates, player in enumerate(players, 1):
             player.play(4)
-        wait_for(lambda: node.algorithm.updates == 3)
+            wait_for(lambda updates=updates: node.algorithm.updates == updates)
         players[0].play(4)
         wait_for(lambda: dropped)
         players[2].play(4)

@@ -5,8 +5,9 @@ import threading
 import pytest
 
 from soulsai.errors import Superseded
+from soulsai.training_node.saving import atomic_folders
 from tests.memory_server import MemoryServer
-from tests.unit.training_node.node_cases import PATIENCE, Node, Player, config
+from tests.unit.training_node.node_cases import PATIENCE, Node, Player, config, wait_for
 
 
 class StandsStill:
@@ -67,3 +68,29 @@ def test_what_is_still_trimmed_is_in_the_checkpoint_that_the_newer_one_goes_on_f
             status = newer.told(lambda status: status.env_steps == player.named)
     assert (status.lost, status.duplicates) == (0, 0)
     assert newer.algorithm.names == list(range(player.named))
+
+
+def test_what_an_older_node_writes_is_tidied_away_only_after_the_newer_owns_the_run(
+    monkeypatch, tmp_path
+):
+    server = MemoryServer()
+    newer_wire = server.training()
+    opened = newer_wire.open
+    found = []
+
+    def take_over(*args, **kwargs):
+        found.append(sorted(path.name for path in unfinished.iterdir()))
+        return opened(*args, **kwargs)
+
+    with Node(monkeypatch, server, config(tmp_path, every=1)):
+        player = Player(server)
+        player.play(4)
+        saved = wait_for(lambda: list(tmp_path.glob("*/checkpoints/[0-9]*")), "a checkpoint")[0]
+    unfinished = saved.with_name(f"{atomic_folders.TEMPORARY}999")
+    unfinished.mkdir()
+    (unfinished / "policy.onnx").write_bytes(b"half of it")
+    newer_wire.open = take_over
+    with Node(monkeypatch, server, config(tmp_path), wire=newer_wire, resume="latest") as newer:
+        newer.told(lambda status: status.generation == 2)
+    assert found == [["policy.onnx"]]
+    assert not unfinished.exists()
