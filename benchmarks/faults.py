@@ -113,6 +113,9 @@ class FaultyWire:
             timeout = min(timeout, max(0.0, self._coming[0][0] - self._clock()))
         return self._wire.wait(timeout)
 
+    def received(self) -> Position | None:
+        return self._wire.received()
+
     def notice(self) -> str:
         """Return the training node's notice for this client."""
         return self._wire.notice()
