@@ -114,6 +114,7 @@ class FaultyWire:
         return self._wire.wait(timeout)
 
     def received(self) -> Position | None:
+        """Return the position that the training node has confirmed."""
         return self._wire.received()
 
     def notice(self) -> str:

@@ -38,12 +38,16 @@ REPLAYS = (  # of algorithms with a replay, which is the learner's ledger
 )
 ROLLOUTS = ("ppo.batch_steps=256", "ppo.epochs=2", "checkpoint.every=2")
 ALGORITHMS = {
-    "dqn": ("dqn", "Stamped", (*REPLAYS, "dqn.quantiles=1")),
-    "sac": ("sac", "StampedBox", (*REPLAYS, "sac.quantiles=1", "sac.drop=0", "sac.batch_size=32")),
-    "ppo": ("ppo", "Stamped", (*ROLLOUTS, "ppo.hidden=32")),  # clients wait for the learner
+    "dqn": ("dqn", stamps.Stamped, (*REPLAYS, "dqn.quantiles=1")),
+    "sac": (
+        "sac",
+        stamps.StampedBox,
+        (*REPLAYS, "sac.quantiles=1", "sac.drop=0", "sac.batch_size=32"),
+    ),
+    "ppo": ("ppo", stamps.Stamped, (*ROLLOUTS, "ppo.hidden=32")),  # clients wait for the learner
     "recurrent": (  # and here they do not
         "ppo",
-        "Stamped",
+        stamps.Stamped,
         (*ROLLOUTS, "ppo.hidden=32", "ppo.memory=16", "environment.realtime=true"),
     ),
 }
@@ -169,7 +173,10 @@ class Stage:
     def config(self, who=US):
         """Return the settings of one of us."""
         name, environment, settings = ALGORITHMS[self.algorithm]
-        sets = [f"algorithm.name={name}", f"environment.id={stamps.__file__}:{environment}"]
+        sets = [
+            f"algorithm.name={name}",
+            f"environment.id={stamps.__file__}:{environment.__name__}",
+        ]
         sets += [*SETTINGS, *(setting.format(name) for setting in settings), *self._sets]
         sets += [f"run.saves={self.saves}"]
         sets += [f"redis.url={self.links.url(who)}", f"redis.secrets={self.broker.secrets}"]
