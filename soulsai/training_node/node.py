@@ -23,7 +23,6 @@ from soulsai.training_node.receiver import INBOX_BYTES, Receiver
 from soulsai.training_node.retrying_wire import RetryingWire
 from soulsai.training_node.saving.rollback import Rollback
 from soulsai.training_node.saving.saver import Saver
-from soulsai.training_node.settled_marks import SettledMarks
 from soulsai.training_node.start import TrainingRun
 from soulsai.training_node.status import Phase, StatusReporter, TrainingStatistics
 from soulsai.training_node.trust.action_check import ActionCheck, Recomputation
@@ -137,7 +136,6 @@ class TrainingNode:
         self._given: list[Arrival] = []  # to the algorithm, with the last answer
         self._failure: Exception | None = None  # in the handling of an arrival
         self._late_updates = 0  # after the last env step
-        self._settled = SettledMarks()
         self._trimmed: dict[str, Position] = {}  # the positions up to which streams were deleted
         self._next_look = self._next_report = -float("inf")
         self._stop_asked = False
@@ -321,8 +319,7 @@ class TrainingNode:
             status = self._reporter.status(self.phase)
             self.metrics.report(status, self._now(), backlog=len(self._waiting))
             self._reporter.report(status)
-            if settled := self._settled.due(self._progress.marks, now):
-                self._wire.attempt(lambda wire: wire.confirm(settled))
+            self._reporter.confirm(now)
 
     @property
     def _is_full(self) -> bool:

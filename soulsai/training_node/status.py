@@ -16,6 +16,7 @@ from soulsai.training_node.publisher import WeightsCheck
 from soulsai.training_node.retrying_wire import RetryingWire
 from soulsai.training_node.saving.saver import Saver
 from soulsai.training_node.saving.snapshot import Progress
+from soulsai.training_node.settled_marks import SettledMarks
 from soulsai.training_node.start import TrainingRun
 from soulsai.training_node.trust.quarantine import EXCLUDED, Quarantine
 from soulsai.types import Episode, Event, Fragment, Metrics, Status, Weights
@@ -180,6 +181,7 @@ class StatusReporter:
         self._now = now
         self._start = clock()
         self._before = run.progress.seconds
+        self._settled = SettledMarks()
         self._pending: deque[Episode] = deque()
         self._unrecorded = 0
         self._unread = ""  # the last client with entries that were deleted unread
@@ -227,6 +229,11 @@ class StatusReporter:
     def report(self, status: Status) -> None:
         """Store the status on the server, unless it is away."""
         self._encoded(status, lambda each: self._wire.attempt(lambda wire: wire.report(each)))
+
+    def confirm(self, now: float) -> None:
+        """Tell clients how far they need not keep their entries any longer, given the time."""
+        if settled := self._settled.due(self._progress.marks, now):
+            self._wire.attempt(lambda wire: wire.confirm(settled))
 
     def write(self, status: Status) -> None:
         """Write the status into the run's folder, unless the disk fails."""
