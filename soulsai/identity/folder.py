@@ -14,7 +14,14 @@ from soulsai.errors import ConfigError
 from soulsai.identity import certificates
 from soulsai.wire.names import CLIENT_USER, OLDEST_SERVER, ROLES, Role, Version, acl
 from soulsai.wire.redis import server_settings
-from soulsai.wire.secrets import PUBLIC_KEY, file_of, read_secret, shared_file, write_file
+from soulsai.wire.secrets import (
+    PUBLIC_KEY,
+    check_shared,
+    file_of,
+    read_secret,
+    shared_file,
+    write_file,
+)
 from soulsai.wire.signing import PRIVATE_KEY, new_key, read_signer
 
 USERS = "users.acl"
@@ -62,8 +69,12 @@ def init(
         enrolled_only: Create no common secret, so that only enrolled clients have access.
         with_server: Write the server's settings, ``redis.conf``, and make the folder of its data.
         password: Returns a new password.
+
+    Raises:
+        ConfigError: Both files of the common secret are there, with different passwords.
     """
     _make_private(folder)
+    check_shared(folder)
     mode = READABLE if for_containers else PRIVATE
     made: list[str] = []
     passwords: dict[Role, str] = {}

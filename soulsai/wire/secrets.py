@@ -131,13 +131,18 @@ def _common_secret(folder: Path, environ: Mapping[str, str]) -> Path | None:
         if not Path(named).is_file():
             raise ConfigError(f"{PASSWORD_FILE}: there is no file {named}")
         return Path(named)
+    check_shared(folder)
     found = [path for path in _common_places(folder) if path.is_file()]
-    ours = [path for path in found if path != _CONTAINER_SECRET]
-    if len({read_secret(path) for path in ours}) > 1:
-        raise ConfigError(
-            f"{' and '.join(map(str, ours))} hold different passwords; keep one of the files"
-        )
     return found[0] if found else None
+
+
+def check_shared(folder: Path) -> None:
+    """Raise ``ConfigError`` if the folder and ``config/`` hold different common secrets."""
+    both = [path for path in (file_of(folder, "client"), shared_file(folder)) if path.is_file()]
+    if len({read_secret(path) for path in both}) > 1:
+        raise ConfigError(
+            f"{' and '.join(map(str, both))} hold different passwords; keep one of the files"
+        )
 
 
 def shared_file(folder: Path) -> Path:

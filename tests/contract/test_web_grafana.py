@@ -5,11 +5,13 @@ import random
 import re
 import time
 from pathlib import Path
+from typing import get_args, get_type_hints
 from urllib.parse import urlencode
 
 import pytest
 
 from deploy.monitoring.grafana import dashboards
+from soulsai.types import ClientStatus
 from tests.contract.web_cases import (
     LIVE,
     Browser,
@@ -145,8 +147,10 @@ def test_panels_have_their_own_places(built):
 
 
 def targets():
-    for panel in (*BUILT[0]["panels"], *BUILT[2]["panels"]):
+    for panel in (panel for built in BUILT for panel in built["panels"]):
         for target in panel["targets"]:
+            if "expr" in target:
+                continue  # of Prometheus
             yield pytest.param(panel, target, id=f"{panel['type']}-{panel['title']}")
     variable = BUILT[0]["templating"]["list"][0]
     panel = {"type": "variable", "title": "run"}
@@ -194,13 +198,22 @@ def test_every_target_of_every_panel_is_answered(browser, panel, target):
 
 
 def test_prometheus_is_asked_for_names_that_the_nodes_tell():
-    asked = {
-        name
+    expressions = [
+        target["expr"]
         for panel in BUILT[1]["panels"]
         for target in panel["targets"]
-        for name in re.findall(r"soulsai_\w+", target["expr"])
-    }
-    assert asked == NAMES
-    for panel in BUILT[1]["panels"]:
-        for target in panel["targets"]:
-            assert target["expr"].count("(") == target["expr"].count(")")
+        if "expr" in target
+    ]
+    assert {name for expr in expressions for name in re.findall(r"soulsai_\w+", expr)} == NAMES
+    assert all(expr.count("(") == expr.count(")") for expr in expressions)
+
+
+def test_both_nodes_redis_and_each_client_are_shown_as_up_or_down():
+    nodes, clients = BUILT[1]["panels"][:2]
+    asked = [target["expr"] for target in nodes["targets"]]
+    assert asked == ['up{job=~"training_node|telemetry_node"}', "redis_up"]
+    (mapping,) = clients["fieldConfig"]["defaults"]["mappings"]
+    states = get_args(get_type_hints(ClientStatus)["state"])
+    assert {state: mapping["options"][state]["text"] for state in states} == {
+        "active": "up", "waiting": "up", "lost": "down", "quarantine": "kept out",
+    }  # fmt: skip

@@ -23,7 +23,7 @@ services:
     depends_on: {{pebble: {{condition: service_healthy}}}}
   pebble:
     image: soulsai-pebble:test
-    user: "${{SOULSAI_UID:-1000}}:${{SOULSAI_GID:-1000}}"
+    user: "${{SOULSAI_UID}}:${{SOULSAI_GID}}"
     command: [pebble, -config, /pebble/pebble.json, -dnsserver, "127.0.0.11:53"]
     environment: {{PEBBLE_VA_NOSLEEP: "1"}}
     init: true

@@ -16,6 +16,7 @@ from soulsai.errors import SoulsAIError
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 120.0
+NETWORKS = ("train_server_net", "server")
 CORE = ("-f", "docker-compose.yaml", "-f", "test.yaml")
 MONITORING = ("-f", "deploy/monitoring/compose.yaml")
 PROXY = ("-f", "deploy/reverse_proxy/compose.yaml")
@@ -78,8 +79,11 @@ class Stack:
         self.port = free_port()
         self.took = {}
         self.environ = {"SOULSAI_PORT": str(self.port)}
-        if run("docker", "network", "ls", "-q", "-f", "name=^train_server_net$", cwd=ROOT):
-            raise RuntimeError("a training server runs on this Docker engine; stop it first")
+        present = run("docker", "network", "ls", "--format", "{{.Name}}", cwd=ROOT).split()
+        for network in set(NETWORKS) & set(present):
+            if run("docker", "ps", "-aq", "-f", f"network={network}", cwd=ROOT):
+                raise RuntimeError("a training server runs on this Docker engine; stop it first")
+            run("docker", "network", "rm", network, cwd=ROOT)
         self.fresh(folder)
 
     def fresh(self, folder):
@@ -112,6 +116,7 @@ class Stack:
         for files in (PROXY, MONITORING, CORE):
             if (self.folder / files[1]).exists():
                 self.compose(files, "--profile", "*", "down", "-t", "5", check=False)
+        run("docker", "network", "rm", *NETWORKS, cwd="/", check=False)
 
     def containers(self, files=CORE):
         """Return the names of running containers by service."""

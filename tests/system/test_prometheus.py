@@ -116,7 +116,10 @@ RARE = {
 def shown():
     """Return the names that the dashboard asks for."""
     expressions = [
-        target["expr"] for panel in nodes_dashboard()["panels"] for target in panel["targets"]
+        target["expr"]
+        for panel in nodes_dashboard()["panels"]
+        for target in panel["targets"]
+        if "expr" in target
     ]
     return {name for expr in expressions for name in re.findall(r"soulsai_\w+", expr)}
 

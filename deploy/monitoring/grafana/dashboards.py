@@ -64,6 +64,14 @@ MODELS = (
     Column("bytes", "bytes"),
     Column("fault", "fault", "string"),
 )
+CLIENT_STATES = (
+    Column("client", "client", "string"),
+    Column("state", "state", "string"),
+    Column("seen", "silent for s"),
+    Column("trouble", "last trouble", "string"),
+)
+UP, DOWN, KEPT_OUT = ("up", "green"), ("down", "red"), ("kept out", "orange")
+STATES = {"active": UP, "waiting": UP, "lost": DOWN, "quarantine": KEPT_OUT}
 EVENTS = (
     Column("time", "time", "timestamp"),
     Column("kind", "kind", "string"),
@@ -269,9 +277,26 @@ def run_dashboard() -> Json:
     return dashboard("soulsai-run", "soulsai: a run", panels, [_run_variable()])
 
 
+def clients_up(size: Size) -> Json:
+    """Return a panel that shows whether each client of the newest run is up."""
+    built = panel(
+        "table", "Clients up or down", [rows("clients", CLIENT_STATES, run="latest")], size
+    )
+    shown = {
+        state: {"text": text, "color": color, "index": i}
+        for i, (state, (text, color)) in enumerate(STATES.items())
+    }
+    built["fieldConfig"]["defaults"] |= {
+        "mappings": [{"type": "value", "options": shown}],
+        "custom": {"cellOptions": {"type": "color-text"}},
+    }
+    return built
+
+
 def nodes_dashboard() -> Json:
     """Return the dashboard of the nodes, from the metrics in Prometheus."""
     panels = [series(title, *promql(*queries), unit=unit) for title, unit, queries in NODES]
+    panels.insert(1, clients_up((12, 8)))
     return dashboard("soulsai-nodes", "soulsai: nodes", panels, [])
 
 

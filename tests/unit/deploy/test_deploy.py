@@ -1,5 +1,6 @@
 """What is deployed fits together, as far as can be seen without an engine."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[3]
 FILES = [ROOT / "docker-compose.yaml", *sorted((ROOT / "deploy").glob("*/compose.yaml"))]
+ASKS = "run deploy/setup.sh first"
+AS_WHOM = f"${{SOULSAI_UID:?{ASKS}}}:${{SOULSAI_GID:?{ASKS}}}"
 GUIDE = (ROOT / "docs/operators-guide.md").read_text()
 
 
@@ -21,7 +24,7 @@ def test_every_service_is_bounded_and_without_rights(file):
         assert service["read_only"], name
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
-        assert service["user"] == "${SOULSAI_UID:-1000}:${SOULSAI_GID:-1000}"
+        assert service["user"] == AS_WHOM
         assert service["init"]
         assert service["logging"]["options"]["max-size"]
         if "profiles" not in service or name == "alertmanager":
@@ -63,3 +66,15 @@ def test_every_alert_has_its_runbook():
     assert len(alerts) >= 8
     assert {alert for alert in alerts if f"### {alert}\n" not in GUIDE} == set()
     assert set(re.findall(r"### (Soulsai\w+)\n", GUIDE)) <= set(alerts)
+
+
+def test_every_plugin_that_a_dashboard_needs_is_installed_in_a_pinned_version():
+    monitoring = dict(services(ROOT / "deploy/monitoring/compose.yaml"))
+    pinned = monitoring["grafana"]["environment"]["GF_PLUGINS_PREINSTALL_SYNC"].split(",")
+    installed = {plugin.partition("@")[0] for plugin in pinned}
+    assert all(re.fullmatch(r"[\w-]+@\d+\.\d+\.\d+", plugin) for plugin in pinned)
+    used = set()
+    for file in (ROOT / "deploy/monitoring/grafana/dashboards").glob("*.json"):
+        for panel in json.loads(file.read_text())["panels"]:
+            used |= {panel["type"], panel["datasource"]["type"]}
+    assert {kind for kind in used if re.search("-(panel|datasource)$", kind)} == installed

@@ -188,6 +188,17 @@ def test_a_password_that_the_user_put_into_config_becomes_the_common_one(folder)
     assert "redis.secret" in made.made
 
 
+def test_two_passwords_that_differ_are_an_error_before_anything_is_written(folder):
+    folder.mkdir(parents=True)
+    for place, word in ((folder, "one"), (folder.parent, "two")):
+        (place / "redis.secret").write_text(f"requirepass {word}\n")
+    with pytest.raises(ConfigError, match=r"secrets/redis\.secret and .*new/redis\.secret hold"):
+        init(folder, now=NOW)
+    assert [file.name for file in folder.iterdir()] == ["redis.secret"]
+    (folder.parent / "redis.secret").write_text("one")
+    init(folder, now=NOW)  # the same, written otherwise
+
+
 def test_the_servers_settings_are_complete_and_follow_until_the_user_changes_them(folder):
     made = init(folder, now=NOW)
     file = folder / "redis.conf"

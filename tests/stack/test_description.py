@@ -1,0 +1,82 @@
+"""The steps that the original description names, word for word."""
+
+import json
+import subprocess
+
+import pytest
+
+from soulsai import connect
+from soulsai.config.schema import Config, RedisSettings
+from tests.stack.stack_cases import CORE, NETWORKS, Stack, run
+
+pytestmark = pytest.mark.stack
+
+
+def failed(*words, cwd):
+    """Return what a command writes as it fails."""
+    done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=300)
+    assert done.returncode != 0, done.stdout
+    return done.stderr.splitlines()
+
+
+def copied(stack, folder):
+    """Return another checkout, on the engine where the stack runs."""
+    other = object.__new__(Stack)
+    other.environ = stack.environ
+    other.fresh(folder)
+    return other.folder
+
+
+def test_the_network_that_was_made_by_hand_is_the_one_in_use(stack):
+    network = json.loads(run("docker", "network", "inspect", "train_server_net", cwd="/"))[0]
+    assert network["Id"] == stack.by_hand
+    assert network["Labels"] == {}
+    inside = {entry["Name"] for entry in network["Containers"].values()}
+    services = stack.containers()
+    assert {services[name][0] for name in ("redis", "training_node", "telemetry_node")} <= inside
+
+
+def test_a_network_that_was_not_made_by_hand_is_made_by_the_setup(stack):
+    network = json.loads(run("docker", "network", "inspect", "server", cwd="/"))[0]
+    assert network["Id"] != stack.by_hand
+    assert len(network["Containers"]) >= 4  # both nodes, Prometheus, Grafana
+
+
+def test_clients_come_in_with_the_password_in_config(stack):
+    secrets = stack.folder / "config"
+    settings = RedisSettings(url=f"redis://127.0.0.1:{stack.port}", secrets=str(secrets))
+    with connect.client(Config(redis=settings), None) as wire:
+        assert wire.spec().environment.id == "CartPole-v1"
+    assert stack.password in (secrets / "secrets/redis.secret").read_text()
+
+
+@pytest.mark.parametrize("files", ["docker-compose.yaml", "deploy/monitoring/compose.yaml"])
+def test_compose_says_what_to_run_before_the_setup_has_run(stack, tmp_path, files):
+    folder = copied(stack, tmp_path / "new")
+    said = failed("docker", "compose", "-f", files, "up", cwd=folder)
+    assert len(said) == 1, said
+    assert said[0].endswith("run deploy/setup.sh first")
+
+
+def test_two_passwords_that_differ_are_an_error_that_names_both(stack, tmp_path):
+    folder = copied(stack, tmp_path / "differ")
+    (folder / "config/secrets").mkdir()
+    (folder / "config/redis.secret").write_text("requirepass one\n")
+    (folder / "config/secrets/redis.secret").write_text("requirepass another\n")
+    said = failed("deploy/setup.sh", cwd=folder)
+    assert said[-1].startswith(
+        "soulsai: /config/secrets/redis.secret and /config/redis.secret hold"
+    )
+    assert not (folder / "config/secrets/users.acl").exists()
+    (folder / "config/redis.secret").write_text("another")
+    run("deploy/setup.sh", cwd=folder, **stack.environ)
+    assert (folder / "config/secrets/users.acl").exists()
+
+
+def test_the_setup_changes_nothing_when_it_runs_again(stack):
+    before = {file: file.read_bytes() for file in (stack.folder / "config").rglob("*.*")}
+    stack.setup()
+    assert {file: file.read_bytes() for file in (stack.folder / "config").rglob("*.*")} == before
+    for network in NETWORKS:
+        assert run("docker", "network", "ls", "-q", "-f", f"name=^{network}$", cwd="/").split()
+    assert stack.containers(CORE)
