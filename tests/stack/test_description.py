@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from soulsai import connect
-from soulsai.config.schema import Config, RedisSettings
+from soulsai.config.schema import ClientSettings, Config, RedisSettings
 from tests.stack.stack_cases import CORE, NETWORKS, Stack, run
 
 pytestmark = pytest.mark.stack
@@ -45,7 +45,8 @@ def test_a_network_that_was_not_made_by_hand_is_made_by_the_setup(stack):
 def test_clients_come_in_with_the_password_in_config(stack):
     secrets = stack.folder / "config"
     settings = RedisSettings(url=f"redis://127.0.0.1:{stack.port}", secrets=str(secrets))
-    with connect.client(Config(redis=settings), None) as wire:
+    config = Config(redis=settings, client=ClientSettings(name="by-its-password"))
+    with connect.client(config, None) as wire:
         assert wire.spec().environment.id == "CartPole-v1"
     assert stack.password in (secrets / "secrets/redis.secret").read_text()
 

@@ -85,8 +85,8 @@ def make(id: str, kwargs: Info, max_episode_steps: int = 0) -> gymnasium.Env[Any
         max_episode_steps: The limit of an episode; 0 keeps SoulsGym's own.
 
     Raises:
-        EnvironmentFault: The fight is unknown, SoulsGym or the game is missing, or an argument is
-            not one of this version.
+        EnvironmentFault: The fight is unknown, SoulsGym or the game is missing, the game's window
+            has another size, or an argument is not one of this version.
     """
     package, _, name = id.rpartition(":")
     known: Collection[str] = GAMES if package == "soulsgym" else STAND_IN
@@ -99,6 +99,9 @@ def make(id: str, kwargs: Info, max_episode_steps: int = 0) -> gymnasium.Env[Any
     create = _creator(id, package, registered)
     limit = {"max_episode_steps": max_episode_steps} if max_episode_steps else {}
     options = arguments(id, create, kwargs)
+    if package == "soulsgym":
+        for problem in _window_problems():
+            raise EnvironmentFault(f"{id}: cannot be made: {'; '.join(problem)}")
     try:
         env = gymnasium.make(registered, disable_env_checker=True, **limit, **options)
     except Exception as error:
@@ -340,6 +343,10 @@ def _game_problems() -> Iterator[tuple[str, str]]:
             f"{PROCESS} cannot be opened",
             "run the client as the user who runs the game, or as administrator",
         )
+    yield from _window_problems()
+
+
+def _window_problems() -> Iterator[tuple[str, str]]:
     size = _window_size()
     if size and size != RESOLUTION:
         yield (
