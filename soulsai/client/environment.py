@@ -268,6 +268,8 @@ class AdaptedEnvironment:
             return EnvironmentFault(
                 f"{self.name}: {error}; define it as def reset(self, *, seed=None, options=None)"
             )
+        if isinstance(error, EnvironmentFault):  # of a wrapper of ours, which says it all
+            return EnvironmentFault(str(error))
         return EnvironmentFault(f"{self.name}: {where} raised {_error_line(error)}")
 
 
