@@ -66,10 +66,10 @@ def refused(place, match, **options):
 
 
 @pytest.mark.parametrize("isolate", [True, False])
-def test_a_soulsgym_of_another_version_is_refused_with_the_difference(package, isolate):
+def test_another_version_is_refused_with_the_difference(package, monkeypatch, isolate):
     place = Place()
     Node(place, offer=EnvironmentOffer(ID))
-    package.ANIMATIONS = 60
+    monkeypatch.setattr(package, "ANIMATIONS", 60)
     if isolate:  # the process of the environment imports the package by itself
         Path(package.__file__).write_text(PACKAGE.replace("STARTS = 50", "STARTS = 60"))
     config = schema.EnvironmentSettings(isolate=isolate)
@@ -87,12 +87,12 @@ def test_an_argument_of_another_version_is_refused_by_name(package):
     refused(place, r"environment\.kwargs\.skip_steps: .* has no such argument in this version")
 
 
-def test_a_missing_game_is_told_and_the_client_of_another_pc_plays_on(package):
+def test_a_missing_game_is_told_and_the_client_of_another_pc_plays_on(package, monkeypatch):
     place = Place()
     node = Node(place, offer=EnvironmentOffer(ID))
     with playing(place, "other", listed=(ID,)):
         until(lambda: node.listen() > 100)
-        package.STARTS = False
+        monkeypatch.setattr(package, "STARTS", False)
         refused(place, r"cannot be made: SoulsGym needs Windows and the game; this is linux")
         before = node.listen()
         until(lambda: node.listen() > before + 100)
@@ -107,17 +107,17 @@ def test_a_window_of_another_size_is_refused_before_the_fight(package, monkeypat
     refused(place, r"the game's window is 1920 x 1080 pixels; set it to 800 x 450, windowed")
 
 
-def test_a_mask_of_the_wrong_kind_from_the_first_step_on_ends_the_client(package):
+def test_a_mask_of_the_wrong_kind_from_the_first_step_on_ends_the_client(package, monkeypatch):
     place = Place()
     Node(place, offer=EnvironmentOffer(ID, {"faulty": True}))
-    package.MASK_FROM = 0
+    monkeypatch.setattr(package, "MASK_FROM", 0)
     refused(place, r"info\['allowed_actions'\] is \[20\]; actions are 0 to 19; check the version")
 
 
-def test_a_mask_of_the_wrong_kind_later_on_costs_an_episode_and_nothing_else(package):
+def test_a_mask_of_the_wrong_kind_later_on_costs_an_episode_and_nothing_else(package, monkeypatch):
     place = Place()
     node = Node(place, offer=EnvironmentOffer(ID, {"faulty": True}, count=2))
-    package.MASK_FROM = 300
+    monkeypatch.setattr(package, "MASK_FROM", 300)
     with playing(place, listed=(ID,)):
         until(lambda: node.listen() > 2000)
         until(lambda: node.listen() and node.of(Heartbeat)[-1].faults.get("crash", 0) >= 2)
