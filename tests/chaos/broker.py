@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 from soulsai.config.schema import RedisSettings
@@ -45,9 +46,8 @@ class Broker:
         (folder / "redis.conf").write_text(text.replace("bind 127.0.0.1", f"bind {host}"))
         (folder / "users.acl").write_text(acl(passwords))
         self._command = [str(binary or find_binary()), str(folder / "redis.conf")]
-        self._server = server_for(
-            "training_node", RedisSettings(url=url, secrets=str(self.secrets))
-        )
+        self._settings = RedisSettings(url=url, secrets=str(self.secrets))
+        self._server = server_for("training_node", self._settings)
 
     def start(self):
         """Start it, and wait until it answers."""
@@ -107,9 +107,12 @@ class Broker:
             self.kill()
         return self.since(began), self._process.returncode
 
-    def link(self):
-        """Return a connection with the training node's rights."""
-        return self._access.link()
+    @contextmanager
+    def metrics(self):
+        """Give a connection that may look at the server's state."""
+        link = RedisConnection(server_for("metrics", self._settings), "chaos")
+        yield link
+        link.close()
 
     def tail(self):
         """Return the last lines of its log."""

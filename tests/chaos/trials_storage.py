@@ -7,7 +7,7 @@ import time
 
 from soulsai import connect
 from soulsai.config.schema import RedisSettings
-from soulsai.errors import WireError
+from soulsai.errors import Unreachable, WireError
 from soulsai.training_node.saving import atomic_folders
 from soulsai.wire.names import Keys
 from soulsai.wire.redis.connection import RedisConnection
@@ -22,6 +22,7 @@ RUBBISH_BYTES = 2**16
 SMALL_MB = 8
 ROUNDS = 12
 BUSY_BLOCKS = 32  # of 4 MiB, between two syncs
+LATE_BYTES = 2_000  # that the server has not written when it is killed
 
 
 def wipe(folder, links):
@@ -68,15 +69,17 @@ def busy_kills(folder, links, rounds=ROUNDS, *, binary=None, name="embedded"):
     with trial(folder, links, fault, clients=3, step_delay=0.001, binary=binary) as t:
         t.begin()
         unwritten = 0
-        with BusyDisk(folder):
-            for number in range(rounds):
-                t.wait(2.0 + 0.37 * (number % 5))
+        with BusyDisk(folder), t.stage.broker.metrics() as link:
+            for _ in range(rounds):
+                t.wait(1.5)
+                t.until("the server writes late", lambda: _unwritten_bytes(link) > LATE_BYTES)
                 began = time.time()
                 t.stage.broker.kill()
                 unwritten += _unwritten(t.stage)
                 t.stage.broker.start()
                 t.recovered(began)
         t.row.figures["lost_by_the_server"] = unwritten
+        t.row.must("the server lost nothing: the trial has tried nothing", unwritten)
         t.end_whole()
     return t.row
 
@@ -87,6 +90,16 @@ def busy_redis_kills(folder, links, rounds=ROUNDS):
     if found is None:
         raise Impossible("redis-server is not installed")
     return busy_kills(folder, links, rounds, binary=found, name="redis-server")
+
+
+def _unwritten_bytes(link):
+    """Return how much a server has acknowledged and not written, because a sync is under way."""
+    try:
+        told = link.execute("INFO", "persistence").decode()
+    except Unreachable:
+        return 0
+    numbers = dict(line.split(":", 1) for line in told.splitlines() if ":" in line)
+    return int(numbers["aof_buffer_length"]) * int(numbers["aof_pending_bio_fsync"])
 
 
 def _unwritten(stage):
@@ -104,7 +117,7 @@ class BusyDisk(Beside):
     """Threads that write and sync large files beside the server's."""
 
     def __init__(self, folder):
-        super().__init__(*(lambda name=name: self._write(folder / name) for name in "ab"))
+        super().__init__(*(lambda name=name: self._write(folder / name) for name in "abc"))
 
     def _write(self, path):
         block = secrets.token_bytes(2**22)
