@@ -13,6 +13,7 @@ PACKAGES = {
     "prometheus": "prometheus",
     "kubectl": "kubernetes-client",
     "mount": "mount",
+    "nginx": "nginx libnginx-mod-stream",
     "node": "nodejs",
 }
 

@@ -12,9 +12,19 @@ render() { # every file whose time has come, with the domain's name in it
     done
     [ -f "$live/fullchain.pem" ] || return 0
     for file in http/site.conf stream/redis.conf; do
-        sed "s/\${DOMAIN}/$DOMAIN/g" "/etc/nginx/conf/$file" >"$run/$file"
+        sed "s/\${DOMAIN}/$DOMAIN/g; s/\${LISTEN_HTTP2}/$listen_http2/; s/\${HTTP2}/$http2/" \
+            "/etc/nginx/conf/$file" >"$run/$file"
     done
 }
+
+version=$(nginx -v 2>&1)
+version=${version##*/}
+version=${version%% *}
+if [ "$(printf '%s\n' 1.25.1 "$version" | sort -V | head -n 1)" = 1.25.1 ]; then
+    listen_http2="" http2="http2 on;"
+else # which does not know that directive
+    listen_http2="http2" http2=""
+fi
 
 certificate() {
     cat "$live/fullchain.pem" 2>/dev/null | cksum
