@@ -1,12 +1,30 @@
 """``soulsai evaluate`` and ``soulsai check-env``: play a policy, or try an environment."""
 
+import os
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import msgspec
 import typer
 
-from soulsai.cli.options import Json, Saves, Sets, SettingsOption, load_settings, print_json
+from soulsai import process
+from soulsai.cli.options import (
+    Json,
+    Saves,
+    Sets,
+    SettingsOption,
+    load_settings,
+    overrides,
+    print_json,
+)
+
+if TYPE_CHECKING:
+    from soulsai.client.evaluate import Evaluation
+
+LINE_SECONDS = 10.0  # between two lines of progress where the output is no terminal
 
 
 def evaluate(
@@ -24,19 +42,84 @@ def evaluate(
 
     policy = runs.policy(Path(saves), run)
     env = env or runs.environment(Path(saves), run)
-    own = load_settings(None, {}, sets).client
+    settings = load_settings(None, {}, sets)
+    if (folder := policy.parents[2] if _is_checkpoint(policy) else None) is not None:
+        settings = runs.settings(folder, settings, os.environ, overrides({}, sets))
+    own = settings.client
     first = runs.environments(Path(saves), run) + own.number  # a run may be playing the others
-    result = play(policy, episodes=episodes, seed=seed, environment=env, own=own, first_index=first)
+    with process.StopSignal() as stop:
+        result = play(
+            policy,
+            episodes=episodes,
+            seed=seed,
+            environment=env,
+            own=own,
+            first_index=first,
+            isolate=settings.environment.isolate is not False,
+            limits=settings.watchdog,
+            stopped=stop,
+            progress=progress_on(sys.stderr, episodes),
+        )
     if as_json:
         print_json({
             "mean": result.mean, "iqm": result.iqm, "std": result.std,
             "episodes": result.episodes, "env_steps": result.env_steps,
+            "left_out": result.left_out, "faults": result.faults,
         })  # fmt: skip
-        return
-    typer.echo(
-        f"{policy}: mean reward {result.mean:.1f} (std {result.std:.1f}, interquartile mean "
-        f"{result.iqm:.1f}) over {result.episodes} episodes, {result.env_steps:,} env steps"
-    )
+    else:
+        where = f"{folder}, checkpoint {policy.parent.name}" if folder else str(policy)
+        typer.echo("\n".join(_words(where, result)))
+    raise typer.Exit(stop.exit_code)
+
+
+def _words(where: str, result: "Evaluation") -> list[str]:
+    from soulsai.train.summary import counted
+
+    lines = [
+        f"{where}: mean reward {result.mean:.1f} (std {result.std:.1f}, interquartile mean "
+        f"{result.iqm:.1f}) over {counted(result.episodes, 'episode')}, "
+        f"{counted(result.env_steps, 'env step')}"
+    ]
+    if result.faults:
+        faults = ", ".join(f"{count} {kind}" for kind, count in sorted(result.faults.items()))
+        left_out = counted(result.left_out, "episode")
+        lines.append(f"faults of the environment: {faults}; left out after three tries: {left_out}")
+    return lines
+
+
+def progress_on(
+    stream: TextIO, episodes: int, clock: Callable[[], float] = time.monotonic
+) -> Callable[[int], None]:
+    """Return a function that shows the number of finished episodes.
+
+    Args:
+        stream: A terminal, where one line is renewed, or anything else, with a line now and then.
+        episodes: The number of all episodes.
+        clock: Seconds.
+    """
+    is_terminal = stream.isatty()
+    due = clock() + (0.0 if is_terminal else LINE_SECONDS)
+
+    def show(done: int) -> None:
+        nonlocal due
+        if is_terminal:
+            end = "\r" if done < episodes else "\n"
+            stream.write(f"{done} of {episodes} episodes{end}")
+            stream.flush()
+        elif clock() >= due:
+            due = clock() + LINE_SECONDS
+            stream.write(f"{done} of {episodes} episodes\n")
+            stream.flush()
+
+    return show
+
+
+def _is_checkpoint(policy: Path) -> bool:
+    """Return whether a policy is that of a numbered checkpoint of a run."""
+    from soulsai import runs
+
+    place = policy.parent.parent
+    return place.name == "checkpoints" and (place.parent / runs.CONFIG).is_file()
 
 
 def check_env(

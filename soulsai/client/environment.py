@@ -56,6 +56,8 @@ class StepResult(NamedTuple):
 class PlayableEnvironment(Protocol):
     """The interface of an environment for the player."""
 
+    name: str
+
     @property
     def info(self) -> dict[str, Any]:
         """Return the info of the last step."""

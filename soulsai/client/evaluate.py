@@ -2,25 +2,35 @@
 
 import logging
 import math
+import random
+from collections import Counter, deque
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from msgspec import Struct
 
 from soulsai.client.actor import Actor
-from soulsai.client.environment import AdaptedEnvironment, make
+from soulsai.client.environment import AdaptedEnvironment, PlayableEnvironment, make
 from soulsai.client.environment_offer import check_offer, difference
+from soulsai.client.in_process import InProcessEnvironment
+from soulsai.client.isolation.environment import SLICE, IsolatedEnvironment, start
+from soulsai.client.isolation.watchdog import EnvironmentBroken
 from soulsai.client.own_values import listed_only, numbered, with_own
 from soulsai.config import schema
 from soulsai.errors import ConfigError, EnvironmentFault
 from soulsai.heads import act, to_environment
-from soulsai.types import MASK, Array, PolicyCard, zeros
+from soulsai.types import MASK, Array, EnvironmentOffer, PolicyCard, zeros
 
 log = logging.getLogger(__name__)
 
 _NOTHING_OWN = schema.ClientSettings()
+_LIMITS = schema.WatchdogSettings()
 _SIDE_BY_SIDE = 8
+_TRIES = 3  # of an episode in which the environment breaks
 _MOST_STEPS = 50_000  # of an episode; longer ones count as endless
+
+Progress = Callable[[int], None]  # is called with the number of finished episodes
 
 
 class Evaluation(Struct, frozen=True):
@@ -32,6 +42,8 @@ class Evaluation(Struct, frozen=True):
     episodes: int
     env_steps: int
     rewards: tuple[float, ...]  # in the order of their seeds
+    left_out: int = 0  # episodes in which the environment broke each time
+    faults: dict[str, int] = {}  # of the environments, by kind
 
 
 def evaluate(
@@ -42,8 +54,14 @@ def evaluate(
     environment: str = "",
     own: schema.ClientSettings = _NOTHING_OWN,
     first_index: int = 1,
+    isolate: bool = False,
+    limits: schema.WatchdogSettings = _LIMITS,
+    stopped: Callable[[], bool] = lambda: False,
+    progress: Progress = lambda _: None,
 ) -> Evaluation:
     """Play greedy episodes; the i-th one begins with ``reset(seed=seed + i)``.
+
+    An episode in which the environment breaks is played again; after three times it is left out.
 
     Args:
         policy: A ``policy.onnx``.
@@ -54,6 +72,13 @@ def evaluate(
         own: The settings of a client on this machine; those of its own values that the policy's
             run lists replace the run's.
         first_index: The index of the first environment, see ``own_values.numbered``.
+        isolate: Play each environment in a process of its own.
+        limits: When such a process is restarted.
+        stopped: Whether to end early.
+        progress: Is called after each episode.
+
+    Raises:
+        EnvironmentFault: The environment cannot be played, or not a single episode has ended.
     """
     if episodes < 1:
         raise ConfigError(f"episodes: at least 1, not {episodes}")
@@ -61,35 +86,66 @@ def evaluate(
     offer = with_own(card.environment, listed_only(own, card.environment))
     own_kwargs = own.kwargs | (card.environment.kwargs if environment else {})
     id = check_offer(offer, named=environment, listed=(), own_kwargs=own_kwargs)
-    masked = MASK in card.spec.obs
-    environments: list[AdaptedEnvironment] = []
+    environments: list[PlayableEnvironment] = []
     try:
-        while len(environments) < min(_SIDE_BY_SIDE, episodes):
+        for index in range(min(_SIDE_BY_SIDE, episodes)):
+            ours = numbered(offer, first_index + index)
             try:
-                ours = numbered(offer, first_index + len(environments))
-                env = make(id, ours.kwargs, ours.max_episode_steps)
+                _open(environments, id, ours, card, limits, stopped, isolate=isolate)
             except EnvironmentFault as fault:
                 if not environments:
                     raise
                 log.warning("plays %d side by side, as %s", len(environments), fault)
                 break
-            environments.append(AdaptedEnvironment(env, id, mask_key=offer.mask_key, masked=masked))
-        if different := difference(environments[0].spec, card.spec):
-            raise EnvironmentFault(f"{id}: is not the environment of the policy: {different}")
-        rewards, env_steps = _Games(actor, card, environments, offer.max_episode_steps).play(
-            episodes, seed
-        )
+        games = _Games(actor, card, environments, offer.max_episode_steps, limits.most_faults)
+        games.play(episodes, seed, stopped, progress)
     finally:
-        for one in environments:
-            one.close()
-    return Evaluation(
-        mean=math.fsum(rewards) / len(rewards),
-        iqm=iqm(rewards),
-        std=float(np.std(rewards)),
-        episodes=len(rewards),
-        env_steps=env_steps,
-        rewards=tuple(rewards),
-    )
+        _close(environments)
+    if not games.rewards:
+        raise EnvironmentFault(
+            f"{id}: no episode has ended; {games.last_fault or 'it was stopped'}"
+        )
+    return games.evaluation()
+
+
+def _open(
+    environments: list[PlayableEnvironment],
+    id: str,
+    offer: EnvironmentOffer,
+    card: PolicyCard,
+    limits: schema.WatchdogSettings,
+    stopped: Callable[[], bool],
+    *,
+    isolate: bool,
+) -> None:
+    """Append an environment that restarts after a fault; only the first isolated one is started."""
+    rng = random.Random(0)
+    if isolate:
+        isolated = IsolatedEnvironment(id, offer, card.spec, limits, stopped=stopped, rng=rng)
+        if not environments:
+            start(isolated, stopped)  # the others start while this one plays
+        environments.append(isolated)
+        return
+
+    def again() -> AdaptedEnvironment:
+        env = make(id, offer.kwargs, offer.max_episode_steps)
+        masked = MASK in card.spec.obs
+        return AdaptedEnvironment(env, id, mask_key=offer.mask_key, masked=masked)
+
+    first = again()
+    if different := difference(first.spec, card.spec):
+        first.close()
+        raise EnvironmentFault(f"{id}: is not the environment of the policy: {different}")
+    made = iter([first])
+    environments.append(InProcessEnvironment(lambda: next(made, None) or again(), limits, rng=rng))
+
+
+def _close(environments: list[PlayableEnvironment]) -> None:
+    for environment in environments:
+        try:
+            environment.close()
+        except EnvironmentFault as fault:
+            log.warning("close: %s", fault)
 
 
 def iqm(rewards: list[float]) -> float:
@@ -105,48 +161,127 @@ class _Games:
         self,
         actor: Actor,
         card: PolicyCard,
-        environments: list[AdaptedEnvironment],
+        environments: list[PlayableEnvironment],
         limit: int,
+        most_faults: int,
     ) -> None:
+        """Prepare to play.
+
+        Args:
+            actor: The policy.
+            card: Its description.
+            environments: The environments.
+            limit: Steps after which an environment truncates an episode; 0: none.
+            most_faults: Faults in a row, without an episode that ends, after which an environment
+                is given up.
+        """
         count = len(environments)
+        self.rewards: dict[int, float] = {}  # of finished episodes
+        self.env_steps = 0  # of finished episodes
+        self.left_out = 0
+        self.faults: Counter[str] = Counter()
+        self.last_fault = ""
         self._actor = actor
         self._card = card
         self._environments = environments
         self._obs = {name: zeros(leaf, count) for name, leaf in card.spec.obs.items()}
         self._memory = {name: zeros(leaf, count) for name, leaf in card.memory.items()}
         self._rng = np.random.default_rng(0)  # greedy actions do not use it
-        self._steps = [0] * count  # of the current episodes
         self._most_steps = max(_MOST_STEPS, limit)
+        self._most_faults = max(_TRIES, most_faults)
+        self._steps = [0] * count  # of the current episodes
+        self._sums = [0.0] * count  # of their rewards
+        self._alive = dict.fromkeys(range(count), 0)  # environments, and their faults in a row
+        self._playing: dict[int, int] = {}  # the episode of each environment
+        self._queue: deque[int] = deque()  # episodes to play
+        self._tries: Counter[int] = Counter()  # of episodes that broke
 
-    def play(self, episodes: int, seed: int) -> tuple[list[float], int]:
-        """Return the rewards of all episodes, and the number of env steps."""
-        rewards = [0.0] * episodes
-        env_steps, next_one = 0, 0
-        playing: dict[int, int] = {}  # the episode of each environment
-        for index in range(len(self._environments)):
-            playing[index] = next_one
-            self._reset(index, seed + next_one)
-            next_one += 1
-        while playing:
-            actions = self._act()
-            for index, episode in list(playing.items()):
+    def play(
+        self, episodes: int, seed: int, stopped: Callable[[], bool], progress: Progress
+    ) -> None:
+        """Play all episodes; see ``evaluate``."""
+        self._queue.extend(range(episodes))
+        while not stopped():
+            for index in [*self._alive]:
+                if self._queue and index not in self._playing:
+                    self._begin(index, seed)
+            if self._playing:
+                before = len(self.rewards)
+                self._advance()
+                if len(self.rewards) > before:
+                    progress(len(self.rewards))
+            elif not self._queue or not self._alive:
+                break
+        if not stopped():
+            self.left_out += len(self._queue)
+
+    def evaluation(self) -> Evaluation:
+        """Return the result of what was played."""
+        rewards = [reward for _, reward in sorted(self.rewards.items())]
+        return Evaluation(
+            mean=math.fsum(rewards) / len(rewards),
+            iqm=iqm(rewards),
+            std=float(np.std(rewards)),
+            episodes=len(rewards),
+            env_steps=self.env_steps,
+            rewards=tuple(rewards),
+            left_out=self.left_out,
+            faults=dict(self.faults),
+        )
+
+    def _begin(self, index: int, seed: int) -> None:
+        """Begin the next episode in an environment, if that is ready."""
+        episode = self._queue[0]
+        try:
+            if not self._environments[index].ready(0.0 if self._playing else SLICE):
+                return
+            self._reset(index, seed + episode)
+        except EnvironmentFault as fault:
+            self._queue.popleft()
+            self._broke(index, episode, fault)
+        else:
+            self._playing[index] = self._queue.popleft()
+
+    def _advance(self) -> None:
+        """Take a step in each environment that plays."""
+        actions = self._act()
+        for index, episode in list(self._playing.items()):
+            try:
                 reward, ended = self._step(index, actions[index])
-                rewards[episode] += reward
-                env_steps += 1
-                self._steps[index] += 1
-                if not ended and self._steps[index] < self._most_steps:
-                    continue
-                if not ended:
-                    raise EnvironmentFault(
-                        f"{self._environments[index].name}: an episode has not ended after "
-                        f"{self._most_steps} steps; set environment.max_episode_steps"
-                    )
-                del playing[index]
-                if next_one < episodes:
-                    playing[index] = next_one
-                    self._reset(index, seed + next_one)
-                    next_one += 1
-        return rewards, env_steps
+            except EnvironmentFault as fault:
+                del self._playing[index]
+                self._broke(index, episode, fault)
+                continue
+            self._sums[index] += reward
+            self._steps[index] += 1
+            if ended:
+                del self._playing[index]
+                self._alive[index] = 0
+                self.rewards[episode] = self._sums[index]
+                self.env_steps += self._steps[index]
+            elif self._steps[index] >= self._most_steps:
+                raise EnvironmentFault(
+                    f"{self._environments[index].name}: an episode has not ended after "
+                    f"{self._most_steps} steps; set environment.max_episode_steps"
+                )
+
+    def _broke(self, index: int, episode: int, error: EnvironmentFault) -> None:
+        """Put an episode back, and give up what has failed too often."""
+        fault = error.fault if isinstance(error, EnvironmentBroken) else None
+        if fault is None and isinstance(error, EnvironmentBroken):  # the user wants to stop
+            self._queue.appendleft(episode)
+            return
+        self.last_fault = str(error)
+        self.faults[fault.kind if fault else "crash"] += 1
+        self._alive[index] += 1
+        if fault is None or self._alive[index] >= self._most_faults:
+            del self._alive[index]
+            log.warning("plays %d side by side, as %s", len(self._alive), error)
+        self._tries[episode] += 1
+        if self._tries[episode] < _TRIES:
+            self._queue.append(episode)
+        else:
+            self.left_out += 1
 
     def _act(self) -> Array:
         """Choose actions [E] for all environments; one batch size throughout."""
@@ -167,7 +302,7 @@ class _Games:
     def _reset(self, index: int, seed: int) -> None:
         rows = {name: leaf[index, ...] for name, leaf in self._obs.items()}
         self._environments[index].reset(rows, seed)
-        self._steps[index] = 0
+        self._steps[index], self._sums[index] = 0, 0.0
         for memory in self._memory.values():
             memory[index] = 0
 

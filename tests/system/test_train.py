@@ -95,7 +95,7 @@ def test_evaluate_plays_the_newest_checkpoint(trained):
     words = ("--episodes", 5, "--json")
     latest = soulsai("evaluate", "latest", *words, cwd=folder)
     result = json.loads(latest.stdout.splitlines()[-1])
-    assert set(result) == {"mean", "iqm", "std", "episodes", "env_steps"}
+    assert set(result) == {"mean", "iqm", "std", "episodes", "env_steps", "left_out", "faults"}
     assert result["episodes"] == 5
     assert result["mean"] * 5 == result["env_steps"]
     policy = sorted(folder.glob("saves/*/checkpoints/*/policy.onnx"))[-1]

@@ -90,7 +90,11 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s")
     faulthandler.enable()
     sys.path += [path for path in setup.paths if path not in sys.path]
-    with socket.create_connection(("127.0.0.1", setup.port)) as connection:
+    try:
+        connection = socket.create_connection(("127.0.0.1", setup.port))
+    except OSError:  # the client has left meanwhile
+        return
+    with connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.sendall(setup.token.encode())
         with suppress(ConnectionError):

@@ -162,7 +162,7 @@ def find(saves: Path, resume: str) -> RunFolder:
         if path.name == resume:
             return RunFolder(path)
     known = ", ".join(path.name for path in runs[-5:]) or "none"
-    raise CheckpointError(f"{saves}: there is no run {resume!r} to resume; newest runs: {known}")
+    raise CheckpointError(f"{saves}: there is no run {resume!r}; newest runs: {known}")
 
 
 def _without_password(url: str) -> str:

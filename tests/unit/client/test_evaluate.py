@@ -1,12 +1,17 @@
 """How good a policy is: greedy episodes, each with a seed of its own."""
 
+import io
+import itertools
+
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
 
+from soulsai.cli.evaluate import progress_on
 from soulsai.client.environment import make
 from soulsai.client.evaluate import evaluate, iqm
+from soulsai.config.schema import WatchdogSettings
 from soulsai.errors import ConfigError, EnvironmentFault
 from soulsai.testing.policy import linear_program, toy_run
 from soulsai.types import EnvironmentOffer, PolicyCard
@@ -162,3 +167,105 @@ def test_an_environment_that_can_be_made_once_is_played_alone(tmp_path, monkeypa
     monkeypatch.setattr("soulsai.client.evaluate.make", once)
     assert evaluate(path, episodes=3, seed=1, environment="soulsai.testing:ToyEnv") == whole
     assert "plays 1 side by side, as the port is taken" in caplog.text
+
+
+FRAIL = """
+import os, time
+from pathlib import Path
+from soulsai.testing import ToyEnv
+
+class Frail(ToyEnv):
+    def __init__(self, fault, seeds, log):
+        super().__init__()
+        self.fault, self.seeds, self.log = fault, seeds, Path(log)
+
+    def reset(self, *, seed=None, options=None):
+        self.sick = seed in self.seeds and not (
+            self.fault != "always" and (self.log / str(seed)).exists()
+        )
+        (self.log / str(seed)).touch()
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        if self.sick and self.fault in ("exit", "always"):
+            os._exit(7)
+        if self.sick and self.fault == "hang":
+            time.sleep(1000)
+        if self.sick and self.fault == "raise":
+            raise RuntimeError("the game has crashed")
+        return super().step(action)
+"""
+
+
+def frail(folder, fault, seeds):
+    """Write an environment that breaks in episodes of some seeds, and a policy for it."""
+    (folder / "frail.py").write_text(FRAIL)
+    (folder / "log").mkdir()
+    id = f"{folder}/frail.py:Frail"
+    kwargs = {"fault": fault, "seeds": seeds, "log": str(folder / "log")}
+    offer = EnvironmentOffer(id, kwargs)
+    return written(folder / "policy.onnx", "", towards_goal(), offer=offer), id
+
+
+LIMITS = WatchdogSettings(step_seconds=1.0)
+
+
+@pytest.mark.parametrize(
+    ("fault", "isolate", "kind"),
+    [("exit", True, "crash"), ("hang", True, "hang"), ("raise", True, "crash"),
+     ("raise", False, "crash")],
+)  # fmt: skip
+def test_an_environment_that_breaks_is_started_again_and_no_episode_is_missed(
+    tmp_path, fault, isolate, kind
+):
+    path, id = frail(tmp_path, fault, [11, 13])
+    seen = []
+    found = evaluate(
+        path, episodes=6, seed=10, environment=id, isolate=isolate, limits=LIMITS,
+        progress=seen.append,
+    )  # fmt: skip
+    whole = written(tmp_path / "toy.onnx", "soulsai.testing:ToyEnv", towards_goal())
+    expected = evaluate(whole, episodes=6, seed=10, environment="soulsai.testing:ToyEnv")
+    assert found.rewards == expected.rewards
+    assert found.env_steps == expected.env_steps
+    assert (found.left_out, found.faults) == (0, {kind: 2})
+    assert seen[-1] == 6
+    assert seen == sorted(set(seen))
+
+
+def test_an_episode_that_breaks_each_time_is_left_out(tmp_path):
+    path, id = frail(tmp_path, "always", [11])
+    found = evaluate(path, episodes=4, seed=10, environment=id, isolate=True, limits=LIMITS)
+    assert (found.episodes, found.left_out, found.faults) == (3, 1, {"crash": 3})
+
+
+def test_an_environment_that_never_works_ends_with_its_fault(tmp_path):
+    path, id = frail(tmp_path, "always", [10, 11])
+    with pytest.raises(EnvironmentFault, match=r"no episode has ended; .* exit code 7"):
+        evaluate(path, episodes=2, seed=10, environment=id, isolate=True, limits=LIMITS)
+
+
+def test_it_stops_when_told_and_keeps_what_was_played(tmp_path):
+    path = written(tmp_path / "policy.onnx", "soulsai.testing:ToyEnv", towards_goal())
+    seen = []
+    found = evaluate(
+        path, episodes=100, seed=0, environment="soulsai.testing:ToyEnv",
+        stopped=lambda: len(seen) >= 2, progress=seen.append,
+    )  # fmt: skip
+    assert 2 <= found.episodes < 100
+    assert found.left_out == 0
+
+
+def test_progress_is_one_line_on_a_terminal_and_a_line_now_and_then_elsewhere():
+    stream = io.StringIO()
+    stream.isatty = lambda: True
+    show = progress_on(stream, 2, itertools.count().__next__)
+    show(1)
+    show(2)
+    assert stream.getvalue() == "1 of 2 episodes\r2 of 2 episodes\n"
+    stream = io.StringIO()
+    show = progress_on(stream, 100, itertools.count().__next__)
+    for done in range(1, 31):
+        show(done)
+    lines = stream.getvalue().splitlines()
+    assert lines == [f"{done} of 100 episodes" for done in (10, 20, 30)]
