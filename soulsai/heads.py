@@ -1,11 +1,12 @@
 """Heads in NumPy: the map from a policy's outputs to actions, on clients and in evaluations."""
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from msgspec import Struct
 
-from soulsai.types import ActionSpec, Array, Head
+from soulsai.types import UNBOUNDED, ActionSpec, Array, Head
 
 
 class Exploration(Struct, frozen=True):
@@ -81,7 +82,7 @@ def to_environment(head: Head, action_spec: ActionSpec, action: Array) -> int | 
     """Convert one environment's action to the argument of its ``step``.
 
     Args:
-        head: Kind of head; ``squashed`` actions in -1..1 are scaled to the bounds.
+        head: Kind of head, which determines the units of the action.
         action_spec: Kind, shape and bounds of the action.
         action: The action as it travels [...]; box actions are clipped to the bounds.
     """
@@ -89,10 +90,10 @@ def to_environment(head: Head, action_spec: ActionSpec, action: Array) -> int | 
         return int(action)
     if action_spec.kind == "multidiscrete":
         return action.astype(np.int64)
-    low, high = _bounds(action_spec)
-    if head.kind == "squashed":
-        action = low + (action + 1.0) / 2.0 * (high - low)
-    clipped: Array = np.clip(action, low, high).astype(np.float32)
+    box = _box(action_spec)
+    if head.kind != "gaussian":
+        action = box.centre + box.unit * action.astype(np.float64)
+    clipped: Array = np.clip(action, box.low, box.high).astype(np.float32)
     return clipped
 
 
@@ -163,14 +164,8 @@ def _gaussian(
         # log(1 - tanh(x)^2) in a form that stays finite for large x
         logp -= (2.0 * (np.log(2.0) - action - np.logaddexp(0.0, -2.0 * action))).sum(-1)
         action = np.tanh(action)
-        low, high = np.full_like(mean[0], -1.0), np.ones_like(mean[0])
-    else:
-        low, high = _bounds(action_spec)
     if uniform.any():
-        anywhere = _uniform(low.reshape(-1), high.reshape(-1), mean.shape, rng)
-        density = (
-            -np.log(np.maximum(high - low, 1e-12)).sum() if np.isfinite(high - low).all() else 0.0
-        )
+        anywhere, density = _uniform(head, action_spec, environments, rng)
         action = np.where(uniform[:, None], anywhere, action)
         logp = np.where(uniform, density, logp)
     return _single(action.reshape(environments, *action_spec.shape)), {"logp": _single(logp)}
@@ -183,15 +178,40 @@ def _single(numbers: Array) -> Array:
     return single
 
 
-def _uniform(low: Array, high: Array, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """Draw uniformly from bounded elements, normally from unbounded ones."""
-    bounded = np.isfinite(low) & np.isfinite(high)
-    start, width = np.where(bounded, low, 0.0), np.where(bounded, high - low, 0.0)
-    return np.where(bounded, start + width * rng.random(shape), rng.standard_normal(shape))
+def _uniform(
+    head: Head, action_spec: ActionSpec, rows: int, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """Draw bounded numbers uniformly and others normally [rows, n]; return log-densities [rows]."""
+    box = _box(action_spec)
+    bounded, centre, unit = (part.reshape(-1) for part in (box.bounded, box.centre, box.unit))
+    if head.kind != "gaussian":
+        centre, unit = np.zeros_like(centre), np.ones_like(unit)
+    shape = rows, len(centre)
+    drawn = np.where(bounded, 2.0 * rng.random(shape) - 1.0, rng.standard_normal(shape))
+    normal = -0.5 * drawn**2 - 0.5 * np.log(2.0 * np.pi)
+    density = np.where(bounded, -np.log(2.0), normal) - np.log(np.maximum(unit, 1e-12))
+    return centre + unit * drawn, density.sum(-1)
+
+
+class _Box(NamedTuple):
+    """The bounds of a box [shape]; -1 to 1 are ``centre - unit`` to ``centre + unit``."""
+
+    low: Array
+    high: Array
+    bounded: Array  # on both sides
+    centre: Array
+    unit: Array
 
 
 @lru_cache(maxsize=64)
-def _bounds(action_spec: ActionSpec) -> tuple[Array, Array]:
-    low = np.array(action_spec.low, np.float32).reshape(action_spec.shape)
-    high = np.array(action_spec.high, np.float32).reshape(action_spec.shape)
-    return low, high
+def _box(action_spec: ActionSpec) -> _Box:
+    """Return a box; the unit of a number without two bounds is 1, counted from its only bound."""
+    most = float(np.finfo(np.float32).max)
+    bounds = (np.clip(bound, -most, most) for bound in (action_spec.low, action_spec.high))
+    low, high = (bound.astype(np.float64).reshape(action_spec.shape) for bound in bounds)
+    has_low, has_high = low > -UNBOUNDED, high < UNBOUNDED
+    bounded = has_low & has_high
+    single = np.where(has_low, low, np.where(has_high, high, 0.0))
+    centre = np.where(bounded, 0.5 * low + 0.5 * high, single)
+    unit = np.where(bounded, 0.5 * high - 0.5 * low, 1.0)
+    return _Box(low.astype(np.float32), high.astype(np.float32), bounded, centre, unit)

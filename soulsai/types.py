@@ -22,10 +22,12 @@ Fraction = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
 ActionKind = Literal["discrete", "multidiscrete", "box"]
+HeadKind = Literal["epsilon_greedy", "categorical", "gaussian", "scaled_gaussian", "squashed"]
 
 MASK = "mask"  # the observation leaf that says which actions are valid
 PROTOCOL = 1  # what this package speaks
 OLDEST_PROTOCOL = 1  # what it still understands
+UNBOUNDED = 1e30  # a bound of an action beyond this is none; JSON cannot carry infinity
 
 
 class Leaf(Struct, frozen=True):
@@ -47,7 +49,7 @@ class ActionSpec(Struct, frozen=True):
     """The space of actions: ``discrete`` (one of ``sizes[0]``), ``multidiscrete`` or ``box``.
 
     ``sizes`` holds the number of choices per component; ``low`` and ``high`` the box's flat
-    bounds, of shape ``shape``.
+    bounds, of shape ``shape``. A bound beyond ``UNBOUNDED`` is none.
     """
 
     kind: ActionKind
@@ -64,6 +66,11 @@ class ActionSpec(Struct, frozen=True):
         largest = max(self.sizes)
         dtype = "|u1" if largest <= 2**8 else "<u2" if largest <= 2**16 else "<u4"
         return Leaf(self.shape, dtype)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether all numbers have bounds."""
+        return all(abs(bound) < UNBOUNDED for bound in (*self.low, *self.high))
 
 
 class Spec(Struct, frozen=True):
@@ -173,12 +180,14 @@ class Heartbeat(Struct, frozen=True):
 class Head(Struct, frozen=True):
     """The rule that turns a policy's outputs into actions; ``soulsai.heads`` computes each kind.
 
-    ``epsilon_greedy`` reads ``q`` [A]; ``categorical`` reads ``logits`` [sum of sizes];
-    ``gaussian`` and ``squashed`` read ``mean`` and ``log_std`` [shape]. ``noise`` names the leaves
-    of the policy's memory that begin an episode as standard normal noise, if it explores.
+    ``epsilon_greedy`` reads ``q`` [A]; ``categorical`` reads ``logits`` [sum of sizes]; the others
+    read ``mean`` and ``log_std`` [shape]. Actions of ``scaled_gaussian`` and ``squashed`` travel in
+    units of the space, -1 to 1 between its bounds; those of ``gaussian``, the head of runs before
+    that, are the environment's own. ``noise`` names the leaves of the policy's memory that begin
+    an episode as standard normal noise, if it explores.
     """
 
-    kind: Literal["epsilon_greedy", "categorical", "gaussian", "squashed"]
+    kind: HeadKind
     epsilon_base: float = 0.4
     epsilon_alpha: float = 7.0
     eval_fraction: float = 0.05

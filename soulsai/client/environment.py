@@ -30,7 +30,8 @@ from soulsai.client.spaces import (
 )
 from soulsai.config import schema
 from soulsai.errors import ConfigError, EnvironmentFault
-from soulsai.types import MASK, ActionSpec, Array, Kwargs, Leaf, Spec
+from soulsai.heads import act, to_environment
+from soulsai.types import MASK, ActionSpec, Array, Head, Kwargs, Leaf, Spec
 
 log = logging.getLogger(__name__)
 
@@ -321,13 +322,19 @@ def random_action(spec: ActionSpec, mask: Array | None, rng: np.random.Generator
         mask: Valid choices [choices], or none if all are.
         rng: Randomness.
     """
-    if spec.kind == "box":
-        low, high = np.array(spec.low), np.array(spec.high)
-        return rng.uniform(low, high).reshape(spec.shape)
-    valid = np.ones(sum(spec.sizes), np.bool_) if mask is None else mask
-    parts = np.split(valid, np.cumsum(spec.sizes)[:-1])
-    drawn = [int(rng.choice(np.flatnonzero(part))) for part in parts]
-    return np.array(drawn).reshape(spec.shape)
+    head = Head("scaled_gaussian" if spec.kind == "box" else "categorical")
+    numbers, choices = np.zeros((1, len(spec.low))), np.zeros((1, sum(spec.sizes)))
+    action, _ = act(
+        head,
+        spec,
+        {"logits": choices, "mean": numbers, "log_std": numbers},
+        mask=None if mask is None else mask[None],
+        greedy=np.zeros(1, np.bool_),
+        epsilon=np.ones(1),
+        random=1.0,
+        rng=rng,
+    )
+    return to_environment(head, spec, action[0])
 
 
 def make(id: str, kwargs: Kwargs, max_episode_steps: int = 0) -> gymnasium.Env[Any, Any]:

@@ -243,7 +243,7 @@ def _actions(spec: Spec) -> str:
     if action.kind == "multidiscrete":
         return f"{len(action.sizes)} choices, of {', '.join(map(str, action.sizes))}"
     size = math.prod(action.shape)
-    bounds = f"{min(action.low):g} to {max(action.high):g}"
+    bounds = f"{min(action.low):g} to {max(action.high):g}" if action.bounded else "without bounds"
     return f"{size} number{'' if size == 1 else 's'}, {bounds}"
 
 

@@ -165,12 +165,9 @@ def action_spec(space: Space[Any]) -> ActionSpec:
         sizes = tuple(int(size) for size in space.nvec.flat)
         return ActionSpec("multidiscrete", (len(sizes),), sizes)
     if isinstance(space, spaces.Box) and space.dtype is not None and space.dtype.kind == "f":
-        if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-            raise EnvironmentFault(
-                f"the action space {space} has no finite bounds; rescale it, for example with "
-                "gymnasium.wrappers.RescaleAction"
-            )
-        low, high = (tuple(float(x) for x in bound.flat) for bound in (space.low, space.high))
+        most = float(np.finfo(np.float32).max)  # JSON cannot carry infinity
+        bounds = (np.clip(bound, -most, most) for bound in (space.low, space.high))
+        low, high = (tuple(map(float, bound.flat)) for bound in bounds)
         return ActionSpec("box", space.shape, (), low, high)
     raise EnvironmentFault(
         f"the action space {space} is not supported; it can be Discrete, MultiDiscrete (for whole "

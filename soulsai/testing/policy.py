@@ -1,6 +1,6 @@
 """Policies for tests: a graph without hidden layers, and a run for it."""
 
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -13,6 +13,7 @@ from soulsai.types import (
     Array,
     EnvironmentOffer,
     Head,
+    HeadKind,
     Leaf,
     PolicyCard,
     Program,
@@ -24,7 +25,7 @@ from soulsai.wire.weights import program_digest
 
 def toy_run(
     environment: EnvironmentOffer,
-    head: Literal["epsilon_greedy", "categorical", "gaussian", "squashed"] = "epsilon_greedy",
+    head: HeadKind = "epsilon_greedy",
     *,
     run: str = "toy",
     memory: bool = False,

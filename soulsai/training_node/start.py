@@ -124,7 +124,10 @@ def resumed_run(config: Config, spec: Spec, wire: TrainingWire, resume: str) -> 
             raise
         environments = saved.environment.id, config.environment.id
         raise ConfigError(_misfit("environment.id", *environments)) from error
-    program = _kept_or_exported(folder, algorithm, spec)
+    kept = folder.program()
+    if kept is not None:
+        keep_units(kept, algorithm)
+    program = _kept_or_exported(folder, kept, algorithm, spec)
     run_spec = _run_spec(config, spec, program, algorithm, folder.run)
     generation = reopen(wire, run_spec, program, progress.generation)
     folder.tidy()  # not before: the node that is replaced may be writing, and trims what it wrote
@@ -212,9 +215,22 @@ def check_generation(run: TrainingRun, wire: RetryingWire, publish: Callable[[],
     return True
 
 
-def _kept_or_exported(folder: RunFolder, algorithm: Algorithm, spec: Spec) -> Program:
+def keep_units(kept: Program, algorithm: Algorithm) -> None:
+    """Let a run continue in the environment's own units, if it began before actions were scaled.
+
+    Args:
+        kept: The program with which the run began.
+        algorithm: The algorithm that continues it.
+    """
+    if kept.head.kind == "gaussian":
+        head = algorithm.policy.head
+        algorithm.policy.head = msgspec.structs.replace(head, kind="gaussian")
+
+
+def _kept_or_exported(
+    folder: RunFolder, kept: Program | None, algorithm: Algorithm, spec: Spec
+) -> Program:
     """Return the kept program if it still fits: experience on its way to us then stays valid."""
-    kept = folder.program()
     if kept is not None:
         try:
             onnx_export.verify(kept, algorithm.policy, spec)

@@ -14,7 +14,7 @@ from soulsai.types import ActionSpec, Head
 
 HUGE = float(np.finfo(np.float32).max)
 SIZES = [(3,), (1,), (2, 4), (3, 1, 5)]
-CATEGORICAL, GAUSSIAN = Head("categorical"), Head("gaussian")
+CATEGORICAL, GAUSSIAN = Head("categorical"), Head("scaled_gaussian")
 
 
 class Noise:
@@ -159,7 +159,7 @@ def test_gaussian(shape, log_std):
     mean = rng.normal(size=(100, *shape)).astype(np.float32)
     outputs = {"mean": mean, "log_std": np.full_like(mean, log_std)}
     size = math.prod(shape)
-    box = ActionSpec("box", shape, (), (-1.0,) * size, (1.0,) * size)
+    box = ActionSpec("box", shape, (), (-2e3,) * size, (1e-3,) * size)
     noise = rng.normal(size=(100, size))
     for greedy in (False, True):
         action, extras = heads.act(

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from soulsai import heads
 from soulsai.types import ActionSpec, Head
@@ -11,6 +12,7 @@ DISCRETE = ActionSpec("discrete", (), (4,))
 MULTI = ActionSpec("multidiscrete", (2,), (3, 2))
 BOX = ActionSpec("box", (2,), low=(-1.0, 0.0), high=(1.0, 10.0))
 MANY = 40_000
+HUGE = float(np.finfo(np.float32).max)
 
 
 def rng(seed=0):
@@ -167,7 +169,12 @@ def test_far_out_the_squashed_density_stays_finite():
 
 
 @pytest.mark.parametrize(
-    ("kind", "low", "high"), [("gaussian", [-1, 0], [1, 10]), ("squashed", [-1, -1], [1, 1])]
+    ("kind", "low", "high"),
+    [
+        ("gaussian", [-1, 0], [1, 10]),
+        ("scaled_gaussian", [-1, -1], [1, 1]),
+        ("squashed", [-1, -1], [1, 1]),
+    ],
 )
 def test_random_box_actions_fill_the_box(kind, low, high):
     outputs = {"mean": same([0, 0]), "log_std": same([0, 0])}
@@ -193,6 +200,38 @@ def test_what_an_environment_gets():
     assert heads.to_environment(EPSILON, MULTI, np.array([1, 0], "|u1")).tolist() == [1, 0]
     out = heads.to_environment(Head("gaussian"), BOX, np.array([-3.0, 4.0], "<f4"))
     assert out.tolist() == [-1.0, 4.0]
-    out = heads.to_environment(Head("squashed"), BOX, np.array([0.0, 1.0], "<f4"))
-    assert out.tolist() == [0.0, 10.0]
-    assert out.dtype == np.float32
+    for kind in ("squashed", "scaled_gaussian"):
+        out = heads.to_environment(Head(kind), BOX, np.array([0.0, 1.0], "<f4"))
+        assert out.tolist() == [0.0, 10.0]
+        assert out.dtype == np.float32
+    out = heads.to_environment(Head("scaled_gaussian"), BOX, np.array([-3.0, 0.5], "<f4"))
+    assert out.tolist() == [-1.0, 7.5]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "action", "given"),
+    [
+        (-2000.0, 2000.0, 0.25, 500.0),
+        (-1e-3, 1e-3, 0.25, 0.25e-3),
+        (1e6, 1e6 + 8.0, -1.0, 1e6),
+        (-np.inf, np.inf, 40.0, 40.0),
+        (-HUGE, HUGE, 40.0, 40.0),
+        (5.0, np.inf, 2.0, 7.0),
+        (5.0, np.inf, -2.0, 5.0),
+        (-np.inf, 5.0, -2.0, 3.0),
+        (3.0, 3.0, 9.0, 3.0),
+    ],
+)
+def test_a_box_action_travels_in_units_of_its_bounds(low, high, action, given):
+    spec = ActionSpec("box", (1,), low=(low,), high=(high,))
+    out = heads.to_environment(Head("scaled_gaussian"), spec, np.array([action], "<f4"))
+    assert out == pytest.approx([given], rel=1e-6)
+
+
+def test_random_actions_of_scaled_boxes_have_their_density():
+    spec = ActionSpec("box", (2,), low=(-2e3, -HUGE), high=(2e3, HUGE))
+    outputs = {"mean": same([7.0, 7.0], 5), "log_std": same([0.0, 0.0], 5)}
+    actions, extras = act(Head("scaled_gaussian"), spec, outputs, random=True)
+    normal = torch.distributions.Normal(0.0, 1.0).log_prob(torch.from_numpy(actions[:, 1]))
+    uniform = torch.distributions.Uniform(-1.0, 1.0).log_prob(torch.from_numpy(actions[:, 0]))
+    assert extras["logp"] == pytest.approx((normal + uniform).numpy(), rel=1e-5)

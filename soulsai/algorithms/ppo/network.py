@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from soulsai.algorithms.base import Policy, Tensors
 from soulsai.algorithms.networks import Encoder, Observation
 from soulsai.algorithms.ppo.rollouts import Rollout
-from soulsai.types import ActionSpec, Head, Spec
+from soulsai.types import ActionSpec, Head, HeadKind, Spec
 
 Activation = Literal["tanh", "relu"]
 
@@ -116,9 +116,9 @@ class ActionHead(nn.Module):
             self.log_std = nn.Parameter(torch.zeros(action.shape))
 
     @property
-    def kind(self) -> Literal["categorical", "gaussian"]:
+    def kind(self) -> HeadKind:
         """The kind of the client's head."""
-        return "gaussian" if self.is_box else "categorical"
+        return "scaled_gaussian" if self.is_box else "categorical"
 
     @property
     def outputs(self) -> tuple[str, ...]:

@@ -212,8 +212,11 @@ class SAC:
 
 
 def _hyperparameters(config: SACSettings, spec: Spec) -> Hyperparameters:
-    if not np.isfinite((*spec.action.low, *spec.action.high)).all():
-        raise ConfigError("algorithm.name: sac needs actions with finite bounds; choose ppo")
+    if not spec.action.bounded:
+        raise ConfigError(
+            "algorithm.name: sac needs actions with finite bounds; rescale them, for example with "
+            "gymnasium.wrappers.RescaleAction, or choose ppo"
+        )
     return Hyperparameters(
         drop=config.drop,
         reward_scale=config.reward_scale,

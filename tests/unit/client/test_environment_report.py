@@ -155,10 +155,6 @@ class NotFiniteReward(Author):
         return self.obs, float("nan"), False, False, {}
 
 
-class Unbounded(Author):
-    action_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
-
-
 class WholeNumbers(Author):
     action_space = spaces.Box(0, 255, (1,), np.uint8)
 
@@ -181,7 +177,6 @@ MISTAKES = {
     OtherShape: r"has shape \(3,\) instead of \(2,\); let observation_space be that of",
     NotFinite: r"observation leaf 'obs' is not finite: \[nan nan\]",
     NotFiniteReward: "the reward is not finite: nan",
-    Unbounded: r"no finite bounds; rescale it, for example with gymnasium\.wrappers",
     WholeNumbers: r"MultiDiscrete \(for whole numbers\)",
     NoEnvironment: r"not a gymnasium\.Env; return one, whose class inherits from gymnasium\.Env",
     NothingValid: "'action_mask' allows no action",

@@ -9,7 +9,7 @@ from soulsai.algorithms.sac.settings import SACSettings
 from soulsai.config.schema import AlgorithmSettings, Config
 from soulsai.errors import ConfigError
 from soulsai.training_node import start
-from soulsai.types import ActionSpec, Leaf, Spec
+from soulsai.types import ActionSpec, Head, Leaf, Program, Spec
 
 SCREEN = Leaf((240, 320, 3), "|u1")
 DISCRETE = ActionSpec("discrete", (), (6,))
@@ -46,3 +46,11 @@ def test_a_policy_of_a_whole_screen_weighs_little(name, action, settings):
     algorithm = start.build_algorithm(config(name, **settings), spec, seed=0)
     sizes = [weight.nbytes for weight in algorithm.policy.twin().state_dict().values()]
     assert sum(sizes) <= 8 * 2**20
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "scaled_gaussian"])
+def test_a_resumed_run_keeps_the_units_of_its_actions(kind):
+    algorithm = start.build_algorithm(config("ppo"), Spec({"obs": Leaf((4,), "<f4")}, BOX), seed=0)
+    kept = Program(b"", "", ("obs",), ("mean", "log_std"), Head(kind), {})
+    start.keep_units(kept, algorithm)
+    assert algorithm.policy.head == Head(kind, eval_fraction=0.02)

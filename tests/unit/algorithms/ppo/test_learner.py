@@ -352,6 +352,44 @@ def test_a_walk_to_a_goal_is_learnt(estimator):
     assert np.mean(fleet.rewards[-50:]) > 0.8
 
 
+class Thrust:
+    """Repeat the number shown, scaled to the bounds; a step is an episode, and 0 the best reward.
+
+    Action 0 earns -1/3 on average.
+    """
+
+    def __init__(self, low, high):
+        self.low, self.high = np.float32(low), np.float32(high)
+
+    def reset(self, *, seed=None):
+        if seed is not None:
+            self.rng = np.random.default_rng(seed)
+        self.goal = self.rng.uniform(-1.0, 1.0)
+        return np.array([self.goal], "<f4"), {}
+
+    def step(self, action):
+        assert self.low <= action <= self.high
+        share = (float(action[0]) - float(self.low)) / (float(self.high) - float(self.low))
+        reward = -((2.0 * share - 1.0 - self.goal) ** 2)
+        return np.array([0.0], "<f4"), reward, True, False, {}
+
+
+def test_actions_of_any_bounds_are_learnt_alike():
+    """PPO's first setting for boxes, on boxes that differ in their units alone."""
+    means = {}
+    for low, high in [(-1.0, 1.0), (-2e3, 2e3), (-1e-3, 1e-3), (0.0, 512.0)]:
+        thrust = spec(ActionSpec("box", (1,), low=(low,), high=(high,)), width=1)
+        algorithm = ppo(
+            thrust, seed=1, batch_steps=256, minibatch=64, epochs=10, hidden=(16,), lr=3e-3
+        )
+        fleet = Fleet(algorithm, thrust, lambda low=low, high=high: Thrust(low, high), seed=1)
+        for _ in algorithm.learn(fleet.arrivals(8_000)):
+            pass
+        means[low, high] = np.mean(fleet.rewards[-1000:])
+    assert list(means.values()) == pytest.approx([means[-1.0, 1.0]] * 4, rel=0.05)
+    assert means[-1.0, 1.0] > -0.2
+
+
 def test_steps_of_a_greedy_episode_are_shown_as_dropped_and_learnt_from_once_it_explores():
     algorithm = ppo(spec(), batch_steps=64)
     greedy = [fragment(16, start=16 * i, greedy=True) for i in range(6)]
