@@ -1,6 +1,10 @@
 """Clocks that go back, servers that go away, and two threads on one wire."""
 
+import os
+import signal
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -11,6 +15,7 @@ from tests.contract.wire_cases import PROGRAM, REAL, run_spec, start, weights, w
 from tests.memory_server import MemoryServer, set_clock
 
 SPEC = run_spec()
+STALL_SECONDS = 7.0  # longer than a command waits for its answer
 HELLO = Hello("run-1", 1, "0.1", "LunarLander-v3", 1, SPEC.crc)
 
 
@@ -80,3 +85,27 @@ def test_one_thread_reads_while_another_does_everything_else(kind):
         assert read == positions
     if server is not None:
         server.stop()
+
+
+@pytest.mark.parametrize("kind", REAL)
+def test_a_command_whose_answer_is_late_is_sent_once(kind):
+    """redis-py 8.1 repeats a command ten times by default, also one that has timed out."""
+    server = start(kind)
+    with wires(kind, server, "late") as wire, ThreadPoolExecutor(2) as threads:
+        node, client = wire.training(), wire.client("c1")
+        generation = node.open(SPEC, PROGRAM, fresh=True)
+        client.spec()
+        calls = [
+            lambda: node._connection.execute("INCR", node._keys.generation),
+            lambda: client.hello(HELLO),  # XADD under an id of the server's choice
+        ]
+        os.kill(server.pid, signal.SIGSTOP)
+        stalled = time.monotonic()
+        made = [threads.submit(call) for call in calls]
+        errors = [call.exception() for call in made]
+        assert all(isinstance(error, Unreachable) for error in errors), errors
+        time.sleep(max(0.0, STALL_SECONDS - (time.monotonic() - stalled)))
+        os.kill(server.pid, signal.SIGCONT)
+        assert node.generation() == generation + 1
+        assert len(node.read({"c1": START}, 1.0)) == 1
+    server.stop()
