@@ -161,7 +161,7 @@ def test_every_command_about_somebody_asks_and_shows_the_answer(tmp_path, opened
             return shown
 
         page.get_by_role("button", name="Purge client-1").click()
-        assert not confirm("Purge", "Purge what this client sent?", "client-1; it stays out")
+        assert not confirm("Purge", "Purge this client's experience?", "purged client-1")
         page.get_by_label("Add a client").fill("new-one")
         page.get_by_role("button", name="Enroll", exact=True).click()
         assert confirm("Enroll", "Enroll this client?", "new-one may") == "invite-of-new-one"
