@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeGuard
 
 import numpy as np
 
 from soulsai.client.actor import Actor
 from soulsai.client.environment import PlayableEnvironment, Rows, StepResult, numbers
+from soulsai.client.isolation.environment import IsolatedEnvironment, answered
 from soulsai.client.isolation.watchdog import EnvironmentBroken
 from soulsai.client.player_link import Instructions, PlayerLink, PlayerProgress
 from soulsai.client.recorder import Recorder
@@ -46,8 +48,21 @@ class _Seat:
         self.absent = True  # until an episode begins
 
 
+class _Step(NamedTuple):
+    """A step that an environment is to take."""
+
+    seat: _Seat
+    action: Array
+    extras: Rows
+    row: int  # of the seat in ``extras``
+    began: float
+
+
 class Player:
     """Plays environments side by side, with one batched inference per version in use.
+
+    Several isolated environments step and reset at the same time: each gets its next action once
+    it has finished the one before.
 
     A greedy episode measures its version and keeps it to the end, unless it lasts so long that it
     may never end: then it goes on as one that explores. Every other episode takes the newest
@@ -111,6 +126,8 @@ class Player:
         self._groups: list[tuple[Actor, Array | None, list[_Seat]]] = []
         self._regroup = False
         self._absent = 0  # seats
+        self._stepping: dict[IsolatedEnvironment, _Step] = {}
+        self._resetting: dict[IsolatedEnvironment, _Seat] = {}
         self._longest = spec.environment.max_episode_steps  # or of an episode that ended
 
     def run(self, stopped: Callable[[], bool]) -> str:
@@ -143,6 +160,7 @@ class Player:
                 self._rejoin()
             if self._absent < len(self._seats):
                 self._round()
+                self._finish(_WAIT_SECONDS)
                 self._delay(stopped)
 
     def _follow(self, instructions: Instructions) -> None:
@@ -150,8 +168,9 @@ class Player:
             self._used = 0
         self._instructions = instructions
         self._progress.waiting = instructions.actor is None or self._spent()
+        busy = self._busy()
         for seat in self._seats:
-            if not seat.recorder.length:  # its next fragment has not begun
+            if not seat.recorder.length and seat not in busy:  # its next fragment has not begun
                 self._take_newest(seat)
 
     def _may_step(self) -> bool:
@@ -160,10 +179,14 @@ class Player:
 
     def _spent(self) -> bool:
         pointer = self._instructions.pointer
-        return pointer is not None and pointer.quota is not None and self._used >= pointer.quota
+        used = self._used + len(self._stepping)
+        return pointer is not None and pointer.quota is not None and used >= pointer.quota
 
     def _hold(self) -> None:
-        """Send all steps, and wait for other instructions."""
+        """Finish and send all steps, and wait for other instructions."""
+        self._finish(_WAIT_SECONDS if self._stepping else 0.0)
+        if self._stepping:
+            return  # a fragment of steps of one version cannot be cut before its last step
         # Set before sending, so that the reply to the last fragment arrives with its weights and
         # a single client in lockstep is repeatable.
         self._progress.waiting = self._instructions.actor is None or self._spent()
@@ -177,42 +200,80 @@ class Player:
             left -= _WAIT_SECONDS
 
     def _round(self) -> None:
-        """Take one step in every environment."""
+        """Take one step in every environment, or request one of each that is free."""
         if self._regroup:
             self._group()
         began = self._clock()
         for actor, indices, seats in self._groups:
-            obs, memory, greedy, epsilon = self._obs, self._memory, self._greedy, self._epsilon
-            if indices is not None:
-                obs = {name: rows[indices] for name, rows in obs.items()}
-                memory = {name: rows[indices] for name, rows in memory.items()}
-                greedy, epsilon = greedy[indices], epsilon[indices]
-            outputs, after = actor(obs, memory)
-            actions, extras = act(
-                self._head,
-                self._spec.spec.action,
-                outputs,
-                mask=obs.get(MASK),
-                greedy=greedy,
-                epsilon=epsilon,
-                random=self._instructions.exploration.get("random", 0.0),
-                rng=self._rng,
-            )
-            for name, rows in after.items():
-                self._memory[name][... if indices is None else indices] = rows
-            for index, seat in enumerate(seats):
-                self._step(seat, actions[index], extras, index, began)
+            actions, extras = self._act(actor, indices)
+            for row, seat in enumerate(seats):
+                self._step(_Step(seat, actions[row], extras, row, began))
 
-    def _step(
-        self, seat: _Seat, action: Array, extras: dict[str, Array], index: int, began: float
-    ) -> None:
-        native = to_environment(self._head, self._spec.spec.action, action)
+    def _act(self, actor: Actor, indices: Array | None) -> tuple[Array, Rows]:
+        """Choose actions for environments; return them with the head's extra values."""
+        obs, memory, greedy, epsilon = self._obs, self._memory, self._greedy, self._epsilon
+        if indices is not None:
+            obs = {name: rows[indices] for name, rows in obs.items()}
+            memory = {name: rows[indices] for name, rows in memory.items()}
+            greedy, epsilon = greedy[indices], epsilon[indices]
+        outputs, after = actor(obs, memory)
+        for name, rows in after.items():
+            self._memory[name][... if indices is None else indices] = rows
+        return act(
+            self._head,
+            self._spec.spec.action,
+            outputs,
+            mask=obs.get(MASK),
+            greedy=greedy,
+            epsilon=epsilon,
+            random=self._instructions.exploration.get("random", 0.0),
+            rng=self._rng,
+        )
+
+    def _step(self, step: _Step) -> None:
+        environment = step.seat.environment
+        native = to_environment(self._head, self._spec.spec.action, step.action)
         try:
-            outcome = seat.environment.step(native, seat.rows)
+            if self._waits(environment):
+                environment.request_step(native)
+                self._stepping[environment] = step
+                self._regroup = True
+                return
+            outcome = environment.step(native, step.seat.rows)
         except EnvironmentBroken as broken:
-            self._leave(seat, broken)
-            return
-        seat.recorder.add(action, outcome.reward, extras, index, seat.rows)
+            self._leave(step.seat, broken)
+        else:
+            self._stepped(step, outcome)
+
+    def _waits(self, environment: PlayableEnvironment) -> TypeGuard[IsolatedEnvironment]:
+        """Return whether others play on while this environment resets or takes a step."""
+        return len(self._seats) > 1 and isinstance(environment, IsolatedEnvironment)
+
+    def _busy(self) -> list[_Seat]:
+        return [*self._resetting.values(), *(step.seat for step in self._stepping.values())]
+
+    def _finish(self, timeout: float) -> None:
+        """Finish steps and resets that are answered, after ``timeout`` seconds of waiting at most.
+
+        Without any it returns at once.
+        """
+        awaited = [*self._stepping, *self._resetting]
+        for environment in answered(awaited, timeout) if awaited else ():
+            self._regroup = True
+            step = self._stepping.pop(environment, None)
+            seat = self._resetting.pop(environment) if step is None else step.seat
+            try:
+                if step is None:
+                    environment.finish_reset(seat.rows)
+                    self._begun(seat)
+                else:
+                    self._stepped(step, environment.finish_step(seat.rows))
+            except EnvironmentBroken as broken:
+                self._leave(seat, broken)
+
+    def _stepped(self, step: _Step, outcome: StepResult) -> None:
+        seat, action, extras, row, began = step
+        seat.recorder.add(action, outcome.reward, extras, row, seat.rows)
         seat.reward += outcome.reward
         seat.steps += 1
         self._used += 1
@@ -229,14 +290,24 @@ class Player:
     def _begin(self, seat: _Seat) -> None:
         """Begin an episode; its first observation is no step of the episode before."""
         seed, self._seeds[seat.index] = self._seeds[seat.index], None
+        environment = seat.environment
         try:
-            seat.environment.reset(seat.rows, seed)
+            if self._waits(environment):
+                environment.request_reset(seed)
+                self._resetting[environment] = seat
+            else:
+                environment.reset(seat.rows, seed)
         except EnvironmentBroken as broken:
             self._leave(seat, broken)
             return
         if seat.absent:
             seat.absent, self._absent = False, self._absent - 1
             self._regroup = True
+        if environment not in self._resetting:
+            self._begun(seat)
+
+    def _begun(self, seat: _Seat) -> None:
+        """Prepare for the first step of an episode, whose first observation has arrived."""
         for row in seat.memory.values():
             row[...] = 0
         self._explore(seat, evaluate=True)
@@ -339,7 +410,8 @@ class Player:
     def _group(self) -> None:
         """Group the environments by the version in use."""
         self._regroup = False
-        present = [seat for seat in self._seats if not seat.absent]
+        busy = self._busy()
+        present = [seat for seat in self._seats if not seat.absent and seat not in busy]
         actors = dict.fromkeys(seat.actor for seat in present if seat.actor is not None)
         self._groups = []
         for actor in actors:

@@ -17,7 +17,6 @@ from soulsai.client.environment import probe
 from soulsai.client.isolation import process_tree
 from soulsai.client.isolation.environment import IsolatedEnvironment, start
 from soulsai.client.isolation.watchdog import EnvironmentBroken
-from soulsai.client.isolation.worker import STEP
 from soulsai.config.schema import EnvironmentSettings, WatchdogSettings
 from soulsai.errors import EnvironmentFault
 from soulsai.testing import BoxToy, DictToy, MaskedToy, MultiDiscreteToy
@@ -272,7 +271,7 @@ def test_what_hangs_and_is_ended_by_nobody_ends_itself(caged):
     one._setup = msgspec.structs.replace(one._setup, patience=2.0)
     start(one, lambda: False)
     one.reset(rows, 0)
-    one._request(STEP, 0, one._no_action)  # and nobody waits for the answer
+    one.request_step(0)  # and nobody waits for the answer
     until(lambda: one._process.poll() is not None)
 
 

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NoReturn
 
 import msgspec
@@ -110,6 +110,8 @@ class IsolatedEnvironment:
         self._not_before = 0.0
         self._start_until = 0.0  # the deadline of a start
         self._measure_at = 0.0
+        self._until = 0.0  # the deadline of the reply that is awaited
+        self._awaited: Literal["", "step", "reset"] = ""
 
     def __repr__(self) -> str:
         return f"Isolated({self.name}, {self._state}, pid={self.pid})"
@@ -142,10 +144,18 @@ class IsolatedEnvironment:
 
     def reset(self, rows: Rows, seed: int | None = None) -> None:
         """Begin an episode; see ``AdaptedEnvironment.reset``."""
+        self.request_reset(seed)
+        self.finish_reset(rows)
+
+    def request_reset(self, seed: int | None = None) -> None:
+        """Let it begin an episode, without waiting for that."""
         if fault := self._watchdog.due(between=True):
             self._break(fault)
-        self._request(RESET, -1 if seed is None else seed, self._no_action)
-        kind, *_ = self._reply("reset", self._limits.reset_seconds)
+        self._request("reset", REQUEST.pack(RESET, -1 if seed is None else seed) + self._no_action)
+
+    def finish_reset(self, rows: Rows) -> None:
+        """Wait until it has begun an episode, and write its first observation into ``rows``."""
+        kind, *_ = self._reply()
         if kind == FAULT:
             self._break(self._watchdog.reset_failed(self._more.decode(errors="replace")))
         self._watchdog.began()
@@ -153,13 +163,19 @@ class IsolatedEnvironment:
 
     def step(self, action: Any, rows: Rows) -> StepResult:
         """Take a step; see ``AdaptedEnvironment.step``."""
+        self.request_step(action)
+        return self.finish_step(rows)
+
+    def request_step(self, action: Any) -> None:
+        """Let it take a step, without waiting for that."""
         self._measure()
         if fault := self._watchdog.due(between=False):
             self._break(fault)
-        self._request(STEP, 0, action_bytes(action, self.spec.action))
-        kind, terminated, truncated, size, reward, seconds = self._reply(
-            "step", self._limits.step_seconds
-        )
+        self._request("step", REQUEST.pack(STEP, 0) + action_bytes(action, self.spec.action))
+
+    def finish_step(self, rows: Rows) -> StepResult:
+        """Wait until it has taken a step, and write the observation into ``rows``."""
+        kind, terminated, truncated, size, reward, seconds = self._reply()
         if kind == FAULT:
             self._break(Fault("crash", self._more.decode(errors="replace")))
         self._watchdog.stepped(seconds)
@@ -167,6 +183,15 @@ class IsolatedEnvironment:
         if size:
             self.info = msgspec.msgpack.decode(self._more)
         return StepResult(reward, bool(terminated), bool(truncated))
+
+    @property
+    def overdue(self) -> bool:
+        """Whether the reply that is awaited is late; to finish the request then raises."""
+        return self._connection is None or self._clock() >= self._until
+
+    def fileno(self) -> int:
+        """Return the descriptor of its connection, which becomes readable with the reply."""
+        return -1 if self._connection is None else self._connection.fileno()
 
     def check_bounds(self, rows: Rows) -> None:
         """Do nothing: its own process checks the bounds."""
@@ -181,7 +206,7 @@ class IsolatedEnvironment:
             process_tree.end(self._process, self._limits.programs, grace)
             if self._process.stdin is not None:
                 self._process.stdin.close()
-        self._process, self._state = None, "off"
+        self._process, self._state, self._awaited = None, "off", ""
 
     def _break(self, fault: Fault) -> NoReturn:
         """Stop the process where the fault requires it, and raise the fault."""
@@ -265,21 +290,28 @@ class IsolatedEnvironment:
             self._hang("start", self._limits.start_seconds)
         return False
 
-    def _request(self, kind: int, seed: int, action: bytes) -> None:
+    def _request(self, awaited: Literal["step", "reset"], data: bytes) -> None:
+        if self._awaited:
+            self._reply()  # of a request that nobody has finished
+        self._awaited, self._until = awaited, self._clock() + self._patience(awaited)
         try:
             if self._connection is not None:
-                self._connection.sendall(REQUEST.pack(kind, seed) + action)
+                self._connection.sendall(data)
         except OSError:
             self._crash("idle")
 
-    def _reply(self, what: str, seconds: float) -> tuple[int, int, int, int, float, float]:
-        """Return the header of the next reply; its observation is in the buffer."""
-        until = self._clock() + seconds
-        self._fill(memoryview(self._buffer.data), until, what, seconds)
+    def _reply(self) -> tuple[int, int, int, int, float, float]:
+        """Return the header of the reply; its observation is in the buffer."""
+        awaited, self._awaited = self._awaited, ""
+        seconds = self._patience(awaited)
+        self._fill(memoryview(self._buffer.data), self._until, awaited, seconds)
         header = REPLY.unpack_from(self._buffer.data)
         self._more = bytearray(header[3])
-        self._fill(memoryview(self._more), until, what, seconds)
+        self._fill(memoryview(self._more), self._until, awaited, seconds)
         return header
+
+    def _patience(self, awaited: str) -> float:
+        return self._limits.step_seconds if awaited == "step" else self._limits.reset_seconds
 
     def _fill(self, view: memoryview, until: float, what: str, seconds: float = 0.0) -> None:
         """Fill ``view`` from the connection by the time ``until``."""
@@ -316,6 +348,20 @@ class IsolatedEnvironment:
         if self._limits.memory_mb and self._process and self._clock() >= self._measure_at:
             self._measure_at = self._clock() + MEMORY_SECONDS
             self._watchdog.measured(process_tree.resident(self._process.pid))
+
+
+def answered(
+    environments: Sequence[IsolatedEnvironment], timeout: float
+) -> list[IsolatedEnvironment]:
+    """Return the environments whose request can be finished without waiting.
+
+    Args:
+        environments: Those with a request that is not finished.
+        timeout: Seconds to wait for the first of them.
+    """
+    connected = [one for one in environments if one.fileno() >= 0]
+    readable = set(select.select(connected, [], [], timeout)[0])
+    return [one for one in environments if one in readable or one.overdue]
 
 
 def start(environment: IsolatedEnvironment, stopped: Callable[[], bool]) -> None:

@@ -85,7 +85,10 @@ def stage(envs, kind="epsilon_greedy", *, memory=False, clock=lambda: 0.0, quota
     masked = options.pop("masked", False)
     info_keys = options.pop("info_keys", ())
     environments = [
-        AdaptedEnvironment(env, "it", mask_key="action_mask", masked=masked) for env in envs
+        AdaptedEnvironment(env, "it", mask_key="action_mask", masked=masked)
+        if isinstance(env, gymnasium.Env)
+        else env
+        for env in envs
     ]
     spec = environments[0].spec
     program, arrays = linear_program(spec, head, memory=memory)
