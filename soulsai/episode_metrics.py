@@ -20,8 +20,7 @@ MOST = 16  # measures in one run
 MOST_INFO = 32  # numbers of the last info that travel with an episode
 FIELDS = ("reward", "steps", "seconds", "epsilon", "greedy", "terminated", "version", "env_steps")
 BEST = ("reward", "steps", "seconds")  # by which models are compared, beside the measures
-RESERVED = {*FIELDS, "id", "gap", "time", "client", "info", "generation", "number", "episode",
-            "epoch", "sample", "metrics", TIMER}  # fmt: skip
+RESERVED = {*Episode.__struct_fields__, "id", "gap", "number", "sample", "metrics", TIMER}
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _TEXT = re.compile(
