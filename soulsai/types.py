@@ -27,6 +27,7 @@ HeadKind = Literal["epsilon_greedy", "categorical", "gaussian", "scaled_gaussian
 MASK = "mask"  # the observation leaf that says which actions are valid
 PROTOCOL = 1  # what this package speaks
 OLDEST_PROTOCOL = 1  # what it still understands
+WIDE = 1e6  # a bound of integers from which it says nothing about their usual size
 UNBOUNDED = 1e30  # a bound of an action beyond this is none; JSON cannot carry infinity
 
 
@@ -43,6 +44,19 @@ class Leaf(Struct, frozen=True):
     categories: int = 0
     low: float | None = None
     high: float | None = None
+
+    @property
+    def normalised(self) -> bool:
+        """Whether mean and deviation scale the numbers: floats, and integers without near bounds.
+
+        The bounds of many environments are those of their integers' type.
+        """
+        dtype = np.dtype(self.dtype)
+        if dtype.kind not in "iu" or dtype.itemsize == 1 or self.categories:
+            return dtype.kind == "f"
+        if self.low is None or self.high is None:
+            return True
+        return max(-self.low, self.high) >= min(WIDE, float(np.iinfo(dtype).max))
 
 
 class ActionSpec(Struct, frozen=True):

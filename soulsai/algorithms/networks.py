@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from soulsai.algorithms.vision import Vision, feature_count, vision_encoder
-from soulsai.frame_stacks import image_axes
+from soulsai.frame_stacks import ImageAxes, image_axes
 from soulsai.types import Array, Leaf
 
 CLIP = 10.0  # standard deviations to which normalised elements are clipped
@@ -20,9 +20,10 @@ CLIP = 10.0  # standard deviations to which normalised elements are clipped
 class Observation(nn.Module):
     """Converts named leaves to the inputs of a network: one vector, then images.
 
-    Floats are normalised by the buffers ``mean`` and ``inv_std`` (all float elements, in the order
-    of ``floats``), so the statistics travel with the weights. Integers are divided by their
-    largest magnitude, categories become one-hot, booleans 0 and 1.
+    Floats, and integers without useful bounds, are normalised by the buffers ``mean`` and
+    ``inv_std`` (their elements in the order of ``floats``), so the statistics travel with the
+    weights. Other integers are divided by their largest magnitude, categories become one-hot,
+    booleans 0 and 1.
 
     Args:
         leaves: Shape and type of each leaf.
@@ -35,9 +36,10 @@ class Observation(nn.Module):
     def __init__(self, leaves: dict[str, Leaf], *, normalize: bool) -> None:
         super().__init__()
         self.leaves = leaves
-        self.images = {name: leaf for name, leaf in leaves.items() if _is_image(leaf)}
-        self.floats = {name: leaf for name, leaf in leaves.items() if _kind(leaf) == "f"}
-        self.flat = {n: leaf for n, leaf in leaves.items() if n not in self.images | self.floats}
+        self.images = {name: axes for name, leaf in leaves.items() if (axes := image_axes(leaf))}
+        others = {name: leaf for name, leaf in leaves.items() if name not in self.images}
+        self.floats = {name: leaf for name, leaf in others.items() if leaf.normalised}
+        self.flat = {n: leaf for n, leaf in leaves.items() if n not in (*self.images, *self.floats)}
         size = sum(prod(leaf.shape) for leaf in self.floats.values())
         self.width = size + sum(_flat_width(leaf) for leaf in self.flat.values())
         self.size = size if normalize else 0  # number of elements that are normalised
@@ -55,7 +57,7 @@ class Observation(nn.Module):
                 vector = ((vector - self.mean) * self.inv_std).clamp(-CLIP, CLIP)
             flat.append(vector)
         flat += [_flatten(leaf, obs[name]) for name, leaf in self.flat.items()]
-        images = [_image(leaf, obs[name]) for name, leaf in self.images.items()]
+        images = [_image(self.leaves[n], axes, obs[n]) for n, axes in self.images.items()]
         return [_concatenated(flat), *images] if flat else images
 
     def elements(self, obs: dict[str, Array]) -> Array:
@@ -87,8 +89,8 @@ class Encoder(nn.Module):
         vision: Vision = "auto",
     ) -> None:
         super().__init__()
-        axes = [image_axes(leaf) for leaf in observation.images.values()]
-        shapes = [(image.depth, image.height, image.width) for image in axes]
+        images = observation.images.values()
+        shapes = [(image.depth, image.height, image.width) for image in images]
         # Checkpoints name the vision encoders ``eyes``.
         self.eyes = nn.ModuleList([vision_encoder(vision, shape) for shape in shapes])
         inputs = observation.width
@@ -252,11 +254,6 @@ def _kind(leaf: Leaf) -> str:
     return np.dtype(leaf.dtype).kind
 
 
-def _is_image(leaf: Leaf) -> bool:
-    """Return whether a leaf is bytes or booleans over height, width and channels."""
-    return len(leaf.shape) == 3 and np.dtype(leaf.dtype).itemsize == 1 and not leaf.categories
-
-
 def _flat_width(leaf: Leaf) -> int:
     return prod(leaf.shape) * max(1, leaf.categories)
 
@@ -281,7 +278,12 @@ def _largest(leaf: Leaf) -> float:
     return 255.0 if leaf.dtype == "|u1" else 1.0
 
 
-def _image(leaf: Leaf, raw: Tensor) -> Tensor:
+def _image(leaf: Leaf, axes: ImageAxes, raw: Tensor) -> Tensor:
     """Convert an image leaf [B, ...] to floats in 0..1 [B, C, H, W]."""
-    image = raw.permute(0, 3, 1, 2) if image_axes(leaf).last else raw
-    return image.float() if _kind(leaf) == "b" else image.float() * (1.0 / 255.0)
+    if axes.last:
+        raw = raw.movedim(-1, -3)
+    image = raw.reshape(-1, axes.depth, axes.height, axes.width).float()
+    if np.dtype(leaf.dtype).itemsize == 1:
+        return image if _kind(leaf) == "b" else image * (1.0 / 255.0)
+    low, high = leaf.low or 0.0, leaf.high or 0.0
+    return (image - low) * (1.0 / (high - low))

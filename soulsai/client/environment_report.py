@@ -19,7 +19,7 @@ from soulsai.client.environment import (
 )
 from soulsai.config.schema import Config
 from soulsai.episode_metrics import asked_info
-from soulsai.frame_stacks import image_axes
+from soulsai.frame_stacks import LEAST_SIDE, image_axes
 from soulsai.types import MASK, Array, Leaf, Spec, zeros
 
 MOST_STEPS = 200  # of a trial
@@ -139,15 +139,17 @@ def describe_leaf(leaf: Leaf) -> str:
     if leaf.categories:
         many = "one" if size == 1 else f"{size}"
         return f"{many} of {leaf.categories} categories{'' if size == 1 else ' each'}, one-hot"
-    if len(leaf.shape) == 3 and dtype.itemsize == 1:
-        axes = image_axes(leaf)
-        return (
-            f"image of {axes.height} x {axes.width}, {axes.depth} channels or stacked frames "
-            f"({'last' if axes.last else 'first'} axis), by a vision encoder"
-        )
+    if axes := image_axes(leaf):
+        frames = f"{axes.frames} frames of " if len(leaf.shape) == 4 else ""
+        where = f" ({'last' if axes.last else 'first'} axis)" if len(leaf.shape) > 2 else ""
+        several = "channels" if frames else "channels or stacked frames"
+        of = f"{axes.channels} {several}" if len(leaf.shape) > 2 else "grey"
+        return f"image of {axes.height} x {axes.width}, {frames}{of}{where}, by a vision encoder"
     noun = "number" if size == 1 else "numbers"
     shown = f"{size} {noun}" + (f" ({shape})" if len(leaf.shape) > 1 else "")
-    if dtype.kind == "f":
+    if dtype.kind == "f" and len(leaf.shape) > 2 and min(leaf.shape[-3:-1]) >= LEAST_SIDE:
+        shown += ", no image as it has no finite bounds"
+    if leaf.normalised:
         return f"{shown}{bounds}, normalised by mean and deviation"
     if dtype.kind == "b":
         return f"{shown}, 0 or 1"

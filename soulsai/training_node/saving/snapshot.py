@@ -103,4 +103,6 @@ def _load(part: Stateful, file: Path) -> None:
         part.load_state_dict(content)
     except (RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         line = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"{file.with_suffix('')}: does not fit this run: {line}") from error
+        raise CheckpointError(
+            f"{file.with_suffix('')}: does not fit this run: {line}; start a new one"
+        ) from error

@@ -1,10 +1,12 @@
 """Networks: what they see of each kind of leaf, and that their parts fit."""
 
+import numpy as np
 import pytest
 import torch
 
 from soulsai.algorithms.compile.flat import FlatAdam, Gradient, flatten
 from soulsai.algorithms.networks import DenseLayers, Encoder, Observation, QuantileHead
+from soulsai.algorithms.normalize import ObservationNormalizer
 from soulsai.types import Leaf, zeros
 
 LEAVES = {
@@ -65,6 +67,73 @@ def test_images_of_either_layout_and_any_size(leaf):
     assert image.shape[1] == min(leaf.shape[0], leaf.shape[2])
     assert image[0].min() == image[0].max() == 1.0
     assert encoder.features([vector, image]).shape == (3, 16)
+
+
+@pytest.mark.parametrize(
+    ("leaf", "channels"),
+    [
+        (Leaf((36, 40), "|u1", 0, 0.0, 255.0), 1),
+        (Leaf((3, 36, 40), "<f4", 0, -1.0, 3.0), 3),
+        (Leaf((36, 40, 3), "<f4", 0, 0.0, 255.0), 3),
+        (Leaf((36, 40), "<f8", 0, 0.0, 1.0), 1),
+        (Leaf((36, 40), "<u2", 0, 0.0, 65535.0), 1),
+        (Leaf((4, 36, 40, 3), "|u1", 0, 0.0, 255.0), 12),
+        (Leaf((2, 3, 36, 40), "|u1", 0, 0.0, 255.0), 6),
+    ],
+)
+def test_pictures_without_channels_of_numbers_and_with_frames(leaf, channels):
+    observation = Observation({"camera": leaf}, normalize=True)
+    rng = np.random.default_rng(0)
+    drawn = rng.uniform(leaf.low, leaf.high, (2, *leaf.shape)).astype(leaf.dtype)
+    drawn[0] = leaf.high
+    (image,) = observation.parts({"camera": torch.from_numpy(drawn)})
+    assert image.shape == (2, channels, 36, 40)
+    assert image[0].numpy() == pytest.approx(1.0)
+    # The same by Einstein's notation: frames and channels become one axis, before height and width
+    names = {2: "bhw", 3: "bhwc" if leaf.shape[-1] == 3 else "bchw"}
+    names[4] = "bfhwc" if leaf.shape[-1] == 3 else "bfchw"
+    order = [name for name in "bfchw" if name in names[len(leaf.shape)]]
+    moved = np.einsum(f"{names[len(leaf.shape)]}->{''.join(order)}", drawn.astype("f8"))
+    scaled = (moved - leaf.low) / (leaf.high - leaf.low)
+    np.testing.assert_allclose(image.numpy(), scaled.reshape(image.shape), atol=1e-6)
+    assert observation.size == 0
+
+
+@pytest.mark.parametrize(
+    "leaf",
+    [
+        Leaf((36, 40, 3), "<f4"),  # without bounds
+        Leaf((30, 2), "<f4", 0, 0.0, 1.0),  # a table
+        Leaf((35, 40), "|u1", 0, 0.0, 255.0),
+        Leaf((36, 40), "|u1", categories=9),
+    ],
+)
+def test_tables_and_maps_of_categories_are_no_pictures(leaf):
+    assert not Observation({"table": leaf}, normalize=True).images
+
+
+@pytest.mark.parametrize(
+    ("leaf", "normalised"),
+    [
+        (Leaf((2,), "<i8", 0, -(2.0**63), 2.0**63), True),
+        (Leaf((2,), "<i4", 0, -(2.0**31), 2.0**31 - 1), True),
+        (Leaf((2,), "<i2", 0, -(2.0**15), 2.0**15 - 1), True),
+        (Leaf((2,), "<i8"), True),
+        (Leaf((2,), "<u4", 0, 0.0, 1e9), True),
+        (Leaf((2,), "<i8", 0, 0.0, 200.0), False),
+        (Leaf((2,), "|i1", 0, -128.0, 127.0), False),
+    ],
+)
+def test_integers_without_near_bounds_are_normalised_as_floats_are(leaf, normalised):
+    observation = Observation({"score": leaf}, normalize=True)
+    assert observation.size == 2 * normalised
+    if normalised:
+        rows = np.tile(np.array([[5, 100]], leaf.dtype), (1000, 1))
+        rows[::2] += np.array([2, 20], leaf.dtype)
+        normalizer = ObservationNormalizer(observation)
+        normalizer.update({"score": rows})
+        (vector,) = observation.parts({"score": torch.from_numpy(rows)})
+        assert vector.numpy() == pytest.approx(np.tile([[1.0, 1.0], [-1.0, -1.0]], (500, 1)))
 
 
 def test_a_picture_alone_is_enough():

@@ -89,7 +89,15 @@ def test_an_algorithm_that_cannot_learn_it_is_named_with_those_that_can():
         ),
         (Leaf((2, 5), "<f4", low=-1, high=1),
          "10 numbers (2 x 5), -1 to 1, normalised by mean and deviation"),
-        (Leaf((9,), "<i4"), "9 numbers of int32, divided by the largest"),
+        (Leaf((9,), "<i4", low=0, high=9), "9 numbers of int32, 0 to 9, divided by the largest"),
+        (Leaf((9,), "<i4"), "9 numbers, normalised by mean and deviation"),
+        (Leaf((84, 96), "|u1"), "image of 84 x 96, grey, by a vision encoder"),
+        (
+            Leaf((4, 84, 96, 3), "|u1"),
+            "image of 84 x 96, 4 frames of 3 channels (last axis), by a vision encoder",
+        ),
+        (Leaf((84, 96, 3), "<f4"), "24192 numbers (84 x 96 x 3), no image as it has no finite "
+         "bounds, normalised by mean and deviation"),
         (Leaf((), "|b1"), "1 number, 0 or 1"),
     ],
 )  # fmt: skip

@@ -15,6 +15,7 @@ from soulsai.types import Leaf
 
 SIDE = 32
 STACK = Leaf((SIDE, SIDE, 4), "|u1")
+COLOUR = Leaf((4, SIDE, SIDE, 3), "|u1")
 COLUMNS = {"obs.eye": STACK, "next_obs.eye": STACK, "ret": Leaf((), "<f4")}
 
 
@@ -28,6 +29,8 @@ def rows(first, count, leaf=STACK):
     seen = np.stack(
         [np.stack([frame(t + k) for k in range(4)], axis) for t in range(first, first + count + 1)]
     )
+    if leaf is COLOUR:
+        seen = seen[..., None] + np.arange(3, dtype=np.uint8)
     ret = np.arange(first, first + count, dtype=np.float32)
     return {"obs.eye": seen[:-1], "next_obs.eye": seen[1:], "ret": ret}
 
@@ -43,6 +46,8 @@ def test_what_is_a_stack():
     assert stack_of(Leaf((10, 10, 4), "|b1")) is None  # too small
     assert stack_of(Leaf((84, 84, 4), "<f4")) is None
     assert stack_of(Leaf((84, 84, 1), "|u1")) is None
+    assert stack_of(COLOUR) == FrameStack(4, SIDE, 3 * SIDE, last=False, channels=3)
+    assert stack_of(Leaf((1, 84, 84, 3), "|u1")) is None
     assert stack_of(Leaf((84, 84, 4), "|u1", categories=9)) is None
 
 
@@ -61,7 +66,18 @@ def test_images_that_roll_are_their_frames_and_back(last, depth, count, seed):
     assert stack.rolls(images) == (count == 1)
 
 
-@pytest.mark.parametrize("leaf", [STACK, Leaf((4, SIDE, SIDE), "|u1")])
+@given(count=st.integers(1, 5), seed=st.integers(0, 9))
+def test_stacks_of_colour_pictures_are_their_frames_and_back(count, seed):
+    stack = FrameStack(3, 4, 10, last=False, channels=2)
+    frames = np.random.default_rng(seed).integers(9, size=(count + 2, 4, 5, 2))
+    images = np.stack([frames[row : row + 3] for row in range(count)])
+    assert images.shape[1:] == stack.shape
+    assert stack.rolls(images)
+    assert np.array_equal(stack.unrolled(images), frames.reshape(count + 2, 4, 10))
+    assert np.array_equal(stack.rolled(stack.unrolled(images)), images)
+
+
+@pytest.mark.parametrize("leaf", [STACK, Leaf((4, SIDE, SIDE), "|u1"), COLOUR])
 def test_images_come_out_as_they_went_in(leaf):
     ring = Ring(20, {"obs.eye": leaf, "next_obs.eye": leaf, "ret": Leaf((), "<f4")})
     given_rows = rows(0, 15, leaf)

@@ -39,6 +39,16 @@ IMAGE = Spec({"pixels": Leaf((36, 36, 4), "|u1"), "speed": Leaf((2,), "<f4")}, D
 SCREEN = Spec({"obs": Leaf((10, 10, 4), "|b1")}, DISCRETE)
 LARGE = Spec({"obs": Leaf((3, 132, 150), "|u1")}, DISCRETE)
 FRAMES = Spec({"obs": Leaf((4, 60, 60), "|u1")}, DISCRETE)
+PICTURES = Spec(
+    {
+        "grey": Leaf((36, 36), "|u1", 0, 0.0, 255.0),
+        "scaled": Leaf((3, 36, 36), "<f4", 0, 0.0, 1.0),
+        "deep": Leaf((36, 36), "<u2", 0, 0.0, 65535.0),
+        "stack": Leaf((4, 36, 36, 3), "|u1", 0, 0.0, 255.0),
+        "score": Leaf((2,), "<i8"),
+    },
+    DISCRETE,
+)
 CONTINUOUS = Spec({"obs": Leaf((4,), "<f4")}, BOX)
 
 
@@ -98,6 +108,7 @@ NETWORKS = {
     "dqn, minatar": (q(SCREEN, vision="minatar", normalize_obs=False), SCREEN),
     "dqn, impala": (q(FRAMES, vision="impala", noisy=True, normalize_obs=False), FRAMES),
     "dqn, pooled": (q(LARGE, normalize_obs=False), LARGE),
+    "dqn, pictures": (q(PICTURES), PICTURES),
     "recurrent": (Recurrent, CONTINUOUS),
     "folded": (Folded, VECTOR),
 }
