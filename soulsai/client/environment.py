@@ -8,6 +8,7 @@ import math
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
@@ -15,9 +16,11 @@ from typing import Any, NamedTuple, Protocol
 import gymnasium
 import msgspec
 import numpy as np
+from gymnasium.envs.registration import get_env_id, parse_env_id
 
 from soulsai.client.environment_offer import newest_id
 from soulsai.client.games import soulsgym
+from soulsai.client.installed_versions import versions_behind
 from soulsai.client.own_values import numbered, with_own
 from soulsai.client.spaces import (
     Reader,
@@ -127,6 +130,8 @@ class AdaptedEnvironment:
             leaves[MASK] = Leaf((self._choices,), "|b1")
         self.spec = Spec(leaves, action)
         self._bounded = tuple(reader for reader in self._readers if _bounded(reader))
+        self._limit = _time_limit(env)
+        self._ends_twice = False  # whether an end both terminated and truncated was mentioned
 
     def __repr__(self) -> str:
         return f"AdaptedEnvironment({self.name})"
@@ -172,11 +177,31 @@ class AdaptedEnvironment:
             raise EnvironmentFault(
                 f"{self.name}: step returns a reward or an end of the episode that {error}"
             ) from None
+        if result.terminated and result.truncated:
+            result = self._one_end(result)
         self._read(obs, info, rows)
         if not -_LARGEST <= result.reward <= _LARGEST:
             raise EnvironmentFault(f"{self.name}: the reward is not finite: {result.reward}")
         if self._masked and not (result.terminated or result.truncated):
             self._check_mask(rows)
+        return result
+
+    def _one_end(self, result: StepResult) -> StepResult:
+        """Return an end that is either terminated or truncated.
+
+        An environment may report the end of its time as terminated, too. The limit of a wrapper
+        tells such an end from one of the game.
+        """
+        limit = self._limit
+        if limit is not None and (limit._elapsed_steps or 0) >= limit._max_episode_steps:
+            return result._replace(terminated=False)
+        if not self._ends_twice:
+            self._ends_twice = True
+            log.warning(
+                "env=%s: a step ends the episode as terminated and as truncated, and counts as "
+                "terminated; if that is its time limit, set environment.max_episode_steps to it",
+                self.name,
+            )
         return result
 
     def gives_mask(self, seed: int) -> bool:
@@ -361,6 +386,10 @@ def make(id: str, kwargs: Kwargs, max_episode_steps: int = 0) -> gymnasium.Env[A
         env = creator(**kwargs)
     except EnvironmentFault:
         raise
+    except (gymnasium.error.DeprecatedEnv, gymnasium.error.VersionNotFound) as error:
+        raise EnvironmentFault(
+            f"{id}: {' '.join(str(error).split())} (environment.id: {_replacement(id)})"
+        ) from None
     except gymnasium.error.NamespaceNotFound as error:
         raise EnvironmentFault(
             f"{id}: cannot be made: {error}; name the module that registers it, as in module:{id}"
@@ -368,7 +397,9 @@ def make(id: str, kwargs: Kwargs, max_episode_steps: int = 0) -> gymnasium.Env[A
     except _RAISED as error:
         if isinstance(error, ImportError | gymnasium.error.DependencyNotInstalled):
             check_extra(id)
-        raise EnvironmentFault(f"{id}: cannot be made: {_error_line(error)}") from error
+        versions = versions_behind(error)
+        installed = f" (installed: {versions})" if versions else ""
+        raise EnvironmentFault(f"{id}: cannot be made: {_error_line(error)}{installed}") from error
     if not isinstance(env, gymnasium.Env):
         raise EnvironmentFault(
             f"{id}: gives {_kind(env)}, not a gymnasium.Env; return one, whose class inherits "
@@ -414,8 +445,21 @@ def _creator(id: str) -> str | Callable[..., Any]:
         return newest
     creator = vars(module).get(name)
     if not callable(creator):
-        raise EnvironmentFault(f"{id}: {place} neither registers nor defines {name!r}")
+        newest = _replacement(id)
+        hint = f"; environment.id: {newest}" if newest != id else ""
+        raise EnvironmentFault(f"{id}: {place} neither registers nor defines {name!r}{hint}")
     return creator  # type: ignore[no-any-return]
+
+
+def _replacement(id: str) -> str:
+    """Return the id with its newest registered version, if there is one."""
+    place, colon, name = id.rpartition(":")
+    with suppress(gymnasium.error.Error):
+        namespace, base, _ = parse_env_id(name)
+        newest = newest_id(get_env_id(namespace, base, None))
+        if newest in gymnasium.registry:
+            return f"{place}{colon}{newest}"
+    return id
 
 
 def _makes(value: Any, module: ModuleType) -> bool:
@@ -488,6 +532,16 @@ def _bounded(reader: Reader) -> bool:
         return bool(np.isfinite(reader.low).any() or np.isfinite(reader.high).any())
     info = np.iinfo(reader.leaf.dtype)
     return bool((reader.low > info.min).any() or (reader.high < info.max).any())
+
+
+def _time_limit(env: gymnasium.Env[Any, Any]) -> gymnasium.wrappers.TimeLimit[Any, Any] | None:
+    """Return the outermost wrapper that limits the steps of an episode."""
+    inner: Any = env
+    while isinstance(inner, gymnasium.Wrapper):
+        if isinstance(inner, gymnasium.wrappers.TimeLimit):
+            return inner
+        inner = inner.env
+    return None
 
 
 def _kind(value: Any) -> str:

@@ -10,6 +10,7 @@ from soulsai.client.actor import Actor
 from soulsai.client.environment import PlayableEnvironment, Rows, StepResult, numbers
 from soulsai.client.isolation.environment import IsolatedEnvironment, answered
 from soulsai.client.isolation.watchdog import EnvironmentBroken
+from soulsai.client.late_steps import LateSteps
 from soulsai.client.player_link import Instructions, PlayerLink, PlayerProgress
 from soulsai.client.recorder import Recorder
 from soulsai.heads import Exploration, act, explore, to_environment
@@ -45,6 +46,7 @@ class _Seat:
         self.steps = 0
         self.began = 0.0  # of the episode
         self.deadline = 0.0  # of the fragment
+        self.late = LateSteps()
         self.absent = True  # until an episode begins
 
 
@@ -279,6 +281,8 @@ class Player:
         self._used += 1
         self._progress.steps += 1
         now = self._clock()
+        if self._spec.environment.realtime and seat.late.is_late(now):
+            self._count_fault("late")
         if seat.recorder.length == 1:
             seat.deadline = began + self._spec.fragment_seconds
         if outcome.terminated or outcome.truncated:
@@ -314,6 +318,7 @@ class Player:
         seat.episode, self._episodes = self._episodes, self._episodes + 1
         seat.reward, seat.steps, seat.newest = 0.0, 0, (0, 0)
         seat.began = self._clock()
+        seat.late.begin()
         seat.recorder.begin(seat.episode, seat.rows)
         self._take_newest(seat)
 
@@ -339,8 +344,12 @@ class Player:
         seat.recorder.length = 0
         if fault is not None:
             progress.restarts += fault.restarts
-            progress.faults = progress.faults | {fault.kind: progress.faults.get(fault.kind, 0) + 1}
+            self._count_fault(fault.kind)
             progress.trouble = fault.text
+
+    def _count_fault(self, kind: str) -> None:
+        faults = self._progress.faults
+        self._progress.faults = faults | {kind: faults.get(kind, 0) + 1}
 
     def _rejoin(self) -> None:
         """Begin episodes in environments that are ready again; wait if none is playing."""

@@ -83,7 +83,9 @@ def stage(envs, kind="epsilon_greedy", *, memory=False, clock=lambda: 0.0, quota
     )
     exploration = options.pop("exploration", {})
     masked = options.pop("masked", False)
-    info_keys = options.pop("info_keys", ())
+    offer = EnvironmentOffer(
+        "it", info_keys=options.pop("info_keys", ()), realtime=options.pop("realtime", False)
+    )
     environments = [
         AdaptedEnvironment(env, "it", mask_key="action_mask", masked=masked)
         if isinstance(env, gymnasium.Env)
@@ -97,7 +99,7 @@ def stage(envs, kind="epsilon_greedy", *, memory=False, clock=lambda: 0.0, quota
         run="r",
         protocol=1,
         oldest_protocol=1,
-        environment=EnvironmentOffer("it", info_keys=info_keys),
+        environment=offer,
         spec=spec,
         algorithm="toy",
         program_sha256="",
