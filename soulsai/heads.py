@@ -153,7 +153,10 @@ def _gaussian(
     uniform: Array,
     rng: np.random.Generator,
 ) -> tuple[Array, dict[str, Array]]:
-    """Draw from a diagonal normal distribution, squashed by tanh or not; no action is clipped."""
+    """Draw from a diagonal normal distribution, squashed by tanh or not.
+
+    Only absurd numbers are clipped, see ``largest_action``.
+    """
     environments = len(greedy)
     mean = outputs["mean"].reshape(environments, -1).astype(np.float64)
     log_std = outputs["log_std"].reshape(environments, -1).astype(np.float64)
@@ -168,7 +171,24 @@ def _gaussian(
         anywhere, density = _uniform(head, action_spec, environments, rng)
         action = np.where(uniform[:, None], anywhere, action)
         logp = np.where(uniform, density, logp)
-    return _single(action.reshape(environments, *action_spec.shape)), {"logp": _single(logp)}
+    most = largest_action(head, action_spec)
+    action = action.clip(-most, most).reshape(environments, *action_spec.shape)
+    return _single(action), {"logp": _single(logp)}
+
+
+@lru_cache(maxsize=64)
+def largest_action(head: Head, action_spec: ActionSpec) -> float:
+    """Return the largest number of a box action as it travels, with either sign.
+
+    A normal distribution is not bounded: it may draw numbers far beyond the bounds of the space,
+    which ``to_environment`` clips.
+    """
+    if head.kind == "squashed":
+        return 1.0
+    if head.kind == "scaled_gaussian":
+        return 1e6
+    bounds = [abs(bound) for bound in (*action_spec.low, *action_spec.high)]
+    return max(1e6, 100.0 * max((bound for bound in bounds if bound < UNBOUNDED), default=0.0))
 
 
 def _single(numbers: Array) -> Array:

@@ -29,6 +29,8 @@ PROTOCOL = 1  # what this package speaks
 OLDEST_PROTOCOL = 1  # what it still understands
 WIDE = 1e6  # a bound of integers from which it says nothing about their usual size
 UNBOUNDED = 1e30  # a bound of an action beyond this is none; JSON cannot carry infinity
+MOST_ENVIRONMENTS = 256  # of one client
+LARGEST_NUMBER = 1e30  # of an episode's floats: their sums and squares stay finite
 
 
 class Leaf(Struct, frozen=True):
@@ -288,6 +290,7 @@ class EnvironmentOffer(Struct, frozen=True):
     mask_key: str = "action_mask"
     info_keys: tuple[str, ...] = ()
     realtime: bool = False  # it goes on by itself, and is therefore slow
+    largest_reward: float = 1e6  # of one step, with either sign
 
 
 class RunSpec(Struct, frozen=True):
@@ -421,11 +424,12 @@ class Status(Struct, frozen=True):
     replay_ratio: float = 0.0  # updates per env step since learning began
     reward_mean: float | None = None  # of the last episodes
     reward_trend: float | None = None  # of that mean against the one before
+    reward_per_step: float | None = None  # of recent env steps, where episodes may never end
     lag: float = 0.0  # mean versions behind, of recent fragments
     rejected: dict[str, int] = {}  # messages by reason
     duplicates: int = 0  # messages
     lost: int = 0  # env steps
-    dropped: int = 0  # env steps, by clients, or by the learner as too old or greedy
+    dropped: int = 0  # env steps, by clients, or by the learner as too old or too many
     bytes_received: int = 0
     checkpoint: str = ""
     checkpoint_age: float | None = None  # seconds

@@ -1,10 +1,10 @@
 """Gymnasium environments behind an adapter that checks observations and rewards."""
 
+import functools
 import importlib
 import importlib.util
 import inspect
 import logging
-import math
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ from soulsai.client.spaces import (
 from soulsai.config import schema
 from soulsai.errors import ConfigError, EnvironmentFault
 from soulsai.heads import act, to_environment
-from soulsai.types import MASK, ActionSpec, Array, Head, Kwargs, Leaf, Spec
+from soulsai.types import LARGEST_NUMBER, MASK, ActionSpec, Array, Head, Kwargs, Leaf, Spec
 
 log = logging.getLogger(__name__)
 
@@ -95,9 +95,28 @@ class AdaptedEnvironment:
     """
 
     def __init__(
-        self, env: gymnasium.Env[Any, Any], name: str, *, mask_key: str, masked: bool
+        self,
+        env: gymnasium.Env[Any, Any],
+        name: str,
+        *,
+        mask_key: str,
+        masked: bool,
+        largest_reward: float = _LARGEST,
     ) -> None:
+        """Check the spaces of an environment.
+
+        Args:
+            env: The environment.
+            name: For messages.
+            mask_key: The name of the action mask, in the info or in the observation.
+            masked: Whether the info holds a mask.
+            largest_reward: The largest reward of a step that is taken, with either sign.
+
+        Raises:
+            EnvironmentFault: A space is not supported.
+        """
         self.name = name
+        self._largest_reward = largest_reward
         self.info: dict[str, Any] = {}
         self._env = env
         self._mask_key = mask_key
@@ -180,8 +199,8 @@ class AdaptedEnvironment:
         if result.terminated and result.truncated:
             result = self._one_end(result)
         self._read(obs, info, rows)
-        if not -_LARGEST <= result.reward <= _LARGEST:
-            raise EnvironmentFault(f"{self.name}: the reward is not finite: {result.reward}")
+        if not -self._largest_reward <= result.reward <= self._largest_reward:
+            raise self._refused_reward(result.reward)
         if self._masked and not (result.terminated or result.truncated):
             self._check_mask(rows)
         return result
@@ -291,6 +310,14 @@ class AdaptedEnvironment:
             place = "the observation" if self.mask_in_obs else "info"
             raise EnvironmentFault(f"{self.name}: {self._mask_key!r} in {place} {error}") from None
 
+    def _refused_reward(self, reward: float) -> EnvironmentFault:
+        if not -_LARGEST <= reward <= _LARGEST:
+            return EnvironmentFault(f"{self.name}: the reward is not finite: {reward}")
+        return EnvironmentFault(
+            f"{self.name}: the reward {reward:g} is beyond environment.largest_reward "
+            f"({self._largest_reward:g}); raise it, or scale the rewards down"
+        )
+
     def _raised(self, where: str, error: BaseException) -> EnvironmentFault:
         if where == "reset" and isinstance(error, TypeError) and "reset() got an un" in str(error):
             return EnvironmentFault(
@@ -326,13 +353,18 @@ def open_environment(
         environment: The settings of the environment.
         own: The settings of a client on this machine, whose own values replace those.
     """
-    id, mask_key = environment.id, environment.mask_key
     offer = numbered(with_own(environment.offer, own), 0)
-    env = make(id, offer.kwargs, offer.max_episode_steps)
-    opened = AdaptedEnvironment(env, id, mask_key=mask_key, masked=False)
+    adapted = functools.partial(
+        AdaptedEnvironment,
+        make(environment.id, offer.kwargs, offer.max_episode_steps),
+        environment.id,
+        mask_key=offer.mask_key,
+        largest_reward=offer.largest_reward,
+    )
+    opened = adapted(masked=False)
     try:
         if opened.gives_mask(LARGEST_SEED):
-            opened = AdaptedEnvironment(env, id, mask_key=mask_key, masked=True)
+            opened = adapted(masked=True)
     except BaseException:
         opened.close()
         raise
@@ -507,11 +539,13 @@ def _file_module(path: Path) -> ModuleType:
 
 
 def numbers(info: dict[str, object], keys: Sequence[str]) -> dict[str, float]:
-    """Return the finite numbers among those keys of an info."""
+    """Return the numbers among those keys of an info, without those too large to send."""
     finite = {}
     for key in keys:
         value = info.get(key)
-        if isinstance(value, int | float | np.number | np.bool_) and math.isfinite(float(value)):
+        if isinstance(value, np.generic):
+            value = value.item()
+        if isinstance(value, int | float) and abs(value) <= LARGEST_NUMBER:
             finite[key] = float(value)
     return finite
 

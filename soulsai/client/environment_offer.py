@@ -9,9 +9,7 @@ import numpy as np
 from gymnasium.envs.registration import find_highest_version, get_env_id, parse_env_id
 
 from soulsai.errors import ConfigError
-from soulsai.types import EnvironmentOffer, Kwargs, Leaf, Spec
-
-MOST_ENVIRONMENTS = 256  # that a server may request of one client
+from soulsai.types import MOST_ENVIRONMENTS, EnvironmentOffer, Kwargs, Leaf, Spec
 
 
 def check_offer(

@@ -1,5 +1,7 @@
 """The data shared by the thread that plays and the thread that talks to the server."""
 
+import logging
+import re
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -10,7 +12,11 @@ from msgspec import Struct
 from soulsai.client.actor import Actor
 from soulsai.types import ClientValues, Episode, Fragment, Pointer
 
+log = logging.getLogger(__name__)
+
 MAX_MESSAGES = 128  # of one entry
+LONGEST_TEXT = 120  # of the trouble that a heartbeat reports
+_FOLDERS = re.compile(r"(?<![^\s'\"(])(?:[A-Za-z]:)?[/\\](?:[^\s'\"]*[/\\])?")
 
 
 class Instructions(NamedTuple):
@@ -34,10 +40,10 @@ class PlayerProgress(Struct):
     episodes: int = 0
     version: int = 0  # of the newest weights acted with
     waiting: bool = False  # for weights or a new quota
-    discarded: int = 0  # env steps of unfinished fragments of broken environments
+    discarded: int = 0  # env steps of broken environments' unfinished fragments, or not sendable
     restarts: int = 0  # of environments
     faults: dict[str, int] = {}  # of environments, by kind; replaced as a whole, never changed
-    trouble: str = ""  # the last fault of an environment
+    trouble: str = ""  # the last fault of an environment, or the reason why steps are not sent
     kwargs: ClientValues = {}  # of the environments, where the run lets clients set them
 
 
@@ -100,6 +106,8 @@ class Outbox:
             (self._fragments if steps else self._others).append(message)
             self._bytes += len(data)
             while self._bytes > self._limit:
+                if not self.dropped and self._fragments:
+                    log.warning("outbox=full: the oldest env steps are dropped from now on")
                 oldest = (self._fragments or self._others).popleft()
                 self._bytes -= len(oldest.data)
                 self.dropped += oldest.steps
@@ -128,3 +136,10 @@ class Outbox:
         if not self._fragments or not self._others:
             return self._fragments or self._others
         return min(self._fragments, self._others, key=lambda queue: queue[0].order)
+
+
+def printable(text: str) -> str:
+    """Return a text as one short printable line, without folders of this machine."""
+    line = " ".join(_FOLDERS.sub("", text).split())
+    line = "".join(letter for letter in line if letter.isprintable())
+    return line if len(line) <= LONGEST_TEXT else line[: LONGEST_TEXT - 3] + "..."

@@ -300,7 +300,13 @@ def _public_id(id: str) -> str:
 def make_own(id: str, offer: EnvironmentOffer, spec: Spec) -> AdaptedEnvironment:
     """Make an environment in this process; raise ``EnvironmentFault`` if it is not the run's."""
     env = make(id, offer.kwargs, offer.max_episode_steps)
-    environment = AdaptedEnvironment(env, id, mask_key=offer.mask_key, masked=MASK in spec.obs)
+    environment = AdaptedEnvironment(
+        env,
+        id,
+        mask_key=offer.mask_key,
+        masked=MASK in spec.obs,
+        largest_reward=offer.largest_reward,
+    )
     if different := difference(environment.spec, spec):
         _close([environment])
         raise EnvironmentFault(f"{id}: is not the environment of the run: {different}")

@@ -11,12 +11,13 @@ from types import TracebackType
 from typing import Self
 
 from soulsai.client.actor import Actor
-from soulsai.client.player_link import Instructions, Outbox, PlayerProgress
+from soulsai.client.player_link import Instructions, Outbox, PlayerProgress, printable
 from soulsai.client.spool import Spool
 from soulsai.client.unconfirmed import PUSH_BYTES, Entry, UnconfirmedEntries
-from soulsai.errors import AccessDenied, NoRun, Unreachable, WireError
+from soulsai.errors import AccessDenied, NoRun, Rejected, Unreachable, WireError
 from soulsai.types import Control, Episode, Fragment, Heartbeat, Pointer, Program, RunSpec
-from soulsai.wire.codec import encode_message, pack
+from soulsai.wire.codec import LINE, encode_message, pack
+from soulsai.wire.limits import MessageLimits
 from soulsai.wire.protocols import ClientWire, Position
 
 log = logging.getLogger(__name__)
@@ -92,6 +93,8 @@ class Uplink:
         self._wire = wire
         self._spec = spec
         self._program = program
+        self._limits = MessageLimits(spec, program.head)
+        self._refused: set[str] = set()  # reasons why messages were not sent
         self._outbox = outbox
         self._progress = progress
         self._position = position
@@ -143,8 +146,17 @@ class Uplink:
         return self._instructions
 
     def send(self, message: Fragment | Episode) -> None:
-        """Encode a message and queue it."""
+        """Encode a message and queue it, unless the training node would refuse it."""
         steps = len(message) if isinstance(message, Fragment) else 0
+        try:
+            self._limits.check(message)
+        except Rejected as error:
+            self._progress.discarded += steps
+            self._progress.trouble = f"not sent: {printable(str(error))}"
+            if error.reason not in self._refused:
+                self._refused.add(error.reason)
+                log.warning("not sent, as the training node would refuse it: %s", error)
+            return
         before = self._outbox.size
         self._outbox.put(encode_message(message, self._spec), steps)
         if before == 0 or before < ENTRY_BYTES <= self._outbox.size:
@@ -320,9 +332,18 @@ class Uplink:
             restarts=progress.restarts,
             waiting=progress.waiting,
             faults=progress.faults,
-            trouble=progress.trouble,
+            trouble=self._trouble()[:LINE],
             kwargs=progress.kwargs,
         )
+
+    def _trouble(self) -> str:
+        """Return the reasons why env steps were lost, and the last fault of an environment."""
+        parts = [self._progress.trouble]
+        if self._outbox.dropped:
+            parts.insert(0, "its outbox was full, and steps were lost: raise client.outbox_mb")
+        if self._spool is not None and self._spool.dropped:
+            parts.insert(0, "its spool was full, and steps were lost: raise client.spool_mb")
+        return "; ".join(filter(None, parts))
 
     def _poll(self, now: float) -> None:
         """Read the pointer: to a newer version, or to another run."""

@@ -16,7 +16,7 @@ from soulsai import episode_metrics
 from soulsai.algorithms.registry import BUILT_IN, AlgorithmSections
 from soulsai.algorithms.settings import LearnerSettings
 from soulsai.errors import ConfigError
-from soulsai.types import Count, EnvironmentOffer, Kwargs, Natural, Positive
+from soulsai.types import MOST_ENVIRONMENTS, Count, EnvironmentOffer, Kwargs, Natural, Positive
 
 NAME_PATTERN = r"\A[a-z0-9][a-z0-9_-]{0,63}\Z"
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
@@ -52,7 +52,8 @@ class RedisSettings(Struct, frozen=True, forbid_unknown_fields=True):
 class EnvironmentSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The environment that clients play."""
 
-    id: str = "LunarLander-v3"  # a Gymnasium id, "module:Id" or "file.py:make"
+    # a Gymnasium id, "module:Id" or "file.py:make"
+    id: Annotated[str, Meta(max_length=256)] = "LunarLander-v3"
     # keyword arguments of the environment; "{index}" in a text becomes the environment's number,
     # and "{5005+index}" a port of its own
     kwargs: Kwargs = {}
@@ -61,9 +62,12 @@ class EnvironmentSettings(Struct, frozen=True, forbid_unknown_fields=True):
         tuple[Annotated[str, Meta(min_length=1, max_length=LARGEST_NAME)], ...],
         Meta(max_length=MOST_CLIENT_KWARGS),
     ] = ()
-    count: Count = 1  # environments that one client plays side by side
+    # environments that one client plays side by side
+    count: Annotated[int, Meta(ge=1, le=MOST_ENVIRONMENTS)] = 1
     # truncate episodes after this many steps; 0: leave it to the environment
     max_episode_steps: Natural = 0
+    # largest reward of one step, with either sign; a larger one is a fault of the environment
+    largest_reward: Annotated[float, Meta(gt=0, le=1e12)] = 1e6
     # set this for games that go on by themselves: they never wait for the learner
     realtime: bool = False
     # key of the info that holds the mask of valid actions, if there is one
@@ -87,6 +91,7 @@ class EnvironmentSettings(Struct, frozen=True, forbid_unknown_fields=True):
             mask_key=self.mask_key,
             info_keys=self.info_keys,
             realtime=self.realtime,
+            largest_reward=self.largest_reward,
         )
 
 

@@ -198,6 +198,8 @@ def problems(status: Status) -> list[str]:
 
 def trouble(client: ClientStatus) -> str:
     """Return the last fault of a client's environments, and how many there were, in one line."""
+    if not client.faults:
+        return f"{client.client}: {client.trouble}"
     faults = ", ".join(f"{count} {kind}" for kind, count in sorted(client.faults.items()))
     restarts = counted(client.restarts, "restart")
     return f"{client.client}: {client.trouble} ({restarts}; {faults})"
@@ -359,7 +361,11 @@ def _count(count: int) -> Text:
 
 
 def _reward(status: Status) -> str:
-    return "none yet" if status.reward_mean is None else f"{status.reward_mean:.1f}"
+    if status.reward_mean is not None:
+        return f"{status.reward_mean:.1f}"
+    if status.reward_per_step is None:
+        return "none yet"
+    return f"{status.reward_per_step:.3g} per step"
 
 
 def _trend(status: Status) -> Text:

@@ -14,30 +14,15 @@ import numpy as np
 from msgspec import Struct
 
 from soulsai.errors import Rejected
-from soulsai.types import (
-    MASK,
-    OLDEST_PROTOCOL,
-    PROTOCOL,
-    Array,
-    Episode,
-    Fragment,
-    Head,
-    Heartbeat,
-    Hello,
-    RunSpec,
-)
+from soulsai.types import Array, Episode, Fragment, Head, Heartbeat, Hello, RunSpec
+from soulsai.wire.limits import MessageLimits
 from soulsai.wire.protocols import START, Entry, Position
 
 Message = Fragment | Episode | Heartbeat | Hello
 
-LARGEST_REWARD = 1e6
-LARGEST_ACTION = 1e6  # of a box, where the head does not bound it
 LARGEST_SEQ = 2**40
-LARGEST_COUNT = 2**48
 LARGEST_TOTAL = 2**53  # of sums over epochs and clients: exact in JSON and as a float
-LARGEST_NUMBER = 1e30  # of an episode's floats: their sums and squares stay finite
 AHEAD_MS = 24 * 3600 * 1000  # that an epoch may be ahead of our clock
-MOST_ENVIRONMENTS = 4096
 FAILED = "failed"  # the refusal of an entry whose handling ended a node twice
 BAD_POSITION = "position"  # the refusal after which a stream cannot take an honest entry any more
 MOST_EPISODES = 16_384  # whose steps are remembered, of all clients together
@@ -111,7 +96,7 @@ class Admission:
         """
         self.newest = newest
         self.marks = dict(marks)
-        self._limits = AdmissionLimits(spec, head)
+        self._limits = MessageLimits(spec, head)
         self._steps = EpisodeSteps()
         self._decode = decode
         self._now = now
@@ -185,7 +170,8 @@ class Admission:
         if isinstance(message, Fragment):
             try:
                 self._limits.counts(message)
-                self._limits.fragment(message, self.newest)
+                _published(message.generation, message.version, self.newest)
+                self._limits.fragment(message)
             except Rejected:
                 reading.clock += len(message)  # its steps are refused, not lost
                 raise
@@ -193,7 +179,8 @@ class Admission:
             self._steps.add(message, reading.life)
             reading.fragments.append(message)
         elif isinstance(message, Episode):
-            self._limits.episode(message, self.newest)
+            _published(message.generation, message.version, self.newest)
+            self._limits.episode(message)
             verified = self._steps.verify(message, reading.life)
             reading.episodes.append(msgspec.structs.replace(message, verified=verified))
         elif isinstance(message, Heartbeat):
@@ -259,102 +246,9 @@ class _EntryReading:
         )
 
 
-class AdmissionLimits:
-    """The limits of one run's numbers; the methods raise ``Rejected`` for numbers beyond them."""
-
-    def __init__(self, spec: RunSpec, head: Head) -> None:
-        leaves = spec.spec.obs
-        self._run = spec.run
-        self._crc = spec.crc
-        self._floats = [n for n, leaf in leaves.items() if np.dtype(leaf.dtype).kind == "f"]
-        self._categories = {n: leaf.categories for n, leaf in leaves.items() if leaf.categories}
-        self._masked = MASK in leaves
-        self._action = spec.spec.action
-        self._sizes = np.asarray(spec.spec.action.sizes)
-        # More exploration than the run sets would hide a policy that is not ours.
-        self._epsilon = head.epsilon_base if head.kind == "epsilon_greedy" else 0.0
-        self._bound = 1.0 if head.kind == "squashed" else LARGEST_ACTION
-
-    def counts(self, fragment: Fragment) -> None:
-        """Check the counters that place a fragment among the others."""
-        if max(fragment.clock, fragment.start, fragment.episode) >= LARGEST_COUNT:
-            raise Rejected("counter", f"clock {fragment.clock}, start {fragment.start}")
-
-    def fragment(self, fragment: Fragment, newest: tuple[int, int]) -> None:
-        """Check all numbers of a fragment."""
-        _published(fragment.generation, fragment.version, newest)
-        if fragment.epsilon > (0.0 if fragment.greedy else self._epsilon):
-            raise Rejected("epsilon", f"{fragment.epsilon:g} of {self._epsilon:g} at most")
-        obs = fragment.obs
-        for name in self._floats:
-            _finite(name, obs[name])
-        for name, categories in self._categories.items():
-            if obs[name].max(initial=0) >= categories or obs[name].min(initial=0) < 0:
-                raise Rejected("category", f"{name} beyond {categories} categories")
-        reward = fragment.reward
-        # Comparisons with NaN are false, and min and max propagate it.
-        if not np.maximum.reduce(np.abs(reward)) <= LARGEST_REWARD:
-            raise Rejected("reward", f"not finite or beyond {LARGEST_REWARD:g}")
-        for name, extra in fragment.extras.items():
-            _finite(name, extra)
-        for name, memory in fragment.memory.items():
-            _finite(name, memory)
-        self._actions(fragment.action, obs[MASK] if self._masked else None)
-
-    def episode(self, episode: Episode, newest: tuple[int, int]) -> None:
-        """Check all numbers of an episode's summary."""
-        _published(episode.generation, episode.version, newest)
-        numbers = (episode.reward, episode.seconds, episode.epsilon, *episode.info.values())
-        # Comparisons with NaN are false.
-        if not all(abs(number) <= LARGEST_NUMBER for number in numbers):
-            raise Rejected("episode", f"a number is not finite or beyond {LARGEST_NUMBER:g}")
-        if not 0.0 <= episode.epsilon <= 1.0:
-            raise Rejected("episode", f"epsilon {episode.epsilon}")
-        if not 1 <= episode.steps < LARGEST_COUNT or episode.seconds < 0:
-            raise Rejected("episode", f"{episode.steps} steps in {episode.seconds} s")
-        if abs(episode.reward) > LARGEST_REWARD * episode.steps:
-            raise Rejected("episode", f"reward {episode.reward:g} in {episode.steps} steps")
-
-    def hello(self, hello: Hello) -> None:
-        """Check that a client plays this run, with a protocol of ours."""
-        if hello.run != self._run or hello.crc != self._crc:
-            raise Rejected("run", f"{hello.run!r} with spec {hello.crc:08x}")
-        if not OLDEST_PROTOCOL <= hello.protocol <= PROTOCOL:
-            raise Rejected("protocol", f"{hello.protocol}, not {OLDEST_PROTOCOL} to {PROTOCOL}")
-        if not 1 <= hello.environments <= MOST_ENVIRONMENTS:
-            raise Rejected("hello", f"{hello.environments} environments")
-
-    def _actions(self, action: Array, mask: Array | None) -> None:
-        if self._action.kind == "box":
-            if not (action.max() <= self._bound and action.min() >= -self._bound):
-                raise Rejected("action", f"not finite or beyond {self._bound:g}")
-            return
-        if self._action.kind == "discrete":
-            if action.max() >= self._sizes[0]:
-                raise Rejected("action", f"{action.max()} of {self._sizes[0]} choices")
-        elif (action >= self._sizes).any():
-            raise Rejected("action", f"{action.max(0)} of {self._sizes} choices")
-        if mask is not None:
-            self._allowed(action.reshape(len(action), -1), mask[:-1].reshape(len(action), -1))
-
-    def _allowed(self, action: Array, mask: Array) -> None:
-        rows, first = np.arange(len(action)), 0
-        for component, size in enumerate(self._action.sizes):
-            valid = mask[:, first : first + size]
-            # Where no action is valid, any action is accepted.
-            if not (valid[rows, action[:, component]] | ~valid.any(1)).all():
-                raise Rejected("mask", "an action that the mask forbids")
-            first += size
-
-
 def _published(generation: int, version: int, newest: tuple[int, int]) -> None:
     if (generation, version) > newest:
         raise Rejected("version", f"{generation}-{version}, newest is {newest[0]}-{newest[1]}")
-
-
-def _finite(name: str, values: Array) -> None:
-    if not np.isfinite(values).all():
-        raise Rejected("finite", f"{name} has numbers that are not finite")
 
 
 class EpisodeSteps:

@@ -1,6 +1,7 @@
 """The training node's report of itself: counters, averages, its status, and finished episodes."""
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
@@ -22,10 +23,12 @@ from soulsai.training_node.trust.quarantine import EXCLUDED, Quarantine
 from soulsai.types import Episode, Event, Fragment, Metrics, Status, Weights
 
 WINDOW = 100  # episodes in the mean reward
-LAGS = 256  # fragments in the mean lag
+LAGS = 256  # fragments in the mean lag, and in the mean reward of a step
 PENDING = 10_000  # episodes that wait while the server cannot be reached
 IDLE_NOTICE_SECONDS = 60.0  # without an env step, after which a client is named in the notice
 RECORDED_AT_ONCE = 500  # episodes
+TROUBLE_SECONDS = 600.0  # between two announcements of the trouble of one client
+NEXT_TROUBLE_SECONDS = 10.0  # the same of any clients
 
 Phase = Literal["starting", "waiting", "warming up", "learning", "paused", "stopping", "ended"]
 
@@ -49,6 +52,7 @@ class TrainingStatistics:
         self._greedy: deque[float] = deque(maxlen=WINDOW)
         self._info: set[str] | None = None  # keys that any episode has given; none without episodes
         self._lags: deque[int] = deque(maxlen=LAGS)
+        self._step_rewards: deque[tuple[float, int]] = deque(maxlen=LAGS)  # with their env steps
         self._steps, self._updates = Rate(), Rate()
 
     def arrived(self, arrival: Arrival, fragments: Sequence[Fragment]) -> None:
@@ -67,6 +71,7 @@ class TrainingStatistics:
             progress.env_steps += len(fragment)
             age = max(0, progress.version - fragment.version)
             self._lags.append(age)
+            self._step_rewards.append((float(fragment.reward.sum(dtype="f8")), len(fragment)))
             self._counters.sample_age.observe(age)
 
     def finished(self, episode: Episode) -> None:
@@ -129,6 +134,12 @@ class TrainingStatistics:
         return None if before is None or after is None else after - before
 
     @property
+    def reward_per_step(self) -> float | None:
+        """The mean reward of the env steps of recent fragments."""
+        steps = sum(count for _, count in self._step_rewards)
+        return math.fsum(total for total, _ in self._step_rewards) / steps if steps else None
+
+    @property
     def lag(self) -> float:
         """Mean number of versions by which recent fragments were behind."""
         return _mean(self._lags) or 0.0
@@ -185,6 +196,8 @@ class StatusReporter:
         self._pending: deque[Episode] = deque()
         self._unrecorded = 0
         self._unread = ""  # the last client with entries that were deleted unread
+        self._troubles: dict[str, float] = {}  # clients whose trouble was announced, and when
+        self._next_trouble = -math.inf  # the earliest time of the next announcement
         self._reduced = False  # a status could not be encoded
 
     @property
@@ -227,13 +240,30 @@ class StatusReporter:
         return self._wire.attempt(lambda wire: wire.record(batch))
 
     def report(self, status: Status) -> None:
-        """Store the status on the server, unless it is away."""
+        """Store the status on the server, unless it is away, and announce clients' troubles."""
+        self._announce_trouble(status)
         self._encoded(status, lambda each: self._wire.attempt(lambda wire: wire.report(each)))
 
     def confirm(self, now: float) -> None:
         """Tell clients how far they need not keep their entries any longer, given the time."""
         if settled := self._settled.due(self._progress.marks, now):
             self._wire.attempt(lambda wire: wire.confirm(settled))
+
+    def _announce_trouble(self, status: Status) -> None:
+        """Announce the trouble of one client; any client may change its text at any time."""
+        now = self._clock()
+        present = {client.client for client in status.clients}
+        self._troubles = {name: at for name, at in self._troubles.items() if name in present}
+        if now < self._next_trouble:
+            return
+        for name, trouble in ((client.client, client.trouble) for client in status.clients):
+            if trouble and now - self._troubles.get(name, -math.inf) >= TROUBLE_SECONDS:
+                self._troubles[name], self._next_trouble = now, now + NEXT_TROUBLE_SECONDS
+                event = Event("client", f"{name}: {trouble}")
+                break
+        else:
+            return
+        self._wire.attempt(lambda wire: wire.announce(event))
 
     def write(self, status: Status) -> None:
         """Write the status into the run's folder, unless the disk fails."""
@@ -273,6 +303,7 @@ class StatusReporter:
             replay_ratio=statistics.replay_ratio,
             reward_mean=statistics.reward_mean,
             reward_trend=statistics.reward_trend,
+            reward_per_step=statistics.reward_per_step,
             lag=statistics.lag,
             rejected=dict(progress.rejected),
             duplicates=progress.duplicates,

@@ -27,11 +27,8 @@ TRAINING = (
     ("rejected", "messages", "messages not admitted so far"),
     ("duplicates", "messages", "messages that arrived twice so far"),
     ("lost", "env steps", "env steps that never arrived so far"),
-    (
-        "dropped",
-        "env steps",
-        "env steps dropped by clients, or by the learner as too old or greedy",
-    ),
+    ("dropped", "env steps", "dropped by clients, or by the learner as too old or too many"),
+    ("reward_per_step", "", "mean reward of recent env steps, also where no episode ends"),
 )
 ALGORITHM = {  # names that the built-in algorithms share
     "loss": "mean loss of the batch",
@@ -52,6 +49,7 @@ ALGORITHM = {  # names that the built-in algorithms share
     "ratio": "mean probability ratio of new and old policy",
     "explained_variance": "share of the returns' variance that the values explain",
     "temperature": "weight of the entropy in the objective",
+    "greedy_steps": "env steps of greedy episodes, which are played to be measured",
     "batch_steps": "env steps of the batch so far",
     "epochs": "passes over the batch",
 }

@@ -185,6 +185,8 @@ def sample_row(status: Status, time: float) -> dict[str, float]:
         "lost": float(status.lost),
         "dropped": float(status.dropped),
     }
+    if status.reward_per_step is not None:
+        row["reward_per_step"] = status.reward_per_step
     taken = {*_RESERVED, *row, *_EPISODE}
     for name, value in status.metrics.items():
         if math.isfinite(value):

@@ -42,8 +42,9 @@ _KIND_FRAGMENT, _KIND_EPISODE, _KIND_HEARTBEAT, _KIND_HELLO = 1, 2, 3, 4
 _Count = Annotated[int, Meta(ge=0, lt=2**48)]
 _Word = Annotated[str, Meta(max_length=256)]
 _Kind = Annotated[str, Meta(pattern=r"\A[a-z]{1,16}\Z")]
+LINE = 200  # letters of a line about a client
 _NO_CONTROLS = r"\A[^\x00-\x1f\x7f-\x9f]*\Z"
-_Line = Annotated[str, Meta(max_length=200, pattern=_NO_CONTROLS)]
+_Line = Annotated[str, Meta(max_length=LINE, pattern=_NO_CONTROLS)]
 _Text = Annotated[str, Meta(max_length=100, pattern=_NO_CONTROLS)]
 _ValueName = Annotated[str, Meta(max_length=64, pattern=_NO_CONTROLS)]
 _Values = Annotated[dict[_ValueName, _Text | int | float | bool | None], Meta(max_length=16)]

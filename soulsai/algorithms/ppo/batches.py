@@ -73,8 +73,8 @@ class Dropped(Struct):
 
     @property
     def steps(self) -> int:
-        """All dropped env steps."""
-        return self.stale + self.overflow + self.greedy
+        """All dropped env steps; greedy ones are none, as they are played to be measured."""
+        return self.stale + self.overflow
 
 
 class Batches:
@@ -227,9 +227,14 @@ class Batches:
     @property
     def metrics(self) -> Metrics:
         """The counters and ``max_lag``."""
-        dropped = msgspec.structs.asdict(self.dropped)
-        counters = {f"dropped_{name}": float(n) for name, n in dropped.items()}
-        return counters | {"max_lag": float(self.max_lag)}
+        dropped = self.dropped
+        return {
+            "dropped_stale": float(dropped.stale),
+            "dropped_overflow": float(dropped.overflow),
+            "dropped_duplicates": float(dropped.duplicates),
+            "greedy_steps": float(dropped.greedy),
+            "max_lag": float(self.max_lag),
+        }
 
     def _drop(self) -> None:
         """Drop experience that is too old, or would be when its batch is taken."""

@@ -95,6 +95,7 @@ class IsolatedEnvironment:
             max_episode_steps=offer.max_episode_steps,
             mask_key=offer.mask_key,
             masked=MASK in spec.obs,
+            largest_reward=offer.largest_reward,
             info_keys=offer.info_keys,
             patience=SELF_SECONDS
             + max(limits.step_seconds, limits.reset_seconds, limits.start_seconds),

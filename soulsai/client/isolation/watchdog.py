@@ -4,13 +4,13 @@ The watchdog decides and acts on nothing: its owner reports events and carries o
 """
 
 import random
-import re
 from collections import deque
 from collections.abc import Callable
 from typing import Literal
 
 from msgspec import Struct
 
+from soulsai.client.player_link import printable
 from soulsai.client.uplink import Backoff
 from soulsai.config.schema import WatchdogSettings as Limits
 from soulsai.errors import EnvironmentFault
@@ -20,8 +20,6 @@ Kind = Literal["hang", "crash", "slow", "memory", "reset", "planned"]
 HEALTHY_STEPS = 100  # after these steps, the next fault counts as the first
 RESETS = 3  # failed resets in a row that cause a restart
 FIRST_SECONDS, LAST_SECONDS = 0.5, 60.0  # of the back-off
-LONGEST_TEXT = 120
-_FOLDERS = re.compile(r"(?<![^\s'\"(])(?:[A-Za-z]:)?[/\\](?:[^\s'\"]*[/\\])?")
 
 
 class Fault(Struct, frozen=True):
@@ -124,10 +122,3 @@ class Watchdog:
             return self._backoff.next(), line
         rest = self._limits.rest_seconds * self._rng.uniform(0.8, 1.2)
         return rest, f"rests {rest:.0f} s after {self._in_a_row} faults in a row; {line}"
-
-
-def printable(text: str) -> str:
-    """Return a text as one short printable line, without folders of this machine."""
-    line = " ".join(_FOLDERS.sub("", text).split())
-    line = "".join(letter for letter in line if letter.isprintable())
-    return line if len(line) <= LONGEST_TEXT else line[: LONGEST_TEXT - 3] + "..."

@@ -44,6 +44,7 @@ class WorkerSetup(Struct, frozen=True):
     max_episode_steps: int
     mask_key: str
     masked: bool
+    largest_reward: float
     info_keys: tuple[str, ...]
     patience: float  # seconds after which a process that hangs ends itself
     paths: tuple[str, ...]  # of modules
@@ -121,7 +122,11 @@ class _Worker:
         try:
             env = make(setup.id, setup.kwargs, setup.max_episode_steps)
             self._environment = AdaptedEnvironment(
-                env, setup.id, mask_key=setup.mask_key, masked=setup.masked
+                env,
+                setup.id,
+                mask_key=setup.mask_key,
+                masked=setup.masked,
+                largest_reward=setup.largest_reward,
             )
         except EnvironmentFault as fault:
             self._send(FAULT, str(fault).encode(errors="replace"))

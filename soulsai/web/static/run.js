@@ -18,7 +18,7 @@ const half = curves.length / 2;
 const metrics = curves.slice(0, half).map((curve) => curve.metric);
 const quiet = ["reward", "epsilon", "greedy", "version", "seconds", "updates", "duplicates", "lost", "dropped", "queued", "rejected"];
 const names = {
-  steps: "Episode length", terminated: "Terminated share", env_steps_per_second: "Env steps per second",
+  steps: "Episode length", reward_per_step: "Reward per env step", greedy_steps: "Greedy env steps", terminated: "Terminated share", env_steps_per_second: "Env steps per second",
   updates_per_second: "Updates per second", lag: "Policy lag", replay_ratio: "Replay ratio", clients: "Clients",
   lr: "Learning rate", td_error: "TD error", q_mean: "Mean Q value", beta: "Importance exponent β", skipped: "Skipped updates",
   grad_norm: "Gradient norm", replay_size: "Replay size", kl: "KL divergence", explained_variance: "Explained variance",
@@ -51,6 +51,7 @@ export function run(context) {
 }
 
 function figures(context) {
+  const label = h("p", { class: "label" });
   const value = h("span", { class: "value" });
   const trend = h("span", { class: "trend" });
   const best = h("span", {});
@@ -59,7 +60,7 @@ function figures(context) {
   const bar = h("progress", { max: 1, value: 0, "aria-label": "env steps of those planned" });
   const tiles = h("dl", { class: "tiles" });
   const element = h("section", { class: "card hero", "aria-label": "Where it stands" },
-    h("div", { class: "headline" }, h("p", { class: "label" }, "Mean reward, latest episodes"), h("p", {}, value, trend), h("p", { class: "faint" }, "best average of a full window ", best)),
+    h("div", { class: "headline" }, label, h("p", {}, value, trend), h("p", { class: "faint" }, "best average of a full window ", best)),
     h("div", { class: "progress" }, h("p", { class: "row spread" }, steps, left), bar, tiles));
   const fields = new Map();
   const tile = (name, text, warn) => {
@@ -75,7 +76,9 @@ function figures(context) {
     const row = context.row;
     const status = head?.status ?? row;
     if (!status) return;
-    say(value, number(status.reward_mean));
+    const endless = status.reward_mean === null && typeof status.reward_per_step === "number";
+    say(label, endless ? "Reward per env step, as no episode has ended" : "Mean reward, latest episodes");
+    say(value, number(endless ? status.reward_per_step : status.reward_mean));
     const slope = status.reward_trend;
     say(trend, slope === null || slope === undefined ? "" : `${slope >= 0 ? "▲" : "▼"} ${number(Math.abs(slope))}`);
     trend.className = `trend ${slope >= 0 ? "up" : "down"}`;
@@ -146,7 +149,7 @@ function reward(context, changed) {
     if (!columns.some((column) => column[0].length)) {
       chart?.close();
       chart = null;
-      stage.replaceChildren(unused("The first episode has not ended yet."));
+      stage.replaceChildren(unused("The first episode has not ended yet; the reward per env step is drawn below."));
       return;
     }
     if (!chart) {

@@ -71,6 +71,18 @@ def test_any_other_reward_is_named(reward, words):
         played(Plain(reward=reward))
 
 
+@pytest.mark.parametrize("reward", [5e6, -5e6, np.array([5e6])])
+def test_a_reward_beyond_the_limit_names_the_setting(reward):
+    environment = AdaptedEnvironment(
+        Plain(reward=reward), "it", mask_key="", masked=False, largest_reward=1e6
+    )
+    rows = {name: zeros(leaf) for name, leaf in environment.spec.obs.items()}
+    environment.reset(rows)
+    mend = r"^it: the reward -?5e\+06 is beyond environment.largest_reward \(1e\+06\); raise it, or"
+    with pytest.raises(EnvironmentFault, match=mend):
+        environment.step(1, rows)
+
+
 class Old(Plain):
     """Has the API of Gym before 0.26, in its reset, its step, or both."""
 

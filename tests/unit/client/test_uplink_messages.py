@@ -3,6 +3,7 @@
 import threading
 import time
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -10,8 +11,16 @@ from soulsai.client import uplink as module
 from soulsai.client.player_link import Instructions
 from soulsai.errors import Unreachable, WireError
 from soulsai.testing.policy import toy_run
-from soulsai.types import Control, EnvironmentOffer, Weights
-from tests.unit.client.uplink_cases import ARRAYS, PROGRAM, RUN, House, fragment, until
+from soulsai.types import Control, EnvironmentOffer, Episode, Heartbeat, Weights
+from tests.unit.client.uplink_cases import (
+    ARRAYS,
+    PROGRAM,
+    RUN,
+    House,
+    episode,
+    fragment,
+    until,
+)
 
 
 @pytest.fixture
@@ -24,6 +33,25 @@ def test_the_newest_version_is_fetched_and_ready_to_act(house):
         until(lambda: uplink.instructions.actor)
         assert uplink.instructions.actor.version == 1
         assert uplink.instructions.pointer.version == 1
+
+
+def test_what_the_training_node_would_refuse_is_not_sent_but_counted_and_named(house, caplog):
+    too_much = fragment(4, steps=3)
+    too_much.reward[1] = 5e6
+    nowhere = fragment(7, steps=2)
+    nowhere.obs["obs"][1] = np.nan
+    with house.uplink as uplink:
+        for message in (fragment(0, steps=4), too_much, nowhere, fragment(9)):
+            uplink.send(message)
+        uplink.send(msgspec.structs.replace(episode(1), info={"score": 1e31}))
+        uplink.send(episode(2))
+        until(lambda: any(beat.dropped == 5 for beat in house.messages(Heartbeat)))
+    assert house.clocks() == [0, 9]
+    assert [one.episode for one in house.messages(Episode)] == [2]
+    assert "not sent: episode: a number is not finite" in house.messages(Heartbeat)[-1].trouble
+    assert (
+        "not sent, as the training node would refuse it: reward: not finite or bey" in caplog.text
+    )
 
 
 def test_a_hint_brings_a_new_version_at_once(house, monkeypatch):

@@ -6,7 +6,7 @@ from soulsai.client import uplink as module
 from soulsai.client.spool import Spool
 from soulsai.client.unconfirmed import UnconfirmedEntries
 from soulsai.errors import ServerFull, Superseded, Unreachable
-from soulsai.types import Episode
+from soulsai.types import Episode, Heartbeat
 from tests.unit.client.uplink_cases import RUN, House, episode, fragment, raises, until
 
 
@@ -56,6 +56,33 @@ def test_more_than_memory_holds_survives_an_outage(spool):
         house.server.down = False
         until(lambda: len(house.clocks()) == 400)
     assert house.outbox.dropped == 0
+
+
+@pytest.mark.parametrize(
+    ("room", "words"),
+    [
+        (
+            {"outbox_bytes": 2_000},
+            "its outbox was full, and steps were lost: raise client.outbox_mb",
+        ),
+        ({"spool_bytes": 3_000}, "its spool was full, and steps were lost: raise client.spool_mb"),
+    ],
+)
+def test_an_outage_longer_than_there_is_room_for_names_the_setting(tmp_path, room, words):
+    spool = Spool(tmp_path, RUN, "c", room["spool_bytes"]) if "spool_bytes" in room else None
+    house = House(outbox_bytes=room.get("outbox_bytes", 10**6), spool=spool)
+    house.progress.trouble = "crash: step: no memory"
+    with house.uplink as uplink:
+        house.server.down = True
+        until(lambda: not uplink._connected)
+        for number in range(200):
+            uplink.send(fragment(number, steps=16))
+            until(lambda: spool is None or not len(house.outbox))
+        house.server.down = False
+        until(lambda: house.messages(Heartbeat))
+    assert house.messages(Heartbeat)[-1].trouble == f"{words}; crash: step: no memory"
+    if spool is not None:
+        spool.close()
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

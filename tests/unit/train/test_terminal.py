@@ -145,6 +145,12 @@ def test_a_screen_without_clients_reward_or_end():
     assert "50,000 env steps" in text
 
 
+def test_where_no_episode_ends_the_reward_of_a_step_is_shown():
+    endless = status(reward_mean=None, reward_per_step=0.0123)
+    assert "reward 0.0123 per step," in progress_line(Scene(1.0, "x", endless))
+    assert "mean reward 0.0123 per step" in list(facts(endless))
+
+
 def test_time_left_is_unknown_while_nothing_moves():
     assert remaining(status()) == 100.0
     assert remaining(status(env_steps_per_second=0.0)) is None

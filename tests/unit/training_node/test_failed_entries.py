@@ -3,9 +3,9 @@
 import msgspec
 import pytest
 
-from soulsai.training_node.admission import AdmissionLimits
 from soulsai.training_node.failed_entries import JOURNAL, SET_ASIDE, FailedEntries
 from soulsai.training_node.status import TrainingStatistics
+from soulsai.wire.limits import MessageLimits
 from soulsai.wire.protocols import Entry, Position
 from tests.memory_server import MemoryServer
 from tests.unit.training_node.node_cases import Counting, Node, Player, config, wait_for
@@ -50,7 +50,7 @@ def crash(monkeypatch, server, settings, **more):
 
 
 def test_an_entry_that_fails_twice_while_it_is_read_is_set_aside(monkeypatch, server, tmp_path):
-    monkeypatch.setattr(AdmissionLimits, "fragment", fails(AdmissionLimits.fragment))
+    monkeypatch.setattr(MessageLimits, "fragment", fails(MessageLimits.fragment))
     settings = config(tmp_path)
     with Node(monkeypatch, server, settings) as node:
         player = Player(server)

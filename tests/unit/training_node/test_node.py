@@ -94,6 +94,31 @@ def test_phases_and_clients_are_reported(monkeypatch, server, tmp_path):
     assert (client.admitted, client.lost, client.rejected) == (12, 5, 1)
 
 
+def test_where_no_episode_ends_the_reward_of_a_step_is_reported(monkeypatch, server, tmp_path):
+    with Node(monkeypatch, server, config(tmp_path)) as node:
+        player = Player(server)
+        player.play(4)  # rewards 0, 1, 2, 3
+        player.play(4)  # rewards 4, 5, 6, 7
+        status = node.told(lambda status: status.env_steps == 8)
+    assert (status.reward_mean, status.reward_per_step) == (None, 3.5)
+
+
+def test_the_trouble_of_a_client_becomes_an_event(monkeypatch, server, tmp_path):
+    telemetry = server.telemetry()
+    assert list(telemetry.events(0.05)) == []  # subscribes
+    with Node(monkeypatch, server, config(tmp_path)) as node:
+        player = Player(server)
+        player.play(4)
+        for text in ("its spool was full", "crash", "hang"):  # which a client may change
+            player.beat(trouble=text)
+            node.told(lambda status, text=text: [c.trouble for c in status.clients] == [text])
+        events = []
+        wait_for(lambda: events.extend(telemetry.events(0.05)) or len(events) > 1)
+    assert [event.text for event in events if event.kind == "client"] == [
+        "player: its spool was full"
+    ]
+
+
 def test_episodes_are_stamped_and_recorded(monkeypatch, server, tmp_path):
     with Node(monkeypatch, server, config(tmp_path)):
         player = Player(server)

@@ -390,10 +390,11 @@ def test_actions_of_any_bounds_are_learnt_alike():
     assert means[-1.0, 1.0] > -0.2
 
 
-def test_steps_of_a_greedy_episode_are_shown_as_dropped_and_learnt_from_once_it_explores():
+def test_steps_of_a_greedy_episode_are_counted_apart_and_learnt_from_once_it_explores():
     algorithm = ppo(spec(), batch_steps=64)
     greedy = [fragment(16, start=16 * i, greedy=True) for i in range(6)]
     exploring = [fragment(16, start=16 * i) for i in range(6, 10)]
     (metrics,) = algorithm.learn([greedy, exploring, []])
-    assert algorithm.policy.dropped == metrics["dropped_greedy"] == 96
+    assert metrics["greedy_steps"] == 96
+    assert algorithm.policy.dropped == 0
     assert metrics["batch_steps"] == 64

@@ -6,13 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soulsai.client.isolation.watchdog import (
-    HEALTHY_STEPS,
-    LONGEST_TEXT,
-    Fault,
-    Watchdog,
-    printable,
-)
+from soulsai.client.isolation.watchdog import HEALTHY_STEPS, Fault, Watchdog
+from soulsai.client.player_link import LONGEST_TEXT, printable
 from soulsai.config.schema import WatchdogSettings as Limits
 
 CRASH = Fault("crash", "step: its process was killed by SIGSEGV")
