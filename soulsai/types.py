@@ -29,6 +29,7 @@ PROTOCOL = 1  # what this package speaks
 OLDEST_PROTOCOL = 1  # what it still understands
 WIDE = 1e6  # a bound of integers from which it says nothing about their usual size
 UNBOUNDED = 1e30  # a bound of an action beyond this is none; JSON cannot carry infinity
+CARD_FORMAT = 1  # of the cards that it writes, and the newest that it reads
 MOST_ENVIRONMENTS = 256  # of one client
 LARGEST_NUMBER = 1e30  # of an episode's floats: their sums and squares stay finite
 
@@ -65,7 +66,9 @@ class ActionSpec(Struct, frozen=True):
     """The space of actions: ``discrete`` (one of ``sizes[0]``), ``multidiscrete`` or ``box``.
 
     ``sizes`` holds the number of choices per component; ``low`` and ``high`` the box's flat
-    bounds, of shape ``shape``. A bound beyond ``UNBOUNDED`` is none.
+    bounds, of shape ``shape``; a bound beyond ``UNBOUNDED`` is none. Choices count from zero;
+    ``start`` is the environment's value of each component's first choice, and ``native_shape`` its
+    shape of a multidiscrete action.
     """
 
     kind: ActionKind
@@ -73,6 +76,8 @@ class ActionSpec(Struct, frozen=True):
     sizes: tuple[int, ...] = ()
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
+    start: tuple[int, ...] = ()
+    native_shape: tuple[int, ...] = ()
 
     @property
     def leaf(self) -> Leaf:
@@ -89,15 +94,30 @@ class ActionSpec(Struct, frozen=True):
         return all(abs(bound) < UNBOUNDED for bound in (*self.low, *self.high))
 
 
+class LeafSource(Struct, frozen=True):
+    """The place of a leaf in the environment's own observation.
+
+    ``path`` holds the keys and indices to follow, none for the observation itself. ``start`` is the
+    environment's value of the first category, for each element. ``info`` marks an action mask that
+    stands in the info instead.
+    """
+
+    path: tuple[str | int, ...] = ()
+    start: tuple[int, ...] = ()
+    info: bool = False
+
+
 class Spec(Struct, frozen=True):
     """The spaces of an environment: enough to build a network.
 
     ``obs`` are the named leaves of one observation, in wire order; an action mask is the leaf
-    ``"mask"`` (bool, one element per choice).
+    ``"mask"`` (bool, one element per choice). ``sources`` says where each leaf comes from; no node
+    reads it, and it is not compared.
     """
 
     obs: dict[str, Leaf]
     action: ActionSpec
+    sources: dict[str, LeafSource] = {}
 
     @property
     def seen(self) -> dict[str, Leaf]:
@@ -229,7 +249,8 @@ class Program(Struct, frozen=True):
 class PolicyCard(Struct, frozen=True):
     """The description in a ``policy.onnx`` for other programs, under the metadata key ``soulsai``.
 
-    The file's graph has the weights inside, and the inputs and outputs of a ``Program``.
+    The file's graph has the weights inside, and the inputs and outputs of a ``Program``. A card
+    that cannot be read as one of ``CARD_FORMAT`` gets another ``format``.
     """
 
     run: str
@@ -243,6 +264,7 @@ class PolicyCard(Struct, frozen=True):
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     memory: dict[str, Leaf] = {}
+    format: int = 0  # 0: of a version without ``sources`` and ``start``
 
 
 class Weights(Struct, frozen=True, eq=False):

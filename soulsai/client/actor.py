@@ -10,7 +10,18 @@ import onnxruntime as ort
 
 from soulsai.client.graph_check import MOST_FILE_BYTES, check_graph
 from soulsai.errors import CheckpointError, WireError
-from soulsai.types import ActionSpec, Array, Head, Leaf, PolicyCard, Program, Spec, Weights, zeros
+from soulsai.types import (
+    CARD_FORMAT,
+    ActionSpec,
+    Array,
+    Head,
+    Leaf,
+    PolicyCard,
+    Program,
+    Spec,
+    Weights,
+    zeros,
+)
 
 METADATA_KEY = "soulsai"  # of a policy.onnx: the JSON of its PolicyCard
 
@@ -103,6 +114,11 @@ class Actor:
             raise CheckpointError(
                 f"{path}: is not a policy of SoulsAI: {_one_line(error)}"
             ) from error
+        if card.format > CARD_FORMAT:
+            raise CheckpointError(
+                f"{path}: its card has format {card.format}, and this version of SoulsAI reads "
+                f"{CARD_FORMAT}; install a newer one"
+            )
         return actor, card
 
     def __call__(self, obs: Arrays, memory: Arrays) -> tuple[Arrays, Arrays]:

@@ -34,7 +34,17 @@ from soulsai.client.spaces import (
 from soulsai.config import schema
 from soulsai.errors import ConfigError, EnvironmentFault
 from soulsai.heads import act, to_environment
-from soulsai.types import LARGEST_NUMBER, MASK, ActionSpec, Array, Head, Kwargs, Leaf, Spec
+from soulsai.types import (
+    LARGEST_NUMBER,
+    MASK,
+    ActionSpec,
+    Array,
+    Head,
+    Kwargs,
+    Leaf,
+    LeafSource,
+    Spec,
+)
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +157,10 @@ class AdaptedEnvironment:
         leaves = {reader.name: reader.leaf for reader in self._readers}
         if masked:
             leaves[MASK] = Leaf((self._choices,), "|b1")
-        self.spec = Spec(leaves, action)
+        sources = {reader.name: reader.source for reader in self._readers}
+        if masked:
+            sources[MASK] = LeafSource((mask_key,), info=not self.mask_in_obs)
+        self.spec = Spec(leaves, action, sources)
         self._bounded = tuple(reader for reader in self._readers if _bounded(reader))
         self._limit = _time_limit(env)
         self._ends_twice = False  # whether an end both terminated and truncated was mentioned

@@ -5,11 +5,12 @@ from contextlib import suppress
 from typing import Any
 
 import gymnasium
+import msgspec
 import numpy as np
 from gymnasium.envs.registration import find_highest_version, get_env_id, parse_env_id
 
 from soulsai.errors import ConfigError
-from soulsai.types import MOST_ENVIRONMENTS, EnvironmentOffer, Kwargs, Leaf, Spec
+from soulsai.types import MOST_ENVIRONMENTS, ActionSpec, EnvironmentOffer, Kwargs, Leaf, Spec
 
 
 def check_offer(
@@ -51,7 +52,7 @@ def check_offer(
 def difference(ours: Spec, theirs: Spec) -> str:
     """Return the differences between an environment's and a run's spec, or an empty string.
 
-    Bounds of observations are for information and not compared.
+    Bounds of observations, and the values of first choices, are for information and not compared.
     """
     differences = []
     for name in dict.fromkeys([*ours.obs, *theirs.obs]):
@@ -60,9 +61,13 @@ def difference(ours: Spec, theirs: Spec) -> str:
             differences.append(f"leaf {name!r} is {here} here and {there} in the run")
     if not differences and list(ours.obs) != list(theirs.obs):
         differences.append(f"the leaves' order is {list(ours.obs)} here, {list(theirs.obs)} there")
-    if ours.action != theirs.action:
+    if _counted_from_zero(ours.action) != _counted_from_zero(theirs.action):
         differences.append(f"the actions are {ours.action} here and {theirs.action} in the run")
     return "; ".join(differences)
+
+
+def _counted_from_zero(action: ActionSpec) -> ActionSpec:
+    return msgspec.structs.replace(action, start=(), native_shape=())
 
 
 def newest_id(id: str) -> str:

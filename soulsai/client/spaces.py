@@ -9,7 +9,7 @@ from gymnasium import Space, spaces
 from msgspec import Struct
 
 from soulsai.errors import EnvironmentFault
-from soulsai.types import MASK, ActionSpec, Array, Leaf
+from soulsai.types import MASK, ActionSpec, Array, Leaf, LeafSource
 
 _AGREE = "let observation_space be that of what reset and step return"
 
@@ -47,6 +47,12 @@ class Reader(Struct, frozen=True, eq=False):
             _read_numbers(array, row)
         else:
             _read_integers(array, row)
+
+    @property
+    def source(self) -> LeafSource:
+        """The place of the leaf in the environment's observation."""
+        start = np.broadcast_to(self.low, self.leaf.shape).flat if self.leaf.categories else ()
+        return LeafSource(self.path, tuple(int(first) for first in start))
 
     def outside(self, rows: Array) -> str:
         """Return a phrase for a value in rows [N, ...] outside the bounds, or an empty string."""
@@ -160,10 +166,12 @@ def holds_mask(space: Space[Any], key: str, choices: int) -> bool:
 def action_spec(space: Space[Any]) -> ActionSpec:
     """Describe an action space; raise ``EnvironmentFault`` if it is not supported."""
     if isinstance(space, spaces.Discrete):
-        return ActionSpec("discrete", (), (int(space.n),))
+        return ActionSpec("discrete", (), (int(space.n),), start=(int(space.start),))
     if isinstance(space, spaces.MultiDiscrete):
         sizes = tuple(int(size) for size in space.nvec.flat)
-        return ActionSpec("multidiscrete", (len(sizes),), sizes)
+        start = tuple(int(first) for first in space.start.flat)
+        shape = tuple(space.nvec.shape)
+        return ActionSpec("multidiscrete", (len(sizes),), sizes, start=start, native_shape=shape)
     if isinstance(space, spaces.Box) and space.dtype is not None and space.dtype.kind == "f":
         most = float(np.finfo(np.float32).max)  # JSON cannot carry infinity
         bounds = (np.clip(bound, -most, most) for bound in (space.low, space.high))

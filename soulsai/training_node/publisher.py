@@ -12,7 +12,7 @@ from soulsai.algorithms.pace import divide
 from soulsai.errors import SoulsAIError
 from soulsai.training_node import onnx_export
 from soulsai.training_node.start import TrainingRun
-from soulsai.types import Array, PolicyCard, Program, Weights
+from soulsai.types import CARD_FORMAT, Array, PolicyCard, Program, Weights
 
 RETRY_SECONDS = 1.0  # after a version could not be published
 UNKNOWN_CLIENTS = 8  # expected before the first is heard of, if the run starts none itself
@@ -222,5 +222,6 @@ class Publisher:
             inputs=program.inputs,
             outputs=program.outputs,
             memory=program.memory,
+            format=CARD_FORMAT,
         )
         return onnx_export.complete(program, arrays, card)

@@ -41,6 +41,7 @@ def test_every_example_is_tried():
         "cartpole.yaml",
         "lunarlander.yaml",
         "custom_env.py",
+        "play_policy.py",
         "soulsgym_iudex.yaml",
         "soulsgym_iudex.json",
     }

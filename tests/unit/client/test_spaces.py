@@ -66,9 +66,17 @@ def test_dicts_and_tuples_are_flattened_to_named_leaves_in_their_order():
 @pytest.mark.parametrize(
     ("space", "expected"),
     [
-        (spaces.Discrete(4, start=3), ActionSpec("discrete", (), (4,))),
-        (spaces.MultiDiscrete([2, 3]), ActionSpec("multidiscrete", (2,), (2, 3))),
-        (spaces.MultiDiscrete([[2, 3], [4, 5]]), ActionSpec("multidiscrete", (4,), (2, 3, 4, 5))),
+        (spaces.Discrete(4, start=3), ActionSpec("discrete", (), (4,), start=(3,))),
+        (
+            spaces.MultiDiscrete([2, 3]),
+            ActionSpec("multidiscrete", (2,), (2, 3), start=(0, 0), native_shape=(2,)),
+        ),
+        (
+            spaces.MultiDiscrete([[2, 3], [4, 5]], start=[[0, 1], [-2, 3]]),
+            ActionSpec(
+                *("multidiscrete", (4,), (2, 3, 4, 5)), start=(0, 1, -2, 3), native_shape=(2, 2)
+            ),
+        ),
         (
             spaces.Box(np.array([-1, 0]), np.array([1, 2]), dtype=np.float64),
             ActionSpec("box", (2,), (), (-1.0, 0.0), (1.0, 2.0)),

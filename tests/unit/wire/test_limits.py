@@ -58,7 +58,9 @@ def messages(draw):
     spec = run_spec(action, draw(st.sampled_from([0.7, 1e6, 1e12])), obs)
     kind = draw(
         st.sampled_from(
-            ["categorical", "epsilon_greedy"] if action.sizes else ["gaussian", "squashed"]
+            ["categorical", "epsilon_greedy"]
+            if action.sizes
+            else ["gaussian", "scaled_gaussian", "squashed"]
         )
     )
     one = Fragment(
@@ -142,7 +144,7 @@ def test_no_head_draws_an_action_that_cannot_be_sent(bounds, mean):
         "mean": np.full((9, 1), mean, np.float32),
         "log_std": np.full((9, 1), 80, np.float32),
     }
-    for kind in ("gaussian", "squashed"):
+    for kind in ("gaussian", "scaled_gaussian", "squashed"):
         head = Head(kind)
         spec = run_spec(action, 1.0, {"obs": OBS["obs"]})
         drawn, extras = act(

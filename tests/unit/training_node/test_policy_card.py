@@ -1,0 +1,88 @@
+"""A policy.onnx in other hands: ONNX Runtime and the card alone play as well as ``evaluate``."""
+
+import importlib.util
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from soulsai.client.environment import probe
+from soulsai.client.evaluate import evaluate
+from soulsai.config import load
+from soulsai.errors import CheckpointError
+from soulsai.training_node import start
+from soulsai.training_node.publisher import Publisher
+from soulsai.types import CARD_FORMAT
+from tests.memory_server import MemoryServer
+
+ROOT = Path(__file__).parents[3]
+HERE = "tests.unit.training_node.policy_card_envs"
+SMALL = ["run.seed=1", "dqn.hidden=[16]", "ppo.hidden=[16]", "sac.hidden=[16]"]
+CASES = {
+    "ppo, offsets": (f"{HERE}:Offset", ["algorithm.name=ppo"]),
+    "ppo, memory": (f"{HERE}:Offset", ["algorithm.name=ppo", "ppo.memory=8"]),
+    "dqn, offsets": ("soulsai.testing:DictToy", []),
+    "dqn, quantiles and noise": (
+        "soulsai.testing:DictToy", ["dqn.quantiles=5", "dqn.noisy=true"],
+    ),
+    "dqn, mask in the observation": (f"{HERE}:Masked", ["environment.kwargs.in_info=false"]),
+    "ppo, mask in the info": (
+        f"{HERE}:Masked", ["algorithm.name=ppo", "environment.kwargs.in_info=true"],
+    ),
+    "ppo, box": (f"{HERE}:Valves", ["algorithm.name=ppo"]),
+    "ppo, box without a bound": (
+        f"{HERE}:Valves",
+        ["algorithm.name=ppo", "environment.kwargs.unbounded=true"],
+    ),
+    "sac, box": (f"{HERE}:Valves", ["algorithm.name=sac"]),
+    "sac, box of float64": (
+        f"{HERE}:Valves", ["algorithm.name=sac", "environment.kwargs.dtype=float64"],
+    ),
+    "dqn, a limit of an episode": ("CartPole-v1", ["environment.max_episode_steps=7"]),
+}  # fmt: skip
+
+
+def player():
+    """Import the example; it imports nothing of SoulsAI."""
+    spec = importlib.util.spec_from_file_location("play", ROOT / "examples" / "play_policy.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def policy_file(tmp_path, id, sets):
+    """Write the file of a run whose weights are far from those that it began with."""
+    sets = [*SMALL, f"environment.id={id}", f"run.saves={tmp_path}", *sets]
+    config = load(None, {}, sets)
+    run = start.new_run(
+        config, probe(config.environment), MemoryServer().training(), datetime.now(UTC)
+    )
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in run.algorithm.policy.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    path = tmp_path / "policy.onnx"
+    path.write_bytes(Publisher(run, bool).file())
+    return path
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_card_is_enough_to_play(tmp_path, capsys, case):
+    id, sets = CASES[case]
+    path = policy_file(tmp_path, id, sets)
+    ours = evaluate(path, episodes=20, seed=7, environment=id)
+    player().main(str(path), id, "20", "7")
+    theirs = float(capsys.readouterr().out.removeprefix("mean return "))
+    assert theirs == pytest.approx(ours.mean, abs=1e-3)
+    assert np.std(ours.rewards) > 0 or case == "dqn, a limit of an episode"
+
+
+def test_a_card_of_a_later_format_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("soulsai.training_node.publisher.CARD_FORMAT", CARD_FORMAT + 1)
+    path = policy_file(tmp_path, "soulsai.testing:BoxToy", ["algorithm.name=sac"])
+    with pytest.raises(CheckpointError, match=r"format 2, and this version of SoulsAI reads 1"):
+        evaluate(path, episodes=1, seed=0, environment="soulsai.testing:BoxToy")
+    with pytest.raises(SystemExit, match="another format, 2"):
+        player().Policy(str(path))
