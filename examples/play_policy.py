@@ -64,7 +64,7 @@ class Policy:
 
 
 def in_bounds(chosen: Any, action: dict[str, Any], kind: str) -> Any:
-    """Return an action in the environment's numbers; -1 to 1 are the bounds, where there are two."""
+    """Return an action in the environment's numbers; -1 to 1 are its bounds, if it has two."""
     low, high = (np.reshape(action[end], action["shape"]) for end in ("low", "high"))
     if kind != "gaussian":
         has_low, has_high = low > -1e30, high < 1e30

@@ -264,7 +264,7 @@ class AdaptedEnvironment:
         if self.spec.action.kind == "discrete":
             return np.int64(action + self._start)
         if self.spec.action.kind == "multidiscrete":
-            return action.reshape(self._start.shape) + self._start
+            return action.reshape(self.spec.action.native_shape) + self._start
         space = self._spaces[1]
         native = action.astype(space.dtype, copy=False)
         if self._rounds and isinstance(space, gymnasium.spaces.Box):

@@ -174,7 +174,8 @@ def action_spec(space: Space[Any]) -> ActionSpec:
         return ActionSpec("multidiscrete", (len(sizes),), sizes, start=start, native_shape=shape)
     if isinstance(space, spaces.Box) and space.dtype is not None and space.dtype.kind == "f":
         most = float(np.finfo(np.float32).max)  # JSON cannot carry infinity
-        bounds = (np.clip(bound, -most, most) for bound in (space.low, space.high))
+        given = (bound.astype(np.float64) for bound in (space.low, space.high))
+        bounds = (np.clip(bound, -most, most) for bound in given)
         low, high = (tuple(map(float, bound.flat)) for bound in bounds)
         return ActionSpec("box", space.shape, (), low, high)
     raise EnvironmentFault(

@@ -16,29 +16,30 @@ from soulsai.training_node import start
 from soulsai.training_node.publisher import Publisher
 from soulsai.types import CARD_FORMAT
 from tests.memory_server import MemoryServer
+from tests.unit.training_node.policy_card_envs import Masked, Offset, Valves
 
 ROOT = Path(__file__).parents[3]
-HERE = "tests.unit.training_node.policy_card_envs"
+OFFSET, MASKED, VALVES = (f"{each.__module__}:{each.__name__}" for each in (Offset, Masked, Valves))
 SMALL = ["run.seed=1", "dqn.hidden=[16]", "ppo.hidden=[16]", "sac.hidden=[16]"]
 CASES = {
-    "ppo, offsets": (f"{HERE}:Offset", ["algorithm.name=ppo"]),
-    "ppo, memory": (f"{HERE}:Offset", ["algorithm.name=ppo", "ppo.memory=8"]),
+    "ppo, offsets": (OFFSET, ["algorithm.name=ppo"]),
+    "ppo, memory": (OFFSET, ["algorithm.name=ppo", "ppo.memory=8"]),
     "dqn, offsets": ("soulsai.testing:DictToy", []),
     "dqn, quantiles and noise": (
         "soulsai.testing:DictToy", ["dqn.quantiles=5", "dqn.noisy=true"],
     ),
-    "dqn, mask in the observation": (f"{HERE}:Masked", ["environment.kwargs.in_info=false"]),
+    "dqn, mask in the observation": (MASKED, ["environment.kwargs.in_info=false"]),
     "ppo, mask in the info": (
-        f"{HERE}:Masked", ["algorithm.name=ppo", "environment.kwargs.in_info=true"],
+        MASKED, ["algorithm.name=ppo", "environment.kwargs.in_info=true"],
     ),
-    "ppo, box": (f"{HERE}:Valves", ["algorithm.name=ppo"]),
+    "ppo, box": (VALVES, ["algorithm.name=ppo"]),
     "ppo, box without a bound": (
-        f"{HERE}:Valves",
+        VALVES,
         ["algorithm.name=ppo", "environment.kwargs.unbounded=true"],
     ),
-    "sac, box": (f"{HERE}:Valves", ["algorithm.name=sac"]),
+    "sac, box": (VALVES, ["algorithm.name=sac"]),
     "sac, box of float64": (
-        f"{HERE}:Valves", ["algorithm.name=sac", "environment.kwargs.dtype=float64"],
+        VALVES, ["algorithm.name=sac", "environment.kwargs.dtype=float64"],
     ),
     "dqn, a limit of an episode": ("CartPole-v1", ["environment.max_episode_steps=7"]),
 }  # fmt: skip
