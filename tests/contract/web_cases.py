@@ -101,7 +101,7 @@ def client(name: str, state: str, **changes: object) -> ClientStatus:
     fields: dict[str, object] = {
         "client": name, "state": state, "steps_per_second": 490.0 if state == "active" else 0.0,
         "admitted": 160_000, "rejected": 3, "lost": 0, "dropped": 0, "queued": 0, "lag": 1,
-        "seen": 0.4,
+        "seen": 0.4, "kwargs": {"game_speed": 1.5, "max_episode_steps": 500},
     }  # fmt: skip
     return ClientStatus(**(fields | changes))
 

@@ -208,6 +208,7 @@ def test_every_page_shows_something(few, opened):
     page = opened(url)
     for name, text in (
         ("Clients", "3 of 4 clients are alive"),
+        ("Clients", "game_speed=1.5, max_episode_steps=500"),
         ("Models", "Checkpoint 000047"),
         ("Compare", "2 seeds, median and quartiles"),
         ("Events", "the training node is learning"),
