@@ -189,6 +189,18 @@ def test_a_run_that_does_not_fit(a_run, invite, doctor, changes, check, state, s
     assert code == 1 or state == "warning"
 
 
+def test_values_of_this_client_must_be_listed_by_the_run(a_run, invite, doctor):
+    a_run.publish()
+    code, findings = doctor("--invite", invite, "--env", TOY, "--set", "client.kwargs.length=5")
+    assert code == 1
+    assert (
+        "client.kwargs.length: the run lets clients set nothing" in findings["environment"]["said"]
+    )
+    a_run.publish(environment=EnvironmentOffer(TOY, {"length": 8}, ("length",)))
+    code, findings = doctor("--invite", invite, "--env", TOY, "--set", "client.kwargs.length=5")
+    assert (code, findings["environment"]["state"]) == (0, "ok")
+
+
 def test_no_run_is_a_warning(server, invite, doctor):
     link = server.link("training_node")
     link.execute("UNLINK", "soulsai:{soulsai}:spec")
