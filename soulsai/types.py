@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Metrics = dict[str, float]
 Kwargs = dict[str, str | int | float | bool | list[Any] | dict[str, Any] | None]  # JSON
+Wrappers = dict[str, Kwargs]  # arguments by name, from the innermost to the outermost
 ClientValues = dict[str, str | int | float | bool | None]
 
 # A run's id becomes a folder: judged wherever it is decoded, for it may come from anybody.
@@ -308,6 +309,7 @@ class EnvironmentOffer(Struct, frozen=True):
     kwargs: Kwargs = {}
     client_kwargs: tuple[str, ...] = ()  # arguments that each client may set for itself
     count: int = 1  # side by side in one client
+    wrappers: Wrappers = {}
     max_episode_steps: int = 0  # 0: the environment's own limit
     mask_key: str = "action_mask"
     info_keys: tuple[str, ...] = ()

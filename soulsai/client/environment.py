@@ -31,6 +31,7 @@ from soulsai.client.spaces import (
     read_number,
     read_space,
 )
+from soulsai.client.wrappers import wrapped
 from soulsai.config import schema
 from soulsai.errors import ConfigError, EnvironmentFault
 from soulsai.heads import act, to_environment
@@ -44,6 +45,7 @@ from soulsai.types import (
     Leaf,
     LeafSource,
     Spec,
+    Wrappers,
 )
 
 log = logging.getLogger(__name__)
@@ -369,7 +371,7 @@ def open_environment(
     offer = numbered(with_own(environment.offer, own), 0)
     adapted = functools.partial(
         AdaptedEnvironment,
-        make(environment.id, offer.kwargs, offer.max_episode_steps),
+        make(environment.id, offer.kwargs, offer.max_episode_steps, offer.wrappers),
         environment.id,
         mask_key=offer.mask_key,
         largest_reward=offer.largest_reward,
@@ -407,18 +409,33 @@ def random_action(spec: ActionSpec, mask: Array | None, rng: np.random.Generator
     return to_environment(head, spec, action[0])
 
 
-def make(id: str, kwargs: Kwargs, max_episode_steps: int = 0) -> gymnasium.Env[Any, Any]:
+def make(
+    id: str, kwargs: Kwargs, max_episode_steps: int = 0, wrappers: Wrappers | None = None
+) -> gymnasium.Env[Any, Any]:
     """Make an environment.
 
     Args:
         id: A Gymnasium id, "module:Id" (an id that the module registers, or a class or function
             in it) or "file.py:make".
         kwargs: Arguments of the environment.
-        max_episode_steps: The limit of an episode; 0 for the environment's own.
+        max_episode_steps: The limit of an episode, in steps of the environment without its
+            wrappers; 0 for its own.
+        wrappers: The wrappers, from the innermost to the outermost.
 
     Raises:
         EnvironmentFault: It cannot be made.
     """
+    env = _bare(id, kwargs, max_episode_steps)
+    if not wrappers:
+        return env
+    try:
+        return wrapped(env, wrappers, _creator)
+    except EnvironmentFault as fault:
+        env.close()
+        raise EnvironmentFault(f"{id}: {fault}") from None
+
+
+def _bare(id: str, kwargs: Kwargs, max_episode_steps: int) -> gymnasium.Env[Any, Any]:
     if soulsgym.is_fight(id):
         return soulsgym.make(id, kwargs, max_episode_steps)
     if id.startswith(soulsgym.FORMER):

@@ -9,12 +9,27 @@ import msgspec
 import numpy as np
 from gymnasium.envs.registration import find_highest_version, get_env_id, parse_env_id
 
+from soulsai.client.wrappers import check_wrappers
 from soulsai.errors import ConfigError
-from soulsai.types import MOST_ENVIRONMENTS, ActionSpec, EnvironmentOffer, Kwargs, Leaf, Spec
+from soulsai.types import (
+    MOST_ENVIRONMENTS,
+    ActionSpec,
+    EnvironmentOffer,
+    Kwargs,
+    Leaf,
+    Spec,
+    Wrappers,
+)
 
 
 def check_offer(
-    offer: EnvironmentOffer, *, named: str, listed: Sequence[str], own_kwargs: Kwargs
+    offer: EnvironmentOffer,
+    *,
+    named: str,
+    listed: Sequence[str],
+    own_kwargs: Kwargs,
+    own_wrappers: Wrappers | None = None,
+    allowed_wrappers: Sequence[str] = (),
 ) -> str:
     """Return the id to play.
 
@@ -23,6 +38,8 @@ def check_offer(
         named: An id named by the user, which replaces the offer's.
         listed: The ids that the client's own configuration allows.
         own_kwargs: The arguments in the client's own configuration, which may hold paths.
+        own_wrappers: The wrappers in the client's own configuration.
+        allowed_wrappers: The names of others that it allows.
 
     Raises:
         ConfigError: The client does not allow the offer.
@@ -39,6 +56,7 @@ def check_offer(
                 f"the server requests {offer.id!r} with a path in {key}={value!r}; if you want "
                 f"that, set environment.kwargs.{key} to the same value in your own configuration"
             )
+    check_wrappers(offer, own_wrappers or {}, allowed_wrappers)
     if named:
         return named
     if offer.id in listed or (not listed and _ships_with_gymnasium(offer.id)):

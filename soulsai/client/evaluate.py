@@ -85,7 +85,11 @@ def evaluate(
     actor, card = Actor.from_file(policy)
     offer = with_own(card.environment, listed_only(own, card.environment))
     own_kwargs = own.kwargs | (card.environment.kwargs if environment else {})
-    id = check_offer(offer, named=environment, listed=(), own_kwargs=own_kwargs)
+    own_wrappers = own.wrappers | (card.environment.wrappers if environment else {})
+    id = check_offer(
+        offer, named=environment, listed=(), own_kwargs=own_kwargs, own_wrappers=own_wrappers,
+        allowed_wrappers=own.allowed_wrappers,
+    )  # fmt: skip
     environments: list[PlayableEnvironment] = []
     try:
         for index in range(min(_SIDE_BY_SIDE, episodes)):
@@ -128,7 +132,7 @@ def _open(
         return
 
     def again() -> AdaptedEnvironment:
-        env = make(id, offer.kwargs, offer.max_episode_steps)
+        env = make(id, offer.kwargs, offer.max_episode_steps, offer.wrappers)
         masked = MASK in card.spec.obs
         return AdaptedEnvironment(env, id, mask_key=offer.mask_key, masked=masked)
 

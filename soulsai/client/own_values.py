@@ -41,6 +41,7 @@ def with_own(offer: EnvironmentOffer, own: ClientSettings) -> EnvironmentOffer:
     return msgspec.structs.replace(
         offer,
         kwargs=offer.kwargs | own.kwargs,
+        wrappers=own.wrappers | {n: w for n, w in offer.wrappers.items() if n not in own.wrappers},
         max_episode_steps=offer.max_episode_steps if limit is None else limit,
     )
 

@@ -117,6 +117,8 @@ class _ClientContext(NamedTuple):
             named=self.named,
             listed=self.config.client.environments,
             own_kwargs=own.kwargs | self.config.client.kwargs,
+            own_wrappers=own.wrappers | self.config.client.wrappers,
+            allowed_wrappers=self.config.client.allowed_wrappers,
         )
         if own.count > 1:
             offer = msgspec.structs.replace(offer, count=own.count)
@@ -299,7 +301,7 @@ def _public_id(id: str) -> str:
 
 def make_own(id: str, offer: EnvironmentOffer, spec: Spec) -> AdaptedEnvironment:
     """Make an environment in this process; raise ``EnvironmentFault`` if it is not the run's."""
-    env = make(id, offer.kwargs, offer.max_episode_steps)
+    env = make(id, offer.kwargs, offer.max_episode_steps, offer.wrappers)
     environment = AdaptedEnvironment(
         env,
         id,

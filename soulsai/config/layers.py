@@ -100,7 +100,7 @@ class SettingsLayers:
 
         Args:
             path: ``section.key``, or ``section.key.name`` for one name of an entry that is itself
-                a mapping.
+                a mapping, and so on.
             text: The value as typed.
             origin: The variable or word it comes from, for errors.
         """
@@ -114,12 +114,14 @@ class SettingsLayers:
         if not names:
             self._set((section, key), _typed(text, kind, origin), origin)
             return
-        if len(names) > 1 or not isinstance(kind, inspect.DictType):
-            raise ConfigError(f"{path}: there is nothing below {section}.{key}; in {origin}")
+        for depth in range(len(names)):
+            if not isinstance(kind, inspect.DictType):
+                below = ".".join(where[: 2 + depth])
+                raise ConfigError(f"{path}: there is nothing below {below}; in {origin}")
+            kind = kind.value_type
         defaults = getattr(getattr(Config(), section), key)
         before = self._values.get(section, {}).get(key, defaults)
-        value = {**before, names[0]: _typed(text, kind.value_type, origin)}
-        self._set((section, key), value, origin)
+        self._set((section, key), _replaced(before, names, _typed(text, kind, origin)), origin)
 
     def config(self) -> Config:
         """Return the settings; raise ``ConfigError`` at the first entry of a wrong type."""
@@ -202,6 +204,12 @@ def _nearest(where: KeyPath) -> str:
             keys.setdefault(key, f"{section}.{key}")
     near = difflib.get_close_matches(last, keys, 1, cutoff=0.8)
     return keys[near[0]] if near else ""
+
+
+def _replaced(before: dict[str, Any], names: Sequence[str], value: Any) -> dict[str, Any]:
+    """Return a copy of nested mappings with the value at the end of a path of names."""
+    first, *more = names
+    return {**before, first: _replaced(before.get(first, {}), more, value) if more else value}
 
 
 def _typed(text: str, kind: inspect.Type | None, origin: str) -> Any:

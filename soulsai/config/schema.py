@@ -16,7 +16,15 @@ from soulsai import episode_metrics
 from soulsai.algorithms.registry import BUILT_IN, AlgorithmSections
 from soulsai.algorithms.settings import LearnerSettings
 from soulsai.errors import ConfigError
-from soulsai.types import MOST_ENVIRONMENTS, Count, EnvironmentOffer, Kwargs, Natural, Positive
+from soulsai.types import (
+    MOST_ENVIRONMENTS,
+    Count,
+    EnvironmentOffer,
+    Kwargs,
+    Natural,
+    Positive,
+    Wrappers,
+)
 
 NAME_PATTERN = r"\A[a-z0-9][a-z0-9_-]{0,63}\Z"
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
@@ -62,6 +70,9 @@ class EnvironmentSettings(Struct, frozen=True, forbid_unknown_fields=True):
         tuple[Annotated[str, Meta(min_length=1, max_length=LARGEST_NAME)], ...],
         Meta(max_length=MOST_CLIENT_KWARGS),
     ] = ()
+    # wrappers with their arguments, from the innermost to the outermost: Gymnasium's by name, as in
+    # FrameStackObservation: {stack_size: 4}, others as "module:Class"
+    wrappers: Wrappers = {}
     # environments that one client plays side by side
     count: Annotated[int, Meta(ge=1, le=MOST_ENVIRONMENTS)] = 1
     # truncate episodes after this many steps; 0: leave it to the environment
@@ -86,6 +97,7 @@ class EnvironmentSettings(Struct, frozen=True, forbid_unknown_fields=True):
             id=self.id,
             kwargs=self.kwargs,
             client_kwargs=self.client_kwargs,
+            wrappers=self.wrappers,
             count=self.count,
             max_episode_steps=self.max_episode_steps,
             mask_key=self.mask_key,
@@ -101,6 +113,10 @@ class ClientSettings(Struct, frozen=True, forbid_unknown_fields=True):
     name: str = ""  # name of the client; empty: the host's name with a random end, and no spool
     # ids that it may play; empty: those that come with Gymnasium
     environments: tuple[str, ...] = ()
+    # wrappers of this machine, inside those of the run; see environment.wrappers
+    wrappers: Wrappers = {}
+    # wrappers "module:Class" that a run may request; Gymnasium's own need no permission
+    allowed_wrappers: tuple[str, ...] = ()
     # values of this machine for arguments that the run lists in environment.client_kwargs
     kwargs: Kwargs = {}
     # the same for the limit of an episode; empty: the run's

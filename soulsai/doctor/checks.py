@@ -366,12 +366,14 @@ def _environment(config: Config, spec: RunSpec, named: str = "") -> CheckResult:
             named=named,
             listed=config.client.environments,
             own_kwargs=config.environment.kwargs | config.client.kwargs,
+            own_wrappers=config.environment.wrappers | config.client.wrappers,
+            allowed_wrappers=config.client.allowed_wrappers,
         )
     except ConfigError as error:
         return finding("environment.untrusted", error=error, id=offer.id)
     try:
         made = AdaptedEnvironment(
-            make(id, numbered(offer, 0).kwargs, offer.max_episode_steps), id,
+            make(id, numbered(offer, 0).kwargs, offer.max_episode_steps, offer.wrappers), id,
             mask_key=offer.mask_key, masked=MASK in spec.spec.obs,
         )  # fmt: skip
     except SoulsAIError as error:

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from soulsai.client.environment import AdaptedEnvironment as Own
-from soulsai.client.environment import probe
+from soulsai.client.environment import make, probe
 from soulsai.client.isolation import process_tree
 from soulsai.client.isolation.environment import IsolatedEnvironment, start
 from soulsai.client.isolation.watchdog import EnvironmentBroken
@@ -98,6 +98,26 @@ def test_it_plays_as_in_our_own_process(caged, kind):
             assert there.info == {k: v for k, v in own.info.items() if k == "distance"}
             there.reset(rows, 6)
             own.reset(mine, 6)
+
+
+def test_it_plays_inside_the_wrappers_of_the_run():
+    id, wrappers = "CartPole-v1", {"FrameStackObservation": {"stack_size": 3}}
+    offer = EnvironmentOffer(id, wrappers=wrappers)
+    own = Own(make(id, {}, 0, wrappers), id, mask_key="", masked=False)
+    there = IsolatedEnvironment(
+        id, offer, own.spec, WatchdogSettings(), stopped=lambda: False, rng=random.Random(1)
+    )
+    rows, mine = ({"obs": np.zeros((3, 4), "f4")} for _ in range(2))
+    try:
+        start(there, lambda: False)
+        there.reset(rows, 5)
+        there.step(1, rows)
+    finally:
+        there.close()
+    own.reset(mine, 5)
+    own.step(1, mine)
+    np.testing.assert_array_equal(rows["obs"], mine["obs"])
+    assert mine["obs"].any()
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,7 @@ class IsolatedEnvironment:
             id=id,
             kwargs=offer.kwargs,
             max_episode_steps=offer.max_episode_steps,
+            wrappers=offer.wrappers,
             mask_key=offer.mask_key,
             masked=MASK in spec.obs,
             largest_reward=offer.largest_reward,

@@ -21,7 +21,7 @@ from msgspec import Struct
 from soulsai.client.environment import AdaptedEnvironment, Rows, StepResult, make, numbers
 from soulsai.errors import EnvironmentFault
 from soulsai.process import die_with_parent
-from soulsai.types import ActionSpec, Array, Kwargs, Leaf, Spec
+from soulsai.types import ActionSpec, Array, Kwargs, Leaf, Spec, Wrappers
 
 # kind, terminated, truncated, bytes that follow the observation, reward, seconds in the environment
 REPLY = struct.Struct("<BBBxIdd")
@@ -42,6 +42,7 @@ class WorkerSetup(Struct, frozen=True):
     id: str
     kwargs: Kwargs
     max_episode_steps: int
+    wrappers: Wrappers
     mask_key: str
     masked: bool
     largest_reward: float
@@ -120,7 +121,7 @@ class _Worker:
         self._arm()
         setup = self._setup
         try:
-            env = make(setup.id, setup.kwargs, setup.max_episode_steps)
+            env = make(setup.id, setup.kwargs, setup.max_episode_steps, setup.wrappers)
             self._environment = AdaptedEnvironment(
                 env,
                 setup.id,

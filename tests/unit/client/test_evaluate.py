@@ -158,11 +158,11 @@ def test_an_environment_that_can_be_made_once_is_played_alone(tmp_path, monkeypa
     whole = evaluate(path, episodes=3, seed=1, environment="soulsai.testing:ToyEnv")
     makes = []
 
-    def once(id, kwargs, steps):
+    def once(id, kwargs, steps, wrappers):
         makes.append(id)
         if len(makes) > 1:
             raise EnvironmentFault("the port is taken")
-        return make(id, kwargs, steps)
+        return make(id, kwargs, steps, wrappers)
 
     monkeypatch.setattr("soulsai.client.evaluate.make", once)
     assert evaluate(path, episodes=3, seed=1, environment="soulsai.testing:ToyEnv") == whole

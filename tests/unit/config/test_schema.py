@@ -132,6 +132,12 @@ def test_one_name_of_a_mapping_leaves_the_others(tmp_path) -> None:
     file = written(tmp_path, "c.yaml", "environment: {kwargs: {a: 1, b: 2}}")
     assert load(file, {}, ["environment.kwargs.b=3"]).environment.kwargs == {"a": 1, "b": 3}
     assert Config().environment.kwargs == {}
+    named = "environment.wrappers.FrameStackObservation.stack_size=4"
+    kept = "environment.wrappers.ClipReward={max_reward: 1}"
+    assert load(file, {}, [kept, named]).environment.wrappers == {
+        "ClipReward": {"max_reward": 1},
+        "FrameStackObservation": {"stack_size": 4},
+    }
 
 
 @pytest.mark.parametrize(
@@ -143,6 +149,7 @@ def test_one_name_of_a_mapping_leaves_the_others(tmp_path) -> None:
         ("dqn.larning_starts=1", ["dqn.larning_starts", "did you mean dqn.learning_starts"]),
         ("dnq.lr=1", ["did you mean dqn.lr"]),
         ("dqn.lr.x=1", ["nothing below dqn.lr"]),
+        ("environment.kwargs.a.b=1", ["nothing below environment.kwargs.a"]),
         ("dqn.lr=fast", ["dqn.lr", "a number above 0", "'fast'", "--set"]),
         ("dqn.lr=", ["dqn.lr", "a number", "nothing"]),
         ("dqn.lr=nan", ["dqn.lr"]),
