@@ -152,6 +152,7 @@ class Fragment(Struct, frozen=True, eq=False):
     epsilon: float = 0.0  # share of uniform random actions; more where the knob ``random`` is more
     extras: dict[str, Array] = {}  # outputs of the head for each step, e.g. its log-probability
     memory: dict[str, Array] = {}  # of a recurrent policy before the first step
+    granted: bool = True  # no update is owed for steps beyond the grants; the training node says it
 
     def __len__(self) -> int:
         """Return the number of env steps."""

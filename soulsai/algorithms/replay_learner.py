@@ -108,8 +108,9 @@ class Experience:
         rows = self.returns.assemble(fragments)
         self.replay.append(rows)
         self.normalizer.update(leaves(rows, "obs."))
-        self.pace.arrived(sum(map(len, fragments)))
-        for fragment in fragments:
+        granted = [fragment for fragment in fragments if fragment.granted]
+        self.pace.arrived(sum(map(len, granted)))
+        for fragment in granted:
             self._in_flight.arrived(fragment)
         self._grant()
 

@@ -27,6 +27,7 @@ from soulsai.training_node.start import TrainingRun
 from soulsai.training_node.status import Phase, StatusReporter, TrainingStatistics
 from soulsai.training_node.trust.action_check import ActionCheck, Recomputation
 from soulsai.training_node.trust.audit_log import AuditLog
+from soulsai.training_node.trust.grants import Grants
 from soulsai.training_node.trust.quarantine import Quarantine
 from soulsai.training_node.trust.rate_limit import RateLimit
 from soulsai.types import Answer, Control, Event, Fragment, Spec, Status, Weights
@@ -39,6 +40,7 @@ FORGET_SECONDS = 3600.0  # of silence, after which a client's stream is deleted
 MOST_MARKS = 4096  # streams whose end is remembered: a client may send old entries again
 STALE_SECONDS = 1.5  # after a version, during which earlier reports of clients may still arrive
 ROOM_SECONDS = 2.0  # between two checkpoints that only make room on the server
+CROWDED_SECONDS = 30.0  # the same, if one client takes much of it
 LAST_LOOKS = 15  # at commands after the end: the last episodes may have produced a new best
 EXTRA_UPDATES = 1000  # beyond half of the updates so far: the most after the last env step
 OVERFULL = 2  # times the bound of a stream, beyond which its oldest entries are deleted
@@ -118,6 +120,7 @@ class TrainingNode:
         self._rollback = Rollback(run)
         self._failed = FailedEntries(run.folder.path)
         self._audit = AuditLog(run.folder.path, now)
+        self._grants = Grants(run.progress.generation)
         self._quarantine = self._new_quarantine()
         self._receiver = self._new_receiver()
         self._compile = BackgroundCompile(
@@ -275,7 +278,7 @@ class TrainingNode:
         """
         arrival = self._quarantine.admit(arrival)
         self._receiver.excluded = self._quarantine.excluded
-        fragments = self._until_full(arrival.fragments)
+        fragments = self._grants.marked(self._until_full(arrival.fragments))
         steps = sum(len(fragment) for fragment in fragments)
         self._statistics.arrived(arrival, fragments)
         self._clients.count(arrival, steps)
@@ -314,7 +317,7 @@ class TrainingNode:
             self._next_report = now + REPORT_SECONDS
             self._clients.tick(now)
             self._check_generation()
-            if self._wire.full:
+            if self._wire.full or self._is_crowded:
                 self._make_room()
             status = self._reporter.status(self.phase)
             self.metrics.report(status, self._now(), backlog=len(self._waiting))
@@ -350,7 +353,8 @@ class TrainingNode:
         return sent
 
     def _publish(self) -> None:
-        self._publisher.publish(self._clock(), self._clients.restart_counts())
+        if self._publisher.publish(self._clock(), self._clients.restart_counts()):
+            self._grants.published(self._publisher.granted)
 
     def _check_generation(self) -> bool:
         return start.check_generation(self._run, self._wire, self._publish)
@@ -420,6 +424,11 @@ class TrainingNode:
 
     def _delete_stream(self, client: str) -> bool:
         return self._wire.attempt(lambda wire: wire.forget(client))
+
+    @property
+    def _is_crowded(self) -> bool:
+        age = self._saver.age
+        return self._receiver.crowded and age is not None and age > CROWDED_SECONDS
 
     def _make_room(self) -> None:
         """Free memory of the server; save early if that is necessary for it."""

@@ -94,7 +94,7 @@ class Publisher:
         # Before the first client is heard of, the quota is divided among this number.
         self._expected = run.config.run.clients or UNKNOWN_CLIENTS
         self._kept: OrderedDict[tuple[int, int], PublishedVersion] = OrderedDict()
-        self._granted: int | None = None  # to each client, with the newest version
+        self.granted: int | None = None  # to each client, with the newest version
         self._granted_at = 0  # env steps admitted then
         self._counted = 0  # clients among which the quota was divided
         self._is_crowded = False  # more clients have come since
@@ -126,7 +126,7 @@ class Publisher:
 
     def count(self, clients: int) -> None:
         """Plan a version with smaller grants if there are more clients than were counted."""
-        self._is_crowded = bool(self._granted) and clients > self._counted
+        self._is_crowded = bool(self.granted) and clients > self._counted
 
     def publish(self, now: float, taken: Sequence[int]) -> bool:
         """Publish the present weights, if they are sound; return whether that worked.
@@ -148,7 +148,7 @@ class Publisher:
         self.check.refused = 0
         progress.version += 1
         self._keep(arrays)
-        quota = divide(self._policy.quota, taken, self._granted)
+        quota = divide(self._policy.quota, taken, self.granted)
         weights = Weights(
             run=self._spec.run,
             generation=progress.generation,
@@ -161,7 +161,7 @@ class Publisher:
         self.unpublished = self._failed
         if not self._failed:
             self._policy.newest = progress.generation, progress.version
-        self._granted, self._granted_at = quota, progress.env_steps
+        self.granted, self._granted_at = quota, progress.env_steps
         self._counted, self._is_crowded = len(taken), False
         return not self._failed
 
@@ -173,7 +173,7 @@ class Publisher:
     def restart(self) -> None:
         """Continue with weights of a checkpoint; forget the grants."""
         self.check.refused, self._failed, self.unpublished = 0, False, True
-        self._granted, self._granted_at = None, self._progress.env_steps
+        self.granted, self._granted_at = None, self._progress.env_steps
 
     def file(self) -> bytes:
         """Return the present policy as a complete ``policy.onnx``."""
@@ -196,7 +196,7 @@ class Publisher:
     def _is_scarce(self) -> bool:
         """Whether some client may soon have spent its grant."""
         used = self._progress.env_steps - self._granted_at
-        return self._granted is None or 2 * used >= self._granted
+        return self.granted is None or 2 * used >= self.granted
 
     def _keep(self, arrays: Arrays) -> None:
         progress = self._progress

@@ -90,6 +90,7 @@ class Receiver:
         self.inbox = Inbox()
         self.excluded: frozenset[str] = frozenset()  # clients; may be replaced at any time
         self.streams: frozenset[str] = frozenset()  # clients with a stream on the server
+        self.crowded = False  # a client's entries take much of the server's memory
         self._wire = wire
         self._most = most
         self._failed = failed
@@ -180,7 +181,7 @@ class Receiver:
         self.streams = frozenset(clients)
         self._admission.server_time = self._wire.time()
         excluded = self.excluded
-        self._wire.bound(clients, self._most)
+        self.crowded = self._wire.bound(clients, self._most)
         if excluded:
             self._discard(client for client in clients if client in excluded)
         return [client for client in clients if client not in excluded]

@@ -79,6 +79,8 @@ class TrainingStatistics:
         self.progress.episodes += 1
         self._counters.outcomes.labels("terminated" if episode.terminated else "truncated").inc()
         self._info = (self._info or set()) | episode.info.keys()
+        if not episode.verified:  # its reward is a mere claim
+            return
         self._rewards.append(episode.reward)
         if episode.greedy:
             self._greedy.append(episode.reward)

@@ -135,23 +135,24 @@ class Keys:
 
 _RUN = "soulsai:{@}:"  # @ stands for the pattern of the run
 _LINK = "+ping +client|setname +time"
+_NODE_LINK = f"{_LINK} +client|no-evict"  # clients that hoard replies must not displace nodes
 _WORDS = re.compile(r"\([^)]*\)|\S+")
 
 # Tests compare this list with the commands that the implementation uses.
 _RIGHTS: dict[Role, str] = {
     "training_node": (
-        f"{_LINK} ~{_RUN}* &{_RUN}* +get +set +unlink +incr +expire +persist +scan "
+        f"{_NODE_LINK} ~{_RUN}* &{_RUN}* +get +set +unlink +incr +expire +persist +scan "
         "+xadd +xread +xtrim +rpush +publish"
     ),
     "telemetry_node": (
-        f"{_LINK} &{_RUN}event +subscribe +publish "
+        f"{_NODE_LINK} &{_RUN}event +subscribe +publish "
         f"(%R~{_RUN}spec %R~{_RUN}status +get) "
         f"(%R~{_RUN}episodes +xread) "
         f"(%W~{_RUN}cmd:telemetry +xadd) "
         f"(~{_RUN}reply:telemetry:* +blpop)"
     ),
     "operator": (
-        f"{_LINK} "
+        f"{_NODE_LINK} "
         f"(%R~{_RUN}spec %R~{_RUN}status +get) "
         f"(%W~{_RUN}cmd:operator +xadd) "
         f"(%W~{_RUN}exp:* +unlink) "
@@ -164,11 +165,11 @@ _RIGHTS: dict[Role, str] = {
         f"(%W~{_RUN}exp:{{client}} +xadd)"
     ),
     # For monitoring the server; it sees no key. Never CONFIG: it prints passwords.
-    "metrics": f"{_LINK} +info +client|list +slowlog|get +slowlog|len +latency|latest",
+    "metrics": f"{_NODE_LINK} +info +client|list +slowlog|get +slowlog|len +latency|latest",
     # For enrolling and revoking. It can create users with any rights.
     "admin": (
-        f"{_LINK} +info +client|list +acl|setuser +acl|deluser +acl|users +acl|getuser +acl|save "
-        f"+scan (%W~{_RUN}exp:* %W~{_RUN}notice:* +unlink)"
+        f"{_NODE_LINK} +info +client|list +acl|setuser +acl|deluser +acl|users +acl|getuser "
+        f"+acl|save +scan (%W~{_RUN}exp:* %W~{_RUN}notice:* +unlink)"
     ),
 }
 

@@ -159,8 +159,11 @@ class TrainingWire(Protocol):
     def discard(self, client: str, after: Position) -> int:
         """Delete all entries of a client's stream; return how many were later than a position."""
 
-    def bound(self, clients: Sequence[str], entries: int) -> None:
-        """Delete the oldest entries of each stream that has more than ``entries``."""
+    def bound(self, clients: Sequence[str], entries: int) -> bool:
+        """Delete the oldest entries of each stream that has more than ``entries``, or 128 MB.
+
+        Call it in the thread that reads. Returns whether a client has more than half of the bytes.
+        """
 
     def publish(self, weights: Weights) -> Pointer:
         """Store a version, point to it, then announce it on the channel."""

@@ -45,8 +45,12 @@ _BLOCK_SECONDS = 0.25  # per command: a stop is noticed within that time
 _READ_BYTES = 8 * 2**20  # expected at most per command; the server permits replies of 32 MB
 _READ_ENTRIES = 16  # at most, per client and call; larger reads are not faster
 _UNKNOWN_STREAMS = 3  # read per call; an entry of an unknown client may have 8 MB
+_STREAM_BYTES = (
+    128 * 2**20
+)  # of entries that were read, per client, until a checkpoint deletes them
 _ENTRY_COST = 2**16  # bytes that an entry counts at least: a read has a few hundred of them
 _ID_END = 2**64  # both numbers of an entry's id are below that
+_LAST = Position(_ID_END - 1, _ID_END - 1)
 
 
 class CommandEntry(Struct, frozen=True):
@@ -81,6 +85,8 @@ class TrainingRole:
         self._generation = 0
         self._control = encode(Control("resume"))  # the last one
         self._streams: dict[str, StreamSize] = {}  # of the clients that were read before
+        self._kept: dict[str, KeptEntries] = {}  # that were read, and are still on the server
+        self._deleted: deque[tuple[str, Position]] = deque()  # of them, by any thread
         self._newest: list[str] = []  # keys of the newest weights
         self._old: deque[tuple[list[str], int]] = deque()
 
@@ -206,10 +212,13 @@ class TrainingRole:
         for key, items in reply.items():
             client = _text(key)[start:]
             # Names and all fields count: a hostile client may hide its bytes in any of them.
-            self._streams[client].note([sum(map(len, fields)) for _, fields in items])
-            for id, fields in items:
+            sizes = [sum(map(len, fields)) for _, fields in items]
+            self._streams[client].note(sizes)
+            kept = self._kept.setdefault(client, KeptEntries())
+            for (id, fields), size in zip(items, sizes, strict=True):
                 data = fields[1] if len(fields) == 2 and fields[0] == b"d" else None
                 entries.append(Entry(client, position_of(id), data))
+                kept.add(entries[-1].position, size)
         return entries
 
     def trim(self, upto: Mapping[str, Position]) -> dict[str, int]:
@@ -217,6 +226,7 @@ class TrainingRole:
             ("XTRIM", self._keys.experience(client), "MINID", _after(position))
             for client, position in upto.items()
         )
+        self._deleted.extend(upto.items())
         return dict(zip(upto, map(int, replies), strict=True))
 
     def confirm(self, upto: Mapping[str, Position]) -> None:
@@ -226,15 +236,35 @@ class TrainingRole:
         )
 
     def forget(self, client: str) -> None:
+        self._deleted.append((client, _LAST))
         self._connection.execute("UNLINK", self._keys.experience(client))
 
     def discard(self, client: str, after: Position) -> int:
         key = self._keys.experience(client)
+        self._deleted.append((client, _LAST))
         self._connection.execute("XTRIM", key, "MINID", _after(after))
         return int(self._connection.execute("XTRIM", key, "MAXLEN", 0))
 
-    def bound(self, clients: Sequence[str], entries: int) -> None:
-        self._all(("XTRIM", self._keys.experience(client), "MAXLEN", entries) for client in clients)
+    def bound(self, clients: Sequence[str], entries: int) -> bool:
+        while self._deleted:
+            client, upto = self._deleted.popleft()
+            if client in self._kept:
+                self._kept[client].delete(upto)
+        self._kept = {client: self._kept[client] for client in clients if client in self._kept}
+        large = {
+            client: position
+            for client, kept in self._kept.items()
+            if (position := kept.excess(_STREAM_BYTES)) is not None
+        }
+        commands: list[RedisCommand] = [
+            ("XTRIM", self._keys.experience(client), "MAXLEN", entries) for client in clients
+        ]
+        commands += [
+            ("XTRIM", self._keys.experience(client), "MINID", _after(position))
+            for client, position in large.items()
+        ]
+        self._all(commands)
+        return any(2 * kept.bytes > _STREAM_BYTES for kept in self._kept.values())
 
     def publish(self, weights: Weights) -> Pointer:
         if self._program is None:
@@ -388,6 +418,32 @@ class StreamSize:
         self.was_full = len(sizes) >= self.count
         if self.was_full:
             self.count = min(2 * self.count, _READ_ENTRIES)
+
+
+class KeptEntries:
+    """The sizes of a stream's entries that were read and that the server still holds."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._entries: deque[tuple[Position, int]] = deque()
+
+    def add(self, position: Position, size: int) -> None:
+        """Note an entry that was read."""
+        self._entries.append((position, size))
+        self.bytes += size
+
+    def delete(self, upto: Position) -> None:
+        """Note the deletion of the entries up to a position."""
+        while self._entries and self._entries[0][0] <= upto:
+            self.bytes -= self._entries.popleft()[1]
+
+    def excess(self, most: int) -> Position | None:
+        """Remove the oldest entries beyond ``most`` bytes; return the position of the last one."""
+        last = None
+        while self.bytes > most:
+            last, size = self._entries.popleft()
+            self.bytes -= size
+        return last
 
 
 def read_groups(streams: Mapping[str, StreamSize]) -> list[tuple[int, list[str]]]:

@@ -67,6 +67,11 @@ class Broker:
             link.close()
         self.ready.append(self.since(began))
 
+    @property
+    def pid(self):
+        """Its process id."""
+        return self._process.pid
+
     def kill(self):
         """End it as a crash would."""
         self._process.kill()

@@ -170,15 +170,19 @@ class Stage:
 
         return self._actor(name, words, PLAYER, **environ)
 
-    def config(self, who=US):
-        """Return the settings of one of us."""
+    def chosen(self):
+        """Return the settings of the algorithm and its environment."""
         name, environment, settings = ALGORITHMS[self.algorithm]
-        sets = [
+        return [
             f"algorithm.name={name}",
             f"environment.id={stamps.__file__}:{environment.__name__}",
+            *SETTINGS,
+            *(setting.format(name) for setting in settings),
         ]
-        sets += [*SETTINGS, *(setting.format(name) for setting in settings), *self._sets]
-        sets += [f"run.saves={self.saves}"]
+
+    def config(self, who=US):
+        """Return the settings of one of us."""
+        sets = [*self.chosen(), *self._sets, f"run.saves={self.saves}"]
         sets += [f"redis.url={self.links.url(who)}", f"redis.secrets={self.broker.secrets}"]
         config = load(None, {}, sets)
         client = ClientSettings(name=who, outbox_mb=config.client.outbox_mb)

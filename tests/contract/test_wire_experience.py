@@ -286,6 +286,30 @@ def test_an_entry_with_other_fields_has_no_data(wire, node):
     assert [entry.data for entry in node.read({"c1": START}, 0.0)][1:] == [None, None, b"data"]
 
 
+def test_the_bytes_of_a_stream_that_were_read_are_bounded(wire, node, monkeypatch):
+    monkeypatch.setattr("soulsai.wire.training_role._STREAM_BYTES", 10_000)
+    client, other = wire.client("c1"), wire.client("c2")
+    positions = next_positions(client.hello(HELLO), 20)
+    few = next_positions(other.hello(HELLO), 3)
+    client.push([(position, bytes(1000)) for position in positions])
+    other.push([(position, bytes(1000)) for position in few])
+    node.read({"c2": START}, 0.0)
+    assert not node.bound(["c1", "c2"], 100)
+    after = {"c1": START}
+    while entries := node.read(after, 0.0):
+        after = {"c1": entries[-1].position}
+    assert node.bound(["c1", "c2"], 100)
+    left = []
+    after = {"c1": START}
+    while entries := node.read(after, 0.0):
+        after = {"c1": entries[-1].position}
+        left += [entry.position for entry in entries]
+    assert left == positions[-9:]
+    assert [entry.position for entry in node.read({"c2": START}, 0.0)][-3:] == few
+    node.trim({"c1": positions[-1], "c2": few[-1]})
+    assert not node.bound(["c1", "c2"], 100)
+
+
 def test_a_stream_is_discarded_or_bounded_and_its_ids_go_on(wire, node):
     client = wire.client("c1")
     positions = next_positions(client.hello(HELLO), 10)

@@ -77,9 +77,14 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
     },
 }  # fmt: skip
 KEYLESS = {
-    "training_node": {"scan"},
-    "metrics": {"info", "client|list", "slowlog|get", "slowlog|len", "latency|latest"},
+    "training_node": {"scan", "client|no-evict"},
+    "telemetry_node": {"client|no-evict"},
+    "operator": {"client|no-evict"},
+    "metrics": {
+        "info", "client|list", "slowlog|get", "slowlog|len", "latency|latest", "client|no-evict",
+    },
     "admin": {
+        "client|no-evict",
         "info",
         "client|list",
         "acl|setuser",

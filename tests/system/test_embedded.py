@@ -255,6 +255,34 @@ def test_replies_that_nobody_reads_end_the_connection(binary):
             wire.close()
 
 
+@pytest.mark.parametrize("binary", BINARIES)
+def test_many_connections_that_do_not_read_take_no_memory_from_clients_and_nodes(binary):
+    with EmbeddedServer(binary=binary and installed(binary), memory_mb=128) as server:
+        node, metrics = link(server), link(server, "metrics")
+        node.execute("SET", "soulsai:{x}:model", bytes(2**20))
+        login = f"AUTH client {access(server, 'client').password}\r\n".encode()
+        request = b"GETRANGE soulsai:{x}:model 0 -1\r\n"
+        with contextlib.ExitStack() as stack:
+            sleepers = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(40)]
+            for sleeper in sleepers:
+                sleeper.connect(str(server.socket))
+                with contextlib.suppress(OSError):
+                    sleeper.sendall(login + 7 * request)  # below the limit of one connection
+            client = connect_client(access(server, "client"), "x", "c1")
+            for number in range(40):
+                client.push([(Position(1, number), bytes(1_000_000))])
+            listed = metrics.execute("CLIENT", "LIST").decode().splitlines()
+            memory = sum(int(line.split("tot-mem=")[1].split()[0]) for line in listed)
+            assert memory <= 40 * 2**20
+            assert sum("user=client" in line for line in listed) < len(sleepers)
+            # Nodes read large replies, and are never among the connections that are closed.
+            (own,) = [line for line in listed if "user=training_node" in line]
+            assert "e" in own.split("flags=")[1].split()[0]
+            assert node.execute("PING") == b"PONG"
+        for wire in (client, node, metrics):
+            wire.close()
+
+
 def fill(client, positions, size):
     """Send one entry after the other: what is on its way takes room of its own."""
     for position in positions:

@@ -7,7 +7,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, get_args
 
 from redis import ConnectionPool, Redis, exceptions
 from redis import Sentinel as SentinelClient
@@ -31,7 +31,7 @@ from soulsai.errors import (
     WireError,
     WrongScheme,
 )
-from soulsai.wire.names import CLIENT_USER
+from soulsai.wire.names import CLIENT_USER, Role
 from soulsai.wire.redis.url import Sentinel, Tcp, parse
 from soulsai.wire.secrets import Server
 
@@ -41,6 +41,7 @@ RedisCommand = Sequence[Word]
 _SECONDS = 5.0
 _PROBE_SECONDS = 1.0
 _BATCH_BYTES = 256 * 1024  # sent before replies are awaited: 50 KB/s suffice for the time-out
+_NODES = frozenset(get_args(Role)) - {"client"}  # whose connections are never closed for memory
 _PASSING = ("BUSY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "READONLY")
 
 
@@ -242,7 +243,18 @@ class RedisConnection:
             connection = client.connection_pool.get_connection()
             self._client, self._username = client, ""
         self._checks_scheme = False
+        if self._username in _NODES:
+            self._protect(connection)
         return connection
+
+    @staticmethod
+    def _protect(connection: Any) -> None:
+        """Keep the server from closing a connection when clients take too much memory."""
+        try:
+            connection.send_command("CLIENT", "NO-EVICT", "ON")
+            connection.read_response()
+        except exceptions.ResponseError:
+            pass  # users of an earlier release have no right to this
 
     def _reply(self, connection: Any) -> Any:
         try:

@@ -13,6 +13,7 @@ BOUNDS = (
     "maxclients 4096",
     "client-output-buffer-limit normal 32mb 8mb 10",  # a read of ours has up to 16 MB
     "client-output-buffer-limit pubsub 4mb 1mb 5",
+    "maxmemory-clients 25%",  # of maxmemory; the largest connections are closed first
     "tcp-keepalive 30",
 )
 DURABLE = ("appendonly yes", "appendfsync everysec")

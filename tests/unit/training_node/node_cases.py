@@ -185,6 +185,7 @@ class Player:
         offer = self.spec.environment.id
         self.position = self.wire.hello(Hello(self.spec.run, 1, "test", offer, 1, self.spec.crc))
         self.clock = self.start = 0
+        self.reward = 0.0
         self.episodes += 1
 
     def pointer(self):
@@ -211,14 +212,15 @@ class Player:
         self.clock += steps
         self.named += steps
         self.start += steps
+        self.reward += float(fragment.reward.sum())
         if ended:
-            self.episodes += 1
-            self.start = 0
             episode = Episode(
-                pointer.generation, pointer.version, self.episodes, 1.0 * self.episodes,
-                steps, 0.1, True, greedy, 0.0,
+                pointer.generation, pointer.version, self.episodes, self.reward,
+                self.start, 0.1, True, greedy, 0.0,
             )  # fmt: skip
             messages.append(episode)
+            self.episodes += 1
+            self.start, self.reward = 0, 0.0
         self.say(*messages)
 
     def beat(self, **fields):

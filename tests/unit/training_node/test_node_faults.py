@@ -122,7 +122,7 @@ def test_learning_goes_on_without_the_server_and_episodes_are_told_later(
         server.down = False
         node.told(lambda status: status.updates == 11 and not status.notice)
         (found,) = server.telemetry().episodes("0-0", 5.0)
-        assert found[1].steps == 40
+        assert found[1].steps == 4 + 40
         player.play(4)
         node.told(lambda status: status.env_steps == 48)
 

@@ -1,0 +1,1 @@
+"""One client with an invite attacks a whole system; ``python -m tests.hostile`` measures it."""
