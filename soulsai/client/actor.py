@@ -96,7 +96,14 @@ class Actor:
         if path.stat().st_size > MOST_FILE_BYTES:
             raise CheckpointError(f"{path}: has more than {MOST_FILE_BYTES} bytes")
         try:
-            data = path.read_bytes()
+            return cls.from_bytes(path.read_bytes())
+        except ValueError as error:
+            raise CheckpointError(f"{path}: is not a policy of SoulsAI: {error}") from error
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> tuple[Self, PolicyCard]:
+        """Load the content of a ``policy.onnx``; raise ``ValueError`` if it cannot act."""
+        try:
             check_graph(data, most_bytes=MOST_FILE_BYTES)
             session = ort.InferenceSession(data, _options(), ["CPUExecutionProvider"])
             text = session.get_modelmeta().custom_metadata_map[METADATA_KEY]
@@ -111,12 +118,10 @@ class Actor:
             )
             actor.rehearse(card.spec, card.head)
         except Exception as error:  # ONNX Runtime's errors have no common base
-            raise CheckpointError(
-                f"{path}: is not a policy of SoulsAI: {_one_line(error)}"
-            ) from error
+            raise ValueError(_one_line(error)) from error
         if card.format > CARD_FORMAT:
-            raise CheckpointError(
-                f"{path}: its card has format {card.format}, and this version of SoulsAI reads "
+            raise ValueError(
+                f"its card has format {card.format}, and this version of SoulsAI reads "
                 f"{CARD_FORMAT}; install a newer one"
             )
         return actor, card

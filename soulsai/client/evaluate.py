@@ -13,10 +13,12 @@ from msgspec import Struct
 from soulsai.client.actor import Actor
 from soulsai.client.environment import AdaptedEnvironment, PlayableEnvironment, make
 from soulsai.client.environment_offer import check_offer, difference
+from soulsai.client.graph_check import MOST_FILE_BYTES
 from soulsai.client.in_process import InProcessEnvironment
 from soulsai.client.isolation.environment import SLICE, IsolatedEnvironment, start
 from soulsai.client.isolation.watchdog import EnvironmentBroken
 from soulsai.client.own_values import listed_only, numbered, with_own
+from soulsai.client.trial_load import try_file
 from soulsai.config import schema
 from soulsai.errors import ConfigError, EnvironmentFault
 from soulsai.heads import act, to_environment
@@ -82,6 +84,8 @@ def evaluate(
     """
     if episodes < 1:
         raise ConfigError(f"episodes: at least 1, not {episodes}")
+    if policy.is_file() and policy.stat().st_size <= MOST_FILE_BYTES:
+        try_file(policy)
     actor, card = Actor.from_file(policy)
     offer = with_own(card.environment, listed_only(own, card.environment))
     own_kwargs = own.kwargs | (card.environment.kwargs if environment else {})

@@ -19,6 +19,7 @@ from soulsai.client.own_values import for_record, index_of, numbered, with_own
 from soulsai.client.player import Player
 from soulsai.client.player_link import Outbox, PlayerProgress
 from soulsai.client.spool import Spool, clean
+from soulsai.client.trial_load import try_program
 from soulsai.client.unconfirmed import UnconfirmedEntries
 from soulsai.client.uplink import Backoff, Uplink
 from soulsai.config.schema import Config
@@ -227,6 +228,7 @@ class _ClientContext(NamedTuple):
             rng=self.jitter,
             unconfirmed=unconfirmed,
             spool=spool,
+            trial=None if self.config.redis.url.startswith("unix:") else try_program,
             clock=self.clock,
         ) as uplink:
             player = Player(

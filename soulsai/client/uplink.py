@@ -13,9 +13,20 @@ from typing import Self
 from soulsai.client.actor import Actor
 from soulsai.client.player_link import Instructions, Outbox, PlayerProgress, printable
 from soulsai.client.spool import Spool
+from soulsai.client.trial_load import try_program
 from soulsai.client.unconfirmed import PUSH_BYTES, Entry, UnconfirmedEntries
 from soulsai.errors import AccessDenied, NoRun, Rejected, Unreachable, WireError
-from soulsai.types import Control, Episode, Fragment, Heartbeat, Pointer, Program, RunSpec
+from soulsai.types import (
+    Control,
+    Episode,
+    Fragment,
+    Heartbeat,
+    Pointer,
+    Program,
+    RunSpec,
+    Spec,
+    Weights,
+)
 from soulsai.wire.codec import LINE, encode_message, pack
 from soulsai.wire.limits import MessageLimits
 from soulsai.wire.protocols import ClientWire, Position
@@ -31,6 +42,8 @@ RECONNECT_SECONDS = 3.0  # at most, between two attempts to connect
 GRACE_SECONDS = 2.0  # to send the queue at the end
 SPILL_SECONDS = 1.0  # without a server, between two writes of the queue to disk
 SPILL_BYTES = 200_000  # of an entry on disk; larger ones are fewer to send later
+
+Trial = Callable[[Program, Weights, Spec], None]
 
 
 class Backoff:
@@ -73,6 +86,7 @@ class Uplink:
         rng: random.Random,
         unconfirmed: UnconfirmedEntries,
         spool: Spool | None = None,
+        trial: Trial | None = try_program,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare to start the thread.
@@ -88,6 +102,7 @@ class Uplink:
             unconfirmed: Keeps entries until the training node has them; they are sent again after
                 each break of the connection.
             spool: Keeps the queue on disk while there is no server; its entries are sent first.
+            trial: Loads the program before this process does; ``None`` for one of this machine.
             clock: Monotonic seconds.
         """
         self._wire = wire
@@ -117,6 +132,8 @@ class Uplink:
         self._notice = ""  # of the training node for us
         self._tried = (0, 0)  # generation and version of the last fetch
         self._damaged_until = 0.0
+        self._trial = trial
+        self._fault = ""  # of the program, by its trial
         self._executor = ThreadPoolExecutor(1, "uplink")
         self._thread: Future[None] | None = None
 
@@ -381,6 +398,7 @@ class Uplink:
         self._tried, self._damaged_until = pointer.order, 0.0
         try:
             weights = self._wire.weights(pointer, self._program)
+            self._try_program(weights)
             actor = Actor.load(self._program, weights, self._spec.spec)
         except (Unreachable, AccessDenied):
             self._tried = (0, 0)
@@ -391,6 +409,17 @@ class Uplink:
             self._instruct(self._instructions._replace(pointer=pointer))
             return
         self._instruct(self._instructions._replace(pointer=pointer, actor=actor))
+
+    def _try_program(self, weights: Weights) -> None:
+        """Load the program once in a process with limits; raise ``WireError`` if that failed."""
+        trial, self._trial = self._trial, None
+        if trial is not None:
+            try:
+                trial(self._program, weights, self._spec.spec)
+            except WireError as error:
+                self._fault = str(error)
+        if self._fault:
+            raise WireError(self._fault)
 
     def _on_connected(self) -> None:
         self._backoff.reset()

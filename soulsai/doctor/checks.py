@@ -391,13 +391,16 @@ def _environment(config: Config, spec: RunSpec, named: str = "") -> CheckResult:
 def _policy(wire: ClientWire, spec: RunSpec, runtime: str) -> CheckResult:
     """Check that the run's policy acts on this machine, and measure its speed."""
     from soulsai.client.actor import Actor
+    from soulsai.client.trial_load import try_program
 
     try:
         program = wire.program(spec)
         pointer = wire.pointer()
         if pointer is None:
             return finding("policy.none", runtime=runtime)
-        actor = Actor.load(program, wire.weights(pointer, program), spec.spec)
+        weights = wire.weights(pointer, program)
+        try_program(program, weights, spec.spec)
+        actor = Actor.load(program, weights, spec.spec)
     except WireError as error:
         return finding("policy.fault", runtime=runtime, error=error)
     version = f"{pointer.generation}-{pointer.version}"

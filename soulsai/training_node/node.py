@@ -120,7 +120,7 @@ class TrainingNode:
         self._rollback = Rollback(run)
         self._failed = FailedEntries(run.folder.path)
         self._audit = AuditLog(run.folder.path, now)
-        self._grants = Grants(run.progress.generation)
+        self._grants = Grants(run.progress.generation, resumed=run.progress.env_steps > 0)
         self._quarantine = self._new_quarantine()
         self._receiver = self._new_receiver()
         self._compile = BackgroundCompile(

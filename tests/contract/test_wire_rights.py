@@ -81,7 +81,12 @@ KEYLESS = {
     "telemetry_node": {"client|no-evict"},
     "operator": {"client|no-evict"},
     "metrics": {
-        "info", "client|list", "slowlog|get", "slowlog|len", "latency|latest", "client|no-evict",
+        "info",
+        "client|list",
+        "slowlog|get",
+        "slowlog|len",
+        "latency|latest",
+        "client|no-evict",
     },
     "admin": {
         "client|no-evict",

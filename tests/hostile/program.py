@@ -47,6 +47,7 @@ SETTINGS = (
     "run.clients=0",
     "run.seed=1",
     "algorithm.name=dqn",
+    "dqn.replay_ratio=0.5",  # so that a busy machine keeps up with the honest clients
     "dqn.capacity=50000",  # full after some minutes, so that memory can be steady
     "telemetry.figure_every=1000",
     "telemetry.tensorboard=false",

@@ -12,16 +12,16 @@ import msgspec
 from soulsai.types import Fragment
 
 KEPT = 8  # the newest grants of which a client may still send steps: it may have been away
-EARLIER_STEPS = 5_000  # that a client may send of earlier generations, which granted them
+EARLIER_STEPS = 5_000  # of earlier generations, which granted them, from a client to a resumed run
 MOST_CLIENTS = 4096  # remembered
 
 
 class Grants:
     """Counts the granted and the received env steps of each client."""
 
-    def __init__(self, generation: int) -> None:
-        """Begin without grants of this generation."""
-        self._generation = generation
+    def __init__(self, generation: int, *, resumed: bool) -> None:
+        """Begin without grants of this generation; those of an earlier one are not known."""
+        self._earliest = generation if resumed else 0
         self._recent: deque[int] = deque(maxlen=KEPT)
         self._is_bounded = False
         self._left: dict[str, int] = {}
@@ -45,7 +45,7 @@ class Grants:
         ]
 
     def _take(self, fragment: Fragment) -> bool:
-        if fragment.generation < self._generation:
+        if fragment.generation < self._earliest:
             return _spend(self._earlier, fragment, EARLIER_STEPS)
         return _spend(self._left, fragment, sum(self._recent))
 

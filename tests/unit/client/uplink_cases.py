@@ -67,6 +67,7 @@ class House:
             rng=random.Random(1),
             unconfirmed=self.unconfirmed,
             spool=spool,
+            trial=None,
         )
         if publish:
             self.publish(1)

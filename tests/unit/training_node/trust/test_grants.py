@@ -25,13 +25,13 @@ def granted(grants, client="c1", count=1, generation=3):
 
 
 def test_without_a_bound_everything_is_granted():
-    grants = Grants(3)
+    grants = Grants(3, resumed=True)
     grants.published(None)
     assert granted(grants, count=1000) == 10_000
 
 
 def test_what_a_client_sends_beyond_its_grants_is_marked():
-    grants = Grants(3)
+    grants = Grants(3, resumed=True)
     grants.published(40)
     assert granted(grants, count=100) == 40
     grants.published(25)
@@ -40,7 +40,7 @@ def test_what_a_client_sends_beyond_its_grants_is_marked():
 
 
 def test_a_client_that_was_away_may_send_the_newest_grants_only():
-    grants = Grants(3)
+    grants = Grants(3, resumed=True)
     grants.published(20)
     granted(grants, count=2)
     for _ in range(100):
@@ -49,15 +49,20 @@ def test_a_client_that_was_away_may_send_the_newest_grants_only():
 
 
 def test_what_was_played_for_an_earlier_node_is_granted_up_to_a_bound():
-    grants = Grants(3)
+    grants = Grants(3, resumed=True)
     grants.published(0)
     assert granted(grants, count=1000, generation=2) == EARLIER_STEPS
     assert granted(grants, count=10) == 0
+    begun = Grants(3, resumed=False)
+    begun.published(20)
+    assert granted(begun, count=10, generation=2) == 20
+    begun.published(0)
+    assert granted(begun, count=10, generation=2) == 0
 
 
 def test_the_clients_that_are_remembered_are_bounded(monkeypatch):
     monkeypatch.setattr(trust, "MOST_CLIENTS", 3)
-    grants = Grants(3)
+    grants = Grants(3, resumed=True)
     grants.published(10)
     for number in range(10):
         granted(grants, f"c{number}")
@@ -70,7 +75,7 @@ def test_the_clients_that_are_remembered_are_bounded(monkeypatch):
 )
 def test_updates_that_are_owed_never_exceed_the_grants_of_a_flooding_client(turns):
     pace = Pace("hold", samples_per_insert=1.0, error_buffer=500, learning_starts=0)
-    grants, total = Grants(3), 0
+    grants, total = Grants(3, resumed=True), 0
     for quota, fragments, newer in turns:
         if newer or not total:
             grants.published(quota)
@@ -83,7 +88,7 @@ def test_updates_that_are_owed_never_exceed_the_grants_of_a_flooding_client(turn
 @pytest.mark.parametrize("seats", [1, 3, 64])
 def test_a_client_that_overshoots_its_grants_by_its_last_round_is_counted(seats):
     """It plays whole rounds of its environments, so it may send a few steps more than granted."""
-    grants, rounds, counted = Grants(3), 200, 0
+    grants, rounds, counted = Grants(3, resumed=True), 200, 0
     for _ in range(rounds):
         grants.published(64)
         used = -(-64 // seats) * seats
