@@ -36,6 +36,11 @@ def main():
         finally:
             links.close()
             print(json.dumps(asdict(result)))
+    say(
+        f"hostile: {result.messages} messages at {result.messages_per_second}/s, attacks "
+        f"{result.attacks}, honest share {result.share}, reward {result.reward} after "
+        f"{result.learnt_steps} env steps without the attacker, load {result.load}"
+    )
     broken = faults(result, least=given.messages, learnt=given.learn > 0)
     for line in broken:
         say(f"hostile: {line}")

@@ -256,9 +256,9 @@ class Trial:
         result.shares = [round(u / a, 3) if a else 0.0 for a, u in zip(alone, under, strict=True)]
         result.share = round(result.attacked / result.solo, 4) if result.solo else 0.0
 
-    def recover(self):
+    def recover(self, attacks):
         """Kill the training node after each attack, and measure when the next one serves."""
-        for attack in self.attacker.single:
+        for attack in attacks:
             self._pardon()
             self.attacker.only(attack)
             status = self.status()
@@ -382,7 +382,10 @@ class Trial:
         return sizes
 
 
-def run(folder, links, result, *, seconds, least, per_second, page, say, clients=HONEST, **turns):
+def run(
+    folder, links, result, *, seconds, least, per_second, page, say,
+    clients=HONEST, sets=(), learn=LEARN_STEPS, recoveries=(), **turns,
+):  # fmt: skip
     """Attack a run; fill in the result.
 
     Args:
@@ -395,10 +398,12 @@ def run(folder, links, result, *, seconds, least, per_second, page, say, clients
         page: Port for the page.
         say: Receives lines about the progress.
         clients: Number of honest clients.
-        turns: Of ``Trial.turns``; ``learn``: env steps to learn after the purge, 0 for none.
+        sets: More settings.
+        learn: Env steps to learn after the purge; 0 for none.
+        recoveries: The attacks after which a new node is measured; empty for all.
+        turns: Of ``Trial.turns``.
     """
-    learn = turns.pop("learn", LEARN_STEPS)
-    settings = (*SETTINGS, "web.enabled=true", f"web.port={page}")
+    settings = (*SETTINGS, *sets, "web.enabled=true", f"web.port={page}")
     with HonestStage(folder, links, clients=clients, settings=settings) as stage:
         trial = Trial(stage, result, per_second=per_second, page=page, say=say)
         try:
@@ -406,7 +411,7 @@ def run(folder, links, result, *, seconds, least, per_second, page, say, clients
             with trial.attacker:
                 trial.turns(seconds, least=least, **turns)
                 trial.judge()
-                trial.recover()
+                trial.recover(recoveries or trial.attacker.single)
                 trial.revoke()
             if learn:
                 trial.learn(learn)

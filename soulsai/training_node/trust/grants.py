@@ -11,7 +11,7 @@ import msgspec
 
 from soulsai.types import Fragment
 
-KEPT = 8  # the newest grants of which a client may still send steps: it may have been away
+KEPT = 4  # the newest grants of which a client may still send steps: it may have been away
 EARLIER_STEPS = 5_000  # of earlier generations, which granted them, from a client to a resumed run
 MOST_CLIENTS = 4096  # remembered
 
@@ -47,7 +47,7 @@ class Grants:
     def _take(self, fragment: Fragment) -> bool:
         if fragment.generation < self._earliest:
             return _spend(self._earlier, fragment, EARLIER_STEPS)
-        return _spend(self._left, fragment, sum(self._recent))
+        return _spend(self._left, fragment, self._recent[-1])
 
 
 def _spend(accounts: dict[str, int], fragment: Fragment, first: int) -> bool:
