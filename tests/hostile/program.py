@@ -118,6 +118,10 @@ def faults(result, *, least=0, share=SHARE, learnt=True):
 class HonestStage(Stage):
     """A stage whose clients are those of the product."""
 
+    def chosen(self):
+        """Return the settings of the run."""
+        return SETTINGS
+
     def client(self, number):
         """Return one more client, not started yet."""
         name = f"client-{number}"
@@ -403,8 +407,8 @@ def run(
         recoveries: The attacks after which a new node is measured; empty for all.
         turns: Of ``Trial.turns``.
     """
-    settings = (*SETTINGS, *sets, "web.enabled=true", f"web.port={page}")
-    with HonestStage(folder, links, clients=clients, settings=settings) as stage:
+    settings = (*sets, "web.enabled=true", f"web.port={page}")
+    with HonestStage(folder, links, clients=clients, sets=settings) as stage:
         trial = Trial(stage, result, per_second=per_second, page=page, say=say)
         try:
             trial.begin()
