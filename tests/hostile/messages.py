@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from soulsai.types import PROTOCOL, Episode, Fragment, Heartbeat, Hello
+from soulsai.types import MOST_ENVIRONMENTS, PROTOCOL, Episode, Fragment, Heartbeat, Hello
 from soulsai.wire.codec import MAX_MESSAGES, encode_message, pack
 
 COUNTS = (0, 1, 2**31 - 1, 2**32, 2**47, 2**48 - 1)  # up to the largest that the codec accepts
@@ -10,7 +10,7 @@ COUNTS_32 = (0, 1, 2**31, 2**32 - 1)  # of the fields of a fragment with 32 bits
 LONGEST = "\U0010ffff"  # takes the most bytes per character
 FLOATS = (0.0, -0.0, 5e-324, -1.0, 1.0, 1e30, -1e30)
 FLOATS_32 = (0.0, -0.0, 1e-45, -1.0, 1.0, 2.4, -3.4, 1e6, 3.4e38, -3.4e38)
-REWARDS = (0.0, -0.0, 1e-45, 1.0, -1.0, 1e6, -1e6)
+REWARDS = (0.0, -0.0, 1e-45, 1.0, -1.0)  # times the largest of the run
 EPSILONS = (0.0, 5e-324, 0.4)
 MOST_MESSAGES = 24  # in one entry, but for one in ``FULL``
 FULL = 50
@@ -29,6 +29,7 @@ class Extremes:
         """
         self.newest = newest
         self._spec = spec
+        self._largest = spec.environment.largest_reward
         self._rng = np.random.default_rng(seed)
         self._kinds = (self.fragment, self.episode, self.heartbeat, self.hello)
 
@@ -62,7 +63,7 @@ class Extremes:
                 for name, leaf in spec.spec.obs.items()
             },
             action=action.reshape(steps, *leaf.shape),
-            reward=rng.choice(REWARDS, steps).astype(np.float32),
+            reward=(self._largest * rng.choice(REWARDS, steps)).astype(np.float32),
             terminated=ended == 1, truncated=ended == 2, greedy=greedy,
             epsilon=0.0 if greedy else self._pick(EPSILONS),
         )  # fmt: skip
@@ -71,7 +72,7 @@ class Extremes:
         """Return an episode whose reward is as large as its steps permit."""
         generation, version = self._version()
         steps = self._pick(COUNTS[1:])
-        largest = min(1e30, 1e6 * steps)
+        largest = min(1e30, self._largest * steps)
         info = {f"{index:02}" + LONGEST * 62: self._pick(FLOATS) for index in range(32)}
         return Episode(
             generation, version, self._pick(COUNTS), self._pick((0.0, largest, -largest)), steps,
@@ -94,7 +95,7 @@ class Extremes:
         """Return a hello of this run."""
         return Hello(
             self._spec.run, PROTOCOL, LONGEST * 256, LONGEST * 256,
-            self._pick((1, 4096)), self._spec.crc,
+            self._pick((1, MOST_ENVIRONMENTS)), self._spec.crc,
         )  # fmt: skip
 
     def _version(self):

@@ -43,6 +43,7 @@ RECOVERY_SECONDS = 5.0
 
 SETTINGS = (
     f"environment.id={ENVIRONMENT}",
+    "environment.largest_reward=1",
     "run.max_env_steps=0",
     "run.clients=0",
     "run.seed=1",

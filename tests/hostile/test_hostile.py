@@ -5,9 +5,9 @@ import contextlib
 import numpy as np
 
 from soulsai.testing.policy import toy_run
-from soulsai.training_node.admission import AdmissionLimits
-from soulsai.types import EnvironmentOffer, Episode, Fragment
+from soulsai.types import EnvironmentOffer, Episode, Fragment, Hello
 from soulsai.wire.codec import decode_entry
+from soulsai.wire.limits import MessageLimits
 from soulsai.wire.protocols import Entry, Position
 from tests.chaos.proxy import ProxyLinks
 
@@ -29,14 +29,13 @@ def decoded(seed, entries):
 
 
 def test_messages_are_valid_and_reach_the_edges_of_their_fields():
-    limits, found = AdmissionLimits(RUN, PROGRAM.head), []
+    limits, found = MessageLimits(RUN, PROGRAM.head), []
     for message in decoded(1, 200):
         found.append(message)
-        if isinstance(message, Fragment):
-            limits.counts(message)
-            limits.fragment(message, (3, 7))
-        elif isinstance(message, Episode):
-            limits.episode(message, (3, 7))
+        if isinstance(message, Fragment | Episode):
+            limits.check(message)
+        elif isinstance(message, Hello):
+            limits.hello(message)
     kinds = {type(message).__name__ for message in found}
     assert kinds == {"Fragment", "Episode", "Heartbeat", "Hello"}
     fragments = [message for message in found if isinstance(message, Fragment)]
@@ -56,7 +55,8 @@ def test_half_a_minute_of_attack_ends_nothing_and_leaves_nothing(tmp_path):
     with contextlib.closing(ProxyLinks()) as links:
         run(
             tmp_path, links, result, seconds=1.0, least=1000, per_second=1000.0, page=free_port(),
-            say=said.append, clients=2, sets=("dqn.learning_starts=100",), solo=2.0, attack=12.0, learn=0, recoveries=("epochs",),
+            say=said.append, clients=2, solo=2.0, attack=12.0, learn=0,
+            recoveries=("epochs",), sets=("dqn.learning_starts=100",),
         )  # fmt: skip
     # Shares of a busy machine are no figures; the long form measures them.
     assert faults(result, least=1000, share=0.0, learnt=False) == [], said
