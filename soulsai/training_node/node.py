@@ -106,8 +106,7 @@ class TrainingNode:
         self._raw_wire = wire
         self._wire = RetryingWire(wire, clock)
         self._stopped = stopped
-        self._clock = clock
-        self._now = now
+        self._clock, self._now = clock, now
         self._progress = run.progress
         self._clients = ClientTable(clock())
         self.metrics = TrainingMetrics(algorithm=run.spec.algorithm, torch=torch.__version__)
