@@ -37,17 +37,30 @@ class Policy:
         outputs = dict(zip(names, self.session.run(names, feed), strict=True))
         self.memory = {name: outputs[f"next_memory_{name}"] for name in self.memory}
         action, kind = card["spec"]["action"], card["head"]["kind"]
+        numbers, choices = np.zeros(0), np.zeros(0, np.int64)
+        if action["low"]:
+            mean = outputs["mean"][0].reshape(-1).astype(np.float64)
+            numbers = in_bounds(np.tanh(mean) if kind == "squashed" else mean, action, kind)
+        if action["sizes"]:
+            choices = self.choose(outputs, obs, info)
+        if action["parts"]:
+            return nested(action["parts"], choices, numbers)
         if action["kind"] == "box":
-            mean = outputs["mean"][0].reshape(action["shape"]).astype(np.float64)
-            return in_bounds(np.tanh(mean) if kind == "squashed" else mean, action, kind)
+            return numbers.reshape(action["shape"])
+        return (
+            choices[0] if action["kind"] == "discrete" else choices.reshape(action["native_shape"])
+        )
+
+    def choose(self, outputs: dict[str, Any], obs: Any, info: dict[str, Any]) -> Any:
+        """Return the best valid choice of each component, as the environment counts."""
+        action, kind = self.card["spec"]["action"], self.card["head"]["kind"]
         # One score for each choice of each component, one component after the other; the scores of
         # epsilon_greedy are means over all quantiles of a distributional policy.
         scores = outputs["q" if kind == "epsilon_greedy" else "logits"][0]
-        if "mask" in card["spec"]["obs"]:
+        if "mask" in self.card["spec"]["obs"]:
             scores = np.where(self.read("mask", obs, info), scores, -np.inf)
         components = np.split(scores, np.cumsum(action["sizes"])[:-1])
-        chosen = np.array([component.argmax() for component in components]) + action["start"]
-        return chosen[0] if action["kind"] == "discrete" else chosen.reshape(action["native_shape"])
+        return np.array([component.argmax() for component in components]) + action["start"]
 
     def read(self, name: str, obs: Any, info: dict[str, Any]) -> Any:
         """Return a leaf as the graph takes it: categories count from zero."""
@@ -65,13 +78,37 @@ class Policy:
 
 def in_bounds(chosen: Any, action: dict[str, Any], kind: str) -> Any:
     """Return an action in the environment's numbers; -1 to 1 are its bounds, if it has two."""
-    low, high = (np.reshape(action[end], action["shape"]) for end in ("low", "high"))
+    low, high = np.array(action["low"]), np.array(action["high"])
     if kind != "gaussian":
         has_low, has_high = low > -1e30, high < 1e30
         only_bound = np.where(has_low, low, np.where(has_high, high, 0.0))
         centre = np.where(has_low & has_high, low / 2 + high / 2, only_bound)
         chosen = centre + np.where(has_low & has_high, high / 2 - low / 2, 1.0) * chosen
     return np.clip(chosen, low, high)
+
+
+def nested(parts: list[dict[str, Any]], choices: Any, numbers: Any) -> Any:
+    """Return an action as dicts, for keys, and tuples, for indices."""
+    tree: Any = {}
+    left = {True: list(numbers), False: list(choices)}
+    for part in parts:
+        taken, left[part["numbers"]] = np.split(left[part["numbers"]], [part["size"]])
+        if part["numbers"] and np.dtype(part["dtype"]).kind != "f":
+            taken = np.rint(taken)
+        branch = tree
+        for key in part["path"][:-1]:
+            branch = branch.setdefault(key, {})
+        value = np.reshape(taken, part["shape"]).astype(part["dtype"])
+        branch[part["path"][-1]] = value if part["numbers"] else value[()]
+    return with_tuples(tree)
+
+
+def with_tuples(tree: Any) -> Any:
+    """Replace dicts with indices for keys by tuples."""
+    if not isinstance(tree, dict):
+        return tree
+    inner = {key: with_tuples(value) for key, value in tree.items()}
+    return tuple(inner.values()) if all(isinstance(key, int) for key in inner) else inner
 
 
 def make(id: str, card: dict[str, Any]) -> Any:
@@ -94,7 +131,10 @@ def main(file: str, id: str, episodes: str = "50", first_seed: str = "1000000") 
         policy.begin()
         total, over = 0.0, False
         while not over:
-            action = np.asarray(policy(obs, info), env.action_space.dtype)
+            action = policy(obs, info)
+            if not isinstance(action, dict | tuple):
+                dtype = env.action_space.dtype
+                action = np.asarray(action if dtype.kind == "f" else np.rint(action), dtype)
             obs, reward, terminated, truncated, info = env.step(action)
             total, over = total + float(reward), terminated or truncated
         returns.append(total)

@@ -1,5 +1,6 @@
 """Heads in NumPy: the map from a policy's outputs to actions, on clients and in evaluations."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -68,14 +69,22 @@ def act(
         log-probability of each action, for stochastic heads.
     """
     uniform = ~greedy & (rng.random(len(greedy)) < np.maximum(epsilon, random))
+    shape, dtype = (len(greedy), *action_spec.shape), action_spec.leaf.dtype
     if head.kind == "epsilon_greedy":
-        action = masked_argmax(outputs["q"], mask)
+        q = outputs["q"]
+        action = best_choices(action_spec.sizes, q, mask)
         if uniform.any():
-            action = np.where(uniform, _random_choice(outputs["q"].shape, mask, rng), action)
-        return action.astype(action_spec.leaf.dtype), {}
+            drawn = best_choices(action_spec.sizes, rng.random(q.shape), mask)
+            action = np.where(uniform[:, None], drawn, action)
+        return action.reshape(shape).astype(dtype), {}
     if head.kind == "categorical":
-        return _categorical(action_spec, outputs["logits"], mask, greedy, uniform, rng)
-    return _gaussian(head, action_spec, outputs, greedy, uniform, rng)
+        action, logp = _categorical(action_spec, outputs["logits"], mask, greedy, uniform, rng)
+        return action.reshape(shape).astype(dtype), {"logp": _single(logp)}
+    action, logp = _gaussian(head, action_spec, outputs, greedy, uniform, rng)
+    if head.kind == "hybrid":
+        chosen, more = _categorical(action_spec, outputs["logits"], mask, greedy, uniform, rng)
+        action, logp = np.concatenate((chosen, action), axis=1), logp + more
+    return _single(action.reshape(shape)), {"logp": _single(logp)}
 
 
 def to_environment(head: Head, action_spec: ActionSpec, action: Array) -> int | Array:
@@ -84,17 +93,20 @@ def to_environment(head: Head, action_spec: ActionSpec, action: Array) -> int | 
     Args:
         head: Kind of head, which determines the units of the action.
         action_spec: Kind, shape and bounds of the action.
-        action: The action as it travels [...]; box actions are clipped to the bounds.
+        action: The action as it travels [...]; numbers are clipped to their bounds.
     """
     if action_spec.kind == "discrete":
         return int(action)
     if action_spec.kind == "multidiscrete":
         return action.astype(np.int64)
-    box = _box(action_spec)
+    box, row = _box(action_spec), action.reshape(-1)
+    numbers = row[len(action_spec.sizes) :]
     if head.kind != "gaussian":
-        action = box.centre + box.unit * action.astype(np.float64)
-    clipped: Array = np.clip(action, box.low, box.high).astype(np.float32)
-    return clipped
+        numbers = box.centre + box.unit * numbers.astype(np.float64)
+    clipped: Array = np.clip(numbers, box.low, box.high).astype(np.float32)
+    if action_spec.sizes:
+        return np.concatenate((row[: len(action_spec.sizes)], clipped))
+    return clipped.reshape(action_spec.shape)
 
 
 def masked_argmax(scores: Array, mask: Array | None) -> Array:
@@ -105,9 +117,21 @@ def masked_argmax(scores: Array, mask: Array | None) -> Array:
     return index
 
 
-def _random_choice(shape: tuple[int, ...], mask: Array | None, rng: np.random.Generator) -> Array:
-    """Draw a valid choice [E] uniformly, for a shape (E, A)."""
-    return masked_argmax(rng.random(shape), mask)
+def best_choices(sizes: Sequence[int], scores: Array, mask: Array | None) -> Array:
+    """Return the indices [E, components] of each component's highest valid score.
+
+    Args:
+        sizes: Number of choices of each component; they sum to A.
+        scores: Scores [E, A].
+        mask: Valid choices [E, A]; ``None``: all.
+    """
+    if len(sizes) == 1:
+        return masked_argmax(scores, mask)[:, None]
+    ends = np.cumsum(sizes)
+    parts = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+    masks = (None if mask is None else mask[:, part] for part in parts)
+    best = [masked_argmax(scores[:, p], m) for p, m in zip(parts, masks, strict=True)]
+    return np.stack(best, axis=-1)
 
 
 def log_softmax(logits: Array, mask: Array | None) -> Array:
@@ -127,8 +151,12 @@ def _categorical(
     greedy: Array,
     uniform: Array,
     rng: np.random.Generator,
-) -> tuple[Array, dict[str, Array]]:
-    """Draw from one softmax per component by the Gumbel-max trick; log-probabilities add up."""
+) -> tuple[Array, Array]:
+    """Draw from one softmax per component by the Gumbel-max trick.
+
+    Returns:
+        Choices [E, components] and their log-probabilities [E], which add up over components.
+    """
     rows = np.arange(len(logits))
     chosen, logp, first = [], np.zeros(len(logits)), 0
     for size in action_spec.sizes:
@@ -141,8 +169,7 @@ def _categorical(
         logp += log_probability[rows, action]
         chosen.append(action)
         first += size
-    actions = chosen[0] if action_spec.kind == "discrete" else np.stack(chosen, axis=-1)
-    return actions.astype(action_spec.leaf.dtype), {"logp": _single(logp)}
+    return np.stack(chosen, axis=-1), logp
 
 
 def _gaussian(
@@ -152,10 +179,13 @@ def _gaussian(
     greedy: Array,
     uniform: Array,
     rng: np.random.Generator,
-) -> tuple[Array, dict[str, Array]]:
+) -> tuple[Array, Array]:
     """Draw from a diagonal normal distribution, squashed by tanh or not.
 
     Only absurd numbers are clipped, see ``largest_action``.
+
+    Returns:
+        Numbers [E, n] and their log-densities [E].
     """
     environments = len(greedy)
     mean = outputs["mean"].reshape(environments, -1).astype(np.float64)
@@ -172,8 +202,7 @@ def _gaussian(
         action = np.where(uniform[:, None], anywhere, action)
         logp = np.where(uniform, density, logp)
     most = largest_action(head, action_spec)
-    action = action.clip(-most, most).reshape(environments, *action_spec.shape)
-    return _single(action), {"logp": _single(logp)}
+    return action.clip(-most, most), logp
 
 
 @lru_cache(maxsize=64)
@@ -185,7 +214,7 @@ def largest_action(head: Head, action_spec: ActionSpec) -> float:
     """
     if head.kind == "squashed":
         return 1.0
-    if head.kind == "scaled_gaussian":
+    if head.kind != "gaussian":
         return 1e6
     bounds = [abs(bound) for bound in (*action_spec.low, *action_spec.high)]
     return max(1e6, 100.0 * max((bound for bound in bounds if bound < UNBOUNDED), default=0.0))
@@ -203,18 +232,18 @@ def _uniform(
 ) -> tuple[Array, Array]:
     """Draw bounded numbers uniformly and others normally [rows, n]; return log-densities [rows]."""
     box = _box(action_spec)
-    bounded, centre, unit = (part.reshape(-1) for part in (box.bounded, box.centre, box.unit))
+    centre, unit = box.centre, box.unit
     if head.kind != "gaussian":
         centre, unit = np.zeros_like(centre), np.ones_like(unit)
     shape = rows, len(centre)
-    drawn = np.where(bounded, 2.0 * rng.random(shape) - 1.0, rng.standard_normal(shape))
+    drawn = np.where(box.bounded, 2.0 * rng.random(shape) - 1.0, rng.standard_normal(shape))
     normal = -0.5 * drawn**2 - 0.5 * np.log(2.0 * np.pi)
-    density = np.where(bounded, -np.log(2.0), normal) - np.log(np.maximum(unit, 1e-12))
+    density = np.where(box.bounded, -np.log(2.0), normal) - np.log(np.maximum(unit, 1e-12))
     return centre + unit * drawn, density.sum(-1)
 
 
 class _Box(NamedTuple):
-    """The bounds of a box [shape]; -1 to 1 are ``centre - unit`` to ``centre + unit``."""
+    """The bounds of numbers [n]; -1 to 1 are ``centre - unit`` to ``centre + unit``."""
 
     low: Array
     high: Array
@@ -228,7 +257,7 @@ def _box(action_spec: ActionSpec) -> _Box:
     """Return a box; the unit of a number without two bounds is 1, counted from its only bound."""
     most = float(np.finfo(np.float32).max)
     bounds = (np.clip(bound, -most, most) for bound in (action_spec.low, action_spec.high))
-    low, high = (bound.astype(np.float64).reshape(action_spec.shape) for bound in bounds)
+    low, high = (np.asarray(bound, np.float64) for bound in bounds)
     has_low, has_high = low > -UNBOUNDED, high < UNBOUNDED
     bounded = has_low & has_high
     single = np.where(has_low, low, np.where(has_high, high, 0.0))

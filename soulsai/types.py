@@ -22,8 +22,10 @@ Positive = Annotated[float, Meta(gt=0)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
-ActionKind = Literal["discrete", "multidiscrete", "box"]
-HeadKind = Literal["epsilon_greedy", "categorical", "gaussian", "scaled_gaussian", "squashed"]
+ActionKind = Literal["discrete", "multidiscrete", "box", "hybrid"]
+HeadKind = Literal[
+    "epsilon_greedy", "categorical", "gaussian", "scaled_gaussian", "squashed", "hybrid"
+]
 
 MASK = "mask"  # the observation leaf that says which actions are valid
 PROTOCOL = 1  # what this package speaks
@@ -63,13 +65,28 @@ class Leaf(Struct, frozen=True):
         return max(-self.low, self.high) >= min(WIDE, float(np.iinfo(dtype).max))
 
 
+class ActionPart(Struct, frozen=True):
+    """One leaf of a nested action, in the environment.
+
+    The parts of choices, in their order, share all choices, and those of numbers share all
+    numbers. ``path`` holds keys and indices; ``shape`` is the leaf's.
+    """
+
+    path: tuple[str | int, ...]
+    size: int  # choices or numbers
+    numbers: bool
+    shape: tuple[int, ...] = ()
+    dtype: str = "<i8"
+
+
 class ActionSpec(Struct, frozen=True):
     """The space of actions: ``discrete`` (one of ``sizes[0]``), ``multidiscrete`` or ``box``.
 
     ``sizes`` holds the number of choices per component; ``low`` and ``high`` the box's flat
-    bounds, of shape ``shape``; a bound beyond ``UNBOUNDED`` is none. Choices count from zero;
-    ``start`` is the environment's value of each component's first choice, and ``native_shape`` its
-    shape of a multidiscrete action.
+    bounds, of shape ``shape``; a bound beyond ``UNBOUNDED`` is none. A ``hybrid`` action is one row
+    of all choices and then all numbers. Choices count from zero; ``start`` is the environment's
+    value of each component's first choice, and ``native_shape`` its shape of a multidiscrete
+    action. ``parts`` says how a nested action is put together; no node reads it.
     """
 
     kind: ActionKind
@@ -79,11 +96,12 @@ class ActionSpec(Struct, frozen=True):
     high: tuple[float, ...] = ()
     start: tuple[int, ...] = ()
     native_shape: tuple[int, ...] = ()
+    parts: tuple[ActionPart, ...] = ()
 
     @property
     def leaf(self) -> Leaf:
         """The encoding of an action: the smallest unsigned integer that holds it, or ``<f4``."""
-        if self.kind == "box":
+        if self.low:
             return Leaf(self.shape, "<f4")
         largest = max(self.sizes)
         dtype = "|u1" if largest <= 2**8 else "<u2" if largest <= 2**16 else "<u4"
@@ -218,11 +236,12 @@ class Heartbeat(Struct, frozen=True):
 class Head(Struct, frozen=True):
     """The rule that turns a policy's outputs into actions; ``soulsai.heads`` computes each kind.
 
-    ``epsilon_greedy`` reads ``q`` [A]; ``categorical`` reads ``logits`` [sum of sizes]; the others
-    read ``mean`` and ``log_std`` [shape]. Actions of ``scaled_gaussian`` and ``squashed`` travel in
-    units of the space, -1 to 1 between its bounds; those of ``gaussian``, the head of runs before
-    that, are the environment's own. ``noise`` names the leaves of the policy's memory that begin
-    an episode as standard normal noise, if it explores.
+    ``epsilon_greedy`` reads ``q``, and ``categorical`` reads ``logits`` [sum of sizes];
+    ``gaussian``, ``scaled_gaussian`` and ``squashed`` read ``mean`` and ``log_std`` [shape], and
+    ``hybrid`` reads all three. The numbers of an action travel in units of the space, -1 to 1
+    between its bounds; those of ``gaussian``, the head of runs before that, are the environment's
+    own. ``noise`` names the leaves of the policy's memory that begin an episode as standard normal
+    noise, if it explores.
     """
 
     kind: HeadKind

@@ -66,6 +66,7 @@ class Gaussian:
 
     def __init__(self, mean: Tensor, log_std: Tensor) -> None:
         self._mean, self._log_std = mean, log_std
+        self.size = mean[0].numel()
 
     def log_prob(self, action: Tensor) -> Tensor:
         """Return the log-density [B] of actions [B, ...]."""
@@ -81,20 +82,55 @@ class Gaussian:
         return self._mean + self._log_std.exp() * noise
 
 
+class Hybrid:
+    """Choices, and numbers that do not depend on them.
+
+    Args:
+        choices: The distribution of C components with A choices in all.
+        numbers: That of N numbers.
+        components: C.
+    """
+
+    def __init__(self, choices: Categorical, numbers: Gaussian, components: int) -> None:
+        self._choices, self._numbers, self._components = choices, numbers, components
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """Return the log-density [B] of actions [B, C + N]."""
+        chosen, numbers = action[:, : self._components], action[:, self._components :]
+        return _finite(self._choices.log_prob(chosen) + self._numbers.log_prob(numbers))
+
+    def entropy(self) -> Tensor:
+        """Return the sum of both entropies [B] in nats."""
+        return self._choices.entropy() + self._numbers.entropy()
+
+    def draw(self, noise: Tensor) -> Tensor:
+        """Draw actions by Gumbel and then normal noise [B, A + N]; zeros give the mode."""
+        numbers = self._numbers.size
+        chosen = self._choices.draw(noise[:, :-numbers]).view(len(noise), -1)
+        return torch.cat((chosen.float(), self._numbers.draw(noise[:, -numbers:])), 1)
+
+
+Distribution = Categorical | Gaussian | Hybrid
+
+
 def distribution(
     head: Head, action: ActionSpec, outputs: Tensors, mask: Tensor | None
-) -> Categorical | Gaussian:
+) -> Distribution:
     """Return the action distribution of a stochastic head.
 
     Args:
-        head: ``categorical``, or another for a normal distribution.
+        head: ``categorical``, ``hybrid``, or another for a normal distribution.
         action: Kind and shape of the actions.
-        outputs: The policy's outputs: ``logits`` [B, A], or ``mean`` and ``log_std`` [B, ...].
+        outputs: The policy's outputs: ``logits`` [B, A], ``mean`` and ``log_std`` [B, ...].
         mask: Valid choices [B, A]; ``None``: all.
     """
     if head.kind == "categorical":
         return Categorical(action.sizes, outputs["logits"], mask)
-    return Gaussian(outputs["mean"], outputs["log_std"])
+    numbers = Gaussian(outputs["mean"], outputs["log_std"])
+    if head.kind == "hybrid":
+        choices = Categorical(action.sizes, outputs["logits"], mask)
+        return Hybrid(choices, numbers, len(action.sizes))
+    return numbers
 
 
 def sample_squashed(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

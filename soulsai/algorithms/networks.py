@@ -160,19 +160,26 @@ class QuantileHead(nn.Module):
 
     Args:
         features: Number of input features F.
-        actions: Number of actions A.
+        sizes: Number of choices of each component; they sum to A.
         quantiles: Number of quantiles N.
         dueling: Add the value of the state to centred advantages (arXiv:1511.06581).
         noisy: Use a noisy output layer.
     """
 
     def __init__(
-        self, features: int, actions: int, quantiles: int, *, dueling: bool, noisy: bool = False
+        self,
+        features: int,
+        sizes: Sequence[int],
+        quantiles: int,
+        *,
+        dueling: bool,
+        noisy: bool = False,
     ) -> None:
         super().__init__()
-        self.shape = (actions + dueling, quantiles)
-        self.dueling = dueling
-        self.out = output_layer(features, (actions + dueling) * quantiles, noisy=noisy)
+        outputs = sum(sizes) + dueling
+        self.shape = (outputs, quantiles)
+        self.sizes, self.dueling = list(sizes), dueling
+        self.out = output_layer(features, outputs * quantiles, noisy=noisy)
 
     def quantiles(
         self, features: Tensor, levels: Tensor | None = None, noise: Tensor | None = None
@@ -189,7 +196,7 @@ class QuantileHead(nn.Module):
         """
         del levels
         out: Tensor = self.out(features, noise).view(-1, *self.shape)
-        return dueling_values(out) if self.dueling else out
+        return dueling_values(out, self.sizes) if self.dueling else out
 
 
 class OutputLinear(nn.Linear):
@@ -240,10 +247,21 @@ def output_layer(inputs: int, outputs: int, *, noisy: bool) -> OutputLinear | No
     return NoisyLinear(inputs, outputs) if noisy else OutputLinear(inputs, outputs)
 
 
-def dueling_values(out: Tensor) -> Tensor:
-    """Combine a state's value and advantages [B, 1 + A, N] into action values [B, A, N]."""
-    value, advantage = out[:, :1], out[:, 1:]
-    return value + (advantage - advantage.mean(1, keepdim=True))
+def dueling_values(out: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Combine a state's value and its advantages into action values.
+
+    All components of an action share the value (arXiv:1711.08946).
+
+    Args:
+        out: The value and then the advantages [B, 1 + A, N].
+        sizes: Number of choices of each component; they sum to A.
+
+    Returns:
+        Values [B, A, N].
+    """
+    value, advantages = out[:, :1], out[:, 1:].split(list(sizes), 1)
+    values = [value + (part - part.mean(1, keepdim=True)) for part in advantages]
+    return values[0] if len(values) == 1 else torch.cat(values, 1)
 
 
 def _concatenated(parts: list[Tensor]) -> Tensor:

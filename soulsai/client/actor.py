@@ -160,6 +160,9 @@ def head_outputs(head: Head, action: ActionSpec) -> dict[str, int]:
         return {"q": sum(action.sizes)}
     if head.kind == "categorical":
         return {"logits": sum(action.sizes)}
+    if head.kind == "hybrid":
+        numbers = len(action.low)
+        return {"logits": sum(action.sizes), "mean": numbers, "log_std": numbers}
     size = int(np.prod(action.shape, dtype=int))
     return {"mean": size, "log_std": size}
 

@@ -18,14 +18,13 @@ import msgspec
 import numpy as np
 from gymnasium.envs.registration import get_env_id, parse_env_id
 
+from soulsai.client.action_spaces import NativeActions
 from soulsai.client.environment_offer import newest_id
 from soulsai.client.games import soulsgym
 from soulsai.client.installed_versions import versions_behind
 from soulsai.client.own_values import numbered, with_own
 from soulsai.client.spaces import (
     Reader,
-    action_spec,
-    action_start,
     holds_mask,
     read_mask,
     read_number,
@@ -41,6 +40,7 @@ from soulsai.types import (
     ActionSpec,
     Array,
     Head,
+    HeadKind,
     Kwargs,
     Leaf,
     LeafSource,
@@ -139,9 +139,9 @@ class AdaptedEnvironment:
                 f"{name}: {error}; set self.observation_space and self.action_space in __init__"
             ) from None
         self._checked = False  # whether reset has left the spaces as they were
-        self._start = action_start(env.action_space)
         try:
-            action = action_spec(env.action_space)
+            self._native = NativeActions(env.action_space)
+            action = self._native.spec
             self._choices = sum(action.sizes)
             self.mask_in_obs = holds_mask(env.observation_space, mask_key, self._choices)
             without = mask_key if self.mask_in_obs else ""
@@ -153,8 +153,6 @@ class AdaptedEnvironment:
             log.warning("env=%s leaf=%s: left out, as %s", name, leaf, reason)
         self._readers = tuple(readers.values())
         self._masked = masked = masked or self.mask_in_obs
-        # A float64 space may not contain its own bounds after their rounding to float32.
-        self._rounds = action.kind == "box" and env.action_space.dtype == np.float64
         self._first_choices = np.cumsum((0, *action.sizes[:-1]))
         leaves = {reader.name: reader.leaf for reader in self._readers}
         if masked:
@@ -262,17 +260,6 @@ class AdaptedEnvironment:
         except _RAISED as error:
             raise self._raised("close", error) from error
 
-    def _native(self, action: Any) -> Any:
-        if self.spec.action.kind == "discrete":
-            return np.int64(action + self._start)
-        if self.spec.action.kind == "multidiscrete":
-            return action.reshape(self.spec.action.native_shape) + self._start
-        space = self._spaces[1]
-        native = action.astype(space.dtype, copy=False)
-        if self._rounds and isinstance(space, gymnasium.spaces.Box):
-            return np.clip(native, space.low, space.high)
-        return native
-
     def _check_spaces(self) -> None:
         """Refuse an environment that changes its spaces in its first reset."""
         self._checked = True
@@ -320,7 +307,7 @@ class AdaptedEnvironment:
             return
         try:
             mask = (obs if self.mask_in_obs else info).get(self._mask_key, ())
-            read_mask(mask, self._choices, rows[MASK])
+            read_mask(self._native.mask_parts(mask), self._choices, rows[MASK])
         except ValueError as error:
             place = "the observation" if self.mask_in_obs else "info"
             raise EnvironmentFault(f"{self.name}: {self._mask_key!r} in {place} {error}") from None
@@ -394,7 +381,8 @@ def random_action(spec: ActionSpec, mask: Array | None, rng: np.random.Generator
         mask: Valid choices [choices], or none if all are.
         rng: Randomness.
     """
-    head = Head("scaled_gaussian" if spec.kind == "box" else "categorical")
+    kinds: dict[str, HeadKind] = {"box": "scaled_gaussian", "hybrid": "hybrid"}
+    head = Head(kinds.get(spec.kind, "categorical"))
     numbers, choices = np.zeros((1, len(spec.low))), np.zeros((1, sum(spec.sizes)))
     action, _ = act(
         head,

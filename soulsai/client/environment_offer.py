@@ -85,7 +85,7 @@ def difference(ours: Spec, theirs: Spec) -> str:
 
 
 def _counted_from_zero(action: ActionSpec) -> ActionSpec:
-    return msgspec.structs.replace(action, start=(), native_shape=())
+    return msgspec.structs.replace(action, start=(), native_shape=(), parts=())
 
 
 def newest_id(id: str) -> str:

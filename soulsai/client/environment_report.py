@@ -244,9 +244,12 @@ def _actions(spec: Spec) -> str:
         return f"one of {action.sizes[0]}"
     if action.kind == "multidiscrete":
         return f"{len(action.sizes)} choices, of {', '.join(map(str, action.sizes))}"
-    size = math.prod(action.shape)
+    size = len(action.low)
     bounds = f"{min(action.low):g} to {max(action.high):g}" if action.bounded else "without bounds"
-    return f"{size} number{'' if size == 1 else 's'}, {bounds}"
+    numbers = f"{size} number{'' if size == 1 else 's'}, {bounds}"
+    if action.kind == "hybrid":
+        return f"choices of {', '.join(map(str, action.sizes))}, and {numbers}"
+    return numbers
 
 
 def _duration(seconds: float) -> str:

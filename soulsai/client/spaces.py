@@ -9,7 +9,7 @@ from gymnasium import Space, spaces
 from msgspec import Struct
 
 from soulsai.errors import EnvironmentFault
-from soulsai.types import MASK, ActionSpec, Array, Leaf, LeafSource
+from soulsai.types import MASK, Array, Leaf, LeafSource
 
 _AGREE = "let observation_space be that of what reset and step return"
 
@@ -125,7 +125,7 @@ def read_space(space: Space[Any], without: str = "") -> tuple[dict[str, Reader],
     """
     result: dict[str, Reader] = {}
     left_out: dict[str, str] = {}
-    for path, leaf in _leaves(space, ()):
+    for path, leaf in space_leaves(space):
         if without and path == (without,):
             continue
         name = ".".join(map(str, path)) or "obs"
@@ -157,38 +157,10 @@ def holds_mask(space: Space[Any], key: str, choices: int) -> bool:
     """
     if not choices or not isinstance(space, spaces.Dict) or key not in space.spaces:
         return False
-    parts = [leaf for _, leaf in _leaves(space.spaces[key], ())]
+    parts = [leaf for _, leaf in space_leaves(space.spaces[key])]
     if not all(isinstance(part, spaces.Box | spaces.MultiBinary) for part in parts):
         return False
     return sum(math.prod(part.shape or ()) for part in parts) == choices
-
-
-def action_spec(space: Space[Any]) -> ActionSpec:
-    """Describe an action space; raise ``EnvironmentFault`` if it is not supported."""
-    if isinstance(space, spaces.Discrete):
-        return ActionSpec("discrete", (), (int(space.n),), start=(int(space.start),))
-    if isinstance(space, spaces.MultiDiscrete):
-        sizes = tuple(int(size) for size in space.nvec.flat)
-        start = tuple(int(first) for first in space.start.flat)
-        shape = tuple(space.nvec.shape)
-        return ActionSpec("multidiscrete", (len(sizes),), sizes, start=start, native_shape=shape)
-    if isinstance(space, spaces.Box) and space.dtype is not None and space.dtype.kind == "f":
-        most = float(np.finfo(np.float32).max)  # JSON cannot carry infinity
-        given = (bound.astype(np.float64) for bound in (space.low, space.high))
-        bounds = (np.clip(bound, -most, most) for bound in given)
-        low, high = (tuple(map(float, bound.flat)) for bound in bounds)
-        return ActionSpec("box", space.shape, (), low, high)
-    raise EnvironmentFault(
-        f"the action space {space} is not supported; it can be Discrete, MultiDiscrete (for whole "
-        "numbers), or Box of floats"
-    )
-
-
-def action_start(space: Space[Any]) -> Array:
-    """Return the offset of an action space, added to actions that count from zero."""
-    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
-        return np.asarray(space.start, np.int64)
-    return np.zeros((), np.int64)
 
 
 def read_mask(value: Any, choices: int, row: Array) -> None:
@@ -209,13 +181,14 @@ def read_mask(value: Any, choices: int, row: Array) -> None:
     np.not_equal(array, 0, out=row)
 
 
-def _leaves(space: Space[Any], path: Path) -> Iterator[tuple[Path, Space[Any]]]:
+def space_leaves(space: Space[Any], path: Path = ()) -> Iterator[tuple[Path, Space[Any]]]:
+    """Yield the leaves of nested ``Dict`` and ``Tuple`` spaces, each with its path."""
     if isinstance(space, spaces.Dict):
         for key, inner in space.spaces.items():
-            yield from _leaves(inner, (*path, key))
+            yield from space_leaves(inner, (*path, key))
     elif isinstance(space, spaces.Tuple):
         for index, inner in enumerate(space.spaces):
-            yield from _leaves(inner, (*path, index))
+            yield from space_leaves(inner, (*path, index))
     else:
         yield path, space
 

@@ -102,6 +102,8 @@ class MessageLimits:
             if not (action.max() <= self._bound and action.min() >= -self._bound):
                 raise Rejected("action", f"not finite or beyond {self._bound:g}")
             return
+        if self._action.kind == "hybrid":
+            action = self._choices(action)
         if self._action.kind == "discrete":
             if action.max() >= self._sizes[0]:
                 raise Rejected("action", f"{action.max()} of {self._sizes[0]} choices")
@@ -109,6 +111,17 @@ class MessageLimits:
             raise Rejected("action", f"{action.max(0)} of {self._sizes} choices")
         if mask is not None:
             self._allowed(action.reshape(len(action), -1), mask[:-1].reshape(len(action), -1))
+
+    def _choices(self, action: Array) -> Array:
+        """Check the numbers of hybrid actions [T, C + N]; return the choices [T, C]."""
+        components = len(self._sizes)
+        choices, numbers = action[:, :components], action[:, components:]
+        # Comparisons with NaN are false.
+        if not (np.abs(numbers) <= self._bound).all():
+            raise Rejected("action", f"not finite or beyond {self._bound:g}")
+        if not ((choices >= 0) & (choices < 2**31) & (choices == np.floor(choices))).all():
+            raise Rejected("action", "a choice that is no whole number")
+        return choices.astype(np.int64)
 
     def _allowed(self, action: Array, mask: Array) -> None:
         rows, first = np.arange(len(action)), 0

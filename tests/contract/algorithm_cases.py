@@ -24,6 +24,7 @@ PICTURE = {"eye": Leaf((5, 5, 2), "|u1"), "place": Leaf((2,), "<f4")}
 FOUR = ActionSpec("discrete", (), (4,))
 TWO_AND_TWO = ActionSpec("multidiscrete", (2,), (2, 2))
 BOX = ActionSpec("box", (2,), (), (-1.0, -2.0), (1.0, 2.0))
+HYBRID = ActionSpec("hybrid", (4,), (3, 1), (-1.0, -2e3), (1.0, 2e3))
 
 Q = DQNSettings(
     hidden=(16,), quantiles=4, learning_starts=40, batch_size=8, capacity=150, replay_ratio=0.2
@@ -78,10 +79,22 @@ CASES = {
             anneal_lr=True,
         ),
     ),
+    "dqn, several choices": case("dqn", Spec(MASKED, TWO_AND_TWO), dqn=Q),
+    "dqn, several choices, every switch": case(
+        "dqn",
+        Spec(MASKED, ActionSpec("multidiscrete", (2,), (1, 3))),
+        dqn=msgspec.structs.replace(
+            Q, sampled=True, noisy=True, munchausen=0.9, rescale_values=True, gamma_first=0.9
+        ),
+    ),
     "dqn, image": case("dqn", Spec(PICTURE, FOUR), dqn=Q),
     "ppo": case("ppo", Spec(MASKED, FOUR), ppo=ON),
     "ppo, several choices": case("ppo", Spec(MASKED, TWO_AND_TWO), ppo=ON),
     "ppo, box": case("ppo", Spec(SEEN, BOX), ppo=ON),
+    "ppo, choices and numbers": case("ppo", Spec(MASKED, HYBRID), ppo=ON),
+    "ppo, choices and numbers, recurrent": case(
+        "ppo", Spec(MASKED, HYBRID), ppo=msgspec.structs.replace(ON, memory=4)
+    ),
     "ppo, image": case("ppo", Spec(PICTURE, FOUR), ppo=ON),
     "ppo, recurrent": case("ppo", Spec(MASKED, FOUR), ppo=msgspec.structs.replace(ON, memory=4)),
     "sac": case("sac", Spec(SEEN, BOX), sac=SOFT),
@@ -149,7 +162,7 @@ def _noise(name: str, leaf: Leaf, count: int, rng) -> Array:
 
 
 def _actions(action: ActionSpec, count: int, rng) -> Array:
-    if action.kind == "box":
-        return rng.uniform(-1, 1, (count, *action.shape)).astype("<f4")
-    sizes = action.sizes[0] if action.kind == "discrete" else action.sizes
-    return rng.integers(sizes, size=(count, *action.shape)).astype(action.leaf.dtype)
+    choices = rng.integers(action.sizes, size=(count, len(action.sizes)))
+    numbers = rng.uniform(-1, 1, (count, len(action.low)))
+    row = np.concatenate((choices, numbers), axis=1)
+    return row.reshape(count, *action.shape).astype(action.leaf.dtype)

@@ -148,9 +148,10 @@ def test_our_own_algorithms_take_their_settings_from_their_section():
     ("name", "action", "words"),
     [
         ("dqn", ActionSpec("box", (1,), low=(0.0,), high=(1.0,)), "discrete.*choose ppo or sac"),
-        ("dqn", ActionSpec("multidiscrete", (2,), (3, 2)), "choose ppo$"),
+        ("dqn", ActionSpec("hybrid", (2,), (3,), (0.0,), (1.0,)), "'hybrid'; choose ppo$"),
         ("sac", ActionSpec("discrete", (), (3,)), "box.*choose dqn or ppo"),
-        ("sac", ActionSpec("multidiscrete", (2,), (3, 2)), "choose ppo$"),
+        ("sac", ActionSpec("multidiscrete", (2,), (3, 2)), "choose dqn or ppo$"),
+        ("sac", ActionSpec("hybrid", (2,), (3,), (0.0,), (1.0,)), "choose ppo$"),
     ],
 )
 def test_actions_that_an_algorithm_cannot_learn_are_refused_with_those_that_can(

@@ -184,6 +184,54 @@ def test_gaussian(shape, log_std):
         assert np.allclose(logp, extras["logp"], rtol=1e-6, atol=8 * lost)
 
 
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("numbers", [1, 3])
+@pytest.mark.parametrize("greedy", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_choices_and_numbers(sizes, numbers, greedy, masked):
+    rng, total, rows = np.random.default_rng(0), sum(sizes), 200
+    shape = (len(sizes) + numbers,)
+    spec = ActionSpec("hybrid", shape, sizes, (-5.0,) * numbers, (2e3,) * numbers)
+    outputs = {
+        "logits": rng.normal(size=(rows, total)).astype(np.float32),
+        "mean": rng.normal(size=(rows, numbers)).astype(np.float32),
+        "log_std": rng.uniform(-3, 1, (rows, numbers)).astype(np.float32),
+    }
+    mask = random_mask(rng, sizes, rows) if masked else None
+    gumbel, normal = rng.gumbel(size=(rows, total)), rng.normal(size=(rows, numbers))
+    action, extras = heads.act(
+        Head("hybrid"),
+        spec,
+        outputs,
+        mask=mask,
+        greedy=np.full(rows, greedy),
+        epsilon=np.zeros(rows),
+        random=0.0,
+        rng=Noise(gumbel=gumbel, normal=normal),
+    )
+    tensors = {name: torch.from_numpy(output) for name, output in outputs.items()}
+    twin = distribution(
+        Head("hybrid"), spec, tensors, None if mask is None else torch.from_numpy(mask)
+    )
+    noise = np.concatenate((gumbel, normal), axis=1) * (not greedy)
+    assert action.dtype == np.float32
+    assert action.shape == (rows, *shape)
+    np.testing.assert_allclose(twin.draw(torch.from_numpy(noise)).numpy(), action, atol=1e-5)
+    ours = twin.log_prob(torch.from_numpy(action))
+    np.testing.assert_allclose(ours.numpy(), extras["logp"], rtol=1e-5, atol=3e-4)
+    if masked:
+        return
+    parts = tensors["logits"].split(list(sizes), 1)
+    laws = [torch.distributions.Categorical(logits=part) for part in parts]
+    normals = torch.distributions.Normal(tensors["mean"], tensors["log_std"].exp())
+    chosen = torch.from_numpy(action[:, : len(sizes)])
+    theirs = normals.log_prob(torch.from_numpy(action[:, len(sizes) :])).sum(1)
+    theirs += sum(law.log_prob(chosen[:, i]) for i, law in enumerate(laws))
+    np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-5, atol=1e-5)
+    entropy = sum(law.entropy() for law in laws) + normals.entropy().sum(1)
+    np.testing.assert_allclose(twin.entropy().numpy(), entropy.numpy(), rtol=1e-5, atol=1e-5)
+
+
 def test_gaussian_entropy_is_that_of_the_normal_law():
     mean, log_std = torch.zeros(1, 2), torch.tensor([[0.3, -1.0]])
     expected = sum(0.5 * math.log(2 * math.pi * math.e * math.exp(2 * x)) for x in (0.3, -1.0))

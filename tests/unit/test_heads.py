@@ -74,6 +74,25 @@ def test_the_best_action_is_taken_and_has_the_wire_s_type():
     assert extras == {}
 
 
+def test_each_component_takes_its_best_valid_choice():
+    q = np.array([[1, 5, 2, 0, 7], [3, 1, 2, 9, 8]], "<f4")
+    mask = np.array([[1, 0, 1, 1, 1], [0, 1, 0, 0, 1]], bool)
+    assert act(EPSILON, MULTI, {"q": q})[0].tolist() == [[1, 1], [0, 0]]
+    actions, extras = act(EPSILON, MULTI, {"q": q}, mask=mask)
+    assert actions.tolist() == [[2, 1], [1, 1]]
+    assert actions.dtype == MULTI.leaf.dtype
+    assert extras == {}
+
+
+def test_a_random_action_is_random_in_all_components():
+    outputs = {"q": same([0, 9, 0, 9, 0])}
+    actions, _ = act(EPSILON, MULTI, outputs, epsilon=0.6)
+    assert shares(actions[:, 0], 3) == pytest.approx([0.2, 0.6, 0.2], abs=0.01)
+    assert shares(actions[:, 1], 2) == pytest.approx([0.7, 0.3], abs=0.01)
+    both = (actions == [1, 0]).all(1).mean()
+    assert both == pytest.approx(0.4 + 0.6 / 6, abs=0.01)
+
+
 def test_epsilon_is_the_share_of_uniform_actions_and_greedy_has_none():
     outputs = {"q": same([0, 9, 0, 0])}
     actions, _ = act(EPSILON, DISCRETE, outputs, epsilon=0.4)
@@ -204,6 +223,9 @@ def test_what_an_environment_gets():
         out = heads.to_environment(Head(kind), BOX, np.array([0.0, 1.0], "<f4"))
         assert out.tolist() == [0.0, 10.0]
         assert out.dtype == np.float32
+    hybrid = ActionSpec("hybrid", (3,), (5,), (-1.0, 0.0), (1.0, 10.0))
+    out = heads.to_environment(Head("hybrid"), hybrid, np.array([4.0, 0.5, 3.0], "<f4"))
+    assert out.tolist() == [4.0, 0.5, 10.0]
     out = heads.to_environment(Head("scaled_gaussian"), BOX, np.array([-3.0, 0.5], "<f4"))
     assert out.tolist() == [-1.0, 7.5]
 

@@ -43,6 +43,7 @@ def update_form(learner: Learner, settings: DQNSettings, rows: Tensors, noise: U
             importance,
             settings,
             _nested(numbers, noise),
+            learner.online.sizes,
         )
         (gradient,) = torch.autograd.grad(td.predicted, free, td.slope)
         report = report_of(td, gradient)

@@ -126,7 +126,10 @@ class DQN:
         self.step = compiled_update(self.learner, packages["update"])
 
     def _measured(self, report: Report, noise: UpdateNoise) -> Metrics:
-        loss = quantile_huber_loss(report.predicted, report.goal, noise.predicted.levels)
+        levels, components = noise.predicted.levels, len(self.policy.sizes)
+        if levels is not None:
+            levels = levels.repeat_interleave(components, 0)
+        loss = quantile_huber_loss(report.predicted, report.goal, levels)
         return {
             "loss": loss.mean().item(),
             "q_mean": report.predicted.mean().item(),

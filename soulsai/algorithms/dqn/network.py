@@ -1,5 +1,6 @@
 """The network that estimates the values of actions, as clients run it."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -35,7 +36,10 @@ NO_NOISE = Noise()
 
 
 class QPolicy(Policy):
-    """Estimates the values of all actions; the head chooses the best or a random one."""
+    """Estimates the values of all actions; the head chooses the best or a random one.
+
+    An action of several components has one branch for each (arXiv:1711.08946).
+    """
 
     def __init__(self, config: DQNSettings, spec: Spec) -> None:
         noisy = (NOISE,) if config.noisy else ()
@@ -53,10 +57,11 @@ class QPolicy(Policy):
             residual=config.network == "residual",
             vision=config.vision,
         )
+        self.sizes = spec.action.sizes
         kind = SampledQuantileHead if config.sampled else QuantileHead
         self.values = kind(
             self.encoder.width,
-            spec.action.sizes[0],
+            self.sizes,
             config.quantiles,
             dueling=config.dueling,
             noisy=config.noisy,
@@ -100,13 +105,19 @@ class SampledQuantileHead(nn.Module):
     """Quantiles of the return at any levels: implicit quantile networks (arXiv:1806.06923)."""
 
     def __init__(
-        self, features: int, actions: int, samples: int, *, dueling: bool, noisy: bool = False
+        self,
+        features: int,
+        sizes: Sequence[int],
+        samples: int,
+        *,
+        dueling: bool,
+        noisy: bool = False,
     ) -> None:
         super().__init__()
         self.samples = samples  # levels drawn per evaluation in an update
-        self.dueling = dueling
+        self.sizes, self.dueling = list(sizes), dueling
         self.level = nn.Linear(COSINES, features)
-        self.out = output_layer(features, actions + dueling, noisy=noisy)
+        self.out = output_layer(features, sum(sizes) + dueling, noisy=noisy)
 
     def quantiles(
         self, features: Tensor, levels: Tensor | None = None, noise: Tensor | None = None
@@ -125,4 +136,5 @@ class SampledQuantileHead(nn.Module):
         embedded = self.level((levels.unsqueeze(-1) * k).cos()).relu()  # [B or 1, N, F]
         noises = None if noise is None else noise.unsqueeze(1)
         out: Tensor = self.out(features.unsqueeze(1) * embedded, noises)  # [B, N, A]
-        return dueling_values(out.transpose(1, 2)) if self.dueling else out.transpose(1, 2)
+        values = out.transpose(1, 2)
+        return dueling_values(values, self.sizes) if self.dueling else values

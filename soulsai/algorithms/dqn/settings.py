@@ -12,7 +12,7 @@ class DQNSettings(ReplaySettings, frozen=True, forbid_unknown_fields=True):
     """Double, dueling, n-step, prioritised Q-learning (and quantiles of the return)."""
 
     learner = "soulsai.algorithms.dqn.learner:DQN"
-    actions = ("discrete",)
+    actions = ("discrete", "multidiscrete")
     fixed = (
         *("hidden", "layer_norm", "network", "vision", "dueling", "quantiles", "sampled", "noisy"),
         "normalize_obs",

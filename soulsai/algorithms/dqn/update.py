@@ -2,9 +2,10 @@
 
 Double (arXiv:1509.06461), n-step, with quantiles of the return (1710.10044) that may be sampled
 (1806.06923); optionally with Munchausen's bonus (2007.14430) and rescaled values (1805.11593).
+The D components of an action share one target, the mean over their own (1711.08946).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -53,18 +54,18 @@ NO_UPDATE_NOISE = UpdateNoise()
 class TDError(NamedTuple):
     """The predictions for a batch, and their targets."""
 
-    predicted: Tensor  # [B, N] differentiable
-    goal: Tensor  # [B, M]
-    slope: Tensor  # [B, N] derivative of the loss with respect to the predictions
-    error: Tensor  # [B] mean of the goal minus mean of the prediction
+    predicted: Tensor  # [B * D, N] differentiable
+    goal: Tensor  # [B * D, M]
+    slope: Tensor  # [B * D, N] derivative of the loss with respect to the predictions
+    error: Tensor  # [B] mean of the goal minus mean of the prediction; of several, mean magnitude
 
 
 class Report(NamedTuple):
     """The results of one update."""
 
-    predicted: Tensor  # [B, N] before the step
-    goal: Tensor  # [B, M]
-    error: Tensor  # [B] mean of the goal minus mean of the prediction
+    predicted: Tensor  # [B * D, N] before the step
+    goal: Tensor  # [B * D, M]
+    error: Tensor  # [B] mean of the goal minus mean of the prediction; of several, mean magnitude
     norm: Tensor  # [] of the gradient, before clipping
     done: Tensor  # [] false if something was not finite, so that nothing was changed
 
@@ -87,7 +88,9 @@ def update(
     """
     online, target = learner.online, learner.target
     parts = online.observation.parts
-    td = td_error(parts, online.quantiles, target.quantiles, rows, weights, settings, noise)
+    td = td_error(
+        parts, online.quantiles, target.quantiles, rows, weights, settings, noise, online.sizes
+    )
     gradient = learner.gradient.of(td.predicted, td.slope)
     report = report_of(td, gradient)
     if report.done:
@@ -106,6 +109,7 @@ def td_error(
     weights: Tensor,
     settings: DQNSettings,
     noise: UpdateNoise = NO_UPDATE_NOISE,
+    sizes: Sequence[int] = (),
 ) -> TDError:
     """Return predictions, targets and the slope of the loss for a batch.
 
@@ -117,14 +121,22 @@ def td_error(
         weights: Importance weights [B].
         settings: The settings of the algorithm.
         noise: The random numbers of this update.
+        sizes: Number of choices of each component; empty: there is one component.
     """
     with torch.no_grad():
-        goal = td_target(parts, online, target, rows, settings, noise)
+        goal = td_target(parts, online, target, rows, settings, noise, sizes)
     quantiles = online(parts(leaves(rows, "obs.")), noise.predicted)
-    predicted = of_action(quantiles, rows["action"])
+    predicted = of_action(quantiles, rows["action"], sizes).flatten(0, 1)
+    count, levels = len(predicted) // len(goal), noise.predicted.levels
+    if count > 1:
+        goal, weights = goal.repeat_interleave(count, 0), weights.repeat_interleave(count)
+        levels = None if levels is None else levels.repeat_interleave(count, 0)
     detached = predicted.detach()
-    slope = quantile_huber_slope(detached, goal, weights, noise.predicted.levels)
-    return TDError(predicted, goal, slope, expected(goal) - expected(detached))
+    slope = quantile_huber_slope(detached, goal, weights, levels)
+    error = expected(goal) - expected(detached)
+    if count > 1:
+        error = error.view(-1, count).abs().mean(1)
+    return TDError(predicted, goal, slope, error)
 
 
 def report_of(td: TDError, gradient: Tensor) -> Report:
@@ -141,6 +153,7 @@ def td_target(
     rows: Tensors,
     settings: DQNSettings,
     noise: UpdateNoise = NO_UPDATE_NOISE,
+    sizes: Sequence[int] = (),
 ) -> Tensor:
     """Return the target quantiles [B, M] of the actions that were taken.
 
@@ -151,55 +164,91 @@ def td_target(
         rows: Columns of B transitions.
         settings: The settings of the algorithm.
         noise: The random numbers of this update.
+        sizes: Number of choices of each component; empty: there is one component.
     """
     next_parts, mask = parts(leaves(rows, "next_obs.")), rows.get(f"next_obs.{MASK}")
     quantiles = target(next_parts, noise.target)  # [B, A, M]
     reward, discount = rows["ret"] * settings.reward_scale, rows["discount"]
     rescale, temperature = settings.rescale_values, settings.temperature
     if settings.munchausen:
-        log_policy = soft_policy(expected(quantiles), mask, temperature)  # [B, A]
+        log_policy = soft_policy(expected(quantiles), mask, temperature, sizes)  # [B, A]
         values = unscaled(quantiles) if rescale else quantiles
-        future = soft_value(values, log_policy, temperature)
+        future = soft_value(values, log_policy, temperature) / max(1, len(sizes))
         now = expected(target(parts(leaves(rows, "obs.")), noise.target))
-        log_now = soft_policy(now, rows.get(f"obs.{MASK}"), temperature)
-        logp = log_now.gather(1, rows["action"].long()[:, None])[:, 0]
-        reward = reward + settings.munchausen * (temperature * logp).clamp(LEAST_BONUS, 0.0)
+        log_now = soft_policy(now, rows.get(f"obs.{MASK}"), temperature, sizes)
+        logp = of_action(log_now[..., None], rows["action"], sizes)[..., 0]  # [B, D]
+        bonus = (temperature * logp).clamp(LEAST_BONUS, 0.0).mean(1)
+        reward = reward + settings.munchausen * bonus
     else:
         selected = online(next_parts, noise.selected) if settings.double else quantiles
-        future = of_action(quantiles, best_action(expected(selected), mask))  # [B, M]
-        future = unscaled(future) if rescale else future
+        best = best_action(expected(selected), mask, sizes)
+        future = of_action(quantiles, best, sizes)  # [B, D, M]
+        future = (unscaled(future) if rescale else future).mean(1)
     goal = reward[:, None] + discount[:, None] * future
     return rescaled(goal) if rescale else goal
 
 
-def best_action(q: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the valid action of highest value [B], from [B, A]; the twin of ``heads.best``."""
+def best_action(q: Tensor, mask: Tensor | None, sizes: Sequence[int] = ()) -> Tensor:
+    """Return the valid choices of highest value; the twin of ``heads.best_choices``.
+
+    Args:
+        q: Values [B, A].
+        mask: Valid choices [B, A]; ``None``: all.
+        sizes: Number of choices of each component; empty: there is one component.
+
+    Returns:
+        Choices [B, D], or [B] of one component.
+    """
     if mask is not None:
         q = q.masked_fill(~mask, -torch.inf)
-    return q.argmax(-1)
+    if len(sizes) < 2:
+        return q.argmax(-1)
+    return torch.stack([part.argmax(-1) for part in q.split(list(sizes), 1)], 1)
 
 
-def of_action(quantiles: Tensor, action: Tensor) -> Tensor:
-    """Return the quantiles [B, N] of one action [B] each, from [B, A, N]."""
-    index = action.long()[:, None, None].expand(-1, 1, quantiles.shape[2])
-    return quantiles.gather(1, index).squeeze(1)
+def of_action(quantiles: Tensor, action: Tensor, sizes: Sequence[int] = ()) -> Tensor:
+    """Return the quantiles of the choices of one action each.
+
+    Args:
+        quantiles: Quantiles [B, A, N].
+        action: Choices [B] or [B, D].
+        sizes: Number of choices of each component; empty: there is one component.
+
+    Returns:
+        Quantiles [B, D, N].
+    """
+    index = action.long().view(len(action), -1)
+    if len(sizes) > 1:
+        first = torch.tensor([0, *sizes[:-1]], device=index.device).cumsum(0)
+        index = index + first
+    return quantiles.gather(1, index.unsqueeze(2).expand(-1, -1, quantiles.shape[2]))
 
 
-def soft_policy(q: Tensor, mask: Tensor | None, temperature: float) -> Tensor:
+def soft_policy(
+    q: Tensor, mask: Tensor | None, temperature: float, sizes: Sequence[int] = ()
+) -> Tensor:
     """Return the log-probabilities [B, A] of the soft-max policy of values.
 
     Args:
         q: Values [B, A].
-        mask: Valid actions [B, A]; ignored where none is valid, since the discount is 0 there.
+        mask: Valid choices [B, A]; ignored where none is valid, since the discount is 0 there.
         temperature: Temperature of the soft-max, in units of reward.
+        sizes: Number of choices of each component; empty: there is one component.
     """
-    if mask is not None:
-        q = q.masked_fill(~mask & mask.any(-1, keepdim=True), -torch.inf)
-    return (q / temperature).log_softmax(-1)
+    split = list(sizes) or [q.shape[1]]
+    masks = [None] * len(split) if mask is None else mask.split(split, 1)
+    parts = []
+    for part, valid in zip(q.split(split, 1), masks, strict=True):
+        if valid is not None:
+            part = part.masked_fill(~valid & valid.any(-1, keepdim=True), -torch.inf)
+        parts.append((part / temperature).log_softmax(-1))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
 def soft_value(quantiles: Tensor, logp: Tensor, temperature: float) -> Tensor:
     """Return the quantiles [B, M] of the value of the soft-max policy, entropy included.
+
+    Those of several components are summed.
 
     Args:
         quantiles: Quantiles of each action [B, A, M].

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from soulsai.algorithms.base import Skips, Stateful, Tensors, remaining
 from soulsai.algorithms.compile.flat import FlatAdam, Gradient, flatten
-from soulsai.algorithms.distributions import Categorical, Gaussian, distribution
+from soulsai.algorithms.distributions import Distribution, distribution
 from soulsai.algorithms.normalize import ObservationNormalizer
 from soulsai.algorithms.ppo.batches import Batches
 from soulsai.algorithms.ppo.estimates import (
@@ -82,7 +82,7 @@ class PPO:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config, self.spec, self.seed, self.planned_steps = config, spec, seed, steps
-        self.resolved = resolve(config, is_box=spec.action.kind == "box", realtime=realtime)
+        self.resolved = resolve(config, is_box=bool(spec.action.low), realtime=realtime)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed % 2**63)
             self.network = build(config, spec, normalize=self.resolved.normalize_obs)
@@ -195,9 +195,7 @@ class PPO:
             value[rows] = values
         return logp.cpu().double().numpy(), value.cpu().double().numpy()
 
-    def _distribution(
-        self, columns: Tensors, rows: Tensor, outputs: Tensors
-    ) -> Categorical | Gaussian:
+    def _distribution(self, columns: Tensors, rows: Tensor, outputs: Tensors) -> Distribution:
         mask = columns.get(f"obs.{MASK}")
         valid = None if mask is None else mask[rows]
         return distribution(self.policy.head, self.spec.action, outputs, valid)

@@ -108,30 +108,24 @@ class ActionHead(nn.Module):
 
     def __init__(self, action: ActionSpec, features: int) -> None:
         super().__init__()
-        self.shape = action.shape
-        self.is_box = action.kind == "box"
-        choices = math.prod(action.shape) if self.is_box else sum(action.sizes)
-        self.out = orthogonal(features, choices, gain=0.01)  # nearly uniform at first
-        if self.is_box:
-            self.log_std = nn.Parameter(torch.zeros(action.shape))
-
-    @property
-    def kind(self) -> HeadKind:
-        """The kind of the client's head."""
-        return "scaled_gaussian" if self.is_box else "categorical"
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """The names of the outputs of ``forward``."""
-        return ("mean", "log_std") if self.is_box else ("logits",)
+        self.choices, numbers = sum(action.sizes), len(action.low)
+        self.shape = (numbers,) if self.choices else action.shape
+        self.out = orthogonal(features, self.choices + numbers, gain=0.01)  # nearly uniform
+        self.kind: HeadKind = "categorical"
+        self.outputs: tuple[str, ...] = ("logits",) if self.choices else ()
+        if numbers:
+            self.log_std = nn.Parameter(torch.zeros(self.shape))
+            self.kind = "hybrid" if self.choices else "scaled_gaussian"
+            self.outputs += ("mean", "log_std")
 
     def forward(self, features: Tensor) -> Tensors:
-        """Map features [B, F] to ``logits`` [B, A], or ``mean`` and ``log_std`` [B, ...]."""
+        """Map features [B, F] to ``logits`` [B, A], ``mean`` and ``log_std`` [B, ...]."""
         out: Tensor = self.out(features)
-        if not self.is_box:
-            return {"logits": out}
-        mean = out.view(-1, *self.shape)
-        return {"mean": mean, "log_std": self.log_std + torch.zeros_like(mean)}
+        logits = {"logits": out[:, : self.choices]} if self.choices else {}
+        if self.kind == "categorical":
+            return logits
+        mean = out[:, self.choices :].view(-1, *self.shape)
+        return {**logits, "mean": mean, "log_std": self.log_std + torch.zeros_like(mean)}
 
 
 def observations(rollout: Tensors, policy: Policy, rows: Tensor) -> Tensors:

@@ -15,7 +15,7 @@ class PPOSettings(LearnerSettings, frozen=True, forbid_unknown_fields=True):
     """Proximal policy optimisation, from fresh experience of all clients."""
 
     learner = "soulsai.algorithms.ppo.learner:PPO"
-    actions = ("discrete", "multidiscrete", "box")
+    actions = ("discrete", "multidiscrete", "box", "hybrid")
     fixed = ("hidden", "activation", "memory", "normalize_obs")
 
     hidden: tuple[Count, ...] = (64, 64)  # widths of the hidden layers of actor and critic

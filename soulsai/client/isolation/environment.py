@@ -103,7 +103,7 @@ class IsolatedEnvironment:
             paths=tuple(sys.path),
         )
         self._buffer = ReplyBuffer(spec)
-        self._no_action = bytes(8 * max(1, len(spec.action.low) or len(spec.action.sizes)))
+        self._no_action = bytes(8 * max(1, len(spec.action.low) + len(spec.action.sizes)))
         self._process: subprocess.Popen[bytes] | None = None
         self._listener: socket.socket | None = None
         self._connection: socket.socket | None = None

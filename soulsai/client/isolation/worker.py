@@ -74,12 +74,12 @@ class ReplyBuffer:
 
 
 def action_bytes(action: Any, spec: ActionSpec) -> bytes:
-    """Encode an action as integers, or as the floats of a box."""
-    return np.asarray(action, np.float64 if spec.kind == "box" else np.int64).tobytes()
+    """Encode an action as integers, or as floats if it has numbers."""
+    return np.asarray(action, np.float64 if spec.low else np.int64).tobytes()
 
 
 def _action_from(data: bytes, spec: ActionSpec) -> Array:
-    return np.frombuffer(data, np.float64 if spec.kind == "box" else np.int64).reshape(spec.shape)
+    return np.frombuffer(data, np.float64 if spec.low else np.int64).reshape(spec.shape)
 
 
 def main() -> None:
@@ -134,7 +134,7 @@ class _Worker:
             return
         spec = self._environment.spec
         self._buffer = ReplyBuffer(spec)
-        numbers_sent = max(1, len(spec.action.low) or len(spec.action.sizes))
+        numbers_sent = max(1, len(spec.action.low) + len(spec.action.sizes))
         self._request = bytearray(REQUEST.size + 8 * numbers_sent)
         self._send(READY, msgspec.msgpack.encode(spec))
         while self._receive():

@@ -197,14 +197,18 @@ class Recomputation:
 
     def _greedy(self, fragment: Fragment, q: Array, mask: Array | None, epsilon: float) -> Finding:
         count = len(q)
-        rows = np.arange(count)
-        q = np.where(mask, q, -np.inf) if mask is not None else q
-        choices = np.full(count, q.shape[1]) if mask is None else np.maximum(1, mask.sum(1))
-        best = q.max(1)
-        near = NEAR * np.maximum(1.0, np.abs(np.where(np.isfinite(best), best, 0.0)))
-        action = fragment.action[:count].astype(np.int64)
-        follows = (q[rows, action] >= best - near) | ~np.isfinite(best)
-        alike = (q >= (best - near)[:, None]).sum(1) / choices  # that a random action follows
+        actions = fragment.action[:count].astype(np.int64).reshape(count, -1)
+        follows, alike = np.ones(count, np.bool_), np.ones(count)
+        edges = np.cumsum(self._spec.spec.action.sizes)[:-1]
+        masks = [None] * actions.shape[1] if mask is None else np.split(mask, edges, axis=1)
+        for part, valid, action in zip(np.split(q, edges, axis=1), masks, actions.T, strict=True):
+            values = part if valid is None else np.where(valid, part, -np.inf)
+            choices = part.shape[1] if valid is None else np.maximum(1, valid.sum(1))
+            best = values.max(1)
+            near = NEAR * np.maximum(1.0, np.abs(np.where(np.isfinite(best), best, 0.0)))
+            follows &= (values[np.arange(count), action] >= best - near) | ~np.isfinite(best)
+            # the probability that random choices follow
+            alike *= (values >= (best - near)[:, None]).sum(1) / choices
         honest = (1.0 - epsilon) * (1.0 - TOLERANCE) + epsilon * alike
         honest = np.clip(honest, 0.0, 1.0 - TOLERANCE)
         text = (

@@ -162,13 +162,13 @@ def test_layers_are_linear_norm_relu():
 
 
 def test_dueling_quantiles_are_the_value_plus_centred_advantages():
-    head = QuantileHead(8, 3, 5, dueling=True)
+    head = QuantileHead(8, (3,), 5, dueling=True)
     features = torch.randn(2, 8)
     quantiles = head.quantiles(features)
     assert quantiles.shape == (2, 3, 5)
     value = head.out(features).view(2, 4, 5)[:, 0]
     assert torch.allclose(quantiles.mean(1), value, atol=1e-6)
-    assert QuantileHead(8, 3, 5, dueling=False).quantiles(features).shape == (2, 3, 5)
+    assert QuantileHead(8, (3,), 5, dueling=False).quantiles(features).shape == (2, 3, 5)
 
 
 def test_one_vector_holds_all_parameters_and_moving_it_moves_them():

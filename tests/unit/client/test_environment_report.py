@@ -163,8 +163,8 @@ class NotFiniteReward(Author):
         return self.obs, float("nan"), False, False, {}
 
 
-class WholeNumbers(Author):
-    action_space = spaces.Box(0, 255, (1,), np.uint8)
+class Words(Author):
+    action_space = spaces.Dict({"say": spaces.Text(9)})
 
 
 class NoEnvironment:
@@ -185,7 +185,7 @@ MISTAKES = {
     OtherShape: r"has shape \(3,\) instead of \(2,\); let observation_space be that of",
     NotFinite: r"observation leaf 'obs' is not finite: \[nan nan\]",
     NotFiniteReward: "the reward is not finite: nan",
-    WholeNumbers: r"MultiDiscrete \(for whole numbers\)",
+    Words: r"leaf 'say' of the action space Text\(.*\) is not supported; it can be Discrete",
     NoEnvironment: r"not a gymnasium\.Env; return one, whose class inherits from gymnasium\.Env",
     NothingValid: "'action_mask' allows no action",
 }

@@ -94,7 +94,6 @@ def test_an_action_space_becomes_an_action_spec(space, expected):
     [
         (spaces.Text(5), spaces.Discrete(2), "'obs': it is Text"),
         (spaces.Discrete(2), spaces.Text(5), "action space"),
-        (spaces.Discrete(2), spaces.Box(0, 9, (2,), np.int32), "not supported"),
         (spaces.Dict({}), spaces.Discrete(2), "no leaf"),
         (
             spaces.Dict({"a.b": spaces.Discrete(2), "a": spaces.Dict({"b": spaces.Discrete(2)})}),

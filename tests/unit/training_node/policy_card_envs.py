@@ -96,3 +96,32 @@ class Valves(gymnasium.Env):
             self.t >= 12,
             {},
         )
+
+
+class Nested(gymnasium.Env):
+    """An action of choices, and of numbers, in dicts and tuples."""
+
+    def __init__(self, numbers=True):
+        self.observation_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+        pair = (spaces.Discrete(3, start=-1), spaces.MultiBinary((2, 1)))
+        self.action_space = spaces.Dict({"pair": spaces.Tuple(pair)})
+        if numbers:
+            self.action_space = spaces.Dict(
+                {
+                    "force": spaces.Box(-200.0, 100.0, (1,), np.float64),
+                    "pair": spaces.Tuple((*pair, spaces.Box(0, 9, (), np.int32))),
+                }
+            )
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self.np_random.uniform(-1, 1, 2).astype(np.float32), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        self.t += 1
+        obs = self.np_random.uniform(-1, 1, 2).astype(np.float32)
+        menu, keys, *count = action["pair"]
+        reward = float(menu + 2 * keys.sum() + action.get("force", np.zeros(1))[0] + sum(count))
+        return obs, reward, False, self.t >= 12, {}

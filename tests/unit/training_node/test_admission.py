@@ -27,6 +27,7 @@ EPOCH = int(NOW * 1000)
 DISCRETE = ActionSpec("discrete", (), (4,))
 MULTI = ActionSpec("multidiscrete", (2,), (2, 3))
 BOX = ActionSpec("box", (2,), (), (-1.0, -1.0), (1.0, 1.0))
+HYBRID = ActionSpec("hybrid", (3,), (2, 3), (-2e3,), (2e3,))
 OBS = {"obs": Leaf((8,), "<f4"), "kind": Leaf((), "|u1", categories=3)}
 
 
@@ -229,6 +230,28 @@ def test_each_component_has_its_own_choices_and_mask():
 def test_actions_of_a_box(head, value, refused):
     action = np.array([[0, 0], [0, value]], "f4")
     assert reasons(admit(run_spec(BOX), fragment(2, action=action), head=head)) == refused
+
+
+@pytest.mark.parametrize(
+    ("value", "refused"),
+    [
+        ([1, 2, 0.5], []),
+        ([1, 2, -1e5], []),
+        ([1, 3, 0.5], ["action"]),
+        ([-1, 2, 0.5], ["action"]),
+        ([0.5, 2, 0.5], ["action"]),
+        ([np.nan, 2, 0.5], ["action"]),
+        ([1e30, 2, 0.5], ["action"]),
+        ([1, 2, np.nan], ["action"]),
+        ([1, 2, -1e9], ["action"]),
+        ([0, 2, 0.5], ["mask"]),
+    ],
+)
+def test_choices_with_numbers(value, refused):
+    spec, mask = masked([[0, 1, 1, 1, 1], [1, 1, 1, 1, 1]], HYBRID)
+    sent = fragment(1, action=np.array([value], "f4"))
+    sent = msgspec.structs.replace(sent, obs={"mask": mask})
+    assert reasons(admit(spec, sent, head="hybrid")) == refused
 
 
 def test_extras_and_memory_are_finite():

@@ -16,10 +16,12 @@ from soulsai.training_node import start
 from soulsai.training_node.publisher import Publisher
 from soulsai.types import CARD_FORMAT
 from tests.memory_server import MemoryServer
-from tests.unit.training_node.policy_card_envs import Masked, Offset, Valves
+from tests.unit.training_node.policy_card_envs import Masked, Nested, Offset, Valves
 
 ROOT = Path(__file__).parents[3]
-OFFSET, MASKED, VALVES = (f"{each.__module__}:{each.__name__}" for each in (Offset, Masked, Valves))
+OFFSET, MASKED, VALVES, NESTED = (
+    f"{each.__module__}:{each.__name__}" for each in (Offset, Masked, Valves, Nested)
+)
 SMALL = ["run.seed=1", "dqn.hidden=[16]", "ppo.hidden=[16]", "sac.hidden=[16]"]
 CASES = {
     "ppo, offsets": (OFFSET, ["algorithm.name=ppo"]),
@@ -37,6 +39,8 @@ CASES = {
         VALVES,
         ["algorithm.name=ppo", "environment.kwargs.unbounded=true"],
     ),
+    "dqn, nested choices": (NESTED, ["environment.kwargs.numbers=false"]),
+    "ppo, nested choices and numbers": (NESTED, ["algorithm.name=ppo"]),
     "sac, box": (VALVES, ["algorithm.name=sac"]),
     "sac, box of float64": (
         VALVES, ["algorithm.name=sac", "environment.kwargs.dtype=float64"],

@@ -51,6 +51,7 @@ def messages(draw):
                 ActionSpec("discrete", (), (4,)),
                 ActionSpec("multidiscrete", (2,), (2, 2)),
                 ActionSpec("box", (2,), (), (-1.0, 2e9), (1.0, 3e9)),
+                ActionSpec("hybrid", (3,), (1, 3), (-1.0,), (1.0,)),
             ]
         )
     )

@@ -7,7 +7,9 @@ import torch
 
 from soulsai import heads
 from soulsai.algorithms.dqn.learner import DQN
-from soulsai.algorithms.dqn.update import best_action, rescaled, td_target
+from soulsai.algorithms.dqn.network import Noise
+from soulsai.algorithms.dqn.update import UpdateNoise, best_action, rescaled, td_error, td_target
+from soulsai.algorithms.networks import dueling_values
 from soulsai.algorithms.quantiles import expected, quantile_huber_loss, quantile_huber_slope
 from soulsai.algorithms.vision import spectral_convolutions
 from soulsai.types import MASK, ActionSpec, Head, Leaf, Spec
@@ -69,12 +71,82 @@ def test_5_the_target_by_loops(double):
         assert torch.allclose(goal[i], expected_goal, atol=1e-6)
 
 
+SEVERAL = (2, 3, 1)
+
+
+@pytest.mark.parametrize("changes", [{}, {"double": False}, {"sampled": True}, {"dueling": False}])
+def test_a_branching_update_by_loops(changes):
+    """The target and the loss of branching Q-learning (arXiv:1711.08946, 4.1) by loops."""
+    space = Spec(
+        {"obs": Leaf((2,), "<f4"), MASK: Leaf((6,), "|b1")},
+        ActionSpec("multidiscrete", (3,), SEVERAL),
+    )
+    config = settings(**changes)
+    algorithm = DQN(config, space, seed=0, steps=1000, realtime=False)
+    torch.nn.init.normal_(algorithm.target.values.out.weight)
+    rng = np.random.default_rng(0)
+    mask = rng.random((16, 6)) < 0.5
+    mask[:, [0, 2, 5]] = True
+    rows = {
+        "obs.obs": rng.normal(size=(16, 2)).astype("f4"),
+        "next_obs.obs": rng.normal(size=(16, 2)).astype("f4"),
+        f"next_obs.{MASK}": mask,
+        "action": rng.integers(SEVERAL, size=(16, 3)).astype("u1"),
+        "ret": rng.normal(size=16).astype("f4"),
+        "discount": rng.choice([0.0, 0.97], 16).astype("f4"),
+    }
+    tensors, weights = {n: torch.from_numpy(c) for n, c in rows.items()}, torch.rand(16)
+    noise = algorithm._noise(algorithm.rng)
+    noise = UpdateNoise(*(Noise(*(None if d is None else d[:16] for d in part)) for part in noise))
+    see, first = algorithm.policy.observation.parts, (0, 2, 5)
+    nets = algorithm.policy.quantiles, algorithm.target.quantiles
+    td = td_error(see, *nets, tensors, weights, config, noise, SEVERAL)
+    here = nets[0](see({"obs": tensors["obs.obs"]}), noise.predicted)
+    there = see({"obs": tensors["next_obs.obs"]})
+    judged = nets[0](there, noise.selected) if config.double else nets[1](there, noise.target)
+    value = nets[1](there, noise.target).detach()
+    losses, errors = [], []
+    for i in range(16):
+        best = [
+            max((a for a in range(n) if mask[i, f + a]), key=lambda a: judged[i, f + a].mean())
+            for f, n in zip(first, SEVERAL, strict=True)
+        ]
+        ahead = sum(value[i, f + a] for f, a in zip(first, best, strict=True)) / 3
+        goal = rows["ret"][i] + rows["discount"][i] * ahead
+        sizes = [here[i, f + int(a)] for f, a in zip(first, rows["action"][i], strict=True)]
+        levels = noise.predicted.levels
+        losses += [
+            weights[i]
+            * quantile_huber_loss(q[None], goal[None], None if levels is None else levels[i][None])
+            for q in sizes
+        ]
+        errors.append(sum(abs(goal.mean() - q.mean()) for q in sizes) / 3)
+    parameters = [p for p in algorithm.policy.parameters() if p.requires_grad]
+    ours = torch.autograd.grad(td.predicted, parameters, td.slope, retain_graph=True)
+    theirs = torch.autograd.grad(torch.cat(losses).mean(), parameters)
+    for our, their in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(our, their, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(td.error, torch.stack(errors).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_all_components_share_the_value_of_the_state():
+    out = torch.randn(5, 7, 4)
+    values = dueling_values(out, SEVERAL)
+    for first, size in zip((0, 2, 5), SEVERAL, strict=True):
+        torch.testing.assert_close(values[:, first : first + size].mean(1), out[:, 0])
+        ours = values[:, first] - values[:, first + size - 1]
+        torch.testing.assert_close(ours, out[:, 1 + first] - out[:, first + size])
+
+
 def test_the_head_s_twin_chooses_alike():
     rng = np.random.default_rng(0)
-    q, mask = rng.normal(size=(100, 3)).astype("f4"), rng.random((100, 3)) < 0.5
+    q, mask = rng.normal(size=(100, 6)).astype("f4"), rng.random((100, 6)) < 0.5
     for valid in (mask, None):
-        ours = best_action(torch.from_numpy(q), None if valid is None else torch.from_numpy(valid))
+        known = None if valid is None else torch.from_numpy(valid)
+        ours = best_action(torch.from_numpy(q), known)
         assert (ours.numpy() == heads.masked_argmax(q, valid)).all()
+        ours = best_action(torch.from_numpy(q), known, SEVERAL)
+        assert (ours.numpy() == heads.best_choices(SEVERAL, q, valid)).all()
 
 
 def test_the_policy_s_q_is_the_mean_of_its_quantiles():

@@ -112,7 +112,7 @@ def test_2_sampled_levels_spread_evenly_have_the_same_loss():
 
 
 def test_a_sampled_quantile_depends_on_its_level_alone():
-    head = SampledQuantileHead(6, 3, 8, dueling=True)
+    head = SampledQuantileHead(6, (3,), 8, dueling=True)
     features, levels = torch.randn(2, 6), torch.rand(2, 5)
     some = head.quantiles(features, levels)
     assert some.shape == (2, 3, 5)

@@ -28,6 +28,7 @@ HEADS = {
     "epsilon_greedy": (ActionSpec("discrete", (), (4,)), "q"),
     "categorical": (ActionSpec("discrete", (), (4,)), "logits"),
 }
+BRANCHES = Spec({"obs": Leaf((8,), "<f4")}, ActionSpec("multidiscrete", (2,), (4, 3)))
 
 
 class Net(Policy):
@@ -183,3 +184,28 @@ def test_who_explores_more_than_the_run_asks_is_caught():
 @pytest.mark.parametrize("kind", HEADS)
 def test_of_2000_honest_clients_at_most_two_are_accused(kind):
     assert accused(kind, range(50)) <= 2
+
+
+@pytest.mark.parametrize("honest", [True, False])
+def test_each_component_follows_the_weights(honest):
+    spec = RunSpec("r", 1, 1, EnvironmentOffer("x"), BRANCHES, "dqn", "")
+    policy = Policy(Head("epsilon_greedy"), BRANCHES, ("q",))
+    policy.linear = torch.nn.Linear(8, 7)
+    policy.forward = lambda obs, memory: ({"q": policy.linear(obs["obs"])}, memory)
+    weights = {name: array.numpy().copy() for name, array in policy.state_dict().items()}
+    program = Program(b"", "w", ("obs",), ("q",), policy.head, {})
+    recompute = Recomputation(policy, program, spec, lambda *_: PublishedVersion(weights, {}, 0))
+    obs = np.random.default_rng(0).normal(size=(201, 8)).astype("f4")
+    with torch.no_grad():
+        q = policy.linear(torch.from_numpy(obs[:-1])).numpy()
+    action = np.stack((q[:, :4].argmax(1), q[:, 4:].argmax(1)), axis=1)
+    if not honest:
+        action[:, 1] = (action[:, 1] + 1) % 3  # one component alone
+    fragment = Fragment(
+        client="c", epoch=1, episode=0, start=0, clock=0, generation=1, version=1,
+        obs={"obs": obs}, action=action.astype("u1"), reward=np.zeros(200, "f4"),
+        terminated=False, truncated=False, epsilon=0.1,
+    )  # fmt: skip
+    finding = recompute.check(fragment)
+    guilty = (finding.ratios[:, 2] > 0).mean()  # but for ties
+    assert guilty <= 0.03 if honest else guilty >= 0.97
