@@ -1,13 +1,16 @@
 """The steps that the original description names, word for word."""
 
 import json
+import os
 import subprocess
+import sys
+import urllib.request
 
 import pytest
 
 from soulsai import connect
 from soulsai.config.schema import ClientSettings, Config, RedisSettings
-from tests.stack.stack_cases import CORE, NETWORKS, Stack, run
+from tests.stack.stack_cases import CORE, NETWORKS, ROOT, Stack, free_port, run
 
 pytestmark = pytest.mark.stack
 
@@ -81,3 +84,32 @@ def test_the_setup_changes_nothing_when_it_runs_again(stack):
     for network in NETWORKS:
         assert run("docker", "network", "ls", "-q", "-f", f"name=^{network}$", cwd="/").split()
     assert stack.containers(CORE)
+
+
+def test_one_machine_is_enough_with_addresses_of_localhost(stack):
+    port = free_port()
+    override = stack.folder / "deploy/localhost.yaml"
+    override.write_text(override.read_text().replace("127.0.0.1:8080", f"127.0.0.1:{port}"))
+    here = (*CORE, "-f", "deploy/localhost.yaml")
+    client = None
+    try:
+        stack.up(here, "--no-deps", "telemetry_node")
+        with urllib.request.urlopen(f"http://localhost:{port}/healthz", timeout=30) as answer:
+            assert json.load(answer)["status"] == "ok"
+        client = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "soulsai", "client", "--name", "on-the-host"),
+                *("--redis", f"redis://localhost:{stack.port}"),
+                *("--secrets", stack.folder / "config/secrets"),
+            ],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        stack.until(
+            "a client outside of the containers",
+            lambda now: any(one.client == "on-the-host" and one.admitted for one in now.clients),
+        )
+    finally:
+        if client is not None:
+            client.terminate()
+            client.wait(30)
+        stack.up(CORE, "--no-deps", "telemetry_node")

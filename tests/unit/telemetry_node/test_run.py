@@ -4,8 +4,10 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soulsai.telemetry_node.run import PAGE, EpisodeSet
-from soulsai.types import Episode
+from soulsai.config.schema import TelemetrySettings
+from soulsai.telemetry_node.run import PAGE, EpisodeSet, FollowedRun
+from soulsai.testing.policy import toy_run
+from soulsai.types import EnvironmentOffer, Episode
 
 EPISODE = Episode(1, 1, 0, 1.0, 4, 0.1, True, False, 0.0, client="c", epoch=5)
 KEYS = st.tuples(st.sampled_from("ab"), st.integers(1, 3), st.integers(0, 3 * PAGE))
@@ -26,3 +28,36 @@ def test_an_episode_of_an_unknown_epoch_is_always_new():
     assert seen.add(one)
     assert one not in seen
     assert seen.add(one)
+
+
+class Painter:
+    """Counts drawings, and is always ready."""
+
+    def __init__(self):
+        self.drawn = []
+
+    def ready(self):
+        return True
+
+    def draw(self, snapshot):
+        self.drawn.append(snapshot.title.split(" · ")[-2])
+
+    def close(self, last):
+        del last
+
+
+def test_the_figure_is_drawn_after_every_other_episode_unless_told_otherwise(tmp_path, monkeypatch):
+    spec, *_ = toy_run(EnvironmentOffer("soulsai.testing:ToyEnv"))
+    for every, drawn in ((None, [2, 4, 6]), (3, [3, 6])):
+        settings = TelemetrySettings(tensorboard=False)
+        if every:
+            settings = msgspec.structs.replace(settings, figure_every=every)
+        painter = Painter()
+        monkeypatch.setattr("soulsai.telemetry_node.figure.Painter", lambda _, p=painter: p)
+        run = FollowedRun(tmp_path / str(every), spec, settings)
+        for number in range(1, 7):
+            one = msgspec.structs.replace(EPISODE, episode=number, env_steps=4 * number)
+            run.take([(f"{number}-0", one)], gap=False)
+            run.show()
+        assert painter.drawn == [f"{number} episodes" for number in drawn]
+        run.close()
