@@ -3,18 +3,19 @@ PYTHON ?= python3
 ARGS ?=
 
 BIN := .venv/bin
+RUNS := .venv/.ready-run
 READY := .venv/.ready
 
 # What a client runs, which must work on Windows, too
 WINDOWS := -p soulsai.client -m soulsai.process -m soulsai.wire.redis.roles
 
-.PHONY: run test test-tools check format docs bench sbom test-conformance test-mutations test-long test-learning test-web test-stack test-chaos stack-images test-ray clean
+.PHONY: run test test-tools test-docs check format docs bench sbom test-conformance test-mutations test-long test-learning test-web test-stack test-chaos stack-images test-ray clean
 
-run: $(READY)  ## Train LunarLander on this machine, with a live view. ARGS="--env CartPole-v1"
-	$(BIN)/soulsai train $(ARGS) || test $$? = 130  # Ctrl-C is no failure
+run: $(RUNS)  ## Train LunarLander on this machine, with a live view. ARGS="--env CartPole-v1"
+	@trap : INT; $(BIN)/soulsai train $(ARGS) || test $$? = 130  # Ctrl-C is no failure
 
 test: $(READY)  ## Run all tests that need nothing but Python, in about a quarter of an hour.
-	$(BIN)/python -m pytest -n 3 -m "not learning and not web and not stack and not chaos and not long and not mutation and not ray and not tools" $(ARGS)
+	$(BIN)/python -m pytest -n 3 -m "not learning and not web and not stack and not chaos and not long and not mutation and not ray and not tools and not documents" $(ARGS)
 
 test-tools: $(READY)  ## Run the tests that need redis-server, openssl, promtool, prometheus, kubectl and node.
 	$(BIN)/python -m pytest -n 3 -m "tools and not long" $(ARGS)
@@ -39,6 +40,9 @@ bench: .venv/.ready-bench  ## Measure what we promise.
 
 sbom: $(READY)  ## List what a server is made of, with licences, as CycloneDX in build/.
 	$(BIN)/python script/sbom.py build/soulsai.cdx.json
+
+test-docs: $(READY)  ## Type every command of README and docs; needs redis-server, openssl and curl.
+	$(BIN)/python -m pytest -m documents tests/documents $(ARGS)
 
 test-long: $(READY)  ## Run the long forms of tests whose short forms run always.
 	$(BIN)/python -m pytest -m long $(ARGS)
@@ -77,13 +81,17 @@ clean:  ## Remove what can be made again; runs under saves/ stay.
 	rm -rf build dist docs/_build soulsai.egg-info
 	find soulsai tests examples docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(READY): pyproject.toml constraints.txt
+$(RUNS): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -c constraints.txt -e '.[server,box2d]'
+	touch $@
+
+$(READY): $(RUNS)
 	$(BIN)/python -m pip install -c constraints.txt -e '.[server,box2d,dev]'
 	# The contract test reads it there; it also brings top-level packages named tests and docs.
 	$(BIN)/python -m pip install --upgrade --no-deps --target .venv/soulsgym-1.1.0 soulsgym==1.1.0
 	rm -rf .venv/soulsgym-1.1.0/tests .venv/soulsgym-1.1.0/docs
-	touch $(READY)
+	touch $@
 
 .venv/.ready-bench: $(READY)
 	$(BIN)/python -m pip install -c constraints.txt -e '.[bench]'

@@ -133,9 +133,10 @@ def describe(folder: Path, state: Status | None) -> str:
     if state is None:
         state_now = "running" if (folder / SERVER).exists() else "never learnt"
         return f"{folder}  {state_now}, no checkpoint yet"
+    phase = "stopped" if state.phase == "stopping" else state.phase  # nothing is written later
     reward = "none yet" if state.reward_mean is None else f"{state.reward_mean:.1f}"
     return (
-        f"{folder}  {state.phase}: {state.algorithm} on {state.environment}, "
+        f"{folder}  {phase}: {state.algorithm} on {state.environment}, "
         f"{state.env_steps:,} env steps, {state.updates:,} updates, reward {reward}"
     )
 

@@ -284,7 +284,8 @@ class _ClientContext(NamedTuple):
             except WireError as error:
                 if logged != type(error).__name__:
                     logged = type(error).__name__
-                    log.warning("waiting=%s: %s", logged, error)
+                    level = logging.INFO if isinstance(error, NoRun) else logging.WARNING
+                    log.log(level, "waiting=%s: %s", logged, error)
                 delay = (empty if isinstance(error, NoRun) else backoff).next()
             self._pause(delay)
         return None

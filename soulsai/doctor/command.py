@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import typer
 
-from soulsai import connect
+from soulsai import connect, runs
 from soulsai.config.schema import Config
 from soulsai.connect import SERVER_EXTRA
 from soulsai.doctor import checks
@@ -39,11 +39,12 @@ def run(
         invited: The client's invite, if any.
         env: The environment of ``--env``, or empty.
         secret_file: The file of the client's password, if any.
-        as_server: Whether this is the server; ``None`` decides by the secrets.
+        as_server: Whether this is the server; ``None`` decides by the secrets, and by a run here.
         as_json: Whether to print one line of JSON.
     """
     beside = file_of(Path(config.redis.secrets), "training_node").is_file()
-    server = as_server if as_server is not None else invited is None and beside
+    trains = not config.redis.url and runs.running(Path(config.run.saves)) is not None
+    server = as_server if as_server is not None else invited is None and (beside or trains)
     if server:
         found = _server_findings(config)
     else:

@@ -281,13 +281,14 @@ class RetryPause:
     def over(self) -> None:
         """Reset after a success."""
         if self._longest:
-            _log.info("goes on")
+            _log.info("recording again")
         self._longest = 0.0
 
     def wait(self, error: Exception, stopped: Callable[[], bool]) -> None:
         """Sleep until the pause is over or ``stopped()`` is true; log the first error."""
         if not self._longest:
-            _log.warning("waiting reason=%s", error)
+            level = logging.INFO if isinstance(error, NoRun) else logging.WARNING
+            _log.log(level, "waiting reason=%s", error)
         self._longest = min(max(2 * self._longest, FIRST_PAUSE), LONGEST_PAUSE)
         end = self._clock() + self._rng.uniform(FIRST_PAUSE / 2, self._longest)
         while not stopped() and (left := end - self._clock()) > 0:

@@ -256,7 +256,8 @@ def _headline(scene: Scene) -> Text:
     text = Text.assemble(("soulsai ", "bold"), scene.headline, no_wrap=True, overflow="ellipsis")
     text.append("  ")
     text.append(scene.doing if scene.status is None else scene.status.phase, style="cyan")
-    text.append(f"  {clock(scene.elapsed)}", style=FAINT)
+    seconds = scene.elapsed if scene.status is None else scene.status.seconds
+    text.append(f"  {clock(seconds)}", style=FAINT)
     if scene.status is not None:
         text.append(f"  {scene.status.run}", style=FAINT)
     return text

@@ -59,7 +59,8 @@ def shown(scene, width=100, rewards=()):
 
 
 def test_the_screen_shows_the_status():
-    text = shown(Scene(61.0, "LunarLander-v3 · dqn", status(), page="http://127.0.0.1:8080"))
+    scene = Scene(5.0, "LunarLander-v3 · dqn", status(seconds=61.0), page="http://127.0.0.1:8080")
+    text = shown(scene)
     for part in (
         *("LunarLander-v3 · dqn", "learning", "0:01:01", "a_run"),
         *("50,000 of 150,000", "33%", "0:01:40 left"),
