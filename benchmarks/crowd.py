@@ -14,8 +14,8 @@ import msgspec
 from benchmarks.calls import options
 from benchmarks.faults import Faults
 from soulsai.config.schema import RedisSettings
+from soulsai.launch.child_process import client_seed as life_seed
 from soulsai.process import PARENT
-from soulsai.train.child_process import client_seed as life_seed
 
 LEAVING_SECONDS = 5.0  # that clients have to go by themselves
 

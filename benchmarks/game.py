@@ -29,8 +29,8 @@ from soulsai.config.schema import (
     WatchdogSettings,
 )
 from soulsai.errors import SoulsAIError, WireError
+from soulsai.launch.child_process import Child
 from soulsai.testing.iudex import DIARY
-from soulsai.train.child_process import Child
 from soulsai.types import Array, Kwargs, Status
 from soulsai.wire.protocols import OperatorWire
 from soulsai.wire.redis.embedded_server import EmbeddedServer

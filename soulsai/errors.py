@@ -69,6 +69,14 @@ class Superseded(SoulsAIError):
     exit_code = 4
 
 
+class RunFailed(SoulsAIError):
+    """A run ended before its time; carries the exit code of the process that failed."""
+
+    def __init__(self, reason: str, code: int) -> None:
+        super().__init__(reason)
+        self.exit_code = code
+
+
 class EnvironmentFault(SoulsAIError):
     """The environment is unknown, has raised, or has left its own spaces."""
 

@@ -73,7 +73,7 @@ def evaluate(
 
 
 def _words(where: str, result: "Evaluation") -> list[str]:
-    from soulsai.train.summary import counted
+    from soulsai.launch.summary import counted
 
     lines = [
         f"{where}: mean reward {result.mean:.1f} (std {result.std:.1f}, interquartile mean "

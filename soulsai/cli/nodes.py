@@ -135,7 +135,7 @@ def ray_clients(
     """Run clients that Ray places on a cluster."""
     settings = _node_settings(config, {"redis.url": redis, "redis.secrets": secrets}, sets)
     connect.need("ray", extra="ray")
-    from soulsai.train.ray_fleet import Fleet, connected
+    from soulsai.launch.ray_fleet import Fleet, connected
 
     with process.StopSignal() as stop, connected(address):
         Fleet(settings, clients, environment=env, cpus=cpus).run(stop)

@@ -26,7 +26,7 @@ from soulsai.types import Status
 from soulsai.wire.protocols import OperatorWire
 
 if TYPE_CHECKING:
-    from soulsai.train.terminal import Scene
+    from soulsai.launch.terminal import Scene
 
 POLL_SECONDS = 0.1  # delay at which a stop is noticed
 HINT = "Ctrl-C ends this view; training goes on."
@@ -55,13 +55,13 @@ def status(
         print_json(now)
         return
     if not sys.stdout.isatty():
-        from soulsai.train.terminal import facts
+        from soulsai.launch.terminal import facts
 
         typer.echo("\n".join(facts(now, page(settings))))
         return
     from rich.console import Console
 
-    from soulsai.train.terminal import screen
+    from soulsai.launch.terminal import screen
 
     console = Console()
     console.print(screen(_scene(now, page=page(settings)), console.width))
@@ -99,7 +99,7 @@ def follow(settings: Config, stopped: Callable[[], bool], *, every: float, as_js
 
 def _followed(settings: Config, stopped: Callable[[], bool], every: float, as_json: bool) -> bool:
     """Show a run until it has ended; return whether there was one."""
-    from soulsai.train.terminal import view_for
+    from soulsai.launch.terminal import view_for
 
     try:
         with ExitStack() as stack:
@@ -155,7 +155,7 @@ def page(settings: Config) -> str:
 def _scene(
     status: Status, notices: tuple[str, ...] = (), hint: str = "", page: str = ""
 ) -> "Scene":
-    from soulsai.train.terminal import Scene
+    from soulsai.launch.terminal import Scene
 
     headline = f"{status.environment} · {status.algorithm}"
     return Scene(status.seconds, headline, status, page=page, notices=notices, hint=hint)

@@ -25,19 +25,11 @@ from soulsai.cli.options import (
     print_json,
 )
 from soulsai.config import Config
-from soulsai.errors import ConfigError, SoulsAIError
+from soulsai.errors import ConfigError, RunFailed
 from soulsai.process import StopSignal
 
 if TYPE_CHECKING:
     from soulsai.wire.redis.embedded_server import SharedServer
-
-
-class RunFailed(SoulsAIError):
-    """A run ended before its time; carries the exit code of the process that failed."""
-
-    def __init__(self, reason: str, code: int) -> None:
-        super().__init__(reason)
-        self.exit_code = code
 
 
 def train(
@@ -204,9 +196,9 @@ def run(
     Raises:
         RunFailed: A process could not go on.
     """
-    from soulsai.train.summary import save, summarise, table
-    from soulsai.train.supervisor import Supervisor
-    from soulsai.train.terminal import view_for
+    from soulsai.launch.summary import save, summarise, table
+    from soulsai.launch.supervisor import Supervisor
+    from soulsai.launch.terminal import view_for
 
     opener = webbrowser.open if open_page else None
     with StopSignal() as stop:

@@ -12,7 +12,7 @@ from soulsai import runs
 from soulsai.config import load
 from soulsai.config.layers import PREFIX
 from soulsai.config.schema import ClientSettings
-from soulsai.train.child_process import Child
+from soulsai.launch.child_process import Child
 
 from . import stamps
 from .broker import Broker

@@ -24,7 +24,8 @@ def test_arrows_point_down():
 
 
 @pytest.mark.parametrize(
-    "module", ["soulsai.client.session", "soulsai.cli.app", "soulsai.train.supervisor"]
+    "module",
+    ["soulsai.client.session", "soulsai.cli.app", "soulsai.api", "soulsai.launch.supervisor"],
 )
 def test_light_modules_load_nothing_heavy(module):
     code = f"import sys, {module}; print(*(set({HEAVY}) & set(sys.modules)))"

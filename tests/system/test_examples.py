@@ -42,6 +42,7 @@ def test_every_example_is_tried():
         "lunarlander.yaml",
         "custom_env.py",
         "play_policy.py",
+        "python_api.py",
         "soulsgym_iudex.yaml",
         "soulsgym_iudex.json",
     }

@@ -19,7 +19,7 @@ CLIENTS = 3
 def test_an_actor_whose_process_dies_is_back(tmp_path):
     import ray
 
-    from soulsai.train.ray_fleet import Fleet, connected
+    from soulsai.launch.ray_fleet import Fleet, connected
 
     words = ("--clients", "0", "--seed", "1", "--max-env-steps", "0", *CARTPOLE)
     with Training(tmp_path, *words) as training, connected(cpus=CLIENTS):
@@ -54,7 +54,7 @@ def test_a_cluster_that_is_not_there_is_said_so(tmp_path):
 
 
 def test_what_would_fail_again_ends_the_fleet(tmp_path):
-    from soulsai.train.ray_fleet import Fleet, connected
+    from soulsai.launch.ray_fleet import Fleet, connected
 
     with connected(cpus=1), pytest.raises(SoulsAIError, match=r"redis\.url"):
         Fleet(load(None, {}, []), 1).run(lambda: False)

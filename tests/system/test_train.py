@@ -5,7 +5,7 @@ import json
 import msgspec
 import pytest
 
-from soulsai.train.summary import Summary
+from soulsai.launch.summary import Summary
 from tests.system.train_cases import CARTPOLE, soulsai
 
 STEPS = 1500

@@ -16,7 +16,7 @@ from soulsai.config.schema import (
     to_json,
 )
 from soulsai.errors import CheckpointError
-from soulsai.train.summary import best_reward, clock, save, summarise, table
+from soulsai.launch.summary import best_reward, clock, save, summarise, table
 from soulsai.training_node.saving import atomic_folders, run_folder
 from soulsai.types import Status
 

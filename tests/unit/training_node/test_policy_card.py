@@ -4,12 +4,14 @@ import importlib.util
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 
 from soulsai.client.environment import probe
 from soulsai.client.evaluate import evaluate
+from soulsai.client.policy import SavedPolicy
 from soulsai.config import load
 from soulsai.errors import CheckpointError
 from soulsai.training_node import start
@@ -81,6 +83,19 @@ def test_the_card_is_enough_to_play(tmp_path, capsys, case):
     player().main(str(path), id, "20", "7")
     theirs = float(capsys.readouterr().out.removeprefix("mean return "))
     assert theirs == pytest.approx(ours.mean, abs=1e-3)
+    play = player()
+    policy = SavedPolicy(path)
+    env = play.make(id, msgspec.to_builtins(policy.card))
+    for number, reward in enumerate(ours.rewards[:5]):
+        observation, info = env.reset(seed=7 + number)
+        policy.reset()
+        total, over = 0.0, False
+        while not over:
+            action = policy.act(observation, info)
+            assert env.action_space.contains(np.asarray(action, env.action_space.dtype))
+            observation, earned, terminated, truncated, info = env.step(action)
+            total, over = total + earned, terminated or truncated
+        assert total == pytest.approx(reward, abs=1e-3)
     assert np.std(ours.rewards) > 0 or case == "dqn, a limit of an episode"
 
 

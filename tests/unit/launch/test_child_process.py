@@ -12,7 +12,7 @@ import pytest
 
 from soulsai.config import Config
 from soulsai.config.schema import ClientSettings, RunSettings
-from soulsai.train.child_process import (
+from soulsai.launch.child_process import (
     EARLY_DELAY,
     FIRST_DELAY,
     FORGIVEN_SECONDS,

@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from soulsai.train.summary import clock, counted
+from soulsai.launch.summary import clock, counted
 from soulsai.types import ClientStatus, Status
 
 LINE_SECONDS = 10.0  # between two plain lines
@@ -48,6 +48,16 @@ class RunView(Protocol):
 
     def close(self) -> None:
         """Give the terminal back."""
+
+
+class QuietView:
+    """Shows nothing."""
+
+    def show(self, scene: Scene) -> None:
+        """Show nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 def view_for(stream: TextIO) -> RunView:

@@ -21,8 +21,7 @@ from msgspec import Struct
 from soulsai import runs
 from soulsai.config import Config, load
 from soulsai.errors import ConfigError, WireError
-from soulsai.process import StopSignal, unique_name
-from soulsai.train.child_process import (
+from soulsai.launch.child_process import (
     STARTING,
     Child,
     ExitDecision,
@@ -30,7 +29,8 @@ from soulsai.train.child_process import (
     decide,
     with_crash,
 )
-from soulsai.train.terminal import RunView, Scene
+from soulsai.launch.terminal import RunView, Scene
+from soulsai.process import StopSignal, unique_name
 from soulsai.types import Status
 from soulsai.wire.protocols import OperatorWire
 

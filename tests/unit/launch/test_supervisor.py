@@ -1,6 +1,6 @@
 """The address of the page, as the telemetry node's log gives it."""
 
-from soulsai.train.supervisor import page_address
+from soulsai.launch.supervisor import page_address
 
 
 def test_the_address_of_the_page_is_read_from_a_log(tmp_path):

@@ -6,7 +6,7 @@ from contextlib import closing
 import pytest
 from rich.console import Console
 
-from soulsai.train.terminal import (
+from soulsai.launch.terminal import (
     CLIENTS,
     LiveView,
     PlainView,

@@ -21,7 +21,7 @@ from soulsai.client.session import serve
 from soulsai.client.uplink import Backoff
 from soulsai.config.schema import Config
 from soulsai.errors import EnvironmentFault, SoulsAIError
-from soulsai.train.child_process import client_seed
+from soulsai.launch.child_process import client_seed
 
 log = logging.getLogger(__name__)
 
