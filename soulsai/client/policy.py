@@ -9,7 +9,7 @@ from soulsai.client.actor import Actor
 from soulsai.client.spaces import as_array
 from soulsai.errors import CheckpointError, EnvironmentFault
 from soulsai.heads import act, to_environment
-from soulsai.types import MASK, Array, zeros
+from soulsai.types import MASK, ActionSpec, Array, zeros
 
 
 class SavedPolicy:
@@ -66,10 +66,7 @@ class SavedPolicy:
             random=0.0,
             rng=self._rng,
         )
-        action = np.asarray(to_environment(self.card.head, spec.action, chosen[0]))
-        if spec.action.kind == "box":
-            return action
-        return (action.reshape(-1) + spec.action.start).reshape(spec.action.native_shape)[()]
+        return _native(spec.action, to_environment(self.card.head, spec.action, chosen[0]))
 
     def _read(self, name: str, observation: Any, info: dict[str, Any] | None) -> Array:
         leaf, source = self.card.spec.obs[name], self.card.spec.sources[name]
@@ -89,3 +86,34 @@ class SavedPolicy:
         if leaf.categories:
             array = array - np.reshape(source.start, leaf.shape)
         return array.astype(leaf.dtype)
+
+
+def _native(spec: ActionSpec, action: Any) -> Any:
+    """Return an action as the environment takes it, from choices that count from zero."""
+    row = np.asarray(action)
+    if spec.kind == "box" and not spec.parts:
+        return row
+    flat, count = row.reshape(-1), len(spec.sizes)
+    choices = flat[:count].astype(np.int64) + np.array(spec.start, np.int64)
+    if not spec.parts:
+        return choices.reshape(spec.native_shape)[()]
+    tree: dict[str | int, Any] = {}
+    left = {False: choices, True: flat[count:]}
+    for part in spec.parts:
+        taken, left[part.numbers] = np.split(left[part.numbers], [part.size])
+        if np.dtype(part.dtype).kind != "f":
+            taken = np.rint(taken)
+        branch = tree
+        for key in part.path[:-1]:
+            branch = branch.setdefault(key, {})
+        value = taken.reshape(part.shape).astype(part.dtype)
+        branch[part.path[-1]] = value if part.numbers else value[()]
+    return _with_tuples(tree)
+
+
+def _with_tuples(tree: Any) -> Any:
+    """Replace mappings whose keys are indices by tuples."""
+    if not isinstance(tree, dict):
+        return tree
+    inner = {key: _with_tuples(value) for key, value in tree.items()}
+    return tuple(inner.values()) if all(isinstance(key, int) for key in inner) else inner
