@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium
 from gymnasium import wrappers as gymnasium_wrappers
 
+from soulsai.config.schema import ACTION_RANGE, LEAVE_OUT, PICTURES
 from soulsai.errors import ConfigError, EnvironmentFault
 from soulsai.types import EnvironmentOffer, Wrappers
 
@@ -19,6 +20,7 @@ PERMITTED = frozenset((
     "FilterObservation", "FlattenObservation", "FrameStackObservation", "GrayscaleObservation",
     "MaxAndSkipObservation", "ObstructView", "RepeatAction", "RescaleAction", "RescaleObservation",
     "ReshapeObservation", "ResizeObservation", "StickyAction", "TimeAwareObservation", "TimeLimit",
+    LEAVE_OUT, PICTURES, ACTION_RANGE,
 ))  # fmt: skip
 _PRIVATE_STATISTICS = ("NormalizeObservation", "NormalizeReward")
 

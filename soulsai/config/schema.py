@@ -32,6 +32,12 @@ LIMIT = "max_episode_steps"  # listed in ``client_kwargs`` like an argument
 MOST_CLIENT_KWARGS, LARGEST_NAME = 16, 64
 ActionCheckMode = Literal["off", "report", "quarantine"]
 
+# Wrappers of this package, behind settings of the environment
+LEAVE_OUT, PICTURES, ACTION_RANGE = (
+    f"soulsai.client.input_wrappers:{name}" for name in ("LeaveOut", "Pictures", "ActionRange")
+)
+_IMAGE = {"size": int, "grey": bool, "stack": int}
+
 
 class RunSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The run as a whole."""
@@ -73,6 +79,12 @@ class EnvironmentSettings(Struct, frozen=True, forbid_unknown_fields=True):
     # wrappers with their arguments, from the innermost to the outermost: Gymnasium's by name, as in
     # FrameStackObservation: {stack_size: 4}, others as "module:Class"
     wrappers: Wrappers = {}
+    # leaves of the observation to leave out, such as [mission, inner.time]
+    leave_out: tuple[str, ...] = ()
+    # make pictures of bytes small, e.g. {size: 84, grey: true, stack: 4}; empty: they stay
+    image: Kwargs = {}
+    # [low, high] for numbers of actions that have no bounds; empty: none
+    action_range: Annotated[tuple[float, ...], Meta(max_length=2)] = ()
     # environments that one client plays side by side
     count: Annotated[int, Meta(ge=1, le=MOST_ENVIRONMENTS)] = 1
     # truncate episodes after this many steps; 0: leave it to the environment
@@ -97,7 +109,7 @@ class EnvironmentSettings(Struct, frozen=True, forbid_unknown_fields=True):
             id=self.id,
             kwargs=self.kwargs,
             client_kwargs=self.client_kwargs,
-            wrappers=self.wrappers,
+            wrappers=self.wrappers | self._own_wrappers(),
             count=self.count,
             max_episode_steps=self.max_episode_steps,
             mask_key=self.mask_key,
@@ -105,6 +117,17 @@ class EnvironmentSettings(Struct, frozen=True, forbid_unknown_fields=True):
             realtime=self.realtime,
             largest_reward=self.largest_reward,
         )
+
+    def _own_wrappers(self) -> Wrappers:
+        """Return the wrappers of this package behind settings, the outermost last."""
+        found: Wrappers = {}
+        if self.leave_out:
+            found[LEAVE_OUT] = {"names": list(self.leave_out)}
+        if self.image:
+            found[PICTURES] = self.image
+        if self.action_range:
+            found[ACTION_RANGE] = dict(zip(("low", "high"), self.action_range, strict=False))
+        return found
 
 
 class ClientSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -307,6 +330,7 @@ def _faults(config: Config) -> Iterator[str]:
     ):
         if not value.strip():
             yield f"{path}: must not be empty"
+    yield from _environment_faults(config.environment)
     yield from _unquoted("environment.kwargs", config.environment.kwargs)
     yield from _unquoted("client.kwargs", config.client.kwargs)
     if config.client.name and not re.match(NAME_PATTERN, config.client.name):
@@ -333,6 +357,15 @@ def _faults(config: Config) -> Iterator[str]:
     for name in BUILT_IN:
         section: LearnerSettings = getattr(config, name)
         yield from (f"{name}.{problem}" for problem in section.problems())
+
+
+def _environment_faults(environment: EnvironmentSettings) -> Iterator[str]:
+    for name, value in environment.image.items():
+        wanted = _IMAGE.get(name)
+        if wanted is None or type(value) is not wanted:
+            yield f"environment.image: {name}: {value}; wanted size: 84, grey: true or stack: 4"
+    if len(environment.action_range) == 1:
+        yield "environment.action_range: one number; wanted [low, high]"
 
 
 def _unquoted(path: str, kwargs: Kwargs) -> Iterator[str]:

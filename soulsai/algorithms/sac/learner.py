@@ -214,8 +214,8 @@ class SAC:
 def _hyperparameters(config: SACSettings, spec: Spec) -> Hyperparameters:
     if not spec.action.bounded:
         raise ConfigError(
-            "algorithm.name: sac needs actions with finite bounds; rescale them, for example with "
-            "gymnasium.wrappers.RescaleAction, or choose ppo"
+            "algorithm.name: sac needs actions with finite bounds; set environment.action_range "
+            "to [low, high], or choose ppo"
         )
     return Hyperparameters(
         drop=config.drop,
