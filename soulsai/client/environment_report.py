@@ -25,6 +25,7 @@ from soulsai.types import MASK, Array, Leaf, Spec, zeros
 MOST_STEPS = 200  # of a trial
 MOST_SECONDS = 10.0
 SLOW_SECONDS = 0.02  # of a step, from which it may be a game that goes on by itself
+LARGE = 128  # pixels of a side; larger images learn slowly
 SEED = 1  # of the two resets that are compared
 
 
@@ -144,7 +145,9 @@ def describe_leaf(leaf: Leaf) -> str:
         where = f" ({'last' if axes.last else 'first'} axis)" if len(leaf.shape) > 2 else ""
         several = "channels" if frames else "channels or stacked frames"
         of = f"{axes.channels} {several}" if len(leaf.shape) > 2 else "grey"
-        return f"image of {axes.height} x {axes.width}, {frames}{of}{where}, by a vision encoder"
+        hint = "; environment.image makes it smaller" if max(axes[2:4]) > LARGE else ""
+        sides = f"{axes.height} x {axes.width}"
+        return f"image of {sides}, {frames}{of}{where}, by a vision encoder{hint}"
     noun = "number" if size == 1 else "numbers"
     shown = f"{size} {noun}" + (f" ({shape})" if len(leaf.shape) > 1 else "")
     if dtype.kind == "f" and len(leaf.shape) > 2 and min(leaf.shape[-3:-1]) >= LEAST_SIDE:

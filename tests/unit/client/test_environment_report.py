@@ -91,6 +91,11 @@ def test_an_algorithm_that_cannot_learn_it_is_named_with_those_that_can():
          "10 numbers (2 x 5), -1 to 1, normalised by mean and deviation"),
         (Leaf((9,), "<i4", low=0, high=9), "9 numbers of int32, 0 to 9, divided by the largest"),
         (Leaf((9,), "<i4"), "9 numbers, normalised by mean and deviation"),
+        (
+            Leaf((240, 320, 3), "|u1"),
+            "image of 240 x 320, 3 channels or stacked frames (last axis), by a vision encoder; "
+            "environment.image makes it smaller",
+        ),
         (Leaf((84, 96), "|u1"), "image of 84 x 96, grey, by a vision encoder"),
         (
             Leaf((4, 84, 96, 3), "|u1"),

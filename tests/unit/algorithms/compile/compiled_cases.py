@@ -14,6 +14,12 @@ def dqn(**changes):
     return DQN(settings(**changes), spec(masked=True), seed=3, steps=1000, realtime=False)
 
 
+def branching(**changes):
+    branches = ActionSpec("multidiscrete", (2,), (2, 3))
+    space = Spec({"obs": Leaf((2,), "<f4")}, branches)
+    return DQN(settings(**changes), space, seed=3, steps=1000, realtime=False)
+
+
 def sac(**changes):
     small = {"hidden": (16, 16), "quantiles": 5, "learning_starts": 32, "batch_size": 16}
     config = SACSettings(**{**small, "capacity": 500, "slack_steps": 64, **changes})
@@ -23,11 +29,14 @@ def sac(**changes):
 
 def played(algorithm, number):
     """Return an episode of an algorithm's kind."""
-    if isinstance(algorithm, DQN):
+    rng = np.random.default_rng(number)
+    if isinstance(algorithm, SAC):
+        action = rng.uniform(-1, 1, (40, 2)).astype("<f4")
+    elif len(algorithm.policy.sizes) > 1:
+        action = rng.integers(algorithm.policy.sizes, size=(40, 2)).astype("u1")
+    else:
         return episode(40, number=number, masked=True)
-    whole = episode(40, number=number)
-    action = np.random.default_rng(number).uniform(-1, 1, (40, 2)).astype("<f4")
-    return msgspec.structs.replace(whole, action=action)
+    return msgspec.structs.replace(episode(40, number=number), action=action)
 
 
 def learnt(algorithm, updates=60, spoil=None):

@@ -5,7 +5,7 @@ import torch
 
 from soulsai.algorithms.compile.flat import FlatAdam, Moments, adam, correction
 from soulsai.algorithms.compile.form import Compilable, Form, NotCompilable, compare
-from tests.unit.algorithms.compile.compiled_cases import dqn, learnt, sac
+from tests.unit.algorithms.compile.compiled_cases import branching, dqn, learnt, sac
 
 STATES = ("policy", "target", "optimizer", "critics", "temperature", "actor_adam", "critic_adam")
 
@@ -27,6 +27,8 @@ CASES = [
     (dqn, {"prioritized": False, "normalize_obs": False, "grad_clip": 0.01, "n_step": 1}),
     (dqn, {"sampled": True, "munchausen": 0.9, "noisy": True, "anneal_lr": True}),
     (dqn, {"rescale_values": True, "network": "residual", "gamma_first": 0.9, "anneal_steps": 50}),
+    (branching, {}),
+    (branching, {"sampled": True, "munchausen": 0.9, "noisy": True}),
     (sac, {}),
     (sac, {"quantiles": 1, "layer_norm": False, "policy_delay": 1, "normalize_obs": False}),
     (sac, {"prioritized": True, "n_step": 3}),
