@@ -187,12 +187,13 @@ def check_generation(run: TrainingRun, wire: RetryingWire, publish: Callable[[],
     """Compare the run's generation with the server's; return whether the server answered.
 
     Two nodes on one run would undo each other's work, so the older one ends. A run that the server
-    has lost is opened again.
+    has lost is opened again, and a version that it has lost is published again: clients that have
+    spent their grants would wait for it.
 
     Args:
         run: The run of this node.
         wire: The server.
-        publish: Publishes the weights; called after the run was opened again.
+        publish: Publishes the weights; called if the server has lost the run or the last version.
 
     Raises:
         Superseded: The server has a greater generation.
@@ -209,8 +210,15 @@ def check_generation(run: TrainingRun, wire: RetryingWire, publish: Callable[[],
     def open_again(wire: TrainingWire) -> None:
         run.progress.generation = reopen(wire, run.spec, run.program, ours)
 
-    if found[0] < ours and wire.attempt(open_again):
-        log.warning("server had lost the run, published again generation=%d", ours)
+    if found[0] < ours:
+        if wire.attempt(open_again):
+            log.warning("server had lost the run, published again generation=%d", ours)
+            publish()
+        return True
+    published: list[bool] = []
+    wire.attempt(lambda wire: published.append(wire.is_published()))
+    if published == [False]:
+        log.warning("server had lost the newest version, published again")
         publish()
     return True
 

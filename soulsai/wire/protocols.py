@@ -168,6 +168,13 @@ class TrainingWire(Protocol):
     def publish(self, weights: Weights) -> Pointer:
         """Store a version, point to it, then announce it on the channel."""
 
+    def is_published(self) -> bool:
+        """Return whether the server still points to the version that was published last.
+
+        A server that was killed may have lost its last second, and so the pointer.
+        """
+        ...
+
     def record(self, episodes: Sequence[Episode]) -> None:
         """Append stamped episodes to the record that telemetry reads."""
 

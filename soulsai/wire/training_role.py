@@ -87,6 +87,7 @@ class TrainingRole:
         self._streams: dict[str, StreamSize] = {}  # of the clients that were read before
         self._kept: dict[str, KeptEntries] = {}  # that were read, and are still on the server
         self._deleted: deque[tuple[str, Position]] = deque()  # of them, by any thread
+        self._pointed = b""  # the pointer to the newest weights, as it is stored
         self._newest: list[str] = []  # keys of the newest weights
         self._old: deque[tuple[list[str], int]] = deque()
 
@@ -281,7 +282,8 @@ class TrainingRole:
             exploration=weights.exploration,
         )
         keys = self._store(pointer, data)
-        self._connection.execute("SET", self._keys.model, self._signed("pointer", pointer))
+        self._pointed = self._signed("pointer", pointer)
+        self._connection.execute("SET", self._keys.model, self._pointed)
         older = [] if self._newest == keys else self._newest
         self._newest = keys
         if older:
@@ -295,6 +297,11 @@ class TrainingRole:
         )
         self._drop_old()
         return pointer
+
+    def is_published(self) -> bool:
+        return (
+            not self._pointed or self._connection.execute("GET", self._keys.model) == self._pointed
+        )
 
     def record(self, episodes: Sequence[Episode]) -> None:
         self._all(

@@ -13,6 +13,7 @@ from soulsai.errors import CheckpointError, ServerFull, Superseded
 from soulsai.training_node.client_table import ClientTable
 from soulsai.training_node.saving import atomic_folders, state_file
 from soulsai.types import Episode, RunSpec
+from soulsai.wire.names import Keys
 from tests.memory_server import MemoryServer
 from tests.unit.training_node.node_cases import Counting, Node, Player, config, wait_for
 
@@ -383,3 +384,24 @@ def test_a_status_that_cannot_be_encoded_is_reduced_and_ends_nothing(monkeypatch
         player.play(4)
         node.told(lambda status: status.env_steps == 8)
     assert node.status.phase == "stopping"
+
+
+def test_a_version_that_a_killed_server_has_lost_is_published_again(monkeypatch, server, tmp_path):
+    """A learner that waits for experience publishes nothing by itself."""
+    link, key = server.link(), Keys("soulsai").model
+    with Node(monkeypatch, server, config(tmp_path)) as node:
+        player = Player(server)
+        first = player.pointer()
+        older = link.execute("GET", key)
+        player.play(4)
+        newest = wait_for(
+            lambda: player.pointer() if player.pointer().order > first.order else None
+        )
+        link.execute("SET", key, older)
+        again = wait_for(
+            lambda: player.pointer() if player.pointer().order > newest.order else None
+        )
+        node.told(lambda status: status.version == again.version)
+        for _ in range(3):
+            node.told()
+        assert player.pointer().order == again.order  # once
