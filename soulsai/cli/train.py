@@ -1,6 +1,7 @@
 """``soulsai train``: a run on this machine, from the command to the summary."""
 
 import os
+import re
 import shutil
 import sys
 import webbrowser
@@ -30,6 +31,9 @@ from soulsai.process import StopSignal
 
 if TYPE_CHECKING:
     from soulsai.wire.redis.embedded_server import SharedServer
+
+
+INDIRECT = ("import *", "globals(", "setattr(", "exec(")  # define names that a file does not hold
 
 
 def train(
@@ -161,19 +165,31 @@ def check_choices(config: Config) -> None:
         with_own(config.environment.offer, config.client)
     id = config.environment.id
     place, _, name = id.rpartition(":")
-    if place.endswith(".py") and not Path(place).is_file():
-        raise ConfigError(f"environment.id: {place}: no such file (looked for in {Path.cwd()})")
-    if place or name.endswith(".py"):
+    if place.endswith(".py"):
+        check_file(Path(place), name)
+    if place:
         return
     import gymnasium
 
+    from soulsai.client.environment import check_extra, make
+
+    if name.endswith(".py"):
+        make(id, {})  # which only says what the file defines
     try:
         gymnasium.spec(id)
     except gymnasium.error.Error as error:
         raise ConfigError(f"environment.id: {' '.join(str(error).split())}") from None
-    from soulsai.client.environment import check_extra
-
     check_extra(id)
+
+
+def check_file(file: Path, name: str) -> None:
+    """Raise ``ConfigError`` if a file does not exist, or nothing in it can be called ``name``."""
+    if not file.is_file():
+        raise ConfigError(f"environment.id: {file}: no such file (looked for in {Path.cwd()})")
+    text = file.read_text(errors="replace")
+    word = re.sub(r"-v\d+$", "", name).rpartition("/")[2]
+    if word not in text and not any(way in text for way in INDIRECT):
+        raise ConfigError(f"environment.id: {file} neither registers nor defines {name!r}")
 
 
 def run(

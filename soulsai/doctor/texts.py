@@ -125,7 +125,8 @@ _TEXTS: dict[str, tuple[State, str, str]] = {
     "protocol.ok": ("ok", "{ours}, the server's {oldest} to {newest}", ""),
     "environment.spec": (
         "failure", "{error}",
-        "set environment.spec_file, made by `soulsai check-env ID --save` on the client's side"),
+        "mend that, or set environment.spec_file, which `soulsai check-env ID --save` makes on a "
+        "client's side"),
     "environment.server": ("ok", "{id}: {leaves} to learn from", ""),
     "environment.untrusted": ("failure", "{error}", "if you trust it: --env {id}"),
     "environment.values": ("failure", "{error}", "the run and this client must agree"),

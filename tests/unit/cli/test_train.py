@@ -6,7 +6,7 @@ import pytest
 from soulsai.cli.train import check_choices, check_unfinished
 from soulsai.config import Config
 from soulsai.config.schema import AlgorithmSettings, EnvironmentSettings, RunSettings
-from soulsai.errors import ConfigError
+from soulsai.errors import ConfigError, SoulsAIError
 from soulsai.types import Status
 
 
@@ -22,6 +22,23 @@ def test_an_environment_that_cannot_be_is_named(id, words):
         check_choices(Config(environment=EnvironmentSettings(id=id)))
     assert str(caught.value).startswith("environment.id: ")
     assert words in str(caught.value)
+
+
+def test_a_name_that_a_file_does_not_hold_is_said_before_anything_is_started(tmp_path):
+    file = tmp_path / "farm.py"
+    file.write_text("import gymnasium\nclass Farm(gymnasium.Env): ...\ndef make(): ...\n")
+
+    def check(name):
+        check_choices(Config(environment=EnvironmentSettings(id=f"{file}{name}")))
+
+    for name in (":make", ":Farm", ":Farm-v0", ":mine/Farm-v3"):
+        check(name)
+    with pytest.raises(ConfigError, match=r"farm\.py neither registers nor defines 'mak_e'"):
+        check(":mak_e")
+    with pytest.raises(SoulsAIError, match=r"farm\.py:make; the file defines Farm, make"):
+        check("")
+    file.write_text("from games import *\n")
+    check(":anything")
 
 
 @pytest.mark.parametrize("id", ["CartPole-v1", "package:Id", "soulsai.testing:ToyEnv"])

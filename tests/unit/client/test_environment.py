@@ -1,6 +1,8 @@
 """Any Gymnasium environment becomes named arrays, and is kept to its word."""
 
 import sys
+import tomllib
+from pathlib import Path
 
 import gymnasium
 import msgspec
@@ -8,7 +10,14 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from soulsai.client.environment import AdaptedEnvironment, make, probe
+from soulsai.client.environment import (
+    EXTRAS,
+    AdaptedEnvironment,
+    check_extra,
+    extra_of,
+    make,
+    probe,
+)
 from soulsai.client.environment_report import check
 from soulsai.config import Config, schema
 from soulsai.errors import ConfigError, EnvironmentFault
@@ -298,3 +307,35 @@ def test_a_module_of_the_current_folder_is_named_as_a_file(tmp_path, monkeypatch
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
     with pytest.raises(EnvironmentFault, match=r"name the file .*: farm_of_the_test\.py:Farm"):
         make("farm_of_the_test:Farm", {})
+
+
+# Libraries of environments
+
+
+def test_the_extras_are_those_of_the_package_and_of_gymnasium():
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
+    for extra in EXTRAS:
+        (needs,) = project["project"]["optional-dependencies"][extra]
+        assert needs.startswith(f"gymnasium[{extra}]")
+
+
+@pytest.mark.parametrize(
+    ("id", "extra"),
+    [("LunarLander-v3", "box2d"), ("LunarLander", "box2d"), ("Ant-v5", "mujoco"),
+     ("CartPole-v1", ""), ("file.py:make", ""), ("soulsai.testing:Iudex-v0", "")],
+)  # fmt: skip
+def test_the_extra_of_an_environment(id, extra):
+    assert extra_of(id) == extra
+
+
+@pytest.mark.parametrize("make_it", [lambda id: make(id, {}), check_extra], ids=["make", "check"])
+def test_missing_libraries_are_named_as_an_extra_of_ours(make_it, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("gymnasium.envs.box2d")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr(gymnasium.envs, "box2d", raising=False)
+    monkeypatch.setitem(sys.modules, "Box2D", None)
+    with pytest.raises(EnvironmentFault) as caught:
+        make_it("LunarLander-v3")
+    assert str(caught.value) == (
+        'LunarLander-v3: its libraries are not installed; pip install "soulsai[box2d]"'
+    )
