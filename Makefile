@@ -9,7 +9,7 @@ READY := .venv/.ready
 # What a client runs, which must work on Windows, too
 WINDOWS := -p soulsai.client -m soulsai.process -m soulsai.wire.redis.roles
 
-.PHONY: run test test-tools test-docs check format docs bench sbom test-conformance test-mutations test-long test-learning test-web test-stack test-chaos stack-images test-ray clean
+.PHONY: run test test-tools test-docs check format docs bench sbom test-conformance test-mutations test-long test-learning test-web test-stack test-chaos test-hostile stack-images test-ray clean
 
 run: $(RUNS)  ## Train LunarLander on this machine, with a live view. ARGS="--env CartPole-v1"
 	@trap : INT; $(BIN)/soulsai train $(ARGS) || test $$? = 130  # Ctrl-C is no failure
@@ -72,6 +72,9 @@ stack-images:  ## Build the images of the stack, and get those of others.
 test-chaos: .venv/.ready-chaos  ## Break whole systems for 40 minutes, then each trial; links in namespaces need root.
 	$(BIN)/python -m tests.chaos --all $(ARGS)
 	$(BIN)/python -m pytest -m chaos
+
+test-hostile: $(READY)  ## Attack a whole system with one invite; takes three quarters of an hour.
+	$(BIN)/python -m tests.hostile $(ARGS)
 
 test-ray: .venv/.ready-ray  ## Test clients that Ray places; takes a minute.
 	$(BIN)/python -m pytest -m ray $(ARGS)

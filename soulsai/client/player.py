@@ -241,7 +241,9 @@ class Player:
                 self._stepping[environment] = step
                 self._regroup = True
                 return
+            self._progress.called = step.began
             outcome = environment.step(native, step.seat.rows)
+            self._progress.called = None
         except EnvironmentBroken as broken:
             self._leave(step.seat, broken)
         else:
@@ -300,7 +302,9 @@ class Player:
                 environment.request_reset(seed)
                 self._resetting[environment] = seat
             else:
+                self._progress.called = self._clock()
                 environment.reset(seat.rows, seed)
+                self._progress.called = None
         except EnvironmentBroken as broken:
             self._leave(seat, broken)
             return
@@ -334,6 +338,7 @@ class Player:
 
     def _leave(self, seat: _Seat, broken: EnvironmentBroken) -> None:
         """Abandon the episode and its unfinished fragment, which is sent only if it is sound."""
+        self._progress.called = None
         if not seat.absent:
             seat.absent, self._absent = True, self._absent + 1
             self._regroup = True

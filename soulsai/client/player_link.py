@@ -45,6 +45,7 @@ class PlayerProgress(Struct):
     faults: dict[str, int] = {}  # of environments, by kind; replaced as a whole, never changed
     trouble: str = ""  # the last fault of an environment, or the reason why steps are not sent
     kwargs: ClientValues = {}  # of the environments, where the run lets clients set them
+    called: float | None = None  # the time of the call to an environment that has not returned
 
 
 class PlayerLink(Protocol):

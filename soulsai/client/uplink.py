@@ -40,9 +40,11 @@ IMPATIENT_SECONDS = 0.25  # the same, while the player waits
 DAMAGED_SECONDS = 5.0  # until damaged weights are fetched again
 RECONNECT_SECONDS = 3.0  # at most, between two attempts to connect
 GRACE_SECONDS = 2.0  # to send the queue at the end
+SLOW_SECONDS = 10.0  # that a call to an environment takes before the client reports it
 SPILL_SECONDS = 1.0  # without a server, between two writes of the queue to disk
 SPILL_BYTES = 200_000  # of an entry on disk; larger ones are fewer to send later
 
+SLOW = f"its environment has not answered for more than {SLOW_SECONDS:.0f} s"
 Trial = Callable[[Program, Weights, Spec], None]
 
 
@@ -130,6 +132,7 @@ class Uplink:
         self._beat_at = clock()  # the next heartbeat
         self._polled_at = -math.inf  # the last read of the pointer
         self._notice = ""  # of the training node for us
+        self._slow = False  # a call to an environment takes long
         self._tried = (0, 0)  # generation and version of the last fetch
         self._damaged_until = 0.0
         self._trial = trial
@@ -356,6 +359,13 @@ class Uplink:
     def _trouble(self) -> str:
         """Return the reasons why env steps were lost, and the last fault of an environment."""
         parts = [self._progress.trouble]
+        called = self._progress.called
+        is_slow = called is not None and self._clock() - called > SLOW_SECONDS
+        if is_slow:
+            parts.insert(0, SLOW)
+        if is_slow and not self._slow:
+            log.warning(SLOW)
+        self._slow = is_slow
         if self._outbox.dropped:
             parts.insert(0, "its outbox was full, and steps were lost: raise client.outbox_mb")
         if self._spool is not None and self._spool.dropped:

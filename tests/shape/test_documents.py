@@ -28,3 +28,16 @@ def test_links_lead_somewhere(page):
 def test_tests_that_a_page_names_are_there(page):
     named = re.findall(r"`(tests/[\w/]+\.py)", page.read_text())
     assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_every_threat_names_the_test_that_shows_its_protection():
+    text = (ROOT / "docs" / "security.md").read_text()
+    rows = re.findall(r"^\| T\d.*$", text, re.MULTILINE)
+    assert len(rows) >= 30
+    for row in rows:
+        shown = row.strip("|").split("|")[-1].strip()
+        named = re.findall(r"`([\w/]+\.py)::(\w+)`", shown)
+        assert named or shown.startswith("no test: "), row
+        for file, test in named:
+            source = (ROOT / "tests" / file).read_text()
+            assert re.search(rf"^def {test}\(", source, re.MULTILINE), f"{file}::{test}"

@@ -46,6 +46,22 @@ def staged(*environments, **options):
     return line, go, progress
 
 
+def test_a_call_that_has_not_returned_is_known_to_others():
+    seen = []
+
+    class Seen(Fragile):
+        def fail(self, fault):
+            seen.append(progress.called)
+            super().fail(fault)
+
+    fragile = Seen(Diary(length=10), steps={3: HANG})
+    _, go, progress = staged(fragile)
+    go(4)
+    assert len(seen) >= 6  # two resets and four steps
+    assert None not in seen
+    assert progress.called is None
+
+
 def test_a_broken_episode_loses_its_unfinished_fragment_and_nothing_else():
     fragile = Fragile(Diary(length=10), steps={7: HANG})
     line, go, progress = staged(fragile)

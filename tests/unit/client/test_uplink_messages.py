@@ -54,6 +54,33 @@ def test_what_the_training_node_would_refuse_is_not_sent_but_counted_and_named(h
     )
 
 
+def test_an_environment_that_does_not_answer_is_reported_by_its_client(house, monkeypatch, caplog):
+    monkeypatch.setattr(module, "SLOW_SECONDS", 0.1)
+    with house.uplink:
+        house.progress.called = time.monotonic()
+        until(lambda: any(module.SLOW in beat.trouble for beat in house.messages(Heartbeat)))
+        house.progress.called = None
+        until(lambda: house.messages(Heartbeat)[-1].trouble == "")
+    assert caplog.text.count(module.SLOW) == 1
+
+
+def test_a_program_that_fails_its_trial_is_never_loaded(house, monkeypatch):
+    tried = []
+
+    def trial(*given):
+        tried.append(given)
+        raise WireError("too much memory")
+
+    monkeypatch.setattr(house.uplink, "_trial", trial)
+    with house.uplink as uplink:
+        until(lambda: uplink.instructions.pointer)
+        house.publish(2)
+        until(lambda: uplink.instructions.pointer.version == 2)
+        assert uplink.instructions.actor is None
+    ((program, weights, spec),) = tried
+    assert (program, weights.version, spec) == (PROGRAM, 1, RUN.spec)
+
+
 def test_a_hint_brings_a_new_version_at_once(house, monkeypatch):
     monkeypatch.setattr(module, "POLL_SECONDS", 60.0)
     with house.uplink as uplink:
