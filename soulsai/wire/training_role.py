@@ -49,6 +49,8 @@ _STREAM_BYTES = (
     128 * 2**20
 )  # of entries that were read, per client, until a checkpoint deletes them
 _ENTRY_COST = 2**16  # bytes that an entry counts at least: a read has a few hundred of them
+_SCAN_KEYS = 1000  # per command, and
+_SCAN_COMMANDS = 32  # per look for clients: keys of others must not delay the reading
 _ID_END = 2**64  # both numbers of an entry's id are below that
 _LAST = Position(_ID_END - 1, _ID_END - 1)
 
@@ -85,6 +87,9 @@ class TrainingRole:
         self._generation = 0
         self._control = encode(Control("resume"))  # the last one
         self._streams: dict[str, StreamSize] = {}  # of the clients that were read before
+        self._clients: set[str] = set()  # found by the last walk through all keys
+        self._found: set[str] = set()  # by the present one
+        self._cursor = 0  # of the present one
         self._kept: dict[str, KeptEntries] = {}  # that were read, and are still on the server
         self._deleted: deque[tuple[str, Position]] = deque()  # of them, by any thread
         self._pointed = b""  # the pointer to the newest weights, as it is stored
@@ -146,9 +151,17 @@ class TrainingRole:
         return int(seconds) + int(microseconds) / 1e6
 
     def clients(self) -> list[str]:
-        start = len(self._keys.experience(""))
-        names = {key[start:] for key in scan(self._connection, self._keys.experience("*"))}
-        return sorted(name for name in names if is_name(name))
+        pattern, start = self._keys.experience("*"), len(self._keys.experience(""))
+        for _ in range(_SCAN_COMMANDS):
+            cursor, keys = self._connection.execute(
+                "SCAN", self._cursor, "MATCH", pattern, "COUNT", _SCAN_KEYS
+            )
+            self._found.update(_text(key)[start:] for key in keys)
+            self._cursor = int(cursor)
+            if not self._cursor:
+                self._clients, self._found = self._found, set()
+                break
+        return sorted(name for name in self._clients | self._found if is_name(name))
 
     def read(self, after: Mapping[str, Position], timeout: float) -> list[Entry]:
         if not after:

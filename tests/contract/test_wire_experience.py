@@ -286,6 +286,21 @@ def test_an_entry_with_other_fields_has_no_data(wire, node):
     assert [entry.data for entry in node.read({"c1": START}, 0.0)][1:] == [None, None, b"data"]
 
 
+def test_a_walk_through_many_keys_of_others_takes_several_looks(wire, node, monkeypatch):
+    monkeypatch.setattr("soulsai.wire.training_role._SCAN_KEYS", 10)
+    monkeypatch.setattr("soulsai.wire.training_role._SCAN_COMMANDS", 2)
+    for name in ("c1", "c2"):
+        wire.client(name).hello(HELLO)
+    link = node._connection
+    for number in range(300):
+        link.execute("SET", f"{node._keys.prefix}other:{number}", "x")
+    looks = [node.clients() for _ in range(40)]
+    assert looks[-1] == ["c1", "c2"]
+    node.forget("c1")
+    looks = [node.clients() for _ in range(40)]
+    assert looks[-1] == ["c2"]
+
+
 def test_the_bytes_of_a_stream_that_were_read_are_bounded(wire, node, monkeypatch):
     monkeypatch.setattr("soulsai.wire.training_role._STREAM_BYTES", 10_000)
     client, other = wire.client("c1"), wire.client("c2")
