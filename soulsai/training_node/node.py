@@ -316,6 +316,7 @@ class TrainingNode:
             self._next_report = now + REPORT_SECONDS
             self._clients.tick(now)
             self._check_generation()
+            self._wire.attempt(lambda wire: wire.limit_connections())
             if self._wire.full or self._is_crowded:
                 self._make_room()
             status = self._reporter.status(self.phase)

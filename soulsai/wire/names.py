@@ -142,7 +142,7 @@ _WORDS = re.compile(r"\([^)]*\)|\S+")
 _RIGHTS: dict[Role, str] = {
     "training_node": (
         f"{_NODE_LINK} ~{_RUN}* &{_RUN}* +get +set +unlink +incr +expire +persist +scan "
-        "+xadd +xread +xtrim +rpush +publish"
+        "+client|list +client|kill +xadd +xread +xtrim +rpush +publish"
     ),
     "telemetry_node": (
         f"{_NODE_LINK} &{_RUN}event +subscribe +publish "

@@ -150,6 +150,9 @@ class TrainingWire(Protocol):
             The number of deleted entries of each client.
         """
 
+    def limit_connections(self) -> None:
+        """Close connections of clients that leave too few places for the nodes."""
+
     def confirm(self, upto: Mapping[str, Position]) -> None:
         """Tell each client the position up to which it need not keep its entries any longer."""
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from soulsai.errors import ServerFull, Superseded, Unreachable, WireError
+from soulsai.errors import AccessDenied, ServerFull, Superseded, Unreachable, WireError
 from soulsai.types import (
     Answer,
     Command,
@@ -25,6 +25,7 @@ from soulsai.wire.codec import check_spec, decode, encode
 from soulsai.wire.names import COMMANDING_ROLES, CommandingRole, Keys, is_name
 from soulsai.wire.protocols import Entry, Position, Request
 from soulsai.wire.redis.connection import RedisCommand, RedisConnection, Word, raise_first, scan
+from soulsai.wire.redis.connection_limit import close_excess
 from soulsai.wire.signing import Manifest, Signed, Signer
 from soulsai.wire.weights import (
     PIECE_BYTES,
@@ -90,6 +91,7 @@ class TrainingRole:
         self._clients: set[str] = set()  # found by the last walk through all keys
         self._found: set[str] = set()  # by the present one
         self._cursor = 0  # of the present one
+        self._may_close = True  # connections of clients
         self._kept: dict[str, KeptEntries] = {}  # that were read, and are still on the server
         self._deleted: deque[tuple[str, Position]] = deque()  # of them, by any thread
         self._pointed = b""  # the pointer to the newest weights, as it is stored
@@ -248,6 +250,14 @@ class TrainingRole:
             ("SET", self._keys.received(client), text_of(position), "EX", _RECEIVED_SECONDS)
             for client, position in upto.items()
         )
+
+    def limit_connections(self) -> None:
+        if self._connection.user != "training_node" or not self._may_close:
+            return  # a server with one password for everybody knows no clients by their users
+        try:
+            close_excess(self._connection)
+        except AccessDenied:  # users of an earlier release
+            self._may_close = False
 
     def forget(self, client: str) -> None:
         self._deleted.append((client, _LAST))

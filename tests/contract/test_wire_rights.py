@@ -77,7 +77,7 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
     },
 }  # fmt: skip
 KEYLESS = {
-    "training_node": {"scan", "client|no-evict"},
+    "training_node": {"scan", "client|no-evict", "client|list", "client|kill"},
     "telemetry_node": {"client|no-evict"},
     "operator": {"client|no-evict"},
     "metrics": {

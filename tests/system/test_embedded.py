@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,10 @@ import pytest
 from soulsai.config.schema import RedisSettings
 from soulsai.errors import AccessDenied, ConfigError, ServerFull, Unreachable, WireError
 from soulsai.types import Status
+from soulsai.wire.names import user_rules
 from soulsai.wire.protocols import Position
 from soulsai.wire.redis.connection import RedisConnection
+from soulsai.wire.redis.connection_limit import MOST_NAMELESS, MOST_OWN, excess
 from soulsai.wire.redis.embedded_server import EmbeddedServer, find_binary, sweep
 from soulsai.wire.redis.roles import connect_client, connect_training
 from soulsai.wire.secrets import Server, server_for
@@ -281,6 +284,41 @@ def test_many_connections_that_do_not_read_take_no_memory_from_clients_and_nodes
             assert node.execute("PING") == b"PONG"
         for wire in (client, node, metrics):
             wire.close()
+
+
+@pytest.mark.parametrize("binary", BINARIES)
+def test_one_client_cannot_take_the_places_of_others(binary, tmp_path):
+    with EmbeddedServer(binary=binary and installed(binary)) as server, ExitStack() as stack:
+        admin = link(server, "admin")
+        for name in ("many", "few"):
+            admin.execute("ACL", "SETUSER", f"c-{name}", *user_rules("client", "secret", name))
+        for name, count in (("many", MOST_OWN + 40), ("few", 3)):
+            for _ in range(count):
+                one = stack.enter_context(socket.socket(socket.AF_UNIX))
+                one.connect(str(server.socket))
+                one.sendall(f"AUTH c-{name} secret\r\n".encode())
+                assert one.recv(100) == b"+OK\r\n"
+        node = connect_training(access(server, "training_node"), "x")
+        node.limit_connections()
+        listed = admin.execute("CLIENT", "LIST").decode().splitlines()
+        assert sum("user=c-many" in line for line in listed) == MOST_OWN
+        assert sum("user=c-few" in line for line in listed) == 3
+        node.limit_connections()
+        assert node.generation() == 0
+        for wire in (node, admin):
+            wire.close()
+
+
+def test_the_oldest_connections_stay_and_those_that_log_in_late_go():
+    def listed(user, ids, age=60):
+        return [{"user": user, "id": str(id), "age": str(age)} for id in ids]
+
+    nodes = listed("training_node", range(100))
+    assert excess(nodes + listed("c-lab", range(100, 100 + MOST_OWN))) == []
+    assert excess(listed("c-lab", [9, *range(10, 10 + MOST_OWN)])) == [str(9 + MOST_OWN)]
+    late = listed("default", range(5000, 5000 + MOST_NAMELESS + 2))
+    assert excess(late) == [str(5000 + MOST_NAMELESS), str(5001 + MOST_NAMELESS)]
+    assert excess(listed("default", range(5000), age=1)) == []
 
 
 def fill(client, positions, size):

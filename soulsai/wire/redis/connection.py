@@ -84,6 +84,11 @@ class RedisConnection:
     def __repr__(self) -> str:
         return f"RedisConnection({self._server.url!r})"
 
+    @property
+    def user(self) -> str:
+        """The user that the server accepted, or is expected to; empty for its default user."""
+        return self._username
+
     def execute(self, *command: Word) -> Any:
         """Return the server's reply to one command; raise ``WireError`` for an error reply."""
         (reply,) = self.execute_all([command])
