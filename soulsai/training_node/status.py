@@ -27,6 +27,9 @@ LAGS = 256  # fragments in the mean lag, and in the mean reward of a step
 PENDING = 10_000  # episodes that wait while the server cannot be reached
 IDLE_NOTICE_SECONDS = 60.0  # without an env step, after which a client is named in the notice
 RECORDED_AT_ONCE = 500  # episodes
+UNVERIFIED_AT_ONCE = 1000  # episodes whose steps did not all arrive, of all clients, that are
+UNVERIFIED_PER_SECOND = 5.0  # recorded; anybody can claim any number of episodes
+UNVERIFIED = "unverified"  # the reason under which the others are counted
 TROUBLE_SECONDS = 600.0  # between two announcements of the trouble of one client
 NEXT_TROUBLE_SECONDS = 10.0  # the same of any clients
 
@@ -197,6 +200,7 @@ class StatusReporter:
         self._settled = SettledMarks()
         self._pending: deque[Episode] = deque()
         self._unrecorded = 0
+        self._unverified = float(UNVERIFIED_AT_ONCE), self._start  # left to record, and since when
         self._unread = ""  # the last client with entries that were deleted unread
         self._troubles: dict[str, float] = {}  # clients whose trouble was announced, and when
         self._next_trouble = -math.inf  # the earliest time of the next announcement
@@ -211,11 +215,24 @@ class StatusReporter:
         """Count finished episodes and stamp them; they are recorded soon."""
         time, env_steps = self._now(), self._progress.env_steps
         for episode in episodes:
+            if not episode.verified and not self._may_record():
+                continue
             self._statistics.finished(episode)
             self._pending.append(msgspec.structs.replace(episode, env_steps=env_steps, time=time))
         while len(self._pending) > PENDING:
             self._pending.popleft()
             self._unrecorded += 1
+
+    def _may_record(self) -> bool:
+        """Return whether one more episode may be recorded that is a mere claim; count it if not."""
+        (left, since), now = self._unverified, self._clock()
+        left = min(UNVERIFIED_AT_ONCE, left + UNVERIFIED_PER_SECOND * (now - since))
+        may = left >= 1.0
+        self._unverified = left - may, now
+        if not may:
+            rejected = self._progress.rejected
+            rejected[UNVERIFIED] = rejected.get(UNVERIFIED, 0) + 1
+        return may
 
     def unread(self, client: str, entries: int) -> None:
         """Count entries that were deleted unread, because their positions were read before."""

@@ -52,7 +52,8 @@ SETTINGS = (
     "dqn.hidden=[64, 64]",
     "dqn.quantiles=1",
     "training.compile=never",
-    "dqn.capacity=50000",  # full after some minutes, so that memory can be steady
+    "training.kept_weights_mb=4",
+    "dqn.capacity=20000",  # both are full after some minutes, so that memory can be steady
     "telemetry.figure_every=1000",
     "telemetry.tensorboard=false",
 )

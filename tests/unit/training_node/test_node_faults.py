@@ -405,3 +405,17 @@ def test_a_version_that_a_killed_server_has_lost_is_published_again(monkeypatch,
         for _ in range(3):
             node.told()
         assert player.pointer().order == again.order  # once
+
+
+def test_episodes_that_are_mere_claims_are_recorded_up_to_a_bound(monkeypatch, server, tmp_path):
+    monkeypatch.setattr("soulsai.training_node.status.UNVERIFIED_AT_ONCE", 3)
+    monkeypatch.setattr("soulsai.training_node.status.UNVERIFIED_PER_SECOND", 0.0)
+    with Node(monkeypatch, server, config(tmp_path)) as node:
+        player = Player(server)
+        player.play(4, ended=True)
+        for number in range(10):
+            player.say(Episode(1, 1, 1000 + number, 1e6, 4, 1.0, True, False, 0.0))
+        player.play(4, ended=True)
+        status = node.told(lambda status: status.rejected.get("unverified", 0) == 7)
+        status = node.told(lambda status: status.episodes == 5)
+    assert status.reward_mean == sum(range(8)) / 2
