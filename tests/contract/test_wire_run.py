@@ -64,6 +64,18 @@ def test_weights_arrive_as_published(wire, node):
     assert not got.arrays["w"].flags.writeable
 
 
+def test_a_pointer_that_the_server_has_lost_is_noticed(wire, node):
+    assert node.is_published()  # nothing, as nothing was
+    node.publish(weights(1))
+    older = node._connection.execute("GET", node._keys.model)
+    node.publish(weights(2))
+    assert node.is_published()
+    node._connection.execute("SET", node._keys.model, older)
+    assert not node.is_published()
+    node.publish(weights(3))
+    assert node.is_published()
+
+
 def test_large_weights_travel_in_pieces(wire):
     large = program(floats=1_400_000)
     node = wire.training()
