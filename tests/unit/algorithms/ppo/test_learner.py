@@ -398,3 +398,21 @@ def test_steps_of_a_greedy_episode_are_counted_apart_and_learnt_from_once_it_exp
     assert metrics["greedy_steps"] == 96
     assert algorithm.policy.dropped == 0
     assert metrics["batch_steps"] == 64
+
+
+class Mixed(Thrust):
+    """Say the sign of the number shown, too; the best reward is 1, that of chance about 0.2."""
+
+    def step(self, action):
+        sign = action[0] == (self.goal > 0)
+        obs, reward, *over = super().step(action[1:])
+        return obs, reward + float(sign), *over
+
+
+def test_choices_and_numbers_are_learnt_together():
+    mixed = spec(ActionSpec("hybrid", (2,), (2,), (-200.0,), (200.0,)), width=1)
+    algorithm = ppo(mixed, seed=1, batch_steps=256, minibatch=64, epochs=10, hidden=(16,), lr=3e-3)
+    fleet = Fleet(algorithm, mixed, lambda: Mixed(-200.0, 200.0), seed=1)
+    for _ in algorithm.learn(fleet.arrivals(8_000)):
+        pass
+    assert np.mean(fleet.rewards[-1000:]) > 0.75
