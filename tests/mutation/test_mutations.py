@@ -69,6 +69,18 @@ MUTATIONS = (
         "slots = (offset * count).astype(np.int64)",
     ),
     Mutation(
+        "values of components added up in the target",
+        "algorithms/dqn/update.py",
+        "(unscaled(future) if rescale else future).mean(1)",
+        "(unscaled(future) if rescale else future).sum(1)",
+    ),
+    Mutation(
+        "advantages centred over all components",
+        "algorithms/networks.py",
+        "[value + (part - part.mean(1, keepdim=True)) for part in advantages]",
+        "[value + (part - out[:, 1:].mean(1, keepdim=True)) for part in advantages]",
+    ),
+    Mutation(
         "a stale write-back",
         "replay/prioritized.py",
         "present = self.ring.contains(ids)",
@@ -147,8 +159,8 @@ MUTATIONS = (
     Mutation(
         "invalid actions, at random",
         "heads.py",
-        "return masked_argmax(rng.random(shape), mask)",
-        "return masked_argmax(rng.random(shape), None)",
+        "drawn = best_choices(action_spec.sizes, rng.random(q.shape), mask)",
+        "drawn = best_choices(action_spec.sizes, rng.random(q.shape), None)",
     ),
     Mutation(
         "a gradient through invalid choices",

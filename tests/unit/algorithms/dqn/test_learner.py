@@ -75,7 +75,7 @@ SEVERAL = (2, 3, 1)
 
 
 @pytest.mark.parametrize("changes", [{}, {"double": False}, {"sampled": True}, {"dueling": False}])
-def test_a_branching_update_by_loops(changes):
+def test_5_a_branching_update_by_loops(changes):
     """The target and the loss of branching Q-learning (arXiv:1711.08946, 4.1) by loops."""
     space = Spec(
         {"obs": Leaf((2,), "<f4"), MASK: Leaf((6,), "|b1")},
@@ -129,7 +129,7 @@ def test_a_branching_update_by_loops(changes):
     torch.testing.assert_close(td.error, torch.stack(errors).detach(), rtol=1e-4, atol=1e-5)
 
 
-def test_all_components_share_the_value_of_the_state():
+def test_5_all_components_share_the_value_of_the_state():
     out = torch.randn(5, 7, 4)
     values = dueling_values(out, SEVERAL)
     for first, size in zip((0, 2, 5), SEVERAL, strict=True):
