@@ -161,6 +161,7 @@ class AdaptedEnvironment:
         if masked:
             sources[MASK] = LeafSource((mask_key,), info=not self.mask_in_obs)
         self.spec = Spec(leaves, action, sources)
+        self._outside: set[str] = set()  # leaves with a category that does not exist, warned of
         self._bounded = tuple(reader for reader in self._readers if _bounded(reader))
         self._limit = _time_limit(env)
         self._ends_twice = False  # whether an end both terminated and truncated was mentioned
@@ -293,11 +294,14 @@ class AdaptedEnvironment:
         self.info = info
         for reader in self._readers:
             try:
-                reader.read(obs, rows[reader.name])
+                wrong = reader.read(obs, rows[reader.name])
             except ValueError as error:
                 raise EnvironmentFault(
                     f"{self.name}: observation leaf {reader.name!r} {error}"
                 ) from None
+            if wrong and reader.name not in self._outside:
+                self._outside.add(reader.name)
+                log.warning("env=%s leaf=%s: %s; said once", self.name, reader.name, wrong)
         if not self._masked:
             if self._mask_key in info:
                 raise EnvironmentFault(

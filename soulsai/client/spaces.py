@@ -31,8 +31,15 @@ class Reader(Struct, frozen=True, eq=False):
     low: Array
     high: Array
 
-    def read(self, obs: Any, row: Array) -> None:
-        """Copy the leaf of ``obs`` into ``row``; raise ``ValueError`` if it is not in the space."""
+    def read(self, obs: Any, row: Array) -> str:
+        """Copy the leaf of ``obs`` into ``row``.
+
+        Returns:
+            A phrase about categories that do not exist, which become the nearest ones; else "".
+
+        Raises:
+            ValueError: The leaf cannot be read.
+        """
         for key in self.path:
             try:
                 obs = obs[key]
@@ -42,11 +49,12 @@ class Reader(Struct, frozen=True, eq=False):
         if array.shape != self.leaf.shape:
             raise ValueError(f"has shape {array.shape} instead of {self.leaf.shape}; {_AGREE}")
         if self.leaf.categories:
-            self._read_categories(array, row)
-        elif row.dtype.kind == "f":
+            return self._read_categories(array, row)
+        if row.dtype.kind == "f":
             _read_numbers(array, row)
         else:
             _read_integers(array, row)
+        return ""
 
     @property
     def source(self) -> LeafSource:
@@ -64,12 +72,13 @@ class Reader(Struct, frozen=True, eq=False):
         low, high = np.broadcast_arrays(self.low, self.high, rows)[:2]
         return f"{rows[wrong][0]:g} is outside [{low[wrong][0]:g}, {high[wrong][0]:g}]"
 
-    def _read_categories(self, array: Array, row: Array) -> None:
+    def _read_categories(self, array: Array, row: Array) -> str:
         if array.dtype.kind not in "iu":
             raise ValueError(f"has dtype {array.dtype} instead of an integer: {_short(array)}")
-        if ((array < self.low) | (array > self.high)).any():
-            raise ValueError(f"is {_short(array)}, outside {_short(self.low)}..{_short(self.high)}")
-        np.copyto(row, array - self.low, casting="unsafe")
+        outside = bool(((array < self.low) | (array > self.high)).any())
+        known = np.clip(array, self.low, self.high) if outside else array
+        np.copyto(row, known - self.low, casting="unsafe")
+        return f"{_short(array)} is outside {_short(self.low)}..{_short(self.high)}" * outside
 
 
 def _read_numbers(array: Array, row: Array) -> None:

@@ -161,10 +161,7 @@ def test_changing_the_environments_buffer_afterwards_changes_nothing():
         (spaces.Box(0, 255, (1,), np.uint8), np.array([256]), ["256", "uint8"]),
         (spaces.Box(0, 255, (1,), np.uint8), np.array([-1]), ["-1"]),
         (spaces.MultiBinary(1), np.array([2]), ["bool"]),
-        (spaces.Discrete(3), 3, ["is 3", "0..2"]),
-        (spaces.Discrete(3, start=1), 0, ["is 0", "1..3"]),
         (spaces.Discrete(3), 1.0, ["float64", "integer"]),
-        (spaces.MultiDiscrete([2, 9]), np.array([2, 0]), ["[2 0]"]),
         (spaces.Dict({"a": spaces.Discrete(2)}), {"b": 1}, ["'a'", "missing"]),
         (spaces.Dict({"a": spaces.Discrete(2)}), None, ["'a'", "missing"]),
         (spaces.Tuple((spaces.Discrete(2), spaces.Discrete(2))), (1,), ["'1'", "missing"]),
@@ -179,6 +176,25 @@ def test_a_leaf_that_breaks_its_promise_is_named(space, obs, words):
 def test_numbers_whose_sum_overflows_are_still_finite():
     huge = np.full(2, 3e38, np.float32)
     np.testing.assert_array_equal(seen(spaces.Box(-np.inf, np.inf, (2,)), huge)["obs"], huge)
+
+
+@pytest.mark.parametrize(
+    ("space", "obs", "row", "words"),
+    [
+        (spaces.Discrete(4000), 4000, 3999, "4000 is outside 0..3999"),
+        (spaces.Discrete(3, start=1), -7, 0, "-7 is outside 1..3"),
+        (spaces.MultiDiscrete([2, 9]), np.array([2, 0]), [1, 0], "[2 0] is outside [0 0]..[1 8]"),
+    ],
+)
+def test_a_category_that_does_not_exist_becomes_the_nearest_with_a_warning(
+    caplog, space, obs, row, words
+):
+    environment, rows = adapted(Shown(space, obs))
+    for _ in range(3):
+        environment.reset(rows)
+    np.testing.assert_array_equal(rows["obs"], row)
+    (record,) = caplog.records
+    assert f"leaf=obs: {words}; said once" in record.getMessage()
 
 
 def test_values_beyond_declared_bounds_are_warned_about_once(caplog):
