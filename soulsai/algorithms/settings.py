@@ -27,6 +27,18 @@ class LearnerSettings(Struct, frozen=True, forbid_unknown_fields=True):
         """
         return [name for name in self.fixed if getattr(self, name) != getattr(saved, name)]
 
+    def rows_per_update(self, kind: ActionKind) -> tuple[float, int]:
+        """Return about how many rows pass forward and back through the policy in one update.
+
+        Args:
+            kind: That of the actions.
+
+        Returns:
+            All rows, 0 where that is not known, and the rows of one batch.
+        """
+        del kind
+        return 0.0, 1
+
 
 class ReplaySettings(LearnerSettings, frozen=True, forbid_unknown_fields=True):
     """The settings that ``replay_learner.Experience`` reads; each algorithm adds the defaults."""
@@ -43,6 +55,11 @@ class ReplaySettings(LearnerSettings, frozen=True, forbid_unknown_fields=True):
     prioritized: bool
     priority_alpha: float
     priority_beta: float
+
+    def rows_per_update(self, kind: ActionKind) -> tuple[float, int]:
+        """Return the rows of a batch: forward and back once, and forward twice for the goals."""
+        del kind
+        return 5.0 / 3.0 * self.batch_size, self.batch_size
 
     def problems(self) -> Iterator[str]:
         """Yield the capacity, if replay could never hold one batch."""

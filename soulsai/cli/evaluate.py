@@ -3,7 +3,8 @@
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
@@ -23,6 +24,8 @@ from soulsai.cli.options import (
 
 if TYPE_CHECKING:
     from soulsai.client.evaluate import Evaluation
+    from soulsai.config.schema import Config
+    from soulsai.types import Spec
 
 LINE_SECONDS = 10.0  # between two lines of progress where the output is no terminal
 
@@ -140,7 +143,22 @@ def check_env(
     if as_json:
         print_json(report)
         return
-    for line in describe(report, settings):
+    for line in (*describe(report, settings), *_network(settings, report.spec)):
         typer.echo(line)
     if save is not None:
         typer.echo(f"{save}: written; name it as environment.spec_file")
+
+
+def _network(config: "Config", spec: "Spec") -> Iterator[str]:
+    """Yield the size and the speed of the policy that ``train`` would begin with."""
+    actions = getattr(config.learner, "actions", (spec.action.kind,))
+    if spec.action.kind not in actions or find_spec("torch") is None:  # a client's machine
+        return
+    from soulsai.errors import ConfigError
+    from soulsai.training_node.forecast import describe, forecast
+
+    try:
+        for line in describe(forecast(config, spec)):
+            yield f"  network      {line}"
+    except ConfigError as error:
+        yield f"  network      {error}"

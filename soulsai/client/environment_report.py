@@ -19,13 +19,12 @@ from soulsai.client.environment import (
 )
 from soulsai.config.schema import Config
 from soulsai.episode_metrics import asked_info
-from soulsai.frame_stacks import LEAST_SIDE, image_axes
-from soulsai.types import MASK, Array, Leaf, Spec, zeros
+from soulsai.spec_text import describe_action, describe_leaf
+from soulsai.types import MASK, Array, Spec, zeros
 
 MOST_STEPS = 200  # of a trial
 MOST_SECONDS = 10.0
 SLOW_SECONDS = 0.02  # of a step, from which it may be a game that goes on by itself
-LARGE = 128  # pixels of a side; larger images learn slowly
 SEED = 1  # of the two resets that are compared
 
 
@@ -116,7 +115,7 @@ def describe(report: EnvironmentReport, config: Config) -> Iterator[str]:
             yield f"  observation  {name}: {describe_leaf(leaf)}"
     for name, reason in report.left_out.items():
         yield f"  left out     {name}: {reason}"
-    yield f"  actions      {_actions(spec)}"
+    yield f"  actions      {describe_action(spec.action)}"
     where = f"{report.mask} {settings.mask_key!r}" if report.mask else ""
     yield f"  action mask  {f'in the {where}' if where else 'none: every action is always valid'}"
     yield f"  reward       {low:g} to {high:g} per step"
@@ -130,33 +129,6 @@ def describe(report: EnvironmentReport, config: Config) -> Iterator[str]:
     if step > SLOW_SECONDS and not settings.realtime:
         yield "               if it goes on by itself, set environment.realtime: true"
     yield f"  train        {_training(report, config)}"
-
-
-def describe_leaf(leaf: Leaf) -> str:
-    """Return how a network takes a leaf of an observation."""
-    dtype = np.dtype(leaf.dtype)
-    size, shape = math.prod(leaf.shape), " x ".join(map(str, leaf.shape))
-    bounds = f", {leaf.low:g} to {leaf.high:g}" if leaf.low is not None else ""
-    if leaf.categories:
-        many = "one" if size == 1 else f"{size}"
-        return f"{many} of {leaf.categories} categories{'' if size == 1 else ' each'}, one-hot"
-    if axes := image_axes(leaf):
-        frames = f"{axes.frames} frames of " if len(leaf.shape) == 4 else ""
-        where = f" ({'last' if axes.last else 'first'} axis)" if len(leaf.shape) > 2 else ""
-        several = "channels" if frames else "channels or stacked frames"
-        of = f"{axes.channels} {several}" if len(leaf.shape) > 2 else "grey"
-        hint = "; environment.image makes it smaller" if max(axes[2:4]) > LARGE else ""
-        sides = f"{axes.height} x {axes.width}"
-        return f"image of {sides}, {frames}{of}{where}, by a vision encoder{hint}"
-    noun = "number" if size == 1 else "numbers"
-    shown = f"{size} {noun}" + (f" ({shape})" if len(leaf.shape) > 1 else "")
-    if dtype.kind == "f" and len(leaf.shape) > 2 and min(leaf.shape[-3:-1]) >= LEAST_SIDE:
-        shown += ", no image as it has no finite bounds"
-    if leaf.normalised:
-        return f"{shown}{bounds}, normalised by mean and deviation"
-    if dtype.kind == "b":
-        return f"{shown}, 0 or 1"
-    return f"{shown} of {dtype.name}{bounds}, divided by the largest"
 
 
 class _Warnings(logging.Handler):
@@ -239,20 +211,6 @@ class _Trial:
         self._environment.reset(rows, seed)
         self.longest_reset = max(self.longest_reset, self._clock() - began)
         return {name: row.copy() for name, row in rows.items()}
-
-
-def _actions(spec: Spec) -> str:
-    action = spec.action
-    if action.kind == "discrete":
-        return f"one of {action.sizes[0]}"
-    if action.kind == "multidiscrete":
-        return f"{len(action.sizes)} choices, of {', '.join(map(str, action.sizes))}"
-    size = len(action.low)
-    bounds = f"{min(action.low):g} to {max(action.high):g}" if action.bounded else "without bounds"
-    numbers = f"{size} number{'' if size == 1 else 's'}, {bounds}"
-    if action.kind == "hybrid":
-        return f"choices of {', '.join(map(str, action.sizes))}, and {numbers}"
-    return numbers
 
 
 def _duration(seconds: float) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from soulsai.algorithms.base import Algorithm
+from soulsai.algorithms.base import Algorithm, Policy
 from soulsai.algorithms.build import build
 from soulsai.algorithms.registry import BUILT_IN
 from soulsai.algorithms.settings import LearnerSettings
@@ -18,6 +18,7 @@ from soulsai.config.schema import Config
 from soulsai.config.yaml_file import emit
 from soulsai.episode_metrics import asked_info
 from soulsai.errors import CheckpointError, ConfigError, SoulsAIError, Superseded
+from soulsai.spec_text import describe_action, describe_leaf
 from soulsai.training_node import onnx_export
 from soulsai.training_node.retrying_wire import RetryingWire
 from soulsai.training_node.saving import atomic_folders, run_folder, snapshot
@@ -92,6 +93,7 @@ def new_run(config: Config, spec: Spec, wire: TrainingWire, now: datetime) -> Tr
         shutil.rmtree(folder.path, ignore_errors=True)  # nothing of it was ever visible
         raise
     log.info("run begun run=%s generation=%d", folder.run, progress.generation)
+    _log_spec(spec)
     return TrainingRun(config, folder, run_spec, program, algorithm, progress)
 
 
@@ -121,6 +123,7 @@ def resumed_run(config: Config, spec: Spec, wire: TrainingWire, resume: str) -> 
         progress, note = _restored(folder, algorithm)
     except CheckpointError as error:
         if saved is None or saved.environment.id == config.environment.id:
+            check_shapes(folder.program(), algorithm.policy)
             raise
         environments = saved.environment.id, config.environment.id
         raise ConfigError(_misfit("environment.id", *environments)) from error
@@ -136,7 +139,33 @@ def resumed_run(config: Config, spec: Spec, wire: TrainingWire, resume: str) -> 
     progress.run, progress.generation = folder.run, generation
     folder.write_config(config)
     log.info("run resumed run=%s generation=%d", folder.run, progress.generation)
+    _log_spec(spec)
     return TrainingRun(config, folder, run_spec, program, algorithm, progress, note)
+
+
+def _log_spec(spec: Spec) -> None:
+    """Log how each leaf and the action are taken."""
+    for name, leaf in spec.seen.items():
+        log.info("observation %s: %s", name, describe_leaf(leaf))
+    log.info("actions: %s", describe_action(spec.action))
+
+
+def check_shapes(program: Program | None, policy: Policy) -> None:
+    """Raise ``ConfigError`` if the network of a checkpoint has other shapes than that of now.
+
+    Args:
+        program: The program that the checkpoint's run has published, if it was kept.
+        policy: The policy of the settings.
+    """
+    shapes = {name: tuple(value.shape) for name, value in policy.twin().state_dict().items()}
+    for name, leaf in (program.weights if program is not None else {}).items():
+        now = shapes.get(name, leaf.shape)
+        if now != leaf.shape:
+            raise ConfigError(
+                f"the policy's weight {name!r} has the shape {leaf.shape} in the checkpoint, {now} "
+                "now: the environment's spaces or the networks of this version of SoulsAI have "
+                "changed; start a new run"
+            )
 
 
 def _restored(folder: RunFolder, algorithm: Algorithm) -> tuple[Progress, str]:
@@ -251,14 +280,19 @@ def _kept_or_exported(
     return program
 
 
-def _export(algorithm: Algorithm, spec: Spec) -> Program:
-    for name, weight in algorithm.policy.twin().state_dict().items():
+def check_size(policy: Policy) -> None:
+    """Raise ``ConfigError`` if a weight of a policy is too large to be sent."""
+    for name, weight in policy.twin().state_dict().items():
         if weight.nbytes > MAX_LEAF_BYTES:
             raise ConfigError(
                 f"algorithm: the policy's weight {name!r} of shape {tuple(weight.shape)} takes"
                 f" {weight.nbytes >> 20} MiB, but clients accept {MAX_LEAF_BYTES >> 20} MiB;"
                 " choose smaller observations or narrower layers"
             )
+
+
+def _export(algorithm: Algorithm, spec: Spec) -> Program:
+    check_size(algorithm.policy)
     program = onnx_export.program(algorithm.policy, spec)
     onnx_export.verify(program, algorithm.policy, spec)
     return program

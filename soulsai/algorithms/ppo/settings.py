@@ -6,7 +6,7 @@ from msgspec import Meta, Struct
 
 from soulsai.algorithms.settings import LearnerSettings
 from soulsai.errors import ConfigError
-from soulsai.types import Count, Fraction, Natural, Positive
+from soulsai.types import ActionKind, Count, Fraction, Natural, Positive
 
 BatchPace = Literal["free", "hold", "synchronous"]  # see ``batches``
 
@@ -54,6 +54,11 @@ class PPOSettings(LearnerSettings, frozen=True, forbid_unknown_fields=True):
     # scale observations to mean 0 and deviation 1; empty: only with box actions
     normalize_obs: bool | None = None
     normalize_rewards: bool = True  # divide rewards by the deviation of discounted returns
+
+    def rows_per_update(self, kind: ActionKind) -> tuple[float, int]:
+        """Return the rows of all epochs of a batch, of the actor and the critic."""
+        resolved = resolve(self, is_box=kind == "box", realtime=False)
+        return 2.0 * resolved.epochs * resolved.batch_steps, self.minibatch
 
 
 class ResolvedSettings(Struct, frozen=True):

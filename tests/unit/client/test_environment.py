@@ -126,7 +126,9 @@ def test_a_reward_that_is_not_finite_is_a_fault(reward):
         environment.step(0, rows)
 
 
-@pytest.mark.parametrize("kind", [name for name in RudeEnv.FAULTS if name not in ("bounds", "index")])
+@pytest.mark.parametrize(
+    "kind", [name for name in RudeEnv.FAULTS if name not in ("bounds", "index")]
+)
 def test_every_rudeness_is_one_line_that_names_the_environment(kind):
     masked = kind == "mask"
     environment = AdaptedEnvironment(RudeEnv(kind), "rude", mask_key="action_mask", masked=masked)
