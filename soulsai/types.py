@@ -480,6 +480,9 @@ class Status(Struct, frozen=True):
     clients: tuple[ClientStatus, ...] = ()
     metrics: Metrics = {}
     notice: str = ""
+    purged: dict[
+        str, float
+    ] = {}  # clients that an operator has purged, since when, in Unix seconds
     withheld: int = 0  # versions that were not published, because of their weights
     rollbacks: int = 0  # to the last good version
     restarts: int = 0  # of all clients' environments

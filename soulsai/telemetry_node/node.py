@@ -88,7 +88,8 @@ class TelemetryNode:
         self._clock = clock
         self._looked = 0.0
         self._check_gap = True
-        self._requests: deque[str] = deque(maxlen=64)  # clients to purge; empty: forget the best
+        # Clients to purge, since Unix seconds; an empty name: forget the best
+        self._requests: deque[tuple[str, float]] = deque(maxlen=4096)
 
     def __repr__(self) -> str:
         return f"<TelemetryNode {self.run or 'without a run'}>"
@@ -122,13 +123,18 @@ class TelemetryNode:
         if run is not None and run.name == name:
             run.sinks.sample(row)
 
-    def purged(self, client: str) -> None:
-        """Find the best anew without a client's episodes, in the next turn; thread-safe."""
-        self._requests.append(client)
+    def purged(self, client: str, since: float = 0.0) -> None:
+        """Find the best anew without a client's episodes, in the next turn; thread-safe.
+
+        Args:
+            client: Its name.
+            since: The time of the purge in Unix seconds, if it may be known already.
+        """
+        self._requests.append((client, since))
 
     def forget_best(self) -> str:
         """Forget the best average in the next turn, and return a confirmation; thread-safe."""
-        self._requests.append("")
+        self._requests.append(("", 0.0))
         return "the best average is found anew among the episodes from now on"
 
     def turn(self, timeout: float) -> int:
@@ -150,9 +156,9 @@ class TelemetryNode:
             run.take(episodes, gap=gap)
         self._check_gap = False
         while self._requests:
-            client = self._requests.popleft()
+            client, since = self._requests.popleft()
             if client:
-                run.purge(client)
+                run.purge(client, since)
             else:
                 run.forget_best()
         run.show()

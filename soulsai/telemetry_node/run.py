@@ -172,9 +172,18 @@ class FollowedRun:
         self._painter.close(self.snapshot() if self.statistics.episodes else None)
         self._record.close()
 
-    def purge(self, client: str) -> None:
-        """Find the best anew without the recorded episodes of a client."""
-        clients = self._forgotten.clients | {client: self.position}
+    def purge(self, client: str, since: float = 0.0) -> None:
+        """Find the best anew without the recorded episodes of a client.
+
+        Args:
+            client: Its name.
+            since: The time of the purge in Unix seconds; nothing is done if it is known already.
+        """
+        at = f"{int(1000 * since)}-0"  # positions are times of the server's clock
+        known = self._forgotten.clients.get(client)
+        if since and known is not None and record.order(known) >= record.order(at):
+            return
+        clients = self._forgotten.clients | {client: max(self.position, at, key=record.order)}
         self._forget(msgspec.structs.replace(self._forgotten, clients=clients))
 
     def forget_best(self) -> None:

@@ -336,6 +336,7 @@ class StatusReporter:
             ),
             metrics=statistics.metrics,
             notice=self._notice,
+            purged=self._quarantine.purged,
             withheld=progress.withheld,
             rollbacks=progress.rollbacks,
             restarts=self._clients.restarts,

@@ -18,6 +18,7 @@ from soulsai.web.schemas import RunRow, iso
 from soulsai.web.tables import Episodes
 
 CONFIG, STATUS, BEST = "config.json", "status.json", "best.json"
+NUMBER = "number"  # the file with the place of a run among all; it never changes
 LATEST = "latest"
 KEPT = 8  # runs, beside the one in progress, with episodes in memory
 
@@ -58,6 +59,7 @@ class RunStore:
         self._lock = threading.Lock()
         self._records: OrderedDict[str, RecordReader] = OrderedDict()
         self._journals: OrderedDict[str, Journal] = OrderedDict()
+        self._numbers: dict[str, int] = {}
         self._rows: dict[str, tuple[object, RunRow]] = {}  # with the stamps of their files
         self._live_journal: tuple[str, Journal] | None = None
 
@@ -68,9 +70,9 @@ class RunStore:
         return live.run if live else ""
 
     def names(self) -> list[str]:
-        """Return the names of all runs, newest first."""
+        """Return the names of all runs, newest first: by number, as clocks may be set back."""
         found = {path.parent.name for path in self._saves.glob(f"*/{CONFIG}")}
-        return sorted(found | ({self.live} - {""}), reverse=True)
+        return sorted(found | ({self.live} - {""}), key=self._order, reverse=True)
 
     def find(self, run: str) -> str:
         """Return the name of the run, or of the newest for ``latest``; raise ``UnknownRun``."""
@@ -199,6 +201,15 @@ class RunStore:
             reward_mean=status.reward_mean,
             best=float(score) if isinstance(score, int | float) else None,
         )
+
+    def _order(self, run: str) -> tuple[int, str]:
+        """Return the sort key of a run; those of versions without numbers are the oldest."""
+        if not self._numbers.get(run):
+            try:
+                self._numbers[run] = int((self.path(run) / NUMBER).read_bytes())
+            except (OSError, ValueError):
+                return 0, run
+        return self._numbers[run], run
 
     def _is_run(self, run: str) -> bool:
         if Path(run).name != run or run in ("", ".", ".."):

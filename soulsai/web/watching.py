@@ -42,8 +42,8 @@ class Listener(Protocol):
         """Receive a training sample of a run."""
         ...
 
-    def purged(self, client: str) -> None:
-        """Receive the name of a purged client."""
+    def purged(self, client: str, since: float = 0.0) -> None:
+        """Receive the name of a purged client, and since when, in Unix seconds; 0: just now."""
         ...
 
 
@@ -69,6 +69,7 @@ class Watcher:
         self._now = now
         self._before: Status | None = None
         self._due = -float("inf")
+        self._purged: frozenset[tuple[str, str, float]] = frozenset()  # of the last status
 
     def run(self, stopped: threading.Event) -> None:
         """Observe until stopped, and reconnect after failures; each reason is logged once."""
@@ -125,9 +126,20 @@ class Watcher:
                 for listener in self._listeners:
                     listener.sampled(journal.run, row)
             self._before = status
+        if status is not None:
+            self._catch_up(status)
         self.seen = ObservedStatus(status, self._clock())
         if journal is not None:
             self._ring()
+
+    def _catch_up(self, status: Status) -> None:
+        """Pass purges on, whose events were missed while this node was down."""
+        new = [(status.run, *purge) for purge in status.purged.items()]
+        for run, client, since in new:
+            if (run, client, since) not in self._purged:
+                for listener in self._listeners:
+                    listener.purged(client, since)
+        self._purged = frozenset(new)
 
     def _note(self, journal: Journal, kind: str, text: str, operator: str) -> None:
         note = journal.note(kind, text, self._now(), operator)

@@ -158,6 +158,26 @@ def test_the_last_chance_does_not_rest(server, training, tmp_path) -> None:
         assert node.run.tracker.due(math.inf) is None
 
 
+def test_a_purge_that_was_missed_covers_what_was_not_read_yet(server, training, tmp_path) -> None:
+    def played(number: int, reward: float, client: str) -> Episode:
+        return msgspec.structs.replace(
+            episode(number, reward, version=number), client=client, epoch=1
+        )
+
+    training.record([played(n, 5.0 + n, "honest") for n in range(3)])
+    training.record([played(n, 1000.0, "absurd") for n in range(3, 6)])
+    since = training.time() + 1.0
+    with node_of(tmp_path, server, Clock()) as node, answering(training, gone):
+        node.purged("absurd", since)  # by the first status, before all episodes are read
+        drain(node)
+        node.ask(5.0)
+        assert claimed(tmp_path)["score"] == 6.5
+        forgotten = (tmp_path / "first" / "forgotten.json").read_bytes()
+        node.purged("absurd", since)
+        node.turn(0.0)
+        assert (tmp_path / "first" / "forgotten.json").read_bytes() == forgotten
+
+
 def test_a_purged_client_and_a_forgotten_best_count_no_more(server, training, tmp_path) -> None:
     def played(number: int, reward: float, client: str) -> Episode:
         return msgspec.structs.replace(

@@ -163,6 +163,12 @@ class Quarantine:
             return f"{entry.reason}; until the operator pardons it"
         return f"{entry.reason}; until {datetime.fromtimestamp(entry.until, UTC):%H:%M} UTC"
 
+    @property
+    def purged(self) -> dict[str, float]:
+        """The clients that are kept out for good, and since when, in Unix seconds."""
+        entries = ((client, self._entries[client]) for client in sorted(self.excluded))
+        return {client: entry.since for client, entry in entries if entry.until is None}
+
     def finding(self, client: str) -> str:
         """Return the first finding of the action check against a client, or an empty text."""
         return self._action_check.report(client)

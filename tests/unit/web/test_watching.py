@@ -1,11 +1,13 @@
 """What is worth a line in the audit, and that a watcher survives whatever it watches."""
 
 import threading
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 
 from soulsai.errors import Unreachable, WireError
+from soulsai.training_node.saving.run_folder import every
 from soulsai.types import ClientStatus, Event, Status
 from soulsai.web.run_store import NoSource, RunStore
 from soulsai.web.watching import MOST_CHANGES, Watcher, changes
@@ -75,7 +77,7 @@ class Wire:
         self.closed += 1
 
 
-def watched(tmp_path, said, monkeypatch, events=(), connect=None):
+def watched(tmp_path, said, monkeypatch, events=(), connect=None, listeners=()):
     monkeypatch.setattr("soulsai.web.watching.PAUSE", 0.0)
     (tmp_path / RUN).mkdir()
     (tmp_path / RUN / "config.json").write_text("{}")
@@ -84,7 +86,7 @@ def watched(tmp_path, said, monkeypatch, events=(), connect=None):
     times = iter(range(10**6))
     watcher = Watcher(
         RunStore(tmp_path, NoSource()), connect or (lambda: wire), lambda: rung.append(1),
-        clock=lambda: float(next(times)), now=lambda: 100.0,
+        listeners=listeners, clock=lambda: float(next(times)), now=lambda: 100.0,
     )  # fmt: skip
     watcher.run(over)
     lines = (tmp_path / RUN / "events.jsonl").read_text().splitlines()
@@ -102,6 +104,37 @@ def test_statuses_and_events_are_written_down(tmp_path, monkeypatch):
     assert wire.closed == 1
     assert rung
     assert len((tmp_path / RUN / "training.jsonl").read_text().splitlines()) == 1
+
+
+def test_purges_of_a_time_without_telemetry_are_passed_on_once(tmp_path, monkeypatch):
+    heard = []
+    listener = SimpleNamespace(
+        purged=lambda client, since=0.0: heard.append((client, since)),
+        noted=lambda *_: None,
+        sampled=lambda *_: None,
+    )
+    said = [
+        status(purged={"villain": 50.0}),
+        status(purged={"villain": 50.0}),
+        status(purged={"villain": 50.0, "other": 60.0}),
+        status(purged={"other": 60.0}),
+        status(purged={"villain": 70.0, "other": 60.0}),
+    ]
+    watched(tmp_path, said, monkeypatch, listeners=[listener])
+    assert heard == [("villain", 50.0), ("other", 60.0), ("villain", 70.0)]
+
+
+def test_runs_are_ordered_by_number_and_not_by_a_clock_that_was_set_back(tmp_path):
+    runs = {"2026-01-03_a": "1", "2026-01-01_b": "2", "2026-01-02_c": "10", "2026-01-09_old": ""}
+    for name, number in runs.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        if number:
+            (tmp_path / name / "number").write_text(number)
+    store = RunStore(tmp_path, NoSource())
+    assert store.names() == ["2026-01-02_c", "2026-01-01_b", "2026-01-03_a", "2026-01-09_old"]
+    assert store.find("latest") == "2026-01-02_c"
+    assert [folder.name for folder in every(tmp_path)] == store.names()[::-1]
 
 
 def test_it_goes_on_after_failures(tmp_path, monkeypatch, caplog):

@@ -262,7 +262,7 @@ def test_a_purge_removes_one_clients_experience_and_says_how_much(monkeypatch, t
         player.play(4)
         status = node.told(lambda s: s.env_steps == 35)
         assert again.memory == {"player": 20}
-        del status
+        assert list(status.purged) == ["villain"]
     lines = trail(tmp_path)
     purged = next(line for line in lines if line["what"] == "purged")
     assert (purged["client"], purged["removed"]) == ("villain", {"memory": 15})
