@@ -10,6 +10,7 @@ import numpy as np
 from msgspec import Struct
 
 from soulsai.algorithms.registry import BUILT_IN, AlgorithmSections
+from soulsai.algorithms.spec_text import describe_action, describe_leaf
 from soulsai.client.environment import (
     AdaptedEnvironment,
     Rows,
@@ -19,7 +20,6 @@ from soulsai.client.environment import (
 )
 from soulsai.config.schema import Config
 from soulsai.episode_metrics import asked_info
-from soulsai.spec_text import describe_action, describe_leaf
 from soulsai.types import MASK, Array, Spec, zeros
 
 MOST_STEPS = 200  # of a trial

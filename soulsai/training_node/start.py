@@ -14,11 +14,11 @@ from soulsai.algorithms.base import Algorithm, Policy
 from soulsai.algorithms.build import build
 from soulsai.algorithms.registry import BUILT_IN
 from soulsai.algorithms.settings import LearnerSettings
+from soulsai.algorithms.spec_text import describe_action, describe_leaf
 from soulsai.config.schema import Config
 from soulsai.config.yaml_file import emit
 from soulsai.episode_metrics import asked_info
 from soulsai.errors import CheckpointError, ConfigError, SoulsAIError, Superseded
-from soulsai.spec_text import describe_action, describe_leaf
 from soulsai.training_node import onnx_export
 from soulsai.training_node.retrying_wire import RetryingWire
 from soulsai.training_node.saving import atomic_folders, run_folder, snapshot

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from soulsai.algorithms.spec_text import describe_leaf
 from soulsai.client.environment_report import check, describe
 from soulsai.config import Config
 from soulsai.config.schema import (
@@ -18,7 +19,6 @@ from soulsai.config.schema import (
     TelemetrySettings,
 )
 from soulsai.errors import EnvironmentFault
-from soulsai.spec_text import describe_leaf
 from soulsai.testing import BoxToy, DictToy, MaskedToy, MultiDiscreteToy, ToyEnv
 from soulsai.types import Leaf
 
