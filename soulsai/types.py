@@ -353,11 +353,13 @@ class RunSpec(Struct, frozen=True):
     stream_entries: int = 4096  # a client's stream keeps about so many entries, newest last
     extras: dict[str, Leaf] = {}  # per-step columns that the head adds
     memory: dict[str, Leaf] = {}  # what a fragment says was remembered before its first step
+    # Set before publication: a client of another version may not know all fields of this spec.
+    published_crc: Annotated[int, Meta(ge=0, lt=2**32)] = 0
 
     @property
     def crc(self) -> int:
         """A short name for exactly this run and layout, carried by every message."""
-        return zlib.crc32(msgspec.msgpack.encode(self, order="deterministic"))
+        return self.published_crc or zlib.crc32(msgspec.msgpack.encode(self, order="deterministic"))
 
 
 class Control(Struct, frozen=True):

@@ -302,7 +302,7 @@ def _run_spec(
     config: Config, spec: Spec, program: Program, algorithm: Algorithm, run: str
 ) -> RunSpec:
     environment = config.environment
-    return RunSpec(
+    unnamed = RunSpec(
         run=run,
         protocol=PROTOCOL,
         oldest_protocol=OLDEST_PROTOCOL,
@@ -319,3 +319,4 @@ def _run_spec(
         extras=algorithm.policy.extras,
         memory=algorithm.policy.memory,
     )
+    return msgspec.structs.replace(unnamed, published_crc=unnamed.crc)

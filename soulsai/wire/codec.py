@@ -61,7 +61,7 @@ class _Episode(Struct, frozen=True, array_like=True, forbid_unknown_fields=True)
     greedy: bool
     epsilon: float
     info: Annotated[dict[Annotated[str, Meta(max_length=64)], float], Meta(max_length=32)]
-    kwargs: _Values
+    kwargs: _Values = {}
 
 
 class _Heartbeat(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -74,7 +74,7 @@ class _Heartbeat(Struct, frozen=True, array_like=True, forbid_unknown_fields=Tru
     waiting: bool
     faults: Annotated[dict[_Kind, _Count], Meta(max_length=16)]
     trouble: _Line
-    kwargs: _Values
+    kwargs: _Values = {}
 
 
 class _Hello(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -113,10 +113,10 @@ def encode_message(message: Message, spec: RunSpec) -> bytes:
         return _encode_fragment(message, layout)
     if isinstance(message, Episode):
         kind = _KIND_EPISODE
-        header = _encoder.encode(_episode_message(message))
+        header = _array(_episode_message(message))
     elif isinstance(message, Heartbeat):
         kind = _KIND_HEARTBEAT
-        header = _encoder.encode(_Heartbeat(*msgspec.structs.astuple(message)))
+        header = _array(message)
     else:
         kind = _KIND_HELLO
         header = _encoder.encode(_Hello(*msgspec.structs.astuple(message)))
@@ -304,6 +304,15 @@ def _append(parts: list[bytes], column: WireColumn, data: bytes) -> None:
     parts.append(data)
     if padding := -column.length % 8:
         parts.append(bytes(padding))
+
+
+def _array(message: Struct) -> bytes:
+    """Encode the fields as an array; the last one is left out if it is empty.
+
+    Nodes of an earlier version do not know it.
+    """
+    fields = msgspec.structs.astuple(message)
+    return _encoder.encode(fields if fields[-1] else fields[:-1])
 
 
 def _episode_message(episode: Episode) -> _Episode:

@@ -63,8 +63,19 @@ def test_each_environment_has_a_port_and_a_client_its_own_values(game, isolate):
         playing(place, "one", own=OWN, **options),
         playing(place, "two", own={"number": 2}, **options),
     ):
-        until(lambda: node.listen() > 600)
-        until(lambda: len({message.kwargs.get("speed") for message in node.of(Heartbeat)}) > 1)
+        longest = {"one": 9, "two": 10}
+        until(
+            lambda: (
+                node.listen()
+                and {e.client for e in node.of(Episode) if e.steps >= longest[e.client]}
+                == set(longest)
+            )
+        )
+        until(
+            lambda: (
+                node.listen() and {beat.kwargs.get("speed") for beat in node.of(Heartbeat)} > {1.5}
+            )
+        )
     node.listen()
     assert node.rejected == []
     episodes = {name: [e for e in node.of(Episode) if e.client == name] for name in ("one", "two")}
@@ -111,7 +122,7 @@ def test_train_numbers_its_clients_and_evaluate_plays_beside_them(game, tmp_path
                 },
                 "client": {"kwargs": {"speed": 1.5}},
                 "run": {"max_env_steps": 0},
-                "checkpoint": {"every": 20},
+                "checkpoint": {"every": 20, "keep": 1000},
             }
         )
     )

@@ -12,8 +12,16 @@ from soulsai.client.session import serve
 from soulsai.config.schema import ClientSettings, Config, RedisSettings
 from soulsai.errors import ProtocolError
 from soulsai.testing.policy import toy_run
-from soulsai.types import OLDEST_PROTOCOL, PROTOCOL, EnvironmentOffer
-from soulsai.wire.codec import encode
+from soulsai.types import (
+    OLDEST_PROTOCOL,
+    PROTOCOL,
+    EnvironmentOffer,
+    Heartbeat,
+    Hello,
+    RunSpec,
+)
+from soulsai.wire.codec import decode, decode_entry, encode, encode_message, pack
+from soulsai.wire.protocols import Entry, Position
 from soulsai.wire.redis.roles import connect_client, connect_training
 from soulsai.wire.signing import signer_in
 from soulsai.wire.version import ProtocolRange, check_protocol
@@ -50,6 +58,24 @@ class Newer(msgspec.Struct):
     protocol: int = PROTOCOL + 1
     oldest_protocol: int = PROTOCOL + 1
     run: tuple[str, ...] = ("something", "else", "by", "then")
+
+
+# A spec of this protocol, with a field that we do not know
+Later = msgspec.defstruct("Later", [("taste", str, "sweet")], bases=(RunSpec,), frozen=True)
+
+
+def test_a_client_that_does_not_know_a_new_field_is_still_understood():
+    spec, _, _ = toy_run(EnvironmentOffer(TOY))
+    later = Later(**msgspec.structs.asdict(spec))
+    published = msgspec.structs.replace(later, published_crc=later.crc)
+    ours = decode(encode(published), RunSpec)
+    hello = Hello(ours.run, PROTOCOL, "soulsai", TOY, 1, ours.crc)
+    beat = Heartbeat(1, 2, 3, 4, 5)
+    entry = Entry(
+        "c", Position(1, 1), pack([encode_message(hello, ours), encode_message(beat, ours)])
+    )
+    assert decode_entry(entry, published) == [hello, beat]
+    assert hello.crc == published.crc != spec.crc
 
 
 @pytest.fixture

@@ -283,7 +283,7 @@ def test_leftover_experience_is_still_of_the_same_run(monkeypatch, server, tmp_p
     with resumed(monkeypatch, server, settings) as second:
         second.told(lambda status: status.env_steps == 8)
         assert isinstance(player.wire.spec(), RunSpec)
-        assert player.wire.spec().crc == player.spec.crc
+        assert player.wire.spec().crc == player.spec.crc == player.spec.published_crc
 
 
 def test_a_damaged_checkpoint_is_skipped_and_without_any_it_is_refused(
