@@ -41,6 +41,7 @@ DAMAGED_SECONDS = 5.0  # until damaged weights are fetched again
 RECONNECT_SECONDS = 3.0  # at most, between two attempts to connect
 GRACE_SECONDS = 2.0  # to send the queue at the end
 SLOW_SECONDS = 10.0  # that a call to an environment takes before the client reports it
+LOG_SECONDS = 600.0  # between two lines on the progress
 SPILL_SECONDS = 1.0  # without a server, between two writes of the queue to disk
 SPILL_BYTES = 200_000  # of an entry on disk; larger ones are fewer to send later
 
@@ -130,6 +131,7 @@ class Uplink:
         self._spill_at = math.inf  # the next write to disk
         self._connected = True
         self._beat_at = clock()  # the next heartbeat
+        self._log_at = -math.inf  # the next line on the progress
         self._polled_at = -math.inf  # the last read of the pointer
         self._notice = ""  # of the training node for us
         self._slow = False  # a call to an environment takes long
@@ -300,6 +302,18 @@ class Uplink:
             self._in_doubt = []
         if beat:
             self._beat_at = now + max(0.1, self._spec.heartbeat_seconds)
+            self._log_progress(now)
+
+    def _log_progress(self, now: float) -> None:
+        """Log, from the first env steps on and now and then, that this client takes part."""
+        progress = self._progress
+        if not progress.steps or now < self._log_at:
+            return
+        self._log_at = now + LOG_SECONDS
+        log.info(
+            "playing env_steps=%d episodes=%d version=%d queued=%d",
+            progress.steps, progress.episodes, progress.version, len(self._outbox),
+        )  # fmt: skip
 
     def _send(self, entries: list[Entry]) -> None:
         """Push entries; the server may have only those that were pushed before."""

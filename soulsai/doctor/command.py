@@ -102,19 +102,25 @@ def _server_findings(config: Config) -> Iterator[CheckResult]:
     yield checks.disk(Path(config.run.saves), "runs")
     try:
         redis = connect.find_server(config)
+        private = not config.redis.url and redis.url.startswith("unix:")  # that of a run of `train`
         config = msgspec.structs.replace(config, redis=redis)
     except NoRun as error:
         yield finding("settings.server", error=error)
         return
     yield from checks.secrets(Path(redis.secrets))
-    yield checks.signing(Path(redis.secrets))
+    if not private:
+        yield checks.signing(Path(redis.secrets))
     reached = _reached(server_for("training_node", redis))
     yield from reached
     if not _failed(reached):
         for role in NODES:
             if role == "training_node" or file_of(Path(redis.secrets), role).is_file():
-                yield from _role_findings(config, role)
+                for one in _role_findings(config, role):
+                    if not (private and one.check == "durability"):  # it ends with its run
+                        yield one
         yield _status_finding(config)
+    if private:
+        return  # the run plays its environment already
     try:
         spec = connect.read_spec(Path(file)) if (file := config.environment.spec_file) else None
         spec = spec or probe(config.environment, config.client)

@@ -77,6 +77,7 @@ def test_a_volunteer_plays_after_three_commands_and_is_shut_out_by_one(tmp_path)
         assert invited.returncode == 0, invited.stderr
         with Volunteer(there, there / "lab.invite") as volunteer:
             before = server.until("env steps", lambda status: status.env_steps > 500)
+            assert "playing env_steps=" in volunteer.log.read_text(), "its user sees it work"
             server.child("redis-server").kill()
             server.until("more", lambda status: status.env_steps > before.env_steps + 500)
             assert "the server died" in server.errors()

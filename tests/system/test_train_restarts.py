@@ -42,6 +42,11 @@ def operate(training):
     status = json.loads(soulsai("status", "--json", cwd=training.folder).stdout)
     assert status["run"] == training.run_folder().name
     assert "CartPole-v1" in soulsai("status", cwd=training.folder).stdout
+    checked = soulsai("doctor", "--json", cwd=training.folder)
+    assert checked.returncode == 0, checked.stdout
+    answer = json.loads(checked.stdout.splitlines()[-1])
+    assert answer["side"] == "server", "it finds the run of this folder"
+    assert [one for one in answer["findings"] if one["state"] != "ok"] == []
     saved = soulsai("quicksave", "--no-replay", cwd=training.folder)
     assert saved.returncode == 0, saved.stderr
     assert (training.run_folder() / "manual_save" / "policy.onnx").is_file()
