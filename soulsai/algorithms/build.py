@@ -46,8 +46,13 @@ def build(
             settings = msgspec.convert(settings, kind.Config)
         except msgspec.ValidationError as error:
             raise ConfigError(f"algorithm.options: {error}") from error
-    if isinstance(settings, LearnerSettings) and spec.action.kind not in settings.actions:
-        others = [n for n, each in _built_in().items() if spec.action.kind in each.actions]
+    if isinstance(settings, LearnerSettings) and not settings.can_learn(spec.action):
+        others = [n for n, each in _built_in().items() if each.can_learn(spec.action)]
+        if spec.action.kind in settings.actions:
+            raise ConfigError(
+                f"algorithm.name: {name} needs actions with finite bounds; set "
+                f"environment.action_range to [low, high], or choose {' or '.join(others)}"
+            )
         raise ConfigError(
             f"algorithm.name: {name} needs {' or '.join(settings.actions)} actions, "
             f"not {spec.action.kind!r}; choose {' or '.join(others)}"

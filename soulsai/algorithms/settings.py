@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 
 from msgspec import Struct
 
-from soulsai.types import ActionKind
+from soulsai.types import ActionKind, ActionSpec
 
 
 class LearnerSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -13,11 +13,16 @@ class LearnerSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
     learner: ClassVar[str]  # "module:Class" of the algorithm, imported when it is built
     actions: ClassVar[tuple[ActionKind, ...]]  # kinds of action spaces it can learn
+    needs_bounds: ClassVar[bool] = False  # whether all numbers of an action need bounds
     fixed: ClassVar[tuple[str, ...]] = ()  # settings that shape the saved networks and statistics
 
     def problems(self) -> Iterator[str]:
         """Yield each combination of settings that cannot work, as ``setting: reason``."""
         yield from ()
+
+    def can_learn(self, action: ActionSpec) -> bool:
+        """Return whether the algorithm learns such actions."""
+        return action.kind in self.actions and (action.bounded or not self.needs_bounds)
 
     def misfits(self, saved: Any) -> list[str]:
         """Return the names of the settings with which a checkpoint cannot be loaded.

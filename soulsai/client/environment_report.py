@@ -4,12 +4,13 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
+import msgspec
 import numpy as np
 from msgspec import Struct
 
-from soulsai.algorithms.registry import BUILT_IN, AlgorithmSections
+from soulsai.algorithms.registry import AlgorithmSections
+from soulsai.algorithms.settings import LearnerSettings
 from soulsai.algorithms.spec_text import describe_action, describe_leaf
 from soulsai.client.environment import (
     AdaptedEnvironment,
@@ -230,12 +231,14 @@ def _isolation(config: Config) -> str:
 
 
 def _training(report: EnvironmentReport, config: Config) -> str:
-    name, kind = config.algorithm.name, report.spec.action.kind
-    settings: Any = getattr(config, name, None)
-    if name in BUILT_IN and kind not in settings.actions:
-        sections = AlgorithmSections()
-        others = [each for each in BUILT_IN if kind in getattr(sections, each).actions]
-        return f"{name} cannot learn these actions; give --algorithm {' or '.join(others)}"
+    name, action = config.algorithm.name, report.spec.action
+    settings = config.learner
+    if isinstance(settings, LearnerSettings) and not settings.can_learn(action):
+        sections = msgspec.structs.asdict(AlgorithmSections())
+        others = [each for each, section in sections.items() if section.can_learn(action)]
+        within = action.kind in settings.actions
+        mend = "set environment.action_range, or " if within else ""
+        return f"{name} cannot learn these actions; {mend}give --algorithm {' or '.join(others)}"
     run = config.run
     rate = report.steps_per_second * max(1, run.clients) * config.environment.count
     steps = f"{run.max_env_steps:,} env steps" if run.max_env_steps else "no planned end"

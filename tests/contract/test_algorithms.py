@@ -151,6 +151,7 @@ def test_our_own_algorithms_take_their_settings_from_their_section():
         ("dqn", ActionSpec("hybrid", (2,), (3,), (0.0,), (1.0,)), "'hybrid'; choose ppo$"),
         ("sac", ActionSpec("discrete", (), (3,)), "box.*choose dqn or ppo"),
         ("sac", ActionSpec("multidiscrete", (2,), (3, 2)), "choose dqn or ppo$"),
+        ("sac", ActionSpec("box", (1,), low=(-3e38,), high=(1.0,)), "action_range .*choose ppo$"),
         ("sac", ActionSpec("hybrid", (2,), (3,), (0.0,), (1.0,)), "choose ppo$"),
     ],
 )

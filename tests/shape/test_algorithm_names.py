@@ -31,7 +31,6 @@ KNOWN = {
     },
     "ppo": {
         "algorithms/registry.py": 2,
-        "algorithms/sac/learner.py": 1,  # advice, where actions have no bounds
     },
     "sac": {"algorithms/registry.py": 2},
 }

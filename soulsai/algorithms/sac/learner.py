@@ -32,7 +32,6 @@ from soulsai.algorithms.sac.update import (
     critic_loss,
     critic_report,
 )
-from soulsai.errors import ConfigError
 from soulsai.types import Fragment, Metrics, Spec, zeros
 
 METRICS_EVERY = 16  # updates; copying numbers out of torch costs time
@@ -47,9 +46,6 @@ class SAC:
         seed: Seed of weights, replay and noise.
         steps: Planned env steps; 0: unknown.
         realtime: Whether environments cannot wait for the learner.
-
-    Raises:
-        ConfigError: The bounds of the actions are not finite.
     """
 
     Config = SACSettings
@@ -212,11 +208,6 @@ class SAC:
 
 
 def _hyperparameters(config: SACSettings, spec: Spec) -> Hyperparameters:
-    if not spec.action.bounded:
-        raise ConfigError(
-            "algorithm.name: sac needs actions with finite bounds; set environment.action_range "
-            "to [low, high], or choose ppo"
-        )
     return Hyperparameters(
         drop=config.drop,
         reward_scale=config.reward_scale,

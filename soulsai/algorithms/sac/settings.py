@@ -14,6 +14,7 @@ class SACSettings(ReplaySettings, frozen=True, forbid_unknown_fields=True):
 
     learner = "soulsai.algorithms.sac.learner:SAC"
     actions = ("box",)
+    needs_bounds = True
     fixed = ("hidden", "layer_norm", "critics", "quantiles", "normalize_obs")
 
     hidden: tuple[Count, ...] = (256, 256)  # widths of the hidden layers of actor and critics

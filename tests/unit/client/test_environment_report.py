@@ -71,6 +71,14 @@ def test_a_slow_environment_is_tried_for_ten_seconds_and_may_be_a_game():
 def test_an_algorithm_that_cannot_learn_it_is_named_with_those_that_can():
     own = config("Pendulum-v1")
     assert words(own)[-1].endswith("dqn cannot learn these actions; give --algorithm ppo or sac")
+    boundless = f"{__name__}:{Boundless.__name__}"
+    own_range = msgspec.structs.replace(config(boundless), algorithm=AlgorithmSettings("sac"))
+    assert words(own_range)[-1].endswith(
+        "sac cannot learn these actions; set environment.action_range, or give --algorithm ppo"
+    )
+    ranged = config(boundless, action_range=(-1.0, 1.0))
+    ranged = msgspec.structs.replace(ranged, algorithm=AlgorithmSettings("sac"))
+    assert words(ranged)[-1].startswith("  train        sac, 2 clients")
     own = msgspec.structs.replace(
         own, algorithm=AlgorithmSettings("ppo"), run=RunSettings(max_env_steps=0)
     )
@@ -126,6 +134,10 @@ class Author(gymnasium.Env):
     def step(self, action):
         self.taken += 1
         return self.obs, float(self.taken), self.taken == 5, False, {"souls": 3, "name": "x"}
+
+
+class Boundless(Author):
+    action_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
 
 
 class NoSpaces(Author):

@@ -12,7 +12,6 @@ from torch import Tensor
 from soulsai.algorithms.base import Forgetful
 from soulsai.algorithms.sac.learner import SAC
 from soulsai.algorithms.sac.settings import SACSettings
-from soulsai.errors import ConfigError
 from soulsai.replay.ring import Batch
 from soulsai.training_node.saving import state_file
 from soulsai.types import ActionSpec, Fragment, Leaf, Spec
@@ -339,12 +338,6 @@ def test_metrics_are_numbers():
     names = {"q_mean", "td_error", "grad_norm", "temperature", "replay_size", "skipped"}
     assert metrics.keys() == names | {"actor_loss", "entropy"}
     assert all(np.isfinite(number) for number in metrics.values())
-
-
-def test_actions_without_bounds_are_refused():
-    action = ActionSpec("box", (1,), low=(float("-inf"),), high=(1.0,))
-    with pytest.raises(ConfigError, match="finite bounds"):
-        build(spec=Spec(SPEC.obs, action))
 
 
 def test_actions_of_any_shape_and_several_leaves():
