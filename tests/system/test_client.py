@@ -33,8 +33,10 @@ def any_place(request):
 def test_clients_play_and_nothing_is_lost(any_place):
     node = Node(any_place, count=2)
     with playing(any_place, "one"), playing(any_place, "two", seed=2):
-        until(lambda: node.listen() > 2000)
-        until(lambda: len(node.of(Heartbeat)) >= 2)
+        until(
+            lambda: node.listen() > 2000 and {e.client for e in node.of(Episode)} == {"one", "two"}
+        )
+        until(lambda: node.listen() and len(node.of(Heartbeat)) >= 2)
     node.listen()
     assert node.rejected == []
     for name in ("one", "two"):
