@@ -1,9 +1,8 @@
 """``make run`` in a terminal: Ctrl-C saves, and neither make nor the shell calls it a failure."""
 
-import os
-import pty
 import select
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,31 +18,36 @@ class Terminal:
 
     def __init__(self, folder):
         self.said = ""
-        self.pid, self._descriptor = pty.fork()
-        if not self.pid:
-            os.chdir(folder)
-            os.execvp("sh", ["sh"])
+        self._process = psutil.Popen(
+            [sys.executable, "-c", "import pty; pty.spawn(['sh'])"],
+            cwd=folder,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+        )
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        for process in psutil.Process(self.pid).children(recursive=True):
+        left = self._process.children(recursive=True)
+        for process in [*left, self._process]:
             process.kill()
-        os.write(self._descriptor, b"exit\n")
-        os.waitpid(self.pid, 0)
-        os.close(self._descriptor)
+        psutil.wait_procs(left, timeout=15)
+        self._process.wait()
+        self._process.stdin.close()
+        self._process.stdout.close()
 
     def type(self, text):
-        os.write(self._descriptor, text.encode())
+        self._process.stdin.write(text.encode())
 
     def until(self, word):
         """Read until a word comes; return all that came after the last one."""
         start, deadline = len(self.said), time.monotonic() + PATIENCE
         while word not in self.said[start:]:
             assert time.monotonic() < deadline, self.said[start:]
-            if select.select([self._descriptor], [], [], 0.1)[0]:
-                self.said += os.read(self._descriptor, 65536).decode(errors="replace")
+            if select.select([self._process.stdout], [], [], 0.1)[0]:
+                self.said += self._process.stdout.read(65536).decode(errors="replace")
         return self.said[start:]
 
 
@@ -56,7 +60,7 @@ def test_ctrl_c_is_no_failure(tmp_path):
     (tmp_path / ".venv" / ".ready-run").touch()
     with Terminal(tmp_path) as terminal:
         terminal.type("ARGS='--env CartPole-v1' make run\n")
-        terminal.until("warming up")
+        terminal.until("client-1")
         terminal.type("\x03")
         said = terminal.until("train --resume")
         terminal.type("echo do''ne\n")
