@@ -18,7 +18,8 @@ STEPS = "1500"  # of a run that a page lets go on to its end
 # Commands that go on until Ctrl-C, and the words by which each says that it works.
 GO_ON = {
     r"make run$": r"(warming up|learning):",
-    r"soulsai serve ": r"page http",
+    r"soulsai serve ": r"page (http|waits)",  # another program may have the port of the page
+    r"soulsai train$": r"page http",
     r"soulsai client ": r"environment=\S+ count=",
     r"soulsai training-node": r"run (begun|resumed) run=",
     r"soulsai telemetry-node": r"page url=http",
@@ -35,6 +36,11 @@ def getaddrinfo(host, *words, **more):
     return found("127.0.0.1" if host == {HOST!r} else host, *words, **more)
 socket.getaddrinfo = getaddrinfo
 """
+
+
+def ready_word(line):
+    """Return the pattern by which a command that goes on says that it works; empty: none."""
+    return next((word for each, word in GO_ON.items() if re.match(each, line)), "")
 
 
 class Going:
@@ -115,7 +121,7 @@ class Machine:
         """Type a command, and wait for its end if it has one by itself; return its output."""
         if line.startswith("source "):
             self._prelude.append(line)
-        ready = next((word for each, word in GO_ON.items() if re.match(each, line)), "")
+        ready = ready_word(line)
         install = line.startswith(("pip ", "make run"))
         if interrupted or ready:
             going = self.start(line, "0")

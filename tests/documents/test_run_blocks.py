@@ -14,7 +14,7 @@ import time
 import pytest
 
 from tests.documents.blocks import ROOT, blocks
-from tests.documents.machines import COMMAND_SECONDS, Machine, copy_checkout
+from tests.documents.machines import COMMAND_SECONDS, Machine, copy_checkout, ready_word
 
 pytestmark = [pytest.mark.documents, pytest.mark.timeout(3600)]
 
@@ -51,7 +51,7 @@ def test_every_block_works_as_written(machines, capsys):
         if block.beside:
             beside = machine.start(block.beside, "0")
             machine.going.append(beside)
-            beside.until(r"page http|Ready to accept", COMMAND_SECONDS)
+            beside.until(ready_word(block.beside), COMMAND_SECONDS)
         if block.machine == "volunteer":
             carry_invites(machines)
         for command in block.commands:
