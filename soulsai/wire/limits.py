@@ -23,6 +23,7 @@ from soulsai.types import (
 )
 
 LARGEST_COUNT = 2**48
+LARGEST_OBSERVATION = 1e18  # of a float, with either sign: its square is finite in 32 bits
 ROUNDING = 1e-6  # of a sum of rewards, relative
 
 
@@ -62,7 +63,7 @@ class MessageLimits:
             raise Rejected("epsilon", f"{fragment.epsilon:g} of {self._epsilon:g} at most")
         obs = fragment.obs
         for name in self._floats:
-            _finite(name, obs[name])
+            _in_range(name, obs[name])
         for name, categories in self._categories.items():
             if obs[name].max(initial=0) >= categories or obs[name].min(initial=0) < 0:
                 raise Rejected("category", f"{name} beyond {categories} categories")
@@ -131,6 +132,13 @@ class MessageLimits:
             if not (valid[rows, action[:, component]] | ~valid.any(1)).all():
                 raise Rejected("mask", "an action that the mask forbids")
             first += size
+
+
+def _in_range(name: str, values: Array) -> None:
+    # Comparisons with NaN are false, and the maximum propagates it.
+    if values.size and not np.abs(values).max() <= LARGEST_OBSERVATION:
+        _finite(name, values)
+        raise Rejected("range", f"{name} has numbers beyond {LARGEST_OBSERVATION:g}")
 
 
 def _finite(name: str, values: Array) -> None:

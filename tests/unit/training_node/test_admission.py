@@ -20,6 +20,7 @@ from soulsai.types import (
     RunSpec,
     Spec,
 )
+from soulsai.wire.limits import LARGEST_OBSERVATION
 from soulsai.wire.protocols import Entry, Position
 
 NOW = 1_700_000_000.0
@@ -252,6 +253,15 @@ def test_choices_with_numbers(value, refused):
     sent = fragment(1, action=np.array([value], "f4"))
     sent = msgspec.structs.replace(sent, obs={"mask": mask})
     assert reasons(admit(spec, sent, head="hybrid")) == refused
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_absurd_observation_is_refused_and_a_large_one_is_not(sign):
+    largest = sign * np.float32(0.99 * LARGEST_OBSERVATION)
+    assert reasons(admit(run_spec(), fragment(obs=spoilt(ZEROS, (4, 0), largest)))) == []
+    for absurd in (sign * 1.01 * LARGEST_OBSERVATION, sign * 3e38):
+        refused = admit(run_spec(), fragment(obs=spoilt(ZEROS, (4, 0), np.float32(absurd))))
+        assert reasons(refused) == ["range"]
 
 
 def test_extras_and_memory_are_finite():
