@@ -102,7 +102,7 @@ class Enrolment:
         """Delete a client's entries in all runs; return whether the server's users permit it."""
         checked("NAME", client)
         try:
-            for kind in ("exp", "notice"):
+            for kind in ("exp", "notice", "received"):
                 if keys := scan(self._connection, f"soulsai:{{*}}:{kind}:{client}"):
                     self._connection.execute("UNLINK", *keys)
         except AccessDenied:  # users of an earlier release

@@ -265,8 +265,11 @@ class StatusReporter:
 
     def confirm(self, now: float) -> None:
         """Tell clients how far they need not keep their entries any longer, given the time."""
-        if settled := self._settled.due(self._progress.marks, now):
-            self._wire.attempt(lambda wire: wire.confirm(settled))
+        settled = self._settled.due(self._progress.marks, now)
+        excluded = self._quarantine.excluded  # of whom nothing is to be left on the server
+        upto = {client: place for client, place in settled.items() if client not in excluded}
+        if upto:
+            self._wire.attempt(lambda wire: wire.confirm(upto))
 
     def _announce_trouble(self, status: Status) -> None:
         """Announce the trouble of one client; any client may change its text at any time."""

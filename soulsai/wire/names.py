@@ -169,7 +169,7 @@ _RIGHTS: dict[Role, str] = {
     # For enrolling and revoking. It can create users with any rights.
     "admin": (
         f"{_NODE_LINK} +info +client|list +acl|setuser +acl|deluser +acl|users +acl|getuser "
-        f"+acl|save +scan (%W~{_RUN}exp:* %W~{_RUN}notice:* +unlink)"
+        f"+acl|save +scan (%W~{_RUN}exp:* %W~{_RUN}notice:* %W~{_RUN}received:* +unlink)"
     ),
 }
 

@@ -66,7 +66,9 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "subscribe": {"model", "control"},
     },
     "metrics": {},
-    "admin": {"unlink": {"own", "exp", "own notice", "notice"}},
+    "admin": {
+        "unlink": {"own", "exp", "own notice", "notice", "own received", "received"},
+    },
     "c-lab": {
         "getrange": {
             "spec", "program", "manifest", "model", "piece", "control", "own notice",

@@ -13,8 +13,9 @@ from soulsai.errors import AccessDenied, ConfigError, WireError
 from soulsai.identity import folder as secrets_folder
 from soulsai.identity.users import Enrolment, NotEnrolled, foreign_streams, page_enroller
 from soulsai.wire.invite import Invite, from_line
+from soulsai.wire.names import Keys
 from soulsai.wire.protocols import Position
-from soulsai.wire.redis.connection import RedisConnection
+from soulsai.wire.redis.connection import RedisConnection, scan
 from soulsai.wire.redis.roles import connect_client, connect_training
 from soulsai.wire.secrets import Server, write_file
 from soulsai.wire.signing import signer_in
@@ -98,8 +99,11 @@ def test_revoking_deletes_streams_and_foreign_ones_are_found(server, enrolment):
     link = server.link("training_node")
     keys = ["soulsai:{nobody-knows-it}:exp:stray", "soulsai:{x}:exp:lab"]
     assert foreign_streams(link) == keys
+    for key in (Keys("x").notice("lab"), Keys("x").received("lab")):
+        link.execute("SET", key, b"1-1")
     enrolment.revoke("lab")
     assert enrolment.delete_streams("lab")
+    assert not [key for key in scan(link, "*") if key.endswith(":lab")]
     assert foreign_streams(link) == keys[:1]
     assert enrolment.remove_foreign_streams() == keys[:1]
     assert foreign_streams(link) == []
