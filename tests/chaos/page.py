@@ -28,19 +28,19 @@ after the kill where somebody was killed, and after the end of the fault where i
 machine had other work, too; how many times slower that made it is measured by how long a process
 takes that only imports torch.
 
-## {faults} faults at random moments in {minutes:.0f} minutes
+## {faults} faults at random moments, with each algorithm
 
-One run per algorithm: env steps learnt from of those that were acknowledged to clients, those lost,
-counted twice or unaccounted, torn checkpoints (which could not be loaded), and stalls, windows of
-ten seconds without a fault in which fewer than 100 steps came in. After a kill of the training node
-nothing came in for the last column's seconds (median, longest), on a machine that was so many times
-slower than when it has nothing else to do.
+One run of so many minutes each: env steps learnt from of those that were acknowledged to clients,
+those lost, counted twice or unaccounted, torn checkpoints (which could not be loaded), and stalls,
+windows of ten seconds without a fault in which fewer than 100 steps came in. After a kill of the
+training node nothing came in for the last column's seconds (median, longest), on a machine that was
+so many times slower than when it has nothing else to do.
 
-| algorithm | learnt, of sent | lost | twice | unaccounted | torn | stalls | slower | gone, s |
-|---|---|---|---|---|---|---|---|---|
+| algorithm | min | learnt, of sent | lost | twice | unaccounted | torn | stalls | slow | gone, s |
+|---|---|---|---|---|---|---|---|---|---|
 """
 FAULTS_HEAD = """
-Seed {seed}; links: {links}. All of them together:
+Seeds {seeds}; links: {links}. All of them together:
 
 | fault | times | what is lost | seconds: median | longest |
 |---|---|---|---|---|
@@ -92,8 +92,8 @@ The same seed gives the same faults at the same moments. In a network namespace 
 `ip`) packets are dropped and delayed by the kernel; elsewhere a proxy holds them back, and the
 program says so."""
 ALGORITHM = (
-    "| {algorithm} | {accepted} of {acked} | {acked_lost} | {double_counted} | {unaccounted} "
-    "| {unloadable_checkpoints} of {checkpoints} | {windows_without_progress} of {windows} "
+    "| {algorithm} | {minutes:.0f} | {accepted} of {acked} | {acked_lost} | {double_counted} "
+    "| {unaccounted} | {unloadable_checkpoints} of {checkpoints} | {windows_without_progress} of {windows} "
     "| {slow:.1f} | {downtime_median_s:.1f}, {downtime_max_s:.1f} |"
 )
 COSTS = {
@@ -113,8 +113,9 @@ def page(fires, trials):
     machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python "
     machine += platform.python_version()
     lines = [HEAD.format(machine=machine, **fires[0]).rstrip("\n")]
+    seeds = ", ".join(str(fire["seed"]) for fire in fires)
     lines += [ALGORITHM.format(**fire) for fire in fires]
-    lines.append(FAULTS_HEAD.format(**fires[0]).rstrip("\n"))
+    lines.append(FAULTS_HEAD.format(seeds=seeds, links=fires[0]["links"]).rstrip("\n"))
     recovery = defaultdict(list)
     for fire in fires:
         for kind, seconds in fire["recovery"].items():

@@ -14,10 +14,10 @@ def test_a_page_has_a_row_for_every_kind_of_fault_and_every_trial():
     other = Result(7, "netns", "ppo", faults=3, accepted=50, acked=40, unaccounted=2, minutes=10.0)
     other.recovery = {"kill redis": [3.0]}
     text = page([asdict(fire), asdict(other)], [asdict(row) for row in rows])
-    assert "| dqn | 900 of 900 | 0 | 0 | 0 |" in text
-    assert "| ppo | 50 of 40 | 0 | 0 | 2 |" in text
+    assert "| dqn | 10 | 900 of 900 | 0 | 0 | 0 |" in text
+    assert "| ppo | 10 | 50 of 40 | 0 | 0 | 2 |" in text
     assert "| kill redis | 3 | nothing | 1.5 | 3.0 |" in text
     assert "| pause client | 1 | nothing | 0.2 | 0.2 |" in text
     assert "| a partition | nothing | 3.2 | 1.0 | accepted 10 |" in text
     assert "| SIGTERM | nothing |  | 1.0 |  |" in text
-    assert "3 faults at random moments in 10 minutes" in text
+    assert "3 faults at random moments" in text
