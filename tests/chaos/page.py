@@ -93,8 +93,8 @@ The same seed gives the same faults at the same moments. In a network namespace 
 program says so."""
 ALGORITHM = (
     "| {algorithm} | {minutes:.0f} | {accepted} of {acked} | {acked_lost} | {double_counted} "
-    "| {unaccounted} | {unloadable_checkpoints} of {checkpoints} | {windows_without_progress} of {windows} "
-    "| {slow:.1f} | {downtime_median_s:.1f}, {downtime_max_s:.1f} |"
+    "| {unaccounted} | {unloadable_checkpoints} of {checkpoints} "
+    "| {windows_without_progress} of {windows} | {slow:.1f} | {downtime_median_s:.1f}, {downtime_max_s:.1f} |"
 )
 COSTS = {
     "kill learner": "nothing: updates since the last checkpoint are made again",
