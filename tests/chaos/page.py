@@ -7,8 +7,8 @@ from collections import defaultdict
 
 HEAD = """# What goes wrong, and what that costs
 
-Written by `python -m tests.chaos --all --page docs/reliability.md`, from what it measured on
-{machine}. Nobody did anything by hand in any of these runs. In all of them a server (Valkey or
+Written by `python -m tests.chaos --all --page docs/reliability.md`, from what it, or its runs one by
+one, measured on {machine}. Nobody did anything by hand in any of these runs. In all of them a server (Valkey or
 Redis, append-only file, `everysec`), a training node, a telemetry node and clients ran as
 processes of their own.
 
@@ -94,7 +94,8 @@ program says so."""
 ALGORITHM = (
     "| {algorithm} | {minutes:.0f} | {accepted} of {acked} | {acked_lost} | {double_counted} "
     "| {unaccounted} | {unloadable_checkpoints} of {checkpoints} "
-    "| {windows_without_progress} of {windows} | {slow:.1f} | {downtime_median_s:.1f}, {downtime_max_s:.1f} |"
+    "| {windows_without_progress} of {windows} | {slow:.1f} "
+    "| {downtime_median_s:.1f}, {downtime_max_s:.1f} |"
 )
 COSTS = {
     "kill learner": "nothing: updates since the last checkpoint are made again",
