@@ -7,10 +7,10 @@ from collections import defaultdict
 
 HEAD = """# What goes wrong, and what that costs
 
-Written by `python -m tests.chaos --all --page docs/reliability.md`, from what it, or its runs one by
-one, measured on {machine}. Nobody did anything by hand in any of these runs. In all of them a server (Valkey or
-Redis, append-only file, `everysec`), a training node, a telemetry node and clients ran as
-processes of their own.
+Written by `python -m tests.chaos --all --page docs/reliability.md`, from what it, or its runs one
+by one, measured on {machine}. Nobody did anything by
+hand in any of these runs. In all of them a server (Valkey or Redis, append-only file, `everysec`),
+a training node, a telemetry node and clients ran as processes of their own.
 
 **How losses are counted.** The environment of these runs shows a *stamp* as its observation:
 which client, which of its lives, and a counter. Clients write down which steps they send, and of
