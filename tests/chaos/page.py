@@ -80,12 +80,13 @@ steps per round trip.
 
 ## Again
 
-```sh
-make test-chaos                                   # each algorithm for ten minutes, then every trial
-python -m tests.chaos --seed 7 --faults 50 --minutes 10 --algorithm ppo
-python -m tests.chaos --trial partition
-python -m tests.chaos --trial goodbyes --rounds 20
-python -m tests.chaos --trial soak --minutes 60     # not one of --all
+<!-- elsewhere: takes an hour; tests/chaos/__main__.py -->
+```console
+$ make test-chaos                                   # each algorithm for ten minutes, then every trial
+$ python -m tests.chaos --seed 7 --faults 50 --minutes 10 --algorithm ppo
+$ python -m tests.chaos --trial partition
+$ python -m tests.chaos --trial goodbyes --rounds 20
+$ python -m tests.chaos --trial soak --minutes 60     # not one of --all
 ```
 
 The same seed gives the same faults at the same moments. In a network namespace (root, `iptables`,
