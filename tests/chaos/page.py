@@ -82,7 +82,7 @@ steps per round trip.
 
 <!-- elsewhere: takes an hour; tests/chaos/__main__.py -->
 ```console
-$ make test-chaos                                   # each algorithm for ten minutes, then every trial
+$ make test-chaos                                # each algorithm for ten minutes, then every trial
 $ python -m tests.chaos --seed 7 --faults 50 --minutes 10 --algorithm ppo
 $ python -m tests.chaos --trial partition
 $ python -m tests.chaos --trial goodbyes --rounds 20
