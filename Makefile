@@ -9,13 +9,13 @@ READY := .venv/.ready
 # What a client runs, which must work on Windows, too
 WINDOWS := -p soulsai.client -m soulsai.process -m soulsai.wire.redis.roles
 
-.PHONY: run test test-tools test-docs check format docs bench sbom test-conformance test-mutations test-long test-learning test-web test-stack test-chaos test-hostile stack-images test-ray clean
+.PHONY: run test test-tools test-docs check format docs bench sbom test-environments test-conformance test-mutations test-long test-learning test-web test-stack test-chaos test-hostile stack-images test-ray clean
 
 run: $(RUNS)  ## Train LunarLander on this machine, with a live view. ARGS="--env CartPole-v1"
 	@trap : INT; $(BIN)/soulsai train $(ARGS) || test $$? = 130  # Ctrl-C is no failure
 
 test: $(READY)  ## Run all tests that need nothing but Python, in about a quarter of an hour.
-	$(BIN)/python -m pytest -n 3 -m "not learning and not web and not stack and not chaos and not long and not mutation and not ray and not tools and not documents" $(ARGS)
+	$(BIN)/python -m pytest -n 3 -m "not learning and not web and not stack and not chaos and not long and not mutation and not ray and not environments and not tools and not documents" $(ARGS)
 
 test-tools: $(READY)  ## Run the tests that need redis-server, openssl, promtool, prometheus, kubectl and node.
 	$(BIN)/python -m pytest -n 3 -m "tools and not long" $(ARGS)
@@ -46,6 +46,9 @@ test-docs: $(READY)  ## Type every command of README and docs; needs redis-serve
 
 test-long: $(READY)  ## Run the long forms of tests whose short forms run always.
 	$(BIN)/python -m pytest -m long $(ARGS)
+
+test-environments: $(READY)  ## Try released packages of environments, each in an environment of its own.
+	$(BIN)/python -m pytest -m environments tests/environments $(ARGS)
 
 test-conformance: $(READY)  ## Check the learners' equations, in seconds.
 	$(BIN)/python -m pytest -m conformance tests/unit tests/contract $(ARGS)
