@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +23,7 @@ from soulsai.web.tables import Episodes
 LARGEST = 1e100  # larger values are no measurement, and their squares overflow
 FORGOTTEN = "forgotten.json"
 PAGE = 256  # episodes of one client's epoch per integer: an episode costs one bit
+MOST_PAGES = 2**15  # about 10 MB
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -31,28 +33,44 @@ class EpisodeSet:
     """The known episodes of a run, by client, epoch and number.
 
     A training node that dies after it has sent an episode, and before a checkpoint covers it, is
-    followed by one that sends it again. An episode without an epoch is never known.
+    followed by one that sends it again. An episode without an epoch is never known. Beyond
+    ``MOST_PAGES``, the client with most pages loses its oldest: numbers drawn at random, each of
+    which takes a page, cost nobody else anything.
     """
 
     def __init__(self) -> None:
-        self._pages: dict[tuple[str, int, int], int] = {}
+        self._clients: dict[str, OrderedDict[tuple[int, int], int]] = {}
+        self._count = 0  # of all pages
 
     def __contains__(self, episode: Episode) -> bool:
-        key, bit = self._place(episode)
-        return bool(episode.epoch and self._pages.get(key, 0) & bit)
+        page, bit = self._place(episode)
+        known = self._clients.get(episode.client, {}).get(page, 0)
+        return bool(episode.epoch and known & bit)
 
     def add(self, episode: Episode) -> bool:
         """Add an episode, and return whether it is new."""
         if not episode.epoch:
             return True
-        key, bit = self._place(episode)
-        known = self._pages.get(key, 0)
-        self._pages[key] = known | bit
-        return not known & bit
+        page, bit = self._place(episode)
+        pages = self._clients.setdefault(episode.client, OrderedDict())
+        known = pages.get(page)
+        pages[page] = (known or 0) | bit
+        pages.move_to_end(page)
+        self._count += known is None
+        if self._count > MOST_PAGES:
+            self._drop_oldest()
+        return not (known or 0) & bit
 
-    def _place(self, episode: Episode) -> tuple[tuple[str, int, int], int]:
+    def _drop_oldest(self) -> None:
+        client = max(self._clients, key=lambda name: len(self._clients[name]))
+        self._clients[client].popitem(last=False)
+        self._count -= 1
+        if not self._clients[client]:
+            del self._clients[client]
+
+    def _place(self, episode: Episode) -> tuple[tuple[int, int], int]:
         page, place = divmod(episode.episode, PAGE)
-        return (episode.client, episode.epoch, page), 1 << place
+        return (episode.epoch, page), 1 << place
 
 
 class Forgotten(Struct, frozen=True):

@@ -1,11 +1,13 @@
 """Each episode counts once, whoever tells of it how often."""
 
+import random
+
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from soulsai.config.schema import TelemetrySettings
-from soulsai.telemetry_node.run import PAGE, EpisodeSet, FollowedRun
+from soulsai.telemetry_node.run import MOST_PAGES, PAGE, EpisodeSet, FollowedRun
 from soulsai.testing.policy import toy_run
 from soulsai.types import EnvironmentOffer, Episode
 
@@ -44,6 +46,18 @@ class Painter:
 
     def close(self, last):
         del last
+
+
+def test_numbers_drawn_at_random_take_bounded_memory_and_nobody_elses_episodes():
+    seen, rng = EpisodeSet(), random.Random(1)
+    honest = [msgspec.structs.replace(EPISODE, client="a", epoch=3, episode=n) for n in range(600)]
+    assert all(seen.add(episode) for episode in honest)
+    for _ in range(2 * MOST_PAGES):
+        seen.add(
+            msgspec.structs.replace(EPISODE, client="b", epoch=3, episode=rng.randrange(2**47))
+        )
+    assert sum(map(len, seen._clients.values())) == MOST_PAGES
+    assert not any(seen.add(episode) for episode in honest)
 
 
 def test_the_figure_is_drawn_after_every_other_episode_unless_told_otherwise(tmp_path, monkeypatch):
