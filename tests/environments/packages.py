@@ -27,7 +27,14 @@ PACKAGES = (
         ),
         needs="`AtariPreprocessing` needs opencv-python",
     ),
-    Package("bluesky-gym", ("bluesky-gym==0.2.0",), "bluesky_gym.envs:MergeEnv", "sac"),
+    Package(
+        "bluesky-gym",
+        ("bluesky-gym==0.2.0",),
+        "bluesky_gym.envs:MergeEnv",
+        "sac",
+        ("environment.max_episode_steps=200",),
+        needs="`environment.max_episode_steps`: it has no limit of its own",
+    ),
     Package(
         "dm-control",
         ("dm-control==1.0.50", "shimmy==2.0.1", "mujoco==3.17.0"),
