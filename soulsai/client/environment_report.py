@@ -27,6 +27,7 @@ MOST_STEPS = 200  # of a trial
 MOST_SECONDS = 10.0
 SLOW_SECONDS = 0.02  # of a step, from which it may be a game that goes on by itself
 SEED = 1  # of the two resets that are compared
+SMALLEST_SHARE = 1 / 256  # of a leaf's bounds, in which its numbers are told apart
 
 
 class EnvironmentReport(Struct, frozen=True):
@@ -169,6 +170,12 @@ class _Trial:
         self.least, self.largest = math.inf, -math.inf
         self.info: set[str] = set()
         self._same_seed_differs = False
+        # Integers that are divided by their bounds, with the range that was seen
+        self._ranges = {
+            name: (math.inf, -math.inf)
+            for name, leaf in environment.spec.seen.items()
+            if np.dtype(leaf.dtype).kind in "iu" and not (leaf.categories or leaf.normalised)
+        }
 
     def play(self, steps: int) -> None:
         """Play at most this many steps."""
@@ -186,6 +193,9 @@ class _Trial:
             self.least, self.largest = (
                 min(self.least, result.reward), max(self.largest, result.reward),
             )  # fmt: skip
+            for name, (low, high) in self._ranges.items():
+                row = rows[name]
+                self._ranges[name] = min(low, float(row.min())), max(high, float(row.max()))
             self.info |= numbers(environment.info, [*map(str, environment.info)]).keys()
             if result.terminated or result.truncated:
                 self.ended += 1
@@ -204,6 +214,14 @@ class _Trial:
                 f"no episode ended in {self.steps} steps; if that is never so, set "
                 "environment.max_episode_steps"
             )
+        for name, (low, high) in self._ranges.items():
+            leaf = self._environment.spec.obs[name]
+            bound = max(abs(leaf.low or 0.0), abs(leaf.high or 0.0), 1.0)
+            if 0 < high - low < SMALLEST_SHARE * bound:
+                yield (
+                    f"observation leaf {name!r}: {low:g} to {high:g}, of bounds up to {bound:g}, "
+                    "look like a constant to the network; give observation_space nearer bounds"
+                )
         if self.least == self.largest == 0 and self.ended:
             yield "the reward of every step was 0; random play may never find any"
 

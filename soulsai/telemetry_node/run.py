@@ -44,8 +44,8 @@ class EpisodeSet:
 
     def __contains__(self, episode: Episode) -> bool:
         page, bit = self._place(episode)
-        known = self._clients.get(episode.client, {}).get(page, 0)
-        return bool(episode.epoch and known & bit)
+        pages = self._clients.get(episode.client)
+        return bool(episode.epoch and pages and pages.get(page, 0) & bit)
 
     def add(self, episode: Episode) -> bool:
         """Add an episode, and return whether it is new."""

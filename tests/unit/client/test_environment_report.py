@@ -235,6 +235,21 @@ class Endless(Author):
         return self.obs + 7, 1.0, False, False, {}
 
 
+class Tiny(Author):
+    """Counts to 5 in integers up to 100,000, and to 500 in others."""
+
+    observation_space = spaces.Dict({
+        "few": spaces.Box(0, 100_000, (1,), np.int32),
+        "many": spaces.Box(0, 100_000, (1,), np.int32),
+    })  # fmt: skip
+
+    @property
+    def obs(self):
+        return {name: np.array([times * self.taken], np.int32) for name, times in self.times}
+
+    times = (("few", 1), ("many", 100))
+
+
 class Constant(Author):
     def step(self, action):
         return self.obs, 0.0, True, False, {}
@@ -246,6 +261,7 @@ class Constant(Author):
         (Author, []),
         (Unseeded, [r"reset(seed=1) gives another observation each time"]),
         (Endless, ["obs: 7 is outside [0, 1]", "no episode ended in 200 steps"]),
+        (Tiny, ["observation leaf 'few': 1 to 5, of bounds up to 100000, look like a constant"]),
         (Constant, ["the reward of every step was 0"]),
     ],
 )
