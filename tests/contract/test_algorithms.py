@@ -65,7 +65,7 @@ def test_a_resumed_run_is_the_same_run_bit_for_bit(case, saved_after):
         second.parts[name].load_state_dict(state)
     assert digest(states(second)) == digest(states(first))
     updates = len(run(second, groups[saved_after:]))
-    assert updates > 10
+    assert updates > 5
     assert digest(states(second)) == digest(states(straight))
 
 

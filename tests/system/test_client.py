@@ -1,5 +1,6 @@
 """A client from its first question to its last word, in memory and on a real server."""
 
+import logging
 import os
 import signal
 import time
@@ -68,6 +69,7 @@ def test_steps_of_the_last_heartbeat_are_those_that_arrived(place):
 
 
 def test_a_client_waits_for_a_run_and_says_so_once(place, caplog):
+    caplog.set_level(logging.INFO)
     node = Node(place, publish=False)
     with playing(place):
         until(lambda: "waiting=NoRun" in caplog.text)

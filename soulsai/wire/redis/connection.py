@@ -167,7 +167,7 @@ class RedisConnection:
                 f"the server there, or use an invite ({text})"
             )
         origin = f"the password in {source}" if source else "the password"
-        mend = "copy the server's file of this name again"
+        mend = "copy redis.secret of the server again"
         if self._server.username.startswith(CLIENT_USER):
             name = self._server.username.removeprefix(CLIENT_USER)
             origin = source or f"the password of {name}"

@@ -56,7 +56,9 @@ def test_the_first_one_is_the_innermost():
 
 
 def test_all_that_a_server_may_request_exist():
-    assert set(gymnasium_wrappers.__all__) >= PERMITTED
+    named = {name for name in PERMITTED if ":" not in name}
+    assert set(gymnasium_wrappers.__all__) >= named
+    assert len(named) > 20
 
 
 @pytest.mark.parametrize(

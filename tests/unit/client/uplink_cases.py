@@ -18,7 +18,7 @@ from tests.memory_server import MemoryServer
 RUN, PROGRAM, ARRAYS = toy_run(EnvironmentOffer("soulsai.testing:ToyEnv"))
 
 
-def until(true, seconds=5.0):
+def until(true, seconds=30.0):
     """Wait for a condition, and fail if it does not come true in time."""
     deadline = time.monotonic() + seconds
     while not true():
