@@ -37,10 +37,10 @@ PACKAGES = (
     ),
     Package(
         "dm-control",
-        ("dm-control==1.0.50", "shimmy==2.0.1", "mujoco==3.17.0"),
+        ("dm-control==1.0.50", "shimmy==2.0.1", "mujoco==3.17.0", "imageio==2.37.3"),
         "shimmy:dm_control/cartpole-balance-v0",
         "ppo",
-        needs="`mujoco==3.17.0`, by shimmy",
+        needs="`mujoco==3.17.0` and imageio, by shimmy",
     ),
     Package(
         "flappy-bird-gymnasium",
@@ -57,10 +57,10 @@ PACKAGES = (
     ),
     Package(
         "gymnasium-robotics",
-        ("gymnasium-robotics==1.4.2", "mujoco==3.13.0"),
+        ("gymnasium-robotics==1.4.2", "mujoco==3.11.0"),
         "gymnasium_robotics:FetchReach-v4",
         "sac",
-        needs="`mujoco<3.14`",
+        needs="`mujoco<3.12`",
     ),
     Package("highway-env", ("highway-env==1.12.1",), "highway_env:highway-fast-v0"),
     Package(
