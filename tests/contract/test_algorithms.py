@@ -57,7 +57,7 @@ def test_every_algorithm_has_a_case():
 
 @pytest.mark.parametrize("saved_after", [0, 1, 40, 117])
 def test_a_resumed_run_is_the_same_run_bit_for_bit(case, saved_after):
-    groups = stream(case, 600)
+    groups = stream(case, 840)
     straight, first, second = make(case, 1), make(case, 1), make(case, 2)
     run(straight, groups)
     run(first, groups[:saved_after])
@@ -65,7 +65,7 @@ def test_a_resumed_run_is_the_same_run_bit_for_bit(case, saved_after):
         second.parts[name].load_state_dict(state)
     assert digest(states(second)) == digest(states(first))
     updates = len(run(second, groups[saved_after:]))
-    assert updates > 5
+    assert updates > 10
     assert digest(states(second)) == digest(states(straight))
 
 
