@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from soulsai.client.actor import Actor
-from soulsai.client.spaces import as_array
+from soulsai.client.spaces import as_array, read_mask
 from soulsai.errors import CheckpointError, EnvironmentFault
 from soulsai.heads import act, to_environment
 from soulsai.types import MASK, ActionSpec, Array, zeros
@@ -74,9 +74,11 @@ class SavedPolicy:
         try:
             for key in source.path:
                 value = value[key]
-            parts = value if name == MASK and isinstance(value, tuple) else (value,)
-            array = np.concatenate([as_array(part).reshape(-1) for part in parts])
-            array = array.reshape(leaf.shape)
+            if name == MASK:
+                row = zeros(leaf)
+                read_mask(value, row.size, row)
+                return row
+            array = as_array(value).reshape(leaf.shape)
         except (KeyError, IndexError, TypeError, ValueError) as error:
             place = "the info" if source.info else "the observation"
             raise EnvironmentFault(
