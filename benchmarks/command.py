@@ -1,29 +1,48 @@
 """``python -m benchmarks``: one subcommand per group of figures."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
 
+import click
 import msgspec
-import typer
 
 from benchmarks.figure import Figure, show
 from benchmarks.ledger import Seed
 from soulsai.errors import SoulsAIError
 from soulsai.process import StopSignal
 
-app = typer.Typer(help="Measure what is promised; ends with 1 if a promise is not kept.")
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+seeds_option = click.option(
+    "--seeds", type=click.IntRange(1), default=5, show_default=True, help="How many."
+)
+first_seed_option = click.option(
+    "--first-seed",
+    type=click.IntRange(0),
+    default=10,
+    show_default=True,
+    help="The others follow it.",
+)
+parallel_option = click.option(
+    "--parallel", type=click.IntRange(1), default=1, show_default=True, help="Runs at a time."
+)
+resume_option = click.option(
+    "--resume", is_flag=True, help="Take over the seeds that are done already."
+)
+saves_option = click.option(
+    "--saves",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    default=Path("saves/bench"),
+    show_default=True,
+    help="Where runs and results go.",
+)
+set_option = click.option("--set", "sets", metavar="SECTION.KEY=VALUE", multiple=True)
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON object per line.")]
-Seeds = Annotated[int, typer.Option(min=1, help="How many.")]
-FirstSeed = Annotated[int, typer.Option(min=0, help="The others follow it.")]
-Parallel = Annotated[int, typer.Option(min=1, help="Runs at a time.")]
-Resume = Annotated[
-    bool, typer.Option("--resume", help="Take over the seeds that are done already.")
-]
-Saves = Annotated[Path, typer.Option(metavar="DIR", help="Where runs and results go.")]
-Sets = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE")]
+
+@click.group()
+def app() -> None:
+    """Measure what is promised; ends with 1 if a promise is not kept."""
 
 
 class Broken(SoulsAIError):
@@ -31,7 +50,8 @@ class Broken(SoulsAIError):
 
 
 @app.command()
-def wire(as_json: Json = False) -> None:
+@json_option
+def wire(as_json: bool) -> None:
     """Bytes per transition; transitions per second from the server into replay."""
     from benchmarks import wire
 
@@ -39,7 +59,8 @@ def wire(as_json: Json = False) -> None:
 
 
 @app.command()
-def admission(as_json: Json = False) -> None:
+@json_option
+def admission(as_json: bool) -> None:
     """Price of checking a batch of experience in full."""
     from benchmarks import admission
 
@@ -47,7 +68,8 @@ def admission(as_json: Json = False) -> None:
 
 
 @app.command()
-def client(as_json: Json = False) -> None:
+@json_option
+def client(as_json: bool) -> None:
     """Price of a client's step beyond the environment and the policy."""
     from benchmarks import client
 
@@ -55,7 +77,8 @@ def client(as_json: Json = False) -> None:
 
 
 @app.command()
-def learner(as_json: Json = False) -> None:
+@json_option
+def learner(as_json: bool) -> None:
     """Rate of updates, against stable-baselines3 in the same process."""
     from benchmarks import learner
 
@@ -63,7 +86,8 @@ def learner(as_json: Json = False) -> None:
 
 
 @app.command()
-def replay(as_json: Json = False) -> None:
+@json_option
+def replay(as_json: bool) -> None:
     """Bytes of stacks of frames on the wire and in replay, and the time of a batch."""
     from benchmarks import replay
 
@@ -71,7 +95,8 @@ def replay(as_json: Json = False) -> None:
 
 
 @app.command()
-def start(as_json: Json = False) -> None:
+@json_option
+def start(as_json: bool) -> None:
     """Seconds to the first view and the first update, memory of a client, cost of resting."""
     from benchmarks import start
 
@@ -79,10 +104,15 @@ def start(as_json: Json = False) -> None:
 
 
 @app.command()
-def telemetry(
-    episodes: Annotated[int, typer.Option(min=1000, help="How long the run is.")] = 1_000_000,
-    as_json: Json = False,
-) -> None:
+@click.option(
+    "--episodes",
+    type=click.IntRange(1000),
+    default=1000000,
+    show_default=True,
+    help="How long the run is.",
+)
+@json_option
+def telemetry(episodes: int, as_json: bool) -> None:
     """Price of an episode, of the figure, and of memory, over a million episodes."""
     from benchmarks import telemetry
 
@@ -90,7 +120,8 @@ def telemetry(
 
 
 @app.command()
-def experience(as_json: Json = False) -> None:
+@json_option
+def experience(as_json: bool) -> None:
     """How much of what unthrottled clients play reaches replay while the learner is saturated."""
     from benchmarks import experience
 
@@ -98,11 +129,18 @@ def experience(as_json: Json = False) -> None:
 
 
 @app.command()
-def game(
-    minutes: Annotated[float, typer.Option(min=0.1, help="To play.")] = 15.0,
-    faults_per_hour: Annotated[float, typer.Option(min=0, help="Of each of 4 games.")] = 16.0,
-    as_json: Json = False,
-) -> None:
+@click.option(
+    "--minutes", type=click.FloatRange(0.1), default=15.0, show_default=True, help="To play."
+)
+@click.option(
+    "--faults-per-hour",
+    type=click.FloatRange(0),
+    default=16.0,
+    show_default=True,
+    help="Of each of 4 games.",
+)
+@json_option
+def game(minutes: float, faults_per_hour: float, as_json: bool) -> None:
     """How much of a game in real time arrives while it hangs, crashes, lags and leaks."""
     from benchmarks import game
 
@@ -110,14 +148,23 @@ def game(
 
 
 @app.command()
+@click.option(
+    "--targets", default="T1", show_default=True, help="Names, or ENV:ALGORITHM:STEPS; by commas."
+)
+@seeds_option
+@first_seed_option
+@parallel_option
+@saves_option
+@set_option
+@resume_option
 def learning(
-    targets: Annotated[str, typer.Option(help="Names, or ENV:ALGORITHM:STEPS; by commas.")] = "T1",
-    seeds: Seeds = 5,
-    first_seed: FirstSeed = 10,
-    parallel: Parallel = 1,
-    saves: Saves = Path("saves/bench"),
-    sets: Sets = None,
-    resume: Resume = False,
+    targets: str,
+    seeds: int,
+    first_seed: int,
+    parallel: int,
+    saves: Path,
+    sets: Sequence[str],
+    resume: bool,
 ) -> None:
     """Train whole runs over seeds and judge them by greedy episodes; one JSON line per target.
 
@@ -130,7 +177,7 @@ def learning(
     chosen = [target(name) for name in targets.split(",")]
     missed = []
     with StopSignal() as stop:
-        bench = learning.Bench(saves, parallel, tuple(sets or ()), resume, stopped=stop, said=_say)
+        bench = learning.Bench(saves, parallel, tuple(sets), resume, stopped=stop, said=_say)
         for one in chosen:
             score = learning.run(one, range(first_seed, first_seed + seeds), bench)
             line = msgspec.json.encode(score).decode() + "\n"
@@ -145,17 +192,27 @@ def learning(
 
 
 @app.command()
+@click.argument(
+    "of",
+    default="faults,staleness,scaling",
+    help="faults, staleness, games or scaling; several by commas.",
+)
+@seeds_option
+@first_seed_option
+@parallel_option
+@saves_option
+@set_option
+@resume_option
+@json_option
 def tax(
-    of: Annotated[
-        str, typer.Argument(help="faults, staleness, games or scaling; several by commas.")
-    ] = "faults,staleness,scaling",
-    seeds: Seeds = 5,
-    first_seed: FirstSeed = 10,
-    parallel: Parallel = 1,
-    saves: Saves = Path("saves/bench"),
-    sets: Sets = None,
-    resume: Resume = False,
-    as_json: Json = False,
+    of: str,
+    seeds: int,
+    first_seed: int,
+    parallel: int,
+    saves: Path,
+    sets: Sequence[str],
+    resume: bool,
+    as_json: bool,
 ) -> None:
     """Measure what trouble costs: env steps to a bar with it, against those without.
 
@@ -166,7 +223,7 @@ def tax(
     chosen = tax.taxes(of)
     with StopSignal() as stop:
         bench = learning.Bench(
-            saves, parallel, tuple(sets or ()), resume, curves=True, stopped=stop, said=_say
+            saves, parallel, tuple(sets), resume, curves=True, stopped=stop, said=_say
         )
         figures = tax.measure(chosen, range(first_seed, first_seed + seeds), bench)
         _show(figures, as_json=as_json)

@@ -2,10 +2,8 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import typer
-import typer.core
+import click
 
 from soulsai.cli.app import app
 
@@ -23,12 +21,12 @@ one line on stderr.
 
 def text() -> str:
     """Return the page of commands."""
-    return "\n".join([HEAD, *_sections("soulsai", typer.main.get_command(app))])
+    return "\n".join([HEAD, *_sections("soulsai", app)])
 
 
-def _sections(name: str, command: Any) -> Iterator[str]:
+def _sections(name: str, command: click.Command) -> Iterator[str]:
     """Yield what each command says of itself, those of groups included."""
-    if isinstance(command, typer.core.TyperGroup):
+    if isinstance(command, click.Group):
         for below, each in command.commands.items():
             yield from _sections(f"{name} {below}", each)
         return

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
-import typer
+import click
 
 from soulsai.errors import SoulsAIError
 
@@ -28,7 +28,7 @@ def main() -> None:
     sys.exit(run(sys.argv[1:]))
 
 
-def run(words: Sequence[str], *, app: typer.Typer | None = None, name: str = "soulsai") -> int:
+def run(words: Sequence[str], *, app: click.Command | None = None, name: str = "soulsai") -> int:
     """Run one command and return its exit code; a user's mistake is one line on stderr.
 
     Args:
@@ -41,12 +41,12 @@ def run(words: Sequence[str], *, app: typer.Typer | None = None, name: str = "so
 
         app = app_of_soulsai
     try:
-        return int(app(list(words) or ["--help"], prog_name=name, standalone_mode=False) or 0)
+        return int(app.main(list(words) or ["--help"], name, standalone_mode=False) or 0)
     except SoulsAIError as error:
         return _fail(str(error), error.exit_code)
-    except typer.TyperException as error:
+    except click.ClickException as error:
         return _fail(error.format_message(), error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output is gone; Python would complain again when it flushes.

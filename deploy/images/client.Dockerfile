@@ -23,8 +23,8 @@ COPY soulsai soulsai
 # hadolint ignore=DL3003
 RUN --mount=type=cache,target=/root/.cache/pip \
     /opt/soulsai/bin/pip install --disable-pip-version-check --no-compile --no-deps . \
-    # Nobody looks (pygame), and Python has its own copy of the runtime (libonnxruntime).
-    && /opt/soulsai/bin/pip uninstall --disable-pip-version-check -y pip setuptools pygame-ce \
+    # Python has its own copy of the runtime (libonnxruntime).
+    && /opt/soulsai/bin/pip uninstall --disable-pip-version-check -y pip setuptools \
     && cd /opt/soulsai/lib/python3.*/site-packages \
     && rm -r onnxruntime/capi/libonnxruntime.so.* onnxruntime/transformers \
         onnxruntime/quantization onnxruntime/tools \

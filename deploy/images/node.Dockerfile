@@ -23,8 +23,8 @@ COPY soulsai soulsai
 # hadolint ignore=DL3003
 RUN --mount=type=cache,target=/root/.cache/pip \
     /opt/soulsai/bin/pip install --disable-pip-version-check --no-deps . \
-    # Nobody looks (pygame), compiles C++ (torch), or calls the runtime from C (libonnxruntime).
-    && /opt/soulsai/bin/pip uninstall --disable-pip-version-check -y pip pygame-ce \
+    # Nobody compiles C++ (torch), or calls the runtime from C (libonnxruntime).
+    && /opt/soulsai/bin/pip uninstall --disable-pip-version-check -y pip \
     && cd /opt/soulsai/lib/python3.*/site-packages \
     && rm -rf torch/include torch/test torch/bin/test_* torch/bin/protoc* \
         onnxruntime/capi/libonnxruntime.so.*

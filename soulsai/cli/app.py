@@ -1,56 +1,67 @@
 """The command ``soulsai``: its commands in the order of their use."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from pathlib import Path
 
-import typer
+import click
+from click.exceptions import Exit
 
 from soulsai import __version__, connect
 from soulsai.cli import compare, evaluate, identity, nodes, operator_commands, status, train
 from soulsai.cli.options import (
-    Environment,
-    Insecure,
-    InviteFile,
-    Json,
-    SecretFile,
-    Secrets,
-    Sets,
-    Settings,
-    Url,
+    config_argument,
+    env_option,
+    insecure_option,
+    invite_option,
+    json_option,
     load_settings,
+    redis_option,
+    secret_file_option,
+    secrets_option,
+    set_option,
 )
 from soulsai.config.yaml_file import defaults_yaml, dump
 
-app = typer.Typer(
-    name="soulsai",
-    help="Train one agent from many slow, remote, fragile environments.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+
+class _CommandGroup(click.Group):
+    """Lists its commands in the order in which they were added."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(self.commands)
 
 
-def show_config(
-    config: Settings = None,
-    defaults: Annotated[bool, typer.Option("--defaults", help="Ignore all settings.")] = False,
-    sets: Sets = None,
-) -> None:
+@click.command("config")
+@config_argument
+@click.option("--defaults", is_flag=True, help="Ignore all settings.")
+@set_option
+def show_config(config: Path | None, defaults: bool, sets: Sequence[str]) -> None:
     """Print the settings that result from all layers."""
-    typer.echo(defaults_yaml() if defaults else dump(load_settings(config, {}, sets)), nl=False)
+    click.echo(defaults_yaml() if defaults else dump(load_settings(config, {}, sets)), nl=False)
 
 
+@click.command()
+@config_argument
+@redis_option
+@secrets_option
+@secret_file_option
+@invite_option
+@insecure_option
+@env_option
+@click.option("--server/--client", default=None, help="Which end this is, if it is unclear.")
+@set_option
+@json_option
 def doctor(
-    config: Settings = None,
-    redis: Url = "",
-    secrets: Secrets = "",
-    secret_file: SecretFile = None,
-    invite: InviteFile = "",
-    insecure: Insecure = False,
-    env: Environment = "",
-    server: Annotated[
-        bool | None, typer.Option("--server/--client", help="Which end this is, if it is unclear.")
-    ] = None,
-    sets: Sets = None,
-    as_json: Json = False,
+    config: Path | None,
+    redis: str,
+    secrets: str,
+    secret_file: Path | None,
+    invite: str,
+    insecure: bool,
+    env: str,
+    server: bool | None,
+    sets: Sequence[str],
+    as_json: bool,
 ) -> None:
     """Find faults between here and the server, with remedies."""
     named = {
@@ -62,45 +73,38 @@ def doctor(
     settings = connect.invited(load_settings(config, named, sets), invited)
     from soulsai.doctor.command import run
 
-    raise typer.Exit(
+    raise Exit(
         run(settings, invited, env=env, secret_file=secret_file, as_server=server, as_json=as_json)
     )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"soulsai {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def soulsai(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
-    ] = False,
-) -> None:
+@click.group(name="soulsai", cls=_CommandGroup)
+@click.version_option(__version__, message="soulsai %(version)s")
+def app() -> None:
     """Train one agent from many slow, remote, fragile environments."""
-    del version
 
 
-app.command()(train.train)
-app.command()(train.serve)
-app.command()(status.status)
-app.command("stop")(operator_commands.stop)
-app.command()(evaluate.evaluate)
-app.command("runs")(status.list_runs)
-app.command("compare")(compare.compare)
-app.command()(evaluate.check_env)
-app.command("config")(show_config)
-app.command()(nodes.client)
-app.command()(doctor)
-app.command()(nodes.training_node)
-app.command()(nodes.telemetry_node)
-app.command()(operator_commands.quicksave)
-app.command()(operator_commands.purge)
-app.command()(operator_commands.pardon)
-app.add_typer(identity.app, name="secrets")
-app.command()(identity.enroll)
-app.command()(identity.revoke)
-app.command()(identity.clients)
-app.command()(nodes.ray_clients)
+for _command in (
+    train.train,
+    train.serve,
+    status.status,
+    operator_commands.stop,
+    evaluate.evaluate,
+    status.list_runs,
+    compare.compare,
+    evaluate.check_env,
+    show_config,
+    nodes.client,
+    doctor,
+    nodes.training_node,
+    nodes.telemetry_node,
+    operator_commands.quicksave,
+    operator_commands.purge,
+    operator_commands.pardon,
+    identity.secrets_group,
+    identity.enroll,
+    identity.revoke,
+    identity.clients,
+    nodes.ray_clients,
+):
+    app.add_command(_command)

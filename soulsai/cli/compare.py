@@ -1,28 +1,75 @@
 """``soulsai compare``: learning curves of several runs in one figure."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal, get_args
 
-import typer
+import click
 
 from soulsai import connect
-from soulsai.cli.options import Json, Saves, print_json
+from soulsai.cli.options import (
+    json_option,
+    print_json,
+    saves_option,
+)
 
 Axis = Literal["env_steps", "wall_time", "episodes"]
 Middle = Literal["iqm", "median"]
 Kind = Literal["exploring", "greedy", "all"]
 
 
+@click.command()
+@click.argument("names", metavar="RUN...", nargs=-1, required=True, help="Ids, latest or folders.")
+@click.option(
+    "--x",
+    type=click.Choice(get_args(Axis)),
+    default="env_steps",
+    show_default=True,
+    help="Axis of the curves.",
+)
+@click.option(
+    "--middle",
+    type=click.Choice(get_args(Middle)),
+    default="iqm",
+    show_default=True,
+    help="Middle of several seeds.",
+)
+@click.option(
+    "--kind",
+    type=click.Choice(get_args(Kind)),
+    default="exploring",
+    show_default=True,
+    help="Episodes that count.",
+)
+@click.option(
+    "--metric", default="reward", show_default=True, help="reward, steps, or an info key."
+)
+@click.option(
+    "--window",
+    type=click.IntRange(1),
+    default=20,
+    show_default=True,
+    help="Episodes in a rolling mean.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("compare.png"),
+    show_default=True,
+    help="File of the figure.",
+)
+@saves_option("saves")
+@json_option
 def compare(
-    names: Annotated[list[str], typer.Argument(metavar="RUN...", help="Ids, latest or folders.")],
-    x: Annotated[Axis, typer.Option(help="Axis of the curves.")] = "env_steps",
-    middle: Annotated[Middle, typer.Option(help="Middle of several seeds.")] = "iqm",
-    kind: Annotated[Kind, typer.Option(help="Episodes that count.")] = "exploring",
-    metric: Annotated[str, typer.Option(help="reward, steps, or an info key.")] = "reward",
-    window: Annotated[int, typer.Option(min=1, help="Episodes in a rolling mean.")] = 20,
-    out: Annotated[Path, typer.Option(help="File of the figure.")] = Path("compare.png"),
-    saves: Saves = "saves",
-    as_json: Json = False,
+    names: Sequence[str],
+    x: Axis,
+    middle: Middle,
+    kind: Kind,
+    metric: str,
+    window: int,
+    out: Path,
+    saves: str,
+    as_json: bool,
 ) -> None:
     """Draw runs in one figure; list their differences.
 

@@ -3,23 +3,24 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, TextIO
 
+import click
 import msgspec
-import typer
+from click.exceptions import Exit
 
 from soulsai import process
 from soulsai.cli.options import (
-    Json,
-    Saves,
-    Sets,
-    SettingsOption,
+    config_option,
+    json_option,
     load_settings,
     overrides,
     print_json,
+    saves_option,
+    set_option,
 )
 
 if TYPE_CHECKING:
@@ -30,14 +31,24 @@ if TYPE_CHECKING:
 LINE_SECONDS = 10.0  # between two lines of progress where the output is no terminal
 
 
+@click.command()
+@click.argument("run", help="Run id, latest, a folder, or a policy.onnx.")
+@click.option(
+    "--episodes", type=click.IntRange(1), default=100, show_default=True, help="Episodes to play."
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=1000000,
+    show_default=True,
+    help="Seed of the first episode.",
+)
+@click.option("--env", default="", help="Play this, if the policy's own is not known.")
+@saves_option("saves")
+@set_option
+@json_option
 def evaluate(
-    run: Annotated[str, typer.Argument(help="Run id, latest, a folder, or a policy.onnx.")],
-    episodes: Annotated[int, typer.Option(min=1, help="Episodes to play.")] = 100,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first episode.")] = 1_000_000,
-    env: Annotated[str, typer.Option(help="Play this, if the policy's own is not known.")] = "",
-    saves: Saves = "saves",
-    sets: Sets = None,
-    as_json: Json = False,
+    run: str, episodes: int, seed: int, env: str, saves: str, sets: Sequence[str], as_json: bool
 ) -> None:
     """Play greedy episodes with a run's newest checkpoint."""
     from soulsai import runs
@@ -71,8 +82,8 @@ def evaluate(
         })  # fmt: skip
     else:
         where = f"{folder}, checkpoint {policy.parent.name}" if folder else str(policy)
-        typer.echo("\n".join(_words(where, result)))
-    raise typer.Exit(stop.exit_code)
+        click.echo("\n".join(_words(where, result)))
+    raise Exit(stop.exit_code)
 
 
 def _words(where: str, result: "Evaluation") -> list[str]:
@@ -125,12 +136,14 @@ def _is_checkpoint(policy: Path) -> bool:
     return place.name == "checkpoints" and (place.parent / runs.CONFIG).is_file()
 
 
+@click.command("check-env")
+@click.argument("env", metavar="ID", help='As in "train --env".')
+@click.option("--save", type=click.Path(path_type=Path), help="Write the description to FILE.")
+@config_option
+@set_option
+@json_option
 def check_env(
-    env: Annotated[str, typer.Argument(metavar="ID", help='As in "train --env".')],
-    save: Annotated[Path | None, typer.Option(help="Write the description to FILE.")] = None,
-    config: SettingsOption = None,
-    sets: Sets = None,
-    as_json: Json = False,
+    env: str, save: Path | None, config: Path | None, sets: Sequence[str], as_json: bool
 ) -> None:
     """Try an environment; say how it would be played and learnt."""
     from soulsai.client.environment_report import check, describe
@@ -144,9 +157,9 @@ def check_env(
         print_json(report)
         return
     for line in (*describe(report, settings), *_network(settings, report.spec)):
-        typer.echo(line)
+        click.echo(line)
     if save is not None:
-        typer.echo(f"{save}: written; name it as environment.spec_file")
+        click.echo(f"{save}: written; name it as environment.spec_file")
 
 
 def _network(config: "Config", spec: "Spec") -> Iterator[str]:

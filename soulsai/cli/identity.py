@@ -1,23 +1,23 @@
 """The commands for secrets, and for the access of clients."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+import click
 
 from soulsai import connect
 from soulsai.cli.options import (
-    ClientName,
-    Json,
-    Sets,
-    SettingsOption,
-    Url,
+    client_argument,
+    config_option,
+    json_option,
     print_json,
+    redis_option,
     server_settings,
+    set_option,
 )
 from soulsai.config.schema import Config
 from soulsai.wire.invite import to_line
@@ -28,32 +28,42 @@ from soulsai.wire.secrets import server_for, write_file
 if TYPE_CHECKING:
     from soulsai.identity.users import Enrolment
 
-app = typer.Typer(
-    help="Passwords, users and certificates of a server.", no_args_is_help=True,
-)  # fmt: skip
-
-Secrets = Annotated[
-    str, typer.Option("--secrets", metavar="DIR", help="Folder that holds admin.secret.")
-]
+admin_secrets_option = click.option(
+    "--secrets", metavar="DIR", default="", help="Folder that holds admin.secret."
+)
 
 
-@app.callback()
-def secrets() -> None:
+@click.group("secrets")
+def secrets_group() -> None:
     """Make the passwords, users and certificates of a server."""
 
 
-@app.command()
+@secrets_group.command()
+@click.argument(
+    "folder", metavar="[DIR]", default=Path("config/secrets"), type=click.Path(path_type=Path)
+)
+@click.option("--host", multiple=True, help="Server's name; repeatable.")
+@click.option(
+    "--port", type=click.IntRange(1, max=65535), help="Server's port: 6380 with TLS, else 6379."
+)
+@click.option(
+    "--for-containers/--no-for-containers", default=False, help="Let containers read them."
+)
+@click.option(
+    "--enrolled-only/--no-enrolled-only", default=False, help="Make no shared redis.secret."
+)
+@click.option("--redis-conf/--no-redis-conf", default=True, help="Write the server's settings.")
+@click.option("--server-version", default="7.0", show_default=True, help="Oldest Redis to support.")
+@json_option
 def init(
-    folder: Annotated[Path, typer.Argument(metavar="[DIR]")] = Path("config/secrets"),
-    host: Annotated[list[str] | None, typer.Option(help="Server's name; repeatable.")] = None,
-    port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Server's port: 6380 with TLS, else 6379.")
-    ] = None,
-    for_containers: Annotated[bool, typer.Option(help="Let containers read them.")] = False,
-    enrolled_only: Annotated[bool, typer.Option(help="Make no shared redis.secret.")] = False,
-    redis_conf: Annotated[bool, typer.Option(help="Write the server's settings.")] = True,
-    server_version: Annotated[str, typer.Option(help="Oldest Redis to support.")] = "7.0",
-    as_json: Json = False,
+    folder: Path,
+    host: Sequence[str],
+    port: int | None,
+    for_containers: bool,
+    enrolled_only: bool,
+    redis_conf: bool,
+    server_version: str,
+    as_json: bool,
 ) -> None:
     """Make all missing secrets of a server in a folder."""
     # Imported here, because it loads the library of certificates, which clients do not need.
@@ -72,27 +82,38 @@ def init(
     if as_json:
         print_json(made)
         return
-    typer.echo(f"{made.folder}: made {', '.join(made.made) or 'nothing'}")
+    click.echo(f"{made.folder}: made {', '.join(made.made) or 'nothing'}")
     if made.kept:
-        typer.echo(f"kept {', '.join(made.kept)}")
+        click.echo(f"kept {', '.join(made.kept)}")
     if redis_conf:
-        typer.echo(f"Next: redis-server {made.folder}/{FILE}")
-    typer.echo(
+        click.echo(f"Next: redis-server {made.folder}/{FILE}")
+    click.echo(
         "Keep admin.secret and ca.key on this machine, and manifest.key with the training node."
     )
 
 
+@click.command()
+@client_argument
+@click.option("--address", default="", help="Server's address for clients, as a URL.")
+@click.option("--out", type=click.Path(path_type=Path), help="File for the invite.")
+@click.option("--renew", is_flag=True, help="Replace its password.")
+@click.option("--runs", default="", help="Runs it may join, like lab-*; else this one.")
+@config_option
+@redis_option
+@admin_secrets_option
+@set_option
+@json_option
 def enroll(
-    name: ClientName,
-    address: Annotated[str, typer.Option(help="Server's address for clients, as a URL.")] = "",
-    out: Annotated[Path | None, typer.Option(help="File for the invite.")] = None,
-    renew: Annotated[bool, typer.Option("--renew", help="Replace its password.")] = False,
-    runs: Annotated[str, typer.Option(help="Runs it may join, like lab-*; else this one.")] = "",
-    config: SettingsOption = None,
-    redis: Url = "",
-    secrets: Secrets = "",
-    sets: Sets = None,
-    as_json: Json = False,
+    name: str,
+    address: str,
+    out: Path | None,
+    renew: bool,
+    runs: str,
+    config: Path | None,
+    redis: str,
+    secrets: str,
+    sets: Sequence[str],
+    as_json: bool,
 ) -> None:
     """Make a user for a client; print its invite, one line."""
     from soulsai.identity import users
@@ -109,23 +130,32 @@ def enroll(
     if as_json:
         print_json({"client": name, "invite": str(out) if out else line, "lasting": lasting})
     else:
-        typer.echo(f"{out}: written; give it to {name}" if out else line)
+        click.echo(f"{out}: written; give it to {name}" if out else line)
     _say_lasting(lasting)
 
 
+@click.command()
+@click.argument("name", default="", help="Name of the client.")
+@click.option("--shared", is_flag=True, help="Revoke the shared secret.")
+@click.option("--foreign", is_flag=True, help="Delete streams of no run.")
+@config_option
+@redis_option
+@admin_secrets_option
+@set_option
+@json_option
 def revoke(
-    name: Annotated[str, typer.Argument(help="Name of the client.")] = "",
-    shared: Annotated[bool, typer.Option("--shared", help="Revoke the shared secret.")] = False,
-    foreign: Annotated[bool, typer.Option("--foreign", help="Delete streams of no run.")] = False,
-    config: SettingsOption = None,
-    redis: Url = "",
-    secrets: Secrets = "",
-    sets: Sets = None,
-    as_json: Json = False,
+    name: str,
+    shared: bool,
+    foreign: bool,
+    config: Path | None,
+    redis: str,
+    secrets: str,
+    sets: Sequence[str],
+    as_json: bool,
 ) -> None:
     """Remove a client's user, and end its connections."""
     if bool(name) + shared + foreign != 1:
-        raise typer.BadParameter("name one client, or give --shared or --foreign")
+        raise click.BadParameter("name one client, or give --shared or --foreign")
     settings = server_settings(config, redis, secrets, sets)
     if foreign:
         with _enrolment(settings) as enrolment:
@@ -133,7 +163,7 @@ def revoke(
         if as_json:
             print_json({"removed": removed})
         else:
-            typer.echo(f"removed {', '.join(removed) or 'nothing'}")
+            click.echo(f"removed {', '.join(removed) or 'nothing'}")
         return
     with _enrolment(settings) as enrolment:
         enrolment.revoke(name)
@@ -142,7 +172,7 @@ def revoke(
     if as_json:
         print_json({"client": name, "revoked": True, "lasting": lasting})
     else:
-        typer.echo(f"{name or 'the shared secret'}: revoked")
+        click.echo(f"{name or 'the shared secret'}: revoked")
     if not deleted:
         sys.stderr.write(
             f"soulsai: the entries that {name} has sent remain, because the server's user admin "
@@ -151,12 +181,14 @@ def revoke(
     _say_lasting(lasting)
 
 
+@click.command()
+@config_option
+@redis_option
+@admin_secrets_option
+@set_option
+@json_option
 def clients(
-    config: SettingsOption = None,
-    redis: Url = "",
-    secrets: Secrets = "",
-    sets: Sets = None,
-    as_json: Json = False,
+    config: Path | None, redis: str, secrets: str, sets: Sequence[str], as_json: bool
 ) -> None:
     """List enrolled clients and their connections."""
     with _enrolment(server_settings(config, redis, secrets, sets)) as enrolment:
@@ -170,9 +202,9 @@ def clients(
             if one.connections
             else "not connected"
         )
-        typer.echo(f"{one.client or '(the shared secret)'}  {state}")
+        click.echo(f"{one.client or '(the shared secret)'}  {state}")
     if not listed:
-        typer.echo("no client is enrolled; make one with: soulsai enroll NAME")
+        click.echo("no client is enrolled; make one with: soulsai enroll NAME")
 
 
 @contextmanager

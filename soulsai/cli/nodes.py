@@ -3,22 +3,22 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
 
-import typer
+import click
+from click.exceptions import Exit
 
 from soulsai import connect, process
 from soulsai.cli.options import (
-    Environment,
-    Insecure,
-    InviteFile,
-    Saves,
-    SecretFile,
-    Secrets,
-    Sets,
-    Settings,
-    Url,
+    config_argument,
+    env_option,
+    insecure_option,
+    invite_option,
     load_settings,
+    redis_option,
+    saves_option,
+    secret_file_option,
+    secrets_option,
+    set_option,
 )
 from soulsai.config import Config
 from soulsai.errors import ConfigError
@@ -26,19 +26,20 @@ from soulsai.errors import ConfigError
 AUTO = "auto"  # for containers, which start again and again but begin a run only once
 
 
+@click.command("training-node")
+@config_argument
+@redis_option
+@secrets_option
+@saves_option()
+@click.option(
+    "--resume",
+    metavar="RUN|latest|auto",
+    default="",
+    help="Continue this run; auto: the newest unfinished one.",
+)
+@set_option
 def training_node(
-    config: Settings = None,
-    redis: Url = "",
-    secrets: Secrets = "",
-    saves: Saves = "",
-    resume: Annotated[
-        str,
-        typer.Option(
-            metavar="RUN|latest|auto",
-            help="Continue this run; auto: the newest unfinished one.",
-        ),
-    ] = "",
-    sets: Sets = None,
+    config: Path | None, redis: str, secrets: str, saves: str, resume: str, sets: Sequence[str]
 ) -> None:
     """Learn from the clients' experience; publish weights."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
@@ -58,12 +59,15 @@ def training_node(
             if resume == AUTO:
                 resume = runs.unfinished(settings)
             serve(settings, spec, wire, resume=resume, stopped=stop)
-    raise typer.Exit(stop.exit_code)
+    raise Exit(stop.exit_code)
 
 
-def telemetry_node(
-    config: Settings = None, redis: Url = "", secrets: Secrets = "", sets: Sets = None
-) -> None:
+@click.command("telemetry-node")
+@config_argument
+@redis_option
+@secrets_option
+@set_option
+def telemetry_node(config: Path | None, redis: str, secrets: str, sets: Sequence[str]) -> None:
     """Record episodes, serve the page, pick the best model."""
     with process.StopSignal(process.parent()) as stop:
         named = {"redis.url": redis, "redis.secrets": secrets}
@@ -74,22 +78,41 @@ def telemetry_node(
 
         with connect.telemetry(settings) as wire:
             serve(settings, wire, stopped=stop, enroller=page_enroller(settings))
-    raise typer.Exit(stop.exit_code)
+    raise Exit(stop.exit_code)
 
 
+@click.command("client")
+@config_argument
+@redis_option
+@env_option
+@click.option("--name", default="", help="Name of this client: a-z, 0-9, _ and -.")
+@secrets_option
+@secret_file_option
+@invite_option
+@insecure_option
+@click.option("--count", type=click.IntRange(1), help="Environments side by side.")
+@click.option("--seed", type=click.IntRange(0), help="Seed of the environment.")
+@click.option(
+    "--step-delay",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="Seconds to wait per step.",
+)
+@set_option
 def client(
-    config: Settings = None,
-    redis: Url = "",
-    env: Environment = "",
-    name: Annotated[str, typer.Option(help="Name of this client: a-z, 0-9, _ and -.")] = "",
-    secrets: Secrets = "",
-    secret_file: SecretFile = None,
-    invite: InviteFile = "",
-    insecure: Insecure = False,
-    count: Annotated[int | None, typer.Option(min=1, help="Environments side by side.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the environment.")] = None,
-    step_delay: Annotated[float, typer.Option(min=0, help="Seconds to wait per step.")] = 0.0,
-    sets: Sets = None,
+    config: Path | None,
+    redis: str,
+    env: str,
+    name: str,
+    secrets: str,
+    secret_file: Path | None,
+    invite: str,
+    insecure: bool,
+    count: int | None,
+    seed: int | None,
+    step_delay: float,
+    sets: Sequence[str],
 ) -> None:
     """Play for a run on a server; needs only an invite."""
     named = {
@@ -117,20 +140,37 @@ def client(
                 spool=spool,
                 stopped=stop,
             )
-    raise typer.Exit(stop.exit_code)
+    raise Exit(stop.exit_code)
 
 
+@click.command("ray-clients")
+@config_argument
+@redis_option
+@click.option(
+    "--clients", type=click.IntRange(1), default=4, show_default=True, help="Number of clients."
+)
+@env_option
+@click.option(
+    "--address", default="", help="Address of a Ray cluster; empty: start one on this machine."
+)
+@click.option(
+    "--cpus",
+    type=click.FloatRange(0),
+    default=1.0,
+    show_default=True,
+    help="CPU cores for one client.",
+)
+@secrets_option
+@set_option
 def ray_clients(
-    config: Settings = None,
-    redis: Url = "",
-    clients: Annotated[int, typer.Option(min=1, help="Number of clients.")] = 4,
-    env: Environment = "",
-    address: Annotated[
-        str, typer.Option(help="Address of a Ray cluster; empty: start one on this machine.")
-    ] = "",
-    cpus: Annotated[float, typer.Option(min=0, help="CPU cores for one client.")] = 1.0,
-    secrets: Secrets = "",
-    sets: Sets = None,
+    config: Path | None,
+    redis: str,
+    clients: int,
+    env: str,
+    address: str,
+    cpus: float,
+    secrets: str,
+    sets: Sequence[str],
 ) -> None:
     """Run clients that Ray places on a cluster."""
     settings = _node_settings(config, {"redis.url": redis, "redis.secrets": secrets}, sets)
@@ -139,7 +179,7 @@ def ray_clients(
 
     with process.StopSignal() as stop, connected(address):
         Fleet(settings, clients, environment=env, cpus=cpus).run(stop)
-    raise typer.Exit(stop.exit_code)
+    raise Exit(stop.exit_code)
 
 
 def _node_settings(

@@ -1,21 +1,22 @@
 """The commands that operate a running training node."""
 
 import sys
-from typing import Annotated
+from collections.abc import Sequence
+from pathlib import Path
 
-import typer
+import click
 
 from soulsai import connect
 from soulsai.cli.options import (
-    ClientName,
-    Json,
-    Secrets,
-    Sets,
-    Settings,
-    SettingsOption,
-    Url,
+    client_argument,
+    config_argument,
+    config_option,
+    json_option,
     print_json,
+    redis_option,
+    secrets_option,
     server_settings,
+    set_option,
 )
 from soulsai.config import Config
 from soulsai.errors import AccessDenied
@@ -23,36 +24,40 @@ from soulsai.types import Command, Pardon, Purge, Quicksave, Stop
 from soulsai.wire.protocols import OperatorWire
 
 
+@click.command()
+@config_argument
+@redis_option
+@secrets_option
+@click.option("--replay/--no-replay", default=True, help="Save the replay buffer, too.")
+@set_option
+@json_option
 def quicksave(
-    config: Settings = None,
-    redis: Url = "",
-    secrets: Secrets = "",
-    replay: Annotated[bool, typer.Option(help="Save the replay buffer, too.")] = True,
-    sets: Sets = None,
-    as_json: Json = False,
+    config: Path | None, redis: str, secrets: str, replay: bool, sets: Sequence[str], as_json: bool
 ) -> None:
     """Save a checkpoint now, under manual_save."""
     _command(server_settings(config, redis, secrets, sets), Quicksave(replay), as_json)
 
 
-def stop(
-    config: Settings = None,
-    redis: Url = "",
-    secrets: Secrets = "",
-    sets: Sets = None,
-    as_json: Json = False,
-) -> None:
+@click.command()
+@config_argument
+@redis_option
+@secrets_option
+@set_option
+@json_option
+def stop(config: Path | None, redis: str, secrets: str, sets: Sequence[str], as_json: bool) -> None:
     """End a run: save, dismiss the clients, stop."""
     _command(server_settings(config, redis, secrets, sets), Stop(), as_json)
 
 
+@click.command()
+@client_argument
+@config_option
+@redis_option
+@secrets_option
+@set_option
+@json_option
 def purge(
-    client: ClientName,
-    config: SettingsOption = None,
-    redis: Url = "",
-    secrets: Secrets = "",
-    sets: Sets = None,
-    as_json: Json = False,
+    name: str, config: Path | None, redis: str, secrets: str, sets: Sequence[str], as_json: bool
 ) -> None:
     """Forget a client's experience, and keep it out.
 
@@ -62,25 +67,27 @@ def purge(
     settings = server_settings(config, redis, secrets, sets)
     with connect.operator(settings) as wire:
         try:
-            wire.forget(client)
+            wire.forget(name)
         except AccessDenied:
             sys.stderr.write(
-                f"soulsai: unread entries of {client} remain, because the server's user operator "
+                f"soulsai: unread entries of {name} remain, because the server's user operator "
                 "may not delete them; start the server with users.acl made by this version\n"
             )
-        _send(wire, settings, Purge(client), as_json)
+        _send(wire, settings, Purge(name), as_json)
 
 
+@click.command()
+@client_argument
+@config_option
+@redis_option
+@secrets_option
+@set_option
+@json_option
 def pardon(
-    client: ClientName,
-    config: SettingsOption = None,
-    redis: Url = "",
-    secrets: Secrets = "",
-    sets: Sets = None,
-    as_json: Json = False,
+    name: str, config: Path | None, redis: str, secrets: str, sets: Sequence[str], as_json: bool
 ) -> None:
     """Admit a client again that is kept out."""
-    _command(server_settings(config, redis, secrets, sets), Pardon(client), as_json)
+    _command(server_settings(config, redis, secrets, sets), Pardon(name), as_json)
 
 
 def _command(settings: Config, command: Command, as_json: bool) -> None:
@@ -96,6 +103,6 @@ def _send(wire: OperatorWire, settings: Config, command: Command, as_json: bool)
     if as_json:
         print_json(answer)
     elif answer.done:
-        typer.echo(answer.message)
+        click.echo(answer.message)
     if not answer.done:
         raise connect.Refused(answer.message)

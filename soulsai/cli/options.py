@@ -2,44 +2,63 @@
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Any, TypeVar
 
+import click
 import msgspec
-import typer
 
 from soulsai.config import Config, load
 from soulsai.config.layers import unknown_variables
 
-Settings = Annotated[
-    Path | None,
-    typer.Argument(metavar="[CONFIG]", help="File or folder of settings. Default: config."),
-]
-SettingsOption = Annotated[
-    Path | None, typer.Option("--config", help="File or folder of settings. Default: config.")
-]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; repeatable."),
-]
-Url = Annotated[str, typer.Option("--redis", metavar="URL", help="Server: redis://host:6379.")]
-Secrets = Annotated[
-    str, typer.Option("--secrets", metavar="DIR", help="Folder that holds redis.secret.")
-]
-SecretFile = Annotated[Path | None, typer.Option(help="File with the server's password.")]
-InviteFile = Annotated[
-    str, typer.Option("--invite", metavar="FILE|-", help="File of the invite; - to type it in.")
-]
-Insecure = Annotated[
-    bool, typer.Option("--insecure", help="Connect without TLS, on a network that you trust.")
-]
-ClientName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the client.")]
-Environment = Annotated[
-    str, typer.Option("--env", help="Play this instead of the server's environment.")
-]
-Saves = Annotated[str, typer.Option(metavar="DIR", help="Folder of the runs.")]
-Json = Annotated[bool, typer.Option("--json", help="Answer with JSON on the last line.")]
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_PATH = click.Path(path_type=Path)
+_CONFIG = "File or folder of settings. Default: config."
+
+config_argument = click.argument(
+    "config", metavar="[CONFIG]", required=False, type=_PATH, help=_CONFIG
+)
+config_option = click.option("--config", type=_PATH, help=_CONFIG)
+set_option = click.option(
+    "--set",
+    "sets",
+    metavar="SECTION.KEY=VALUE",
+    multiple=True,
+    help="Override a setting; repeatable.",
+)
+redis_option = click.option("--redis", metavar="URL", default="", help="Server: redis://host:6379.")
+secrets_option = click.option(
+    "--secrets", metavar="DIR", default="", help="Folder that holds redis.secret."
+)
+secret_file_option = click.option(
+    "--secret-file", type=_PATH, help="File with the server's password."
+)
+invite_option = click.option(
+    "--invite", metavar="FILE|-", default="", help="File of the invite; - to type it in."
+)
+insecure_option = click.option(
+    "--insecure", is_flag=True, help="Connect without TLS, on a network that you trust."
+)
+client_argument = click.argument("name", metavar="NAME", help="Name of the client.")
+env_option = click.option(
+    "--env", default="", help="Play this instead of the server's environment."
+)
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Answer with JSON on the last line."
+)
+
+
+def saves_option(default: str = "") -> Callable[[Command], Command]:
+    """Return the option ``--saves`` with a default; without one, the settings name the folder."""
+    return click.option(
+        "--saves",
+        metavar="DIR",
+        default=default,
+        show_default=bool(default),
+        help="Folder of the runs.",
+    )
 
 
 def load_settings(

@@ -2,23 +2,24 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+import click
 
 from soulsai import connect, process, runs
 from soulsai.cli.options import (
-    Json,
-    Saves,
-    Secrets,
-    Sets,
-    Settings,
-    Url,
+    config_argument,
+    json_option,
     print_json,
+    redis_option,
+    saves_option,
+    secrets_option,
     server_settings,
+    set_option,
 )
 from soulsai.config import Config
 from soulsai.errors import NoRun, Unreachable
@@ -26,20 +27,34 @@ from soulsai.types import Status
 from soulsai.wire.protocols import OperatorWire
 
 if TYPE_CHECKING:
-    from soulsai.launch.terminal import Scene
+    from soulsai.launch.scene import Scene
 
 POLL_SECONDS = 0.1  # delay at which a stop is noticed
 HINT = "Ctrl-C ends this view; training goes on."
 
 
+@click.command()
+@config_argument
+@redis_option
+@secrets_option
+@set_option
+@click.option("--watch", is_flag=True, help="Continue until the run ends.")
+@click.option(
+    "--every",
+    type=click.FloatRange(0.1),
+    default=1.0,
+    show_default=True,
+    help="Seconds between two views.",
+)
+@json_option
 def status(
-    config: Settings = None,
-    redis: Url = "",
-    secrets: Secrets = "",
-    sets: Sets = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Continue until the run ends.")] = False,
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two views.")] = 1.0,
-    as_json: Json = False,
+    config: Path | None,
+    redis: str,
+    secrets: str,
+    sets: Sequence[str],
+    watch: bool,
+    every: float,
+    as_json: bool,
 ) -> None:
     """Show the progress of a running training node."""
     settings = server_settings(config, redis, secrets, sets)
@@ -54,29 +69,32 @@ def status(
     if as_json:
         print_json(now)
         return
-    if not sys.stdout.isatty():
-        from soulsai.launch.terminal import facts
+    if not sys.stdout.isatty() or find_spec("rich") is None:
+        from soulsai.launch.scene import facts
 
-        typer.echo("\n".join(facts(now, page(settings))))
+        click.echo("\n".join(facts(now, page(settings))))
         return
     from rich.console import Console
 
-    from soulsai.launch.terminal import screen
+    from soulsai.launch.screen import screen
 
     console = Console()
     console.print(screen(_scene(now, page=page(settings)), console.width))
 
 
-def list_runs(saves: Saves = "saves", as_json: Json = False) -> None:
+@click.command("runs")
+@saves_option("saves")
+@json_option
+def list_runs(saves: str, as_json: bool) -> None:
     """List the runs in a folder, oldest first."""
     found = [(folder, runs.status(folder)) for folder in runs.every(Path(saves))]
     if as_json:
         print_json([{"run": str(folder), "status": state} for folder, state in found])
         return
     if not found:
-        typer.echo(f"{saves}: no runs")
+        click.echo(f"{saves}: no runs")
     for folder, state in found:
-        typer.echo(runs.describe(folder, state))
+        click.echo(runs.describe(folder, state))
 
 
 def follow(settings: Config, stopped: Callable[[], bool], *, every: float, as_json: bool) -> None:
@@ -155,7 +173,7 @@ def page(settings: Config) -> str:
 def _scene(
     status: Status, notices: tuple[str, ...] = (), hint: str = "", page: str = ""
 ) -> "Scene":
-    from soulsai.launch.terminal import Scene
+    from soulsai.launch.scene import Scene
 
     headline = f"{status.environment} · {status.algorithm}"
     return Scene(status.seconds, headline, status, page=page, notices=notices, hint=hint)

@@ -8,22 +8,23 @@ import webbrowser
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+import click
+from click.exceptions import Exit
 
 from soulsai import connect, runs
 from soulsai.algorithms.registry import BUILT_IN, algorithm_names
 from soulsai.cli.options import (
-    Json,
-    Saves,
-    Secrets,
-    Sets,
-    Settings,
-    Url,
+    config_argument,
+    json_option,
     load_settings,
     overrides,
     print_json,
+    redis_option,
+    saves_option,
+    secrets_option,
+    set_option,
 )
 from soulsai.config import Config
 from soulsai.errors import ConfigError, RunFailed
@@ -36,23 +37,36 @@ if TYPE_CHECKING:
 INDIRECT = ("import *", "globals(", "setattr(", "exec(")  # define names that a file does not hold
 
 
+@click.command()
+@config_argument
+@click.option("--clients", type=click.IntRange(0), help="Local clients.")
+@click.option("--algorithm", default="", help=f"Algorithm: {', '.join(BUILT_IN)}.")
+@click.option("--env", default="", help='Gymnasium id, "module:Id" or "file.py:make".')
+@click.option(
+    "--max-env-steps", type=click.IntRange(0), help="End after this many env steps; 0: never."
+)
+@click.option("--seed", type=click.IntRange(0), help="Seed of everything random.")
+@saves_option()
+@click.option("--resume", metavar="RUN|latest", default="", help="Continue this run.")
+@redis_option
+@set_option
+@click.option(
+    "--open", "open_page", is_flag=True, help="Open the page in a browser when it is served."
+)
+@json_option
 def train(
-    config: Settings = None,
-    clients: Annotated[int | None, typer.Option(min=0, help="Local clients.")] = None,
-    algorithm: Annotated[str, typer.Option(help=f"Algorithm: {', '.join(BUILT_IN)}.")] = "",
-    env: Annotated[str, typer.Option(help='Gymnasium id, "module:Id" or "file.py:make".')] = "",
-    max_env_steps: Annotated[
-        int | None, typer.Option(min=0, help="End after this many env steps; 0: never.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random.")] = None,
-    saves: Saves = "",
-    resume: Annotated[str, typer.Option(metavar="RUN|latest", help="Continue this run.")] = "",
-    redis: Url = "",
-    sets: Sets = None,
-    open_page: Annotated[
-        bool, typer.Option("--open", help="Open the page in a browser when it is served.")
-    ] = False,
-    as_json: Json = False,
+    config: Path | None,
+    clients: int | None,
+    algorithm: str,
+    env: str,
+    max_env_steps: int | None,
+    seed: int | None,
+    saves: str,
+    resume: str,
+    redis: str,
+    sets: Sequence[str],
+    open_page: bool,
+    as_json: bool,
 ) -> None:
     """Train on this machine, with local clients and a live view."""
     named = {
@@ -65,23 +79,31 @@ def train(
         "redis.url": redis,
     }
     settings, resume = _checked(config, named, sets, resume)
-    raise typer.Exit(run(settings, resume=resume, open_page=open_page, as_json=as_json))
+    raise Exit(run(settings, resume=resume, open_page=open_page, as_json=as_json))
 
 
+@click.command()
+@config_argument
+@click.option("--host", multiple=True, help="This machine's name for clients; repeatable.")
+@click.option("--port", type=click.IntRange(1, max=65535), help="Server's port.")
+@secrets_option
+@saves_option()
+@click.option("--resume", metavar="RUN|latest", default="", help="Continue this run.")
+@set_option
+@click.option(
+    "--open", "open_page", is_flag=True, help="Open the page in a browser when it is served."
+)
+@json_option
 def serve(
-    config: Settings = None,
-    host: Annotated[
-        list[str] | None, typer.Option(help="This machine's name for clients; repeatable.")
-    ] = None,
-    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Server's port.")] = None,
-    secrets: Secrets = "",
-    saves: Saves = "",
-    resume: Annotated[str, typer.Option(metavar="RUN|latest", help="Continue this run.")] = "",
-    sets: Sets = None,
-    open_page: Annotated[
-        bool, typer.Option("--open", help="Open the page in a browser when it is served.")
-    ] = False,
-    as_json: Json = False,
+    config: Path | None,
+    host: Sequence[str],
+    port: int | None,
+    secrets: str,
+    saves: str,
+    resume: str,
+    sets: Sequence[str],
+    open_page: bool,
+    as_json: bool,
 ) -> None:
     """Train with clients of other machines; start all but these."""
     named = {"run.saves": saves, "redis.secrets": secrets, "run.clients": 0}
@@ -100,7 +122,7 @@ def serve(
             "--host: give this machine's name or address for clients, as --host train.example.org"
         )
     secrets_folder.init(place, hosts=host or [], port=port, now=datetime.now(UTC))
-    typer.echo(_welcome(settings, (place / secrets_folder.ADDRESS).read_text().strip()), err=True)
+    click.echo(_welcome(settings, (place / secrets_folder.ADDRESS).read_text().strip()), err=True)
     code = run(
         settings,
         resume=resume,
@@ -108,7 +130,7 @@ def serve(
         as_json=as_json,
         shared=lambda: shared_server(place),
     )
-    raise typer.Exit(code)
+    raise Exit(code)
 
 
 def _welcome(config: Config, address: str) -> str:
@@ -230,11 +252,11 @@ def run(
                 print_json(summary)
             else:
                 for name, text in table(summary):
-                    typer.echo(f"{name:18}{text}")
-                typer.echo(f"\nNext: {_command()} evaluate {summary.run}")
+                    click.echo(f"{name:18}{text}")
+                click.echo(f"\nNext: {_command()} evaluate {summary.run}")
                 if summary.phase != "ended":
                     again = "train" if shared is None else "serve"
-                    typer.echo(f"  or: {_command()} {again} --resume {summary.run}")
+                    click.echo(f"  or: {_command()} {again} --resume {summary.run}")
     if result.reason:
         raise RunFailed(result.reason, result.code)
     return result.code

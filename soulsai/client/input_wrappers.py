@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import gymnasium
@@ -128,6 +129,9 @@ class Pictures(gymnasium.Wrapper[Any, Any, Any, Any]):
         return spaces.Box(0, 255, shape, np.uint8)
 
 
+_LUMINANCE = np.array([19595, 38470, 7471], np.float32)  # of 65536
+
+
 class _Picture:
     """One picture leaf and its last frames."""
 
@@ -152,24 +156,40 @@ class _Picture:
 
     def _small(self, picture: Array) -> Array:
         """Return a picture as rows, columns and channels, resized by the mean over areas."""
-        from PIL import Image
-
         if picture.ndim == 2:
             picture = picture[..., None]
         elif not self._last:
             picture = picture.transpose(1, 2, 0)
-        picture = np.ascontiguousarray(picture)
-        grey = self._grey and picture.shape[2] == 3
-        channels = [picture] if grey else [picture[..., i] for i in range(picture.shape[2])]
-        shown = []
-        for channel in channels:
-            image = Image.fromarray(np.ascontiguousarray(channel))
-            if grey:
-                image = image.convert("L")
-            if self._size:
-                image = image.resize((self._size, self._size), Image.Resampling.BOX)
-            shown.append(np.asarray(image))
-        return np.stack(shown, axis=-1)
+        if self._grey and picture.shape[2] == 3:
+            picture = _luminance(picture)
+        if self._size and picture.shape[:2] != (self._size, self._size):
+            picture = _resized(picture, self._size)
+        return np.ascontiguousarray(picture)
+
+
+def _luminance(picture: Array) -> Array:
+    """Return the luminance [H, W, 1] of red, green and blue [H, W, 3] (ITU-R BT.601)."""
+    # Whole numbers below 2**24, which float32 holds exactly
+    light = picture.astype(np.float32) @ _LUMINANCE
+    return ((light.astype(np.int32) + 2**15) >> 16).astype(np.uint8)[..., None]
+
+
+def _resized(picture: Array, size: int) -> Array:
+    """Return a picture [H, W, C] as [size, size, C]; each pixel is a mean of whole pixels."""
+    rows, columns = (_shares(pixels, size) for pixels in picture.shape[:2])
+    channels = picture.transpose(2, 0, 1).astype(np.float32)
+    small: Array = (rows @ channels @ columns.T + 0.5).astype(np.uint8)
+    return small.transpose(1, 2, 0)
+
+
+@lru_cache(maxsize=64)
+def _shares(pixels: int, size: int) -> Array:
+    """Return the share [size, pixels] of each pixel in each of ``size`` areas of equal length."""
+    distance = (2 * np.arange(pixels) + 1) * size - (2 * np.arange(size)[:, None] + 1) * pixels
+    longest = max(pixels, size)
+    inside = (distance > -longest) & (distance <= longest)
+    shares: Array = inside / inside.sum(1, keepdims=True)
+    return shares.astype(np.float32)
 
 
 class ActionRange(gymnasium.Wrapper[Any, Any, Any, Any]):

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import click
 import msgspec
-import typer
 
 from soulsai import connect, runs
 from soulsai.config.schema import Config
@@ -53,7 +53,7 @@ def run(
     for one in found:
         findings.append(one)
         if not as_json:
-            typer.echo(one.line())
+            click.echo(one.line())
     failed = [one.check for one in findings if one.state == "failure"]
     if as_json:
         answer = {"side": "server" if server else "client", "failed": failed, "findings": findings}

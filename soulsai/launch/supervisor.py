@@ -29,7 +29,8 @@ from soulsai.launch.child_process import (
     decide,
     with_crash,
 )
-from soulsai.launch.terminal import RunView, Scene
+from soulsai.launch.scene import Scene
+from soulsai.launch.terminal import RunView
 from soulsai.process import StopSignal, unique_name
 from soulsai.types import Status
 from soulsai.wire.protocols import OperatorWire

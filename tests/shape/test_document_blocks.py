@@ -4,7 +4,6 @@ import re
 import shlex
 
 import pytest
-import typer
 
 from soulsai.cli.app import app
 from tests.documents.blocks import ROOT, blocks, unmarked
@@ -43,9 +42,8 @@ def test_commands_of_ours_take_these_words(block, command):
         if words[:1] != ["soulsai"]:
             continue
         words = words[1:]
-        command_group = typer.main.get_command(app)
-        context = command_group.make_context("soulsai", words, resilient_parsing=True)
-        name, inner, rest = command_group.resolve_command(context, words)
+        context = app.make_context("soulsai", words, resilient_parsing=True)
+        name, inner, rest = app.resolve_command(context, words)
         while hasattr(inner, "commands"):
             name, inner, rest = inner.resolve_command(context, rest)
         known = {option for each in inner.params for option in (*each.opts, *each.secondary_opts)}

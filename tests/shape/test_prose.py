@@ -9,7 +9,7 @@ CLAUSE_WORDS = {"what", "who", "whatever", "whose", "whom"}
 MOST_CLAUSE_WORDS = 3.0  # per 1,000 words of docstrings
 WIDE = 3  # parameters from which on a public function explains them
 LEAST_EXPLAINED = 0.95  # of the wide functions
-# Typer shows a command's docstring to its user, and explains options by texts of their own.
+# Click shows a command's docstring to its user, and explains options by texts of their own.
 COMMANDS = ROOT / "soulsai" / "cli"
 
 

@@ -37,7 +37,7 @@ def closed_port():
         (["train", "--set", "dqn.lr"], 2, "wanted section.key=value"),
         (["train", "--seed", "x"], 2, "--seed"),
         (["train", "--clients", "-1"], 2, "--clients"),
-        (["train", "--fast"], 2, "No such option: --fast"),
+        (["train", "--fast"], 2, "No such option '--fast'"),
         (["train", "nowhere.yaml"], 2, "nowhere.yaml: there is no such file or folder"),
         (["train", "--algorithm", "dqm"], 2, "algorithm.name"),
         (["train", "--resume", "latest"], 1, "no run"),

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import typer
 
 from soulsai.__main__ import run
-from soulsai.cli.app import app
 from soulsai.testing.policy import toy_run
 from soulsai.types import EnvironmentOffer, Pointer, RunSpec, Status
 from soulsai.wire.codec import decode, encode
@@ -64,7 +62,6 @@ COMMANDS = {
     "check-env": lambda name: ["check-env", name],
     "doctor": lambda name: ["doctor", "--redis", CLOSED, "--set", f"client.name={name}"],
 }
-PREPARED = typer.main.get_command(app)  # made once: it takes longer than most commands
 CLOSED = "redis://127.0.0.1:1"
 
 
@@ -93,7 +90,6 @@ def everything(root: Path):
 
 @pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
 def test_an_evil_name_makes_nothing_anywhere(root, words, capfd, monkeypatch):
-    monkeypatch.setattr("soulsai.cli.app.app", PREPARED)
     monkeypatch.setattr("soulsai.connect.begin_log", lambda: None)
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     before = everything(root)

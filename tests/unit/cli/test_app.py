@@ -1,6 +1,6 @@
 """Commands, by their arguments and variables."""
 
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from soulsai.cli.app import app
 from soulsai.errors import ConfigError

@@ -116,6 +116,21 @@ def test_a_small_picture_is_the_mean_over_areas():
     np.testing.assert_allclose(obs["eye"][..., 0], luma, atol=1.0)
 
 
+@pytest.mark.parametrize("size", [1, 16, 37, 64, 84, 96, 200])
+def test_any_size_is_that_of_pillow(size):
+    """Pillow rounds after each of two passes, and we once."""
+    env = Pictures(Game(), size=size, grey=False)
+    obs, _ = env.reset(seed=2)
+    theirs = [
+        np.asarray(Image.fromarray(env.unwrapped.eye[..., channel]).resize((size, size), 4))
+        for channel in range(3)
+    ]
+    assert Image.Resampling.BOX == 4
+    difference = obs["eye"].astype(int) - np.stack(theirs, -1)
+    assert np.abs(difference).max() <= 1
+    assert obs["eye"].flags.c_contiguous
+
+
 def test_a_stack_is_that_of_gymnasium():
     """``FrameStackObservation`` over single pictures is the oracle, over two episodes."""
 

@@ -6,19 +6,9 @@ from contextlib import closing
 import pytest
 from rich.console import Console
 
-from soulsai.launch.terminal import (
-    CLIENTS,
-    LiveView,
-    PlainView,
-    Scene,
-    facts,
-    problems,
-    progress_line,
-    remaining,
-    screen,
-    sparkline,
-    view_for,
-)
+from soulsai.launch.scene import Scene, facts, problems, progress_line
+from soulsai.launch.screen import CLIENTS, LiveView, remaining, screen, sparkline
+from soulsai.launch.terminal import PlainView, view_for
 from soulsai.types import ClientStatus, Status
 
 
@@ -235,3 +225,18 @@ def test_the_live_view_is_redrawn_in_place():
         view.show(Scene(1.0, "x", status()))
     assert "\x1b[1A" in stream.getvalue()
     assert "\x1b[?25h" in stream.getvalue(), "the cursor is back"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_without_rich_a_terminal_gets_plain_lines(monkeypatch):
+    monkeypatch.setattr("soulsai.launch.terminal.find_spec", lambda name: None)
+    stream = Terminal()
+    with closing(view_for(stream)) as view:
+        view.show(Scene(0.0, "x", status()))
+    assert isinstance(view, PlainView)
+    assert " env steps " in stream.getvalue()
+    assert "\x1b" not in stream.getvalue()
