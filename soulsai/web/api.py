@@ -8,16 +8,16 @@ from os import PathLike
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 import msgspec
-from fastapi import APIRouter, Path, Query, Request
-from msgspec import Struct
+from msgspec import Meta, Struct
+from starlette.requests import Request
 from starlette.responses import FileResponse, Response, StreamingResponse
 
 from soulsai import __version__
-from soulsai.web import comparison, models, openapi, queries, stream
+from soulsai.web import comparison, models, queries, stream
 from soulsai.web.commands import Commander, Word
 from soulsai.web.journal import Note
 from soulsai.web.metrics import known
-from soulsai.web.openapi import CSV, JSON, SSE, TAR, accepts, answer
+from soulsai.web.openapi import CSV, JSON, SSE, TAR, Content, Handler, Operation
 from soulsai.web.queries import BadRequest, Wanted, X
 from soulsai.web.run_store import LATEST, RunStore
 from soulsai.web.schemas import (
@@ -46,23 +46,21 @@ MOST_WAITING = 64  # requests in front of one worker
 _SMALL = 2048  # bytes below which compression does not pay
 _BINARY = "application/octet-stream"
 
-Run = Annotated[str, Query(description="A run's id, or `latest`.", max_length=255)]
-RunPath = Annotated[str, Path(description="A run's id, or `latest`.")]
+Run = Annotated[str, Meta(description="A run's id, or `latest`.", max_length=255)]
+RunPath = Annotated[str, Meta(description="A run's id, or `latest`.")]
 ModelPath = Annotated[
-    str, Path(description="`best_model`, `manual_save` or a checkpoint's number.")
+    str, Meta(description="`best_model`, `manual_save` or a checkpoint's number.")
 ]
 Metrics = Annotated[
-    list[str], Query(description="Names as in `/metrics`, repeated or with commas between.")
+    list[str], Meta(description="Names as in `/metrics`, repeated or with commas between.")
 ]
-Axis = Annotated[X, Query(description="The ascending axis of the rows.")]
-Points = Annotated[int, Query(description="At most so many rows; clamped to 2..5000.")]
-Window = Annotated[int, Query(description="Episodes in a rolling mean.")]
-Episodes = Annotated[Kind, Query(description="Which episodes.")]
-After = Annotated[int, Query(ge=0, description="Only rows beyond this `episode` or `sample`.")]
-Time = Annotated[
-    str, Query(description="ISO 8601, or Unix seconds or milliseconds.", max_length=64)
-]
-Format = Annotated[str, Query(pattern="^(json|csv)$", description="`json` or `csv`.")]
+Axis = Annotated[X, Meta(description="The ascending axis of the rows.")]
+Points = Annotated[int, Meta(description="At most so many rows; clamped to 2..5000.")]
+Window = Annotated[int, Meta(description="Episodes in a rolling mean.")]
+Episodes = Annotated[Kind, Meta(description="Which episodes.")]
+After = Annotated[int, Meta(ge=0, description="Only rows beyond this `episode` or `sample`.")]
+Time = Annotated[str, Meta(description="ISO 8601, or Unix seconds or milliseconds.", max_length=64)]
+Format = Annotated[str, Meta(pattern="^(json|csv)$", description="`json` or `csv`.")]
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -135,46 +133,51 @@ class Api:
         for worker in (self.worker, self._commands, self._stream_reader):
             worker.close()
 
-    def router(self) -> APIRouter:
+    def operations(self) -> list[Operation]:
         """Return the routes."""
-        router = APIRouter(prefix="/api/v1")
 
-        def add(path: str, handler: Callable[..., Any], **more: Any) -> None:
-            router.add_api_route(path, handler, name=handler.__name__.lstrip("_"), **more)
+        def json(
+            path: str, handler: Handler, type: Any, *others: str, body: Any = None
+        ) -> Operation:
+            answers = [Content(JSON, type), *map(Content, others)]
+            return Operation(f"/api/v1{path}", handler, answers, body)
 
-        add("/series", self._series, **answer(list[Row], CSV))
-        add("/runs", self.runs, **answer(list[RunRow]))
-        add("/runs/{run}/figure.png", self.figure, **openapi.stream("image/png", "binary"))
-        add("/runs/{run}/models/{model}.tar", self.archive, **openapi.stream(TAR, "binary"))
-        path = "/runs/{run}/models/{model}/{name}"
-        add(path, self._download, **openapi.stream(_BINARY, "binary"))
-        add("/clients", self.clients, **answer(list[ClientRow]))
-        add("/versions", self._versions, **answer(list[VersionRow]))
-        add("/models", self.models, **answer(list[Model]))
-        add("/metrics", self.metrics, **answer(list[Metric]))
-        add("/config", self.config, **answer(dict[str, Any]))
-        add("/compare", self._compare, **answer(RunComparison))
-        add("/events", self._events, **answer(list[EventRow]))
-        add("/status", self.status, **answer(StreamHead))
-        add("/stream", self.stream, **openapi.stream(SSE))
-        add("/session", self.session, **answer(Session))
-        add("/login", self.login, **accepts(Login), **answer(Session))
-        add("/logout", self.logout, methods=["POST"], **answer(Session))
-        add("/commands", self.command, **accepts(CommandRequest), **answer(CommandOutcome))
-        return router
+        def file(path: str, handler: Handler, media: str) -> Operation:
+            return Operation(f"/api/v1{path}", handler, [Content(media, binary=True)])
+
+        return [
+            json("/series", self._series, list[Row], CSV),
+            json("/runs", self.runs, list[RunRow]),
+            file("/runs/{run}/figure.png", self.figure, "image/png"),
+            file("/runs/{run}/models/{model}.tar", self.archive, TAR),
+            file("/runs/{run}/models/{model}/{name}", self._download, _BINARY),
+            json("/clients", self.clients, list[ClientRow]),
+            json("/versions", self._versions, list[VersionRow]),
+            json("/models", self.models, list[Model]),
+            json("/metrics", self.metrics, list[Metric]),
+            json("/config", self.config, dict[str, Any]),
+            json("/compare", self._compare, RunComparison),
+            json("/events", self._events, list[EventRow]),
+            json("/status", self.status, StreamHead),
+            Operation("/api/v1/stream", self.stream, [Content(SSE)]),
+            json("/session", self.session, Session),
+            json("/login", self.login, Session, body=Login),
+            json("/logout", self.logout, Session).posts(),
+            json("/commands", self.command, CommandOutcome, body=CommandRequest),
+        ]
 
     async def _series(
         self,
         request: Request,
         run: Run = LATEST,
-        metrics: Metrics = ["reward"],  # noqa: B006 - FastAPI copies it
+        metrics: Metrics = ["reward"],  # noqa: B006 - it is copied
         x: Axis = "env_steps",
         max_points: Points = 1000,
         window: Window = 20,
         kind: Episodes = "all",
         after: After = 0,
-        begin: Annotated[Time, Query(alias="from")] = "",
-        end: Annotated[Time, Query(alias="to")] = "",
+        begin: Time = "",
+        end: Time = "",
         format: Format = "json",
     ) -> Response:
         """Return series over env steps, episodes or time, thinned out for a screen.
@@ -231,7 +234,7 @@ class Api:
         self,
         request: Request,
         run: Run = LATEST,
-        limit: Annotated[int, Query(description="The newest so many; at most 512.")] = 200,
+        limit: Annotated[int, Meta(description="The newest so many; at most 512.")] = 200,
     ) -> Response:
         """Return the results of each version of the weights, exploring and greedy apart."""
 
@@ -263,13 +266,13 @@ class Api:
     async def _compare(
         self,
         request: Request,
-        runs: Annotated[list[str], Query(description="Ids, repeated or with commas between.")],
-        metric: Annotated[str, Query(max_length=255)] = "reward_mean",
+        runs: Annotated[list[str], Meta(description="Ids, repeated or with commas between.")],
+        metric: Annotated[str, Meta(max_length=255)] = "reward_mean",
         x: Axis = "env_steps",
         max_points: Points = 300,
         window: Window = 20,
         kind: Episodes = "all",
-        group: Annotated[bool, Query(description="Runs that differ in their seed as one.")] = True,
+        group: Annotated[bool, Meta(description="Runs that differ in their seed as one.")] = True,
     ) -> Response:
         """Return several runs over one grid: quartiles, median and interquartile mean of seeds."""
         wanted = Wanted(metrics=(metric,), x=x, points=max_points, window=window, kind=kind)
@@ -281,8 +284,8 @@ class Api:
     async def _events(
         self,
         run: Run = LATEST,
-        after: Annotated[int, Query(ge=0, description="Only events beyond this number.")] = 0,
-        limit: Annotated[int, Query(description="The newest so many; at most 1000.")] = 200,
+        after: Annotated[int, Meta(ge=0, description="Only events beyond this number.")] = 0,
+        limit: Annotated[int, Meta(description="The newest so many; at most 1000.")] = 200,
     ) -> Response:
         """Return the events of a run, newest first."""
 

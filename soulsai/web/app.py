@@ -10,14 +10,15 @@ from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 import uvicorn
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -49,7 +50,6 @@ _STATUS: dict[type[Exception], int] = {
     UnknownModel: 404,
     UnknownMetric: 422,
     BadRequest: 422,
-    RequestValidationError: 422,
     Conflict: 409,
     Busy: 429,
 }
@@ -58,7 +58,7 @@ _STATUS: dict[type[Exception], int] = {
 def documentation() -> bytes:
     """Return the API's OpenAPI document as JSON, without the version of the software."""
     page = PageServer(Config(), NoSource(), _unconnected)
-    whole = page.application().openapi()
+    whole = page.document()
     del whole["info"]["version"]
     return msgspec.json.format(msgspec.json.encode(whole), indent=1) + b"\n"
 
@@ -126,28 +126,43 @@ class PageServer:
         self._watching.__exit__(kind, error, trace)
         self._api.close()
 
-    def application(self) -> FastAPI:
-        """Return the application without access control."""
-        app = FastAPI(
+    def document(self) -> dict[str, Any]:
+        """Return the API's OpenAPI document."""
+        return openapi.document(
+            self._operations(),
             title="soulsai",
-            version=__version__,
             description="The progress of a training run, and a few commands for it.",
-            openapi_url="/api/v1/openapi.json",
-            docs_url=None,  # these pages load scripts from other sites
-            redoc_url=None,
-            redirect_slashes=False,
+            version=__version__,
         )
-        openapi.complete(app)
-        app.include_router(self._api.router())
-        app.include_router(self._grafana.router())
-        app.add_api_route("/healthz", self._api.health, include_in_schema=False)
-        app.add_api_route("/metrics", self._scraped, include_in_schema=False)
-        for kind in (*_STATUS, HTTPException):
-            app.add_exception_handler(kind, _problem)
+
+    def application(self) -> Starlette:
+        """Return the application without access control."""
+        app = Starlette(
+            routes=[
+                *(operation.route() for operation in self._operations()),
+                Route("/api/v1/openapi.json", self._described),
+                Route("/healthz", self._healthy),
+                Route("/metrics", self._scraped),
+            ],
+            exception_handlers=dict.fromkeys((*_STATUS, HTTPException), _problem),
+        )
+        app.router.redirect_slashes = False
         app.router.default = StaticFiles(directory=STATIC, html=True)
         return app
 
-    def _scraped(self) -> Response:
+    def _operations(self) -> list[openapi.Operation]:
+        return [*self._api.operations(), *self._grafana.operations()]
+
+    def _described(self, request: Request) -> Response:
+        del request
+        return Response(msgspec.json.encode(self.document()), media_type=openapi.JSON)
+
+    async def _healthy(self, request: Request) -> Response:
+        del request
+        return await self._api.health()
+
+    def _scraped(self, request: Request) -> Response:
+        del request
         return Response(self._metrics.text(), media_type=TEXT)
 
     def ring(self) -> None:
@@ -248,11 +263,6 @@ async def _problem(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
         status, detail = error.status_code, str(error.detail)
         headers = error.headers or ({"allow": "GET, HEAD"} if status == 405 else None)
-    elif isinstance(error, RequestValidationError):
-        status, detail = (
-            422,
-            "; ".join(f"{fault['loc'][-1]}: {fault['msg']}" for fault in error.errors()),
-        )
     else:
         status, detail = _STATUS.get(type(error), 500), str(error)
     body = msgspec.json.encode(Problem(detail[:2000]))

@@ -7,14 +7,14 @@ The contract is that of the plugin ``simpod-json-datasource`` and of its predece
 from typing import Any
 
 import msgspec
-from fastapi import APIRouter, Request
 from msgspec import Struct
+from starlette.requests import Request
 from starlette.responses import Response
 
 from soulsai.web import queries
 from soulsai.web.api import Api, body
 from soulsai.web.metrics import known
-from soulsai.web.openapi import accepts, answer
+from soulsai.web.openapi import Content, Handler, Operation
 from soulsai.web.queries import BadRequest, Wanted
 from soulsai.web.run_store import LATEST, RunStore
 from soulsai.web.tables import TIME
@@ -70,21 +70,23 @@ class Grafana:
         self._store = store
         self._do = api.worker.do
 
-    def router(self) -> APIRouter:
+    def operations(self) -> list[Operation]:
         """Return the routes."""
-        router = APIRouter(prefix="/grafana")
-        add = router.add_api_route
-        add("", self.health, **answer(dict[str, Any]))
-        add("/", self.health, **answer(dict[str, Any]))
-        asked = accepts(Choice)
-        add("/search", self.search, **asked, **answer(list[str]))
-        add("/metrics", self.metrics, **asked, **answer(list[Label]))
-        add("/metric-payload-options", self.options, **asked, **answer(list[Label]))
-        add("/variable", self.variable, **asked, **answer(list[Label]))
-        add("/tag-keys", self.tag_keys, **asked, **answer(list[Label]))
-        add("/tag-values", self.tag_values, **asked, **answer(list[Label]))
-        add("/query", self.query, **accepts(Question), **answer(list[Label]))
-        return router
+
+        def post(path: str, handler: Handler, type: Any, body: Any = Choice) -> Operation:
+            return Operation(f"/grafana{path}", handler, [Content(type=type)], body)
+
+        return [
+            Operation("/grafana", self.health, [Content(type=Label)]),
+            Operation("/grafana/", self.health, [Content(type=Label)]),
+            post("/search", self.search, list[str]),
+            post("/metrics", self.metrics, list[Label]),
+            post("/metric-payload-options", self.options, list[Label]),
+            post("/variable", self.variable, list[Label]),
+            post("/tag-keys", self.tag_keys, list[Label]),
+            post("/tag-values", self.tag_values, list[Label]),
+            post("/query", self.query, list[Label], Question),
+        ]
 
     async def health(self) -> Response:
         """Confirm that the data source works."""

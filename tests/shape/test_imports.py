@@ -10,7 +10,7 @@ HEAVY = (
     "matplotlib",
     "onnx",
     "onnxscript",
-    "fastapi",
+    "starlette",
     "pydantic",
     "soulsai.algorithms.base",
 )

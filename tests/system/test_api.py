@@ -67,7 +67,7 @@ def test_a_policy_loads_without_torch_and_the_servers_packages(example):
     folder, _ = example
     code = (
         "import sys, soulsai; p = soulsai.load_policy('latest'); p.act([0, 0, 0, 0]); "
-        "print(*({'torch', 'fastapi', 'redis', 'matplotlib'} & set(sys.modules)))"
+        "print(*({'torch', 'starlette', 'redis', 'matplotlib'} & set(sys.modules)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

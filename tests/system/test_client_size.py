@@ -20,7 +20,7 @@ HEAVY = [
     "rich",
     "pygame",
     "scipy",
-    "fastapi",
+    "starlette",
     "onnxscript",
     "psutil",
 ]
