@@ -115,9 +115,9 @@ def evaluate(
         CheckpointError: There is no such run, or it has no checkpoint yet.
         EnvironmentFault: The environment cannot be played.
     """
-    policy = runs.policy(Path(saves), str(run))
     known = environment or runs.environment(Path(saves), str(run))
-    return play(policy, episodes=episodes, seed=seed, environment=known)
+    with runs.held_policy(Path(saves), str(run)) as policy:
+        return play(policy.file, episodes=episodes, seed=seed, environment=known)
 
 
 def load_policy(run: str | Path, *, saves: str | Path = "saves") -> SavedPolicy:
@@ -130,7 +130,8 @@ def load_policy(run: str | Path, *, saves: str | Path = "saves") -> SavedPolicy:
     Raises:
         CheckpointError: There is no such run, or it has no checkpoint yet.
     """
-    return SavedPolicy(runs.policy(Path(saves), str(run)))
+    with runs.held_policy(Path(saves), str(run)) as policy:
+        return SavedPolicy(policy.file)
 
 
 def read_results(run: str | Path, *, saves: str | Path = "saves") -> "pd.DataFrame":

@@ -1,8 +1,10 @@
 """Run folders as their user names them: an id, ``latest``, a folder, or a policy's file."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import msgspec
 from msgspec import Struct
@@ -15,6 +17,7 @@ from soulsai.types import Status
 
 __all__ = [
     "CONFIG",
+    "HeldPolicy",
     "PrivateServer",
     "announce",
     "describe",
@@ -22,8 +25,8 @@ __all__ = [
     "environments",
     "every",
     "find",
+    "held_policy",
     "kept_in",
-    "policy",
     "running",
     "settings",
     "status",
@@ -72,18 +75,46 @@ def _kind(config: Config) -> tuple[str, str, str]:
     return config.run.name, config.environment.id, config.algorithm.name
 
 
-def policy(saves: Path, run: str) -> Path:
-    """Return the policy to play: the file named, or that of the newest undamaged checkpoint."""
+class HeldPolicy(Struct, frozen=True):
+    """A policy to play, which stays while a training node removes old checkpoints."""
+
+    file: Path
+    origin: Path  # the file that was named, or the one in a checkpoint of which it is a copy
+
+
+@contextmanager
+def held_policy(saves: Path, run: str) -> Iterator[HeldPolicy]:
+    """Yield the file that is named, or a copy of the policy of the newest undamaged checkpoint.
+
+    Args:
+        saves: The folder of all runs.
+        run: A run's id, ``latest``, a folder, or a ``policy.onnx``.
+
+    Raises:
+        CheckpointError: There is no such run, or it has no undamaged checkpoint.
+    """
     named = Path(run)
-    if named.is_file():
-        return named
-    if (named / POLICY).is_file():
-        return named / POLICY
-    folder = find(saves, run)
-    newest, _ = atomic_folders.newest(reversed(atomic_folders.numbered(folder / "checkpoints")))
-    if newest is None:
-        raise CheckpointError(f"{folder}: holds no undamaged checkpoint yet")
-    return newest / POLICY
+    if not named.is_file() and not (named / POLICY).is_file():
+        with TemporaryDirectory(prefix="soulsai-policy-") as folder:
+            copy = Path(folder) / POLICY
+            yield HeldPolicy(copy, _copy_newest(find(saves, run) / "checkpoints", copy))
+        return
+    file = named if named.is_file() else named / POLICY
+    yield HeldPolicy(file, file)
+
+
+def _copy_newest(checkpoints: Path, copy: Path) -> Path:
+    """Copy the policy of the newest checkpoint in which it is whole; return its file.
+
+    A training node may remove a checkpoint at any moment. It has then written newer ones, so the
+    folders are listed anew.
+    """
+    tried: list[Path] = []
+    while tried != (tried := atomic_folders.numbered(checkpoints)):
+        for checkpoint in reversed(tried):
+            if atomic_folders.copy_file(checkpoint, POLICY, copy):
+                return checkpoint / POLICY
+    raise CheckpointError(f"{checkpoints.parent}: holds no undamaged checkpoint yet")
 
 
 def environment(saves: Path, run: str) -> str:

@@ -28,8 +28,9 @@ HeadKind = Literal[
 ]
 
 MASK = "mask"  # the observation leaf that says which actions are valid
-PROTOCOL = 1  # what this package speaks
-OLDEST_PROTOCOL = 1  # what it still understands
+# 2: clients repeat the checksum that the spec carries, so they need not know all of its fields.
+PROTOCOL = 2  # what this package speaks
+OLDEST_PROTOCOL = 2  # what it still understands
 WIDE = 1e6  # a bound of integers from which it says nothing about their usual size
 UNBOUNDED = 1e30  # a bound of an action beyond this is none; JSON cannot carry infinity
 CARD_FORMAT = 1  # of the cards that it writes, and the newest that it reads

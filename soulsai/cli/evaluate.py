@@ -54,16 +54,15 @@ def evaluate(
     from soulsai import runs
     from soulsai.client.evaluate import evaluate as play
 
-    policy = runs.policy(Path(saves), run)
-    env = env or runs.environment(Path(saves), run)
-    settings = load_settings(None, {}, sets)
-    if (folder := policy.parents[2] if _is_checkpoint(policy) else None) is not None:
-        settings = runs.settings(folder, settings, os.environ, overrides({}, sets))
-    own = settings.client
-    first = runs.environments(Path(saves), run) + own.number  # a run may be playing the others
-    with process.StopSignal() as stop:
+    with runs.held_policy(Path(saves), run) as policy, process.StopSignal() as stop:
+        env = env or runs.environment(Path(saves), run)
+        settings = load_settings(None, {}, sets)
+        if (folder := _run_of(policy.origin)) is not None:
+            settings = runs.settings(folder, settings, os.environ, overrides({}, sets))
+        own = settings.client
+        first = runs.environments(Path(saves), run) + own.number  # a run may be playing the others
         result = play(
-            policy,
+            policy.file,
             episodes=episodes,
             seed=seed,
             environment=env,
@@ -81,7 +80,8 @@ def evaluate(
             "left_out": result.left_out, "faults": result.faults,
         })  # fmt: skip
     else:
-        where = f"{folder}, checkpoint {policy.parent.name}" if folder else str(policy)
+        name = policy.origin.parent.name
+        where = f"{folder}, checkpoint {name}" if folder else str(policy.origin)
         click.echo("\n".join(_words(where, result)))
     raise Exit(stop.exit_code)
 
@@ -128,12 +128,14 @@ def progress_on(
     return show
 
 
-def _is_checkpoint(policy: Path) -> bool:
-    """Return whether a policy is that of a numbered checkpoint of a run."""
+def _run_of(policy: Path) -> Path | None:
+    """Return the folder of the run in whose numbered checkpoint a policy is, or ``None``."""
     from soulsai import runs
 
     place = policy.parent.parent
-    return place.name == "checkpoints" and (place.parent / runs.CONFIG).is_file()
+    if place.name == "checkpoints" and (place.parent / runs.CONFIG).is_file():
+        return place.parent
+    return None
 
 
 @click.command("check-env")

@@ -26,7 +26,7 @@ from soulsai.errors import (
     WireError,
 )
 from soulsai.types import MASK, PROTOCOL, RunSpec, zeros
-from soulsai.wire.names import OLDEST_SERVER, Keys, Role, parse_version
+from soulsai.wire.names import CLIENT_USER, OLDEST_SERVER, Keys, Role, parse_version
 from soulsai.wire.protocols import ClientWire
 from soulsai.wire.redis.url import Address, Sentinel, Tcp, Unix, parse, stays_private
 from soulsai.wire.secrets import Server, read_secret
@@ -186,6 +186,7 @@ def rights(
         client: The client's name, for a client.
     """
     check = f"{role} rights"
+    enrolled = bool(client) and link.user.startswith(CLIENT_USER)
     try:
         denied = [
             " ".join(str(word) for word in command[:2])
@@ -193,11 +194,14 @@ def rights(
             if not _allowed(link, command)
         ]
         if denied:
-            renew = f"; or a new invite: `soulsai enroll {client} --renew`" if client else ""
+            renew = f"; or a new invite: `soulsai enroll {client} --renew`" if enrolled else ""
             yield finding("rights.denied", check, commands=", ".join(denied), renew=renew)
         elif role != "admin" and _allowed(link, ("ACL", "WHOAMI")):
             yield finding("rights.all", check)
-        elif client and _allowed(link, ("GETRANGE", Keys(_OTHER_RUN).spec, 0, 0)):
+        elif unread := _unread(link, run, client):
+            case = "earlier_invite" if enrolled else "earlier_users"
+            yield finding(f"rights.{case}", check, client=client, keys=" and ".join(unread))
+        elif enrolled and _allowed(link, ("GETRANGE", Keys(_OTHER_RUN).spec, 0, 0)):
             yield finding("rights.every_run", check, client=client)
         else:
             yield finding("rights.ok", check)
@@ -214,6 +218,16 @@ def foreign(link: "RedisConnection") -> CheckResult:
     except WireError as error:
         return finding("rights.fault", "streams", error=error)
     return finding("streams.foreign", count=count) if count else finding("streams.ok")
+
+
+def _unread(link: "RedisConnection", run: str, client: str) -> list[str]:
+    """Return the keys that the training node writes for a client and that it may not read.
+
+    It plays without them, but does not know why it is kept out, and keeps what it has sent longer.
+    """
+    keys = Keys(run)
+    told = (keys.notice(client), keys.received(client)) if client else ()
+    return [key for key in told if not _allowed(link, ("GETRANGE", key, 0, 0))]
 
 
 def _needed(role: Role, run: str, client: str = "") -> list["RedisCommand"]:

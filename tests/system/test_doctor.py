@@ -11,6 +11,7 @@ from soulsai.identity.folder import init
 from soulsai.testing.policy import toy_run
 from soulsai.types import PROTOCOL, EnvironmentOffer, Weights
 from soulsai.wire.invite import from_line, to_line
+from soulsai.wire.names import user_rules
 from soulsai.wire.redis.roles import connect_training
 from soulsai.wire.signing import Signer, signer_in
 from tests.system.identity_cases import TLS_KIND, free_port, guarded
@@ -220,6 +221,51 @@ def test_users_of_an_older_version_lack_rights(server, a_run, doctor):
     assert code == 1
     assert "may not GETRANGE soulsai:{soulsai}:spec" in findings["client rights"]["said"]
     assert "soulsai enroll old --renew" in findings["client rights"]["mend"]
+
+
+EARLIER = (  # selectors of clients before they could read how far the training node has come
+    "(%R~soulsai:{*}:spec %R~soulsai:{*}:program %R~soulsai:{*}:manifest %R~soulsai:{*}:model* "
+    "%R~soulsai:{*}:control %R~soulsai:{*}:notice:old2 +getrange)",
+    "(%W~soulsai:{*}:exp:old2 +xadd)",
+)
+
+
+def test_an_invite_of_an_earlier_release_is_told_what_it_lacks(server, a_run, doctor):
+    a_run.publish()
+    file = server.folder / "old2.invite"
+    assert server.command("enroll", "old2", "--out", file) == 0
+    link = server.link()
+    link.execute("ACL", "SETUSER", "c-old2", "clearselectors", *EARLIER)
+    link.close()
+    code, findings = doctor("--invite", file, "--env", TOY)
+    assert (code, bad(findings)) == (0, {"client rights": "warning"})
+    assert "may not read soulsai:{soulsai}:received:old2" in findings["client rights"]["said"]
+    assert "notice" not in findings["client rights"]["said"]
+    assert "soulsai enroll old2 --renew" in findings["client rights"]["mend"]
+    assert server.command("enroll", "old2", "--renew", "--out", file) == 0
+    code, findings = doctor("--invite", file, "--env", TOY)
+    assert (code, bad(findings)) == (0, {})
+
+
+def test_users_of_an_earlier_release_lack_it_for_all_with_the_common_secret(server, a_run, doctor):
+    a_run.publish()
+    here = ("--client", "--redis", server.url, "--secrets", server.secrets, "--env", TOY)
+    assert bad(doctor(*here)[1]) == {}, "no invite, so no mend of invites"
+    link = server.link()
+    selectors = (rule.replace("old2", "*").replace(":notice:*", ":other") for rule in EARLIER)
+    try:
+        link.execute("ACL", "SETUSER", "client", "clearselectors", *selectors)
+        code, findings = doctor(*here)
+    finally:
+        link.execute("ACL", "SETUSER", "client", *user_rules("client", server.password("client")))
+        link.close()
+    assert bad(doctor(*here)[1]) == {}
+    assert (code, bad(findings)) == (0, {"client rights": "warning"})
+    found = findings["client rights"]
+    assert ":notice:" in found["said"]
+    assert ":received:" in found["said"]
+    assert "soulsai secrets init" in found["mend"]
+    assert "enroll" not in found["mend"]
 
 
 def test_an_invite_for_every_run_and_streams_of_no_run_are_told(server, a_run, doctor, capsys):

@@ -117,6 +117,32 @@ def test_a_client_that_is_too_old_says_so_once_and_goes(server):
     assert connections(server) - before <= 1 + 2, "one try, and our own looking"
 
 
+EARLIER = """
+import sys
+from soulsai import types
+types.PROTOCOL = types.OLDEST_PROTOCOL = types.OLDEST_PROTOCOL - 1
+from soulsai.__main__ import run
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+def test_a_client_of_the_last_protocol_is_told_one_line_before_it_plays(server):
+    publish(server)
+    done = subprocess.run(
+        [sys.executable, "-c", EARLIER, "client", "--redis", server.url, "--secrets",
+         str(server.secrets), "--env", TOY],
+        capture_output=True, text=True, timeout=60, cwd=server.folder, env=environ(),
+    )  # fmt: skip
+    assert done.returncode == 3
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("soulsai: ")]
+    told = f"the server speaks protocol {OLDEST_PROTOCOL} to {PROTOCOL} and this client"
+    assert f"{told} {OLDEST_PROTOCOL - 1}; update the client" in line
+    assert "Traceback" not in done.stderr
+    node = connect_training(server.access("training_node"), "soulsai")
+    assert node.clients() == [], "it has sent nothing"
+    node.close()
+
+
 class Playing:
     """A client in a thread, and what it raised."""
 

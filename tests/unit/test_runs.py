@@ -57,18 +57,54 @@ def test_a_missing_run_is_one_clear_line(tmp_path, name):
         runs.find(tmp_path, name)
 
 
+def held(saves, run):
+    with runs.held_policy(saves, run) as policy:
+        return policy.file.read_bytes(), policy.origin
+
+
 def test_the_policy_is_that_of_the_newest_undamaged_checkpoint(tmp_path):
     folder = make(tmp_path, "run")
     with pytest.raises(CheckpointError, match="no undamaged checkpoint"):
-        runs.policy(tmp_path, "run")
+        held(tmp_path, "run")
     for content in (b"one", b"two", b"three"):
         atomic_folders.append(folder / "checkpoints", {"policy.onnx": [content]}, keep=9)
     newest = folder / "checkpoints" / "000003"
-    assert runs.policy(tmp_path, "latest").read_bytes() == b"three"
+    assert held(tmp_path, "latest") == (b"three", newest / "policy.onnx")
     (newest / "policy.onnx").write_bytes(b"eerht")
-    assert runs.policy(tmp_path, "latest").read_bytes() == b"two"
-    assert runs.policy(tmp_path, str(newest)) == newest / "policy.onnx", "named, so taken"
-    assert runs.policy(tmp_path, str(newest / "policy.onnx")) == newest / "policy.onnx"
+    assert held(tmp_path, "latest") == (b"two", folder / "checkpoints" / "000002" / "policy.onnx")
+    for named in (newest, newest / "policy.onnx"):
+        assert held(tmp_path, str(named)) == (b"eerht", newest / "policy.onnx"), "named, so taken"
+    (folder / "checkpoints" / "000001" / "manifest.json").unlink()
+    (folder / "checkpoints" / "000002" / "policy.onnx").unlink()
+    with pytest.raises(CheckpointError, match="no undamaged checkpoint"):
+        held(tmp_path, "run")
+
+
+def test_a_policy_stays_while_its_checkpoint_is_removed(tmp_path):
+    checkpoints = make(tmp_path, "run") / "checkpoints"
+    atomic_folders.append(checkpoints, {"policy.onnx": [b"one"]}, keep=1)
+    with runs.held_policy(tmp_path, "latest") as policy:
+        atomic_folders.append(checkpoints, {"policy.onnx": [b"two"]}, keep=1)
+        assert not policy.origin.exists()
+        assert policy.file.read_bytes() == b"one"
+    assert not policy.file.parent.exists()
+
+
+def test_where_the_newest_checkpoints_go_meanwhile_the_newer_ones_are_taken(tmp_path, monkeypatch):
+    checkpoints = make(tmp_path, "run") / "checkpoints"
+    copy_file = atomic_folders.copy_file
+    atomic_folders.append(checkpoints, {"policy.onnx": [b"1"]}, keep=2)
+    written = iter((b"2", b"3", b"4", b"5", b"6"))
+
+    def after_another(folder, name, copy):
+        """Copy after the training node has written one more checkpoint, and removed another."""
+        for content in written:
+            atomic_folders.append(checkpoints, {"policy.onnx": [content]}, keep=1)
+            break
+        return copy_file(folder, name, copy)
+
+    monkeypatch.setattr(atomic_folders, "copy_file", after_another)
+    assert held(tmp_path, "run") == (b"6", checkpoints / "000006" / "policy.onnx")
 
 
 @pytest.mark.parametrize(

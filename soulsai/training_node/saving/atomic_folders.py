@@ -119,6 +119,26 @@ def damage(folder: Path) -> str | None:
     return None
 
 
+def copy_file(folder: Path, name: str, copy: Path) -> bool:
+    """Copy one file of a written folder, which may be removed at any moment.
+
+    Args:
+        folder: The folder.
+        name: The name of the file in it.
+        copy: The file to write.
+
+    Returns:
+        Whether the copy is what the manifest says.
+    """
+    try:
+        entry = json.loads((folder / MANIFEST).read_bytes())[name]
+        shutil.copyfile(folder / name, copy)
+        return _measure(copy) == (entry["size"], entry["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning("file not copied path=%s error=%r", folder / name, error)
+        return False
+
+
 def names(folder: Path) -> list[str]:
     """Return the names of the files that a folder's manifest lists."""
     return list(json.loads(read(folder, MANIFEST)))

@@ -1,7 +1,7 @@
 """Clients that are kept out of the learning: the reasons, the durations, and their notices."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -143,9 +143,10 @@ class Quarantine:
         }
         self.exclude(client, "the operator has purged it", for_good=True)
         self._audit.write("purged", client=client, removed=removed)
-        counts = ", ".join(f"{count} from {name}" for name, count in removed.items() if count)
-        forgotten = f"forgot {counts or 'nothing'} of {client}"
-        return Answer(True, f"{forgotten}; it stays out until `soulsai pardon {client}`")
+        return Answer(
+            True,
+            f"{_removal(client, removed)}; {client} stays out until `soulsai pardon {client}`",
+        )
 
     def pardon(self, client: str) -> Answer:
         """End a client's exclusion."""
@@ -204,6 +205,15 @@ class Quarantine:
                 self._notices[client] = notice
             else:
                 del self._notices[client]
+
+
+def _removal(client: str, removed: Mapping[str, int]) -> str:
+    """Return a sentence about the env steps that were removed from each part."""
+    total = sum(removed.values())
+    if not total:
+        return f"no env step of {client} was left in the learner's memory"
+    parts = ", ".join(f"{count:,} from {name}" for name, count in removed.items() if count)
+    return f"removed {total:,} env step{'s' * (total != 1)} of {client} ({parts})"
 
 
 def _refused(arrival: Arrival, reason: str) -> Arrival:

@@ -246,8 +246,13 @@ def test_a_purge_removes_one_clients_experience_and_says_how_much(monkeypatch, t
         node.told(lambda s: s.env_steps == 27)
         answer = node.operator.command(Purge("villain"), 5.0)
         assert answer.done
-        assert "15 from memory" in answer.message
+        assert answer.message == (
+            "removed 15 env steps of villain (15 from memory); villain stays out until "
+            "`soulsai pardon villain`"
+        )
         assert algorithm.memory == {"player": 12}
+        again = node.operator.command(Purge("villain"), 5.0)
+        assert again.message.startswith("no env step of villain was left in the learner's memory;")
         villain.play(4)
         player.play(4)
         node.told(lambda s: s.env_steps == 31 and s.rejected.get("quarantine"))
@@ -267,7 +272,7 @@ def test_a_purge_removes_one_clients_experience_and_says_how_much(monkeypatch, t
     purged = next(line for line in lines if line["what"] == "purged")
     assert (purged["client"], purged["removed"]) == ("villain", {"memory": 15})
     commands = [line["command"] for line in lines if line["what"] == "command"]
-    assert [command["type"] for command in commands] == ["purge", "pause", "resume"]
+    assert [command["type"] for command in commands] == ["purge", "purge", "pause", "resume"]
     total = sum(
         line["clients"].get("player", {}).get("env_steps", 0)
         for line in lines
