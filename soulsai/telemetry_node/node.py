@@ -11,6 +11,7 @@ from pathlib import Path
 
 from soulsai.config.schema import Config
 from soulsai.errors import AccessDenied, NoRun, SoulsAIError, Unreachable, WireError
+from soulsai.process import MemoryRelease
 from soulsai.prometheus import Family
 from soulsai.telemetry_node import record
 from soulsai.telemetry_node.run import FollowedRun
@@ -88,6 +89,7 @@ class TelemetryNode:
         self._clock = clock
         self._looked = 0.0
         self._check_gap = True
+        self._memory = MemoryRelease()
         # Clients to purge, since Unix seconds; an empty name: forget the best
         self._requests: deque[tuple[str, float]] = deque(maxlen=4096)
 
@@ -162,6 +164,7 @@ class TelemetryNode:
             else:
                 run.forget_best()
         run.show()
+        self._memory.look(self._clock())
         return len(episodes)
 
     def ask(self, timeout: float, *, last: bool = False) -> None:

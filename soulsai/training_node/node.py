@@ -11,6 +11,7 @@ import torch
 
 from soulsai.config.schema import Config
 from soulsai.errors import CheckpointError, SoulsAIError, Superseded
+from soulsai.process import MemoryRelease
 from soulsai.prometheus import Exporter, TrainingMetrics
 from soulsai.training_node import start
 from soulsai.training_node.admission import Admission, Arrival
@@ -103,14 +104,13 @@ class TrainingNode:
         """
         algorithm = run.algorithm
         self._run = run
-        self._raw_wire = wire
-        self._wire = RetryingWire(wire, clock)
+        self._raw_wire, self._wire = wire, RetryingWire(wire, clock)
         self._stopped = stopped
         self._clock, self._now = clock, now
         self._progress = run.progress
         self._clients = ClientTable(clock())
         self.metrics = TrainingMetrics(algorithm=run.spec.algorithm, torch=torch.__version__)
-        self._statistics = TrainingStatistics(run.progress, algorithm.policy.warmup, self.metrics)
+        self._statistics = self._new_statistics()
         self._publisher = Publisher(run, self._send)
         self._saver = Saver(
             run.folder, run.config.checkpoint, run.progress, algorithm.parts,
@@ -138,6 +138,7 @@ class TrainingNode:
         self._given: list[Arrival] = []  # to the algorithm, with the last answer
         self._failure: Exception | None = None  # in the handling of an arrival
         self._late_updates = 0  # after the last env step
+        self._memory = MemoryRelease()
         self._trimmed: dict[str, Position] = {}  # the positions up to which streams were deleted
         self._next_look = self._next_report = -float("inf")
         self._stop_asked = False
@@ -323,6 +324,7 @@ class TrainingNode:
             self.metrics.report(status, self._now(), backlog=len(self._waiting))
             self._reporter.report(status)
             self._reporter.confirm(now)
+            self._memory.look(now)
 
     @property
     def _is_full(self) -> bool:
@@ -494,6 +496,16 @@ class TrainingNode:
             self._commands.serve()
 
     # ---- parts that are made from the run ----
+
+    def _new_statistics(self) -> TrainingStatistics:
+        """Return the counts of the run."""
+        run = self._run
+        return TrainingStatistics(
+            run.progress,
+            run.algorithm.policy.warmup,
+            self.metrics,
+            info_keys=run.spec.environment.info_keys,
+        )
 
     def _new_receiver(self) -> Receiver:
         """Return a receiver that reads from the positions of the run's marks."""

@@ -29,6 +29,7 @@ IDLE_NOTICE_SECONDS = 60.0  # without an env step, after which a client is named
 RECORDED_AT_ONCE = 500  # episodes
 UNVERIFIED_AT_ONCE = 1000  # episodes whose steps did not all arrive, of all clients, that are
 UNVERIFIED_PER_SECOND = 5.0  # recorded; anybody can claim any number of episodes
+UNVERIFIED_BYTES = 1024  # of such an episode; a larger one counts as several
 UNVERIFIED = "unverified"  # the reason under which the others are counted
 TROUBLE_SECONDS = 600.0  # between two announcements of the trouble of one client
 NEXT_TROUBLE_SECONDS = 10.0  # the same of any clients
@@ -42,9 +43,21 @@ class TrainingStatistics:
     """Counts into the progress and into the metrics, and keeps moving averages."""
 
     def __init__(
-        self, progress: Progress, warmup: int, metrics: TrainingMetrics | None = None
+        self,
+        progress: Progress,
+        warmup: int,
+        metrics: TrainingMetrics | None = None,
+        *,
+        info_keys: Iterable[str] = (),
     ) -> None:
-        """``warmup`` env steps are collected before learning begins."""
+        """Begin to count.
+
+        Args:
+            progress: The run's counters.
+            warmup: Env steps that are collected before learning begins.
+            metrics: The metrics to count into.
+            info_keys: Keys of the info that the settings name.
+        """
         self._counters = metrics or TrainingMetrics()
         self._update_time = Stopwatch()
         self.update_seconds = 0.0  # spent on all updates
@@ -53,7 +66,8 @@ class TrainingStatistics:
         self._warmup = warmup
         self._rewards: deque[float] = deque(maxlen=2 * WINDOW)
         self._greedy: deque[float] = deque(maxlen=WINDOW)
-        self._info: set[str] | None = None  # keys that any episode has given; none without episodes
+        self._unseen_info = list(info_keys)  # keys that no episode has given yet
+        self._has_episodes = False
         self._lags: deque[int] = deque(maxlen=LAGS)
         self._step_rewards: deque[tuple[float, int]] = deque(maxlen=LAGS)  # with their env steps
         self._steps, self._updates = Rate(), Rate()
@@ -81,7 +95,9 @@ class TrainingStatistics:
         """Count an episode."""
         self.progress.episodes += 1
         self._counters.outcomes.labels("terminated" if episode.terminated else "truncated").inc()
-        self._info = (self._info or set()) | episode.info.keys()
+        self._has_episodes = True
+        if self._unseen_info:
+            self._unseen_info = [key for key in self._unseen_info if key not in episode.info]
         if not episode.verified:  # its reward is a mere claim
             return
         self._rewards.append(episode.reward)
@@ -114,9 +130,10 @@ class TrainingStatistics:
         steps = self._steps.per_second(now, progress.env_steps)
         return steps, self._updates.per_second(now, progress.updates)
 
-    def missing_info(self, asked: Iterable[str]) -> list[str]:
-        """Return the keys of the info that no episode has given, once there are episodes."""
-        return [] if self._info is None else [key for key in asked if key not in self._info]
+    @property
+    def missing_info(self) -> list[str]:
+        """The keys of the info that no episode has given, once there are episodes."""
+        return self._unseen_info if self._has_episodes else []
 
     @property
     def replay_ratio(self) -> float:
@@ -215,7 +232,7 @@ class StatusReporter:
         """Count finished episodes and stamp them; they are recorded soon."""
         time, env_steps = self._now(), self._progress.env_steps
         for episode in episodes:
-            if not episode.verified and not self._may_record():
+            if not episode.verified and not self._may_record(episode):
                 continue
             self._statistics.finished(episode)
             self._pending.append(msgspec.structs.replace(episode, env_steps=env_steps, time=time))
@@ -223,12 +240,13 @@ class StatusReporter:
             self._pending.popleft()
             self._unrecorded += 1
 
-    def _may_record(self) -> bool:
-        """Return whether one more episode may be recorded that is a mere claim; count it if not."""
+    def _may_record(self, episode: Episode) -> bool:
+        """Return whether an episode may be recorded that is a mere claim; count it if not."""
+        cost = max(1.0, len(msgspec.msgpack.encode(episode)) / UNVERIFIED_BYTES)
         (left, since), now = self._unverified, self._clock()
         left = min(UNVERIFIED_AT_ONCE, left + UNVERIFIED_PER_SECOND * (now - since))
-        may = left >= 1.0
-        self._unverified = left - may, now
+        may = left >= cost
+        self._unverified = left - cost * may, now
         if not may:
             rejected = self._progress.rejected
             rejected[UNVERIFIED] = rejected.get(UNVERIFIED, 0) + 1
@@ -354,7 +372,7 @@ class StatusReporter:
         idle = self._clients.idle(IDLE_NOTICE_SECONDS)
         others = f" and {len(idle) - 1} more" if len(idle) > 1 else ""
         stuck = f"no env steps for a minute: {idle[0]}{others}" if idle else ""
-        missing = self._statistics.missing_info(self._run.spec.environment.info_keys)
+        missing = self._statistics.missing_info
         unknown = (
             f"no episode's info has had the number {', '.join(missing)} (environment.info_keys and "
             "telemetry.metrics name it)"

@@ -15,6 +15,7 @@ NUMBER, TIME, ENV_STEPS = "number", "time", "env_steps"  # columns that every ta
 FEWEST_ROWS = 1024
 MOST_ROWS = 500_000
 MOST_COLUMNS = 64
+MOST_CELLS = 8_000_000  # rows times columns: 64 MB
 MOST_CLIENTS = 1024
 MOST_VERSIONS = 512
 RECENT = 20  # episodes in a moving average
@@ -38,8 +39,9 @@ class TableView(Struct, frozen=True, eq=False):
 class Table:
     """Rows of named numbers, appended by one thread; reading needs no lock.
 
-    A missing number is NaN. Rows are numbered from 1. Beyond ``limit`` rows, the oldest rows are
-    thinned out evenly, so that memory is bounded in runs of any length.
+    A missing number is NaN. Rows are numbered from 1. Beyond ``limit`` rows or ``MOST_CELLS``
+    numbers, the oldest rows are thinned out evenly, so that memory is bounded in runs of any
+    length, with any number of columns.
     """
 
     def __init__(self, limit: int = MOST_ROWS) -> None:
@@ -50,11 +52,12 @@ class Table:
     def append(self, row: Mapping[str, float]) -> None:
         """Append a row; names beyond the bound on columns are left out."""
         arrays, count = self._state
-        if count == len(arrays[NUMBER]):
-            arrays, count = self._grown(arrays, count)
-        for name in row:  # in their order, which is the order of the page's charts
-            if name not in arrays and len(arrays) < MOST_COLUMNS:
-                arrays = {**arrays, name: _empty(len(arrays[NUMBER]))}
+        new = [name for name in row if name not in arrays][: MOST_COLUMNS - len(arrays)]
+        most = min(self._limit, MOST_CELLS // (len(arrays) + len(new)))
+        if count == len(arrays[NUMBER]) or len(arrays[NUMBER]) > most:
+            arrays, count = self._grown(arrays, count, most)
+        for name in new:  # in their order, which is the order of the page's charts
+            arrays = {**arrays, name: _empty(len(arrays[NUMBER]))}
         for name, value in row.items():
             if name in arrays:
                 arrays[name][count] = value
@@ -68,10 +71,15 @@ class Table:
         arrays, count = self._state
         return TableView({name: array[:count] for name, array in arrays.items()})
 
-    def _grown(self, arrays: dict[str, Array], count: int) -> tuple[dict[str, Array], int]:
-        """Return larger copies: readers may still hold the old arrays."""
-        keep = np.arange(count) if 2 * count <= self._limit else _thinned(arrays[NUMBER])
-        size = max(count, min(2 * count, self._limit))
+    @staticmethod
+    def _grown(arrays: dict[str, Array], count: int, most: int) -> tuple[dict[str, Array], int]:
+        """Return copies with room for more rows: readers may still hold the old arrays."""
+        keep = np.arange(count)
+        if 2 * count > most:
+            keep = _thinned(arrays[NUMBER][:count])
+            while len(keep) >= most:
+                keep = keep[_thinned(arrays[NUMBER][keep])]
+        size = min(2 * count, most)
         larger = {name: _empty(size) for name in arrays}
         for name, array in arrays.items():
             larger[name][: len(keep)] = array[keep]

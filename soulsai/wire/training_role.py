@@ -40,7 +40,8 @@ _REPLY_SECONDS = 60
 _OLD_VERSION_SECONDS = 300
 _RECEIVED_SECONDS = 60
 _OLD_VERSIONS_BYTES = 128 * 2**20  # superseded weights beyond this are deleted at once
-_EPISODES = 10_000
+_EPISODES = 10_000  # in their stream, which is for a telemetry node that was away
+_EPISODE_BYTES = 4 * 2**20  # of those; their infos may be large
 _COMMANDS = 64  # taken per call
 _BLOCK_SECONDS = 0.25  # per command: a stop is noticed within that time
 _READ_BYTES = 8 * 2**20  # expected at most per command; the server permits replies of 32 MB
@@ -95,6 +96,8 @@ class TrainingRole:
         self._kept: dict[str, KeptEntries] = {}  # that were read, and are still on the server
         self._deleted: deque[tuple[str, Position]] = deque()  # of them, by any thread
         self._pointed = b""  # the pointer to the newest weights, as it is stored
+        self._episode_sizes: deque[int] = deque()  # of the newest episodes
+        self._episode_bytes = 0  # their sum
         self._newest: list[str] = []  # keys of the newest weights
         self._old: deque[tuple[list[str], int]] = deque()
 
@@ -327,10 +330,21 @@ class TrainingRole:
         )
 
     def record(self, episodes: Sequence[Episode]) -> None:
-        self._all(
-            ("XADD", self._keys.episodes, "MAXLEN", "~", _EPISODES, "*", "d", encode(episode))
-            for episode in episodes
-        )
+        entries = [encode(episode) for episode in episodes]
+        key, most = self._keys.episodes, self._fitting_episodes(map(len, entries))
+        self._all(("XADD", key, "MAXLEN", "~", most, "*", "d", data) for data in entries)
+
+    def _fitting_episodes(self, sizes: Iterable[int]) -> int:
+        """Note the sizes of new episodes; return the number of the newest that may stay."""
+        known = self._episode_sizes
+        for size in sizes:
+            known.append(size)
+            self._episode_bytes += size
+        most = _EPISODES
+        while self._episode_bytes > _EPISODE_BYTES or len(known) > _EPISODES:
+            self._episode_bytes -= known.popleft()
+            most = len(known)
+        return most
 
     def report(self, status: Status) -> None:
         self._connection.execute("SET", self._keys.status, encode(status), "EX", _STATUS_SECONDS)

@@ -7,7 +7,7 @@ import numpy as np
 
 from soulsai.config.schema import RedisSettings
 from soulsai.errors import WireError
-from soulsai.types import Fragment, Hello
+from soulsai.types import PROTOCOL, Fragment, Hello
 from soulsai.wire.codec import encode_message, pack
 from soulsai.wire.names import Keys
 from soulsai.wire.redis.connection import RedisConnection
@@ -77,7 +77,7 @@ def garbage(spec, rng):
         "version": lambda: pack([_valid(spec, version=2**31)]),
         "epsilon": lambda: pack([_valid(spec, epsilon=1.0)]),
         "hello": lambda: pack(
-            [encode_message(Hello("another", 1, "x", "e", 1, spec.crc), spec)]
+            [encode_message(Hello("another", PROTOCOL, "x", "e", 1, spec.crc), spec)]
         ),
     }  # fmt: skip
     return [make() for make in kinds.values() for _ in range(VARIETY)]

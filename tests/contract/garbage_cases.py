@@ -7,7 +7,7 @@ from collections.abc import Callable
 import lz4.block
 import numpy as np
 
-from soulsai.types import Episode, Heartbeat, Hello
+from soulsai.types import PROTOCOL, Episode, Heartbeat, Hello
 from soulsai.wire.codec import ENTRY_BYTES, encode_message, pack
 from tests.contract.wire_cases import fragment, run_spec
 
@@ -118,6 +118,6 @@ KINDS: dict[str, Kind] = {
     "epsilon outside": epsilon,
     "version of the future": lambda rng: pack([valid(rng, version=int(rng.integers(8, 2**32)))]),
     "hello of nobody": lambda rng: pack(
-        [encode_message(Hello("run-1", 1, "x", "e", 1, int(rng.integers(2**31))), RUN)]
+        [encode_message(Hello("run-1", PROTOCOL, "x", "e", 1, int(rng.integers(2**31))), RUN)]
     ),
 }

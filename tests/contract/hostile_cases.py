@@ -9,7 +9,7 @@ import numpy as np
 
 from soulsai.config import yaml_file
 from soulsai.errors import Rejected, SoulsAIError
-from soulsai.types import Control, Episode, Hello, RunSpec, Stop
+from soulsai.types import PROTOCOL, Control, Episode, Hello, RunSpec, Stop
 from soulsai.wire.codec import decode, decode_entry, encode, encode_message, pack
 from soulsai.wire.invite import from_line
 from soulsai.wire.names import Keys
@@ -20,7 +20,7 @@ from tests.memory_server import MemoryServer
 SPEC = run_spec()
 KEYS = Keys("soulsai")
 LATEST = ("MAXLEN", "~", 100, "*")
-HELLO = Hello("run-1", 1, "0", "L", 1, SPEC.crc)
+HELLO = Hello("run-1", PROTOCOL, "0", "L", 1, SPEC.crc)
 
 
 class Evil:

@@ -25,7 +25,7 @@ from soulsai.training_node.saving.run_folder import RunFolder
 from soulsai.training_node.saving.saver import Saver
 from soulsai.training_node.saving.snapshot import Progress
 from soulsai.training_node.start import check_generation
-from soulsai.types import Fragment, Hello
+from soulsai.types import PROTOCOL, Fragment, Hello
 from soulsai.wire.codec import decode_entry, encode_message, pack
 from soulsai.wire.protocols import START, Position
 from soulsai.wire.redis.roles import connect_client, connect_training
@@ -126,7 +126,7 @@ class Client:
         self.clock = 0
         before = self.position.epoch
         while self.position.epoch <= before:  # a server that forgot us may do so in a millisecond
-            self.position = self.wire.hello(Hello("run-1", 1, "t", "e", 1, spec.crc))
+            self.position = self.wire.hello(Hello("run-1", PROTOCOL, "t", "e", 1, spec.crc))
 
     def play(self, steps):
         self.position = Position(self.position.epoch, self.position.seq + 1)

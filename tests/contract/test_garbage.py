@@ -9,7 +9,7 @@ import pytest
 from soulsai.training_node.admission import Admission
 from soulsai.training_node.failed_entries import FailedEntries
 from soulsai.training_node.receiver import Receiver
-from soulsai.types import Hello
+from soulsai.types import PROTOCOL, Hello
 from soulsai.wire.codec import decode_entry, pack
 from soulsai.wire.protocols import Entry, Position
 from soulsai.wire.redis.connection import RedisConnection
@@ -78,7 +78,7 @@ def test_through_a_real_server_each_kind_is_refused_and_the_honest_goes_on(tmp_p
         villain = connect_client(access(server, "client"), "soulsai", "villain")
         honest = connect_client(access(server, "client"), "soulsai", "honest")
         link = RedisConnection(access(server, "client"), "villain")
-        hello = Hello(RUN.run, 1, "t", "e", 1, RUN.crc)
+        hello = Hello(RUN.run, PROTOCOL, "t", "e", 1, RUN.crc)
         at, good = villain.hello(hello), honest.hello(hello)
         judges = admission()
         judges._now = lambda: 4e9

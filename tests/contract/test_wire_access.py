@@ -6,7 +6,7 @@ import pytest
 
 from soulsai.config.schema import RedisSettings
 from soulsai.errors import AccessDenied, Unreachable, WireError
-from soulsai.types import Control, Episode, Event, Hello, Status, Stop
+from soulsai.types import PROTOCOL, Control, Episode, Event, Hello, Status, Stop
 from soulsai.wire.codec import encode_message, pack
 from soulsai.wire.names import user_line
 from soulsai.wire.protocols import START, Position
@@ -41,7 +41,7 @@ def test_the_roles_get_by_with_their_rights(server):
         node.open(SPEC, PROGRAM, fresh=True)
         node.open(SPEC, PROGRAM, fresh=True)
         client.program(client.spec())
-        hello = client.hello(Hello("run-1", 1, "0", "L", 1, SPEC.crc))
+        hello = client.hello(Hello("run-1", PROTOCOL, "0", "L", 1, SPEC.crc))
         client.push([(Position(hello.epoch, hello.seq + 1), b"x")])
         node.read(dict.fromkeys(node.clients(), START), 0.1)
         node.trim({"c1": hello})
@@ -134,7 +134,7 @@ def test_the_bytes_a_transition_costs_the_server(tmp_path):
         node = connect_training(Server(url), "soulsai")
         node.open(SPEC, PROGRAM, fresh=True)
         client.spec()
-        epoch, seq = client.hello(Hello("run-1", 1, "0", "L", 1, SPEC.crc))
+        epoch, seq = client.hello(Hello("run-1", PROTOCOL, "0", "L", 1, SPEC.crc))
         admin = RedisConnection(Server(url), "admin")
         before = received(admin)
         for number in range(100):

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from soulsai.errors import NoRun, ServerFull, Superseded, Unreachable
-from soulsai.types import Hello
+from soulsai.types import PROTOCOL, Hello
 from soulsai.wire.codec import decode_entry, encode_message, pack
 from soulsai.wire.protocols import START, Position
 from soulsai.wire.redis.embedded_server import EmbeddedServer
@@ -15,7 +15,7 @@ from soulsai.wire.training_role import StreamSize, read_groups
 from tests.contract.wire_cases import KINDS, PROGRAM, fragment, run_spec, start, wires
 
 SPEC = run_spec()
-HELLO = Hello("run-1", 1, "0.1", "LunarLander-v3", 1, SPEC.crc)
+HELLO = Hello("run-1", PROTOCOL, "0.1", "LunarLander-v3", 1, SPEC.crc)
 _numbers = itertools.count()
 
 

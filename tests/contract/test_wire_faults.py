@@ -9,14 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from soulsai.errors import Unreachable
-from soulsai.types import Control, Hello, Status
+from soulsai.types import PROTOCOL, Control, Hello, Status
 from soulsai.wire.protocols import START, Position
 from tests.contract.wire_cases import PROGRAM, REAL, run_spec, start, weights, wires
 from tests.memory_server import MemoryServer, set_clock
 
 SPEC = run_spec()
 STALL_SECONDS = 7.0  # longer than a command waits for its answer
-HELLO = Hello("run-1", 1, "0.1", "LunarLander-v3", 1, SPEC.crc)
+HELLO = Hello("run-1", PROTOCOL, "0.1", "LunarLander-v3", 1, SPEC.crc)
 
 
 def test_an_epoch_is_later_than_all_before_even_if_the_servers_clock_is_not(monkeypatch):

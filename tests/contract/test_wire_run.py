@@ -299,6 +299,20 @@ def test_episodes_are_read_on_from_a_position(wire, node):
     assert wire.telemetry().episodes(first[0][0], 1)[0] == first[1]
 
 
+def test_the_bytes_of_episodes_are_bounded(wire, node, monkeypatch):
+    monkeypatch.setattr("soulsai.wire.training_role._EPISODE_BYTES", 100_000)
+    info = {f"{number:02}{'x' * 60}": 1.0 for number in range(32)}
+    large = msgspec.structs.replace(EPISODE, info=info)
+    for number in range(20):
+        node.record([msgspec.structs.replace(large, episode=10 * number + n) for n in range(10)])
+    kept = [episode.episode for _, episode in wire.telemetry().episodes("0-0", 0)]
+    assert kept == list(range(200 - len(kept), 200)), "the newest ones"
+    assert 30 <= len(kept) <= 100_000 // 2000 + 10
+    node.record([EPISODE] * 500)
+    small = wire.telemetry().episodes("0-0", 0)
+    assert len(small) > 500, "small ones have room"
+
+
 def test_what_is_no_episode_is_skipped_and_counted_once(wire, node):
     telemetry = wire.telemetry()
     node.record([EPISODE])

@@ -12,6 +12,7 @@ import numpy as np
 
 from soulsai.config import schema
 from soulsai.types import (
+    PROTOCOL,
     ActionSpec,
     EnvironmentOffer,
     Fragment,
@@ -149,8 +150,8 @@ def run_spec(run: str = "run-1", program: Program | None = None, **changes) -> R
     """Return the spec of a run with LunarLander's shapes."""
     return RunSpec(
         run=run,
-        protocol=1,
-        oldest_protocol=1,
+        protocol=PROTOCOL,
+        oldest_protocol=PROTOCOL,
         environment=EnvironmentOffer("LunarLander-v3"),
         spec=Spec({"obs": Leaf((8,), "<f4")}, ActionSpec("discrete", sizes=(4,))),
         algorithm="dqn",

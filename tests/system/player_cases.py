@@ -14,7 +14,7 @@ from soulsai.config.schema import (
     RunSettings,
 )
 from soulsai.errors import NoRun
-from soulsai.types import Fragment, Hello
+from soulsai.types import PROTOCOL, Fragment, Hello
 from soulsai.wire.codec import encode_message, pack
 from soulsai.wire.protocols import Position
 
@@ -67,7 +67,7 @@ class Client:
     def __init__(self, wire):
         self.wire = wire
         self.spec = wait_for(self._spec)
-        said = Hello(self.spec.run, 1, "test", "CartPole-v1", 1, self.spec.crc)
+        said = Hello(self.spec.run, PROTOCOL, "test", "CartPole-v1", 1, self.spec.crc)
         self.position = wire.hello(said)
         self.clock = 0
         self.rng = np.random.default_rng(0)

@@ -1,6 +1,7 @@
 """Stopping when asked, and dying with one's parent, with real processes."""
 
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -11,7 +12,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from soulsai.process import PARENT, PULSE, StopSignal, parent, unique_name
+from soulsai.process import (
+    PARENT,
+    PULSE,
+    RELEASE_SECONDS,
+    MemoryRelease,
+    StopSignal,
+    parent,
+    unique_name,
+)
 
 ROOT = Path(__file__).parents[2]
 CHILD = """
@@ -145,3 +154,31 @@ def test_asking_shows_that_we_go_round_once_a_second(tmp_path, monkeypatch):
 def test_a_pulse_that_cannot_be_written_is_no_reason_to_end(tmp_path, monkeypatch):
     monkeypatch.setenv(PULSE, str(tmp_path / "missing" / "pulse"))
     assert StopSignal()() is False
+
+
+def test_free_memory_is_released_once_a_minute():
+    released = []
+    memory = MemoryRelease(lambda: released.append(True))
+    for now in (5.0, 6.0, 5.0 + RELEASE_SECONDS / 2, 5.0 + RELEASE_SECONDS, 6.0 + RELEASE_SECONDS):
+        memory.look(now)
+    assert len(released) == 2
+
+
+HOLES = """
+import psutil
+from soulsai.process import release_free_memory
+pieces = [bytes(2000) for _ in range(100_000)]
+pieces[:-1] = [None] * 99_999  # the last one is above the hole
+before = psutil.Process().memory_info().rss
+release_free_memory()
+print(before - psutil.Process().memory_info().rss)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other libraries have no such call")
+def test_holes_in_the_heap_go_back_to_the_system():
+    done = subprocess.run(
+        [sys.executable, "-c", HOLES], capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert int(done.stdout) > 100e6

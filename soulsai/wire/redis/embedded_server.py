@@ -26,6 +26,9 @@ BINARY = "SOULSAI_REDIS_SERVER"
 _START_SECONDS = 10.0
 _STOP_SECONDS = 10.0
 _LOG_TAIL = 2000
+# Bytes from which glibc returns freed memory at once. Otherwise, replies that are not read, and
+# entries of clients that send much, leave holes in the heap for good. jemalloc needs no such limit.
+_RETURNED_BYTES = 16 * 1024
 _PREFIX = "soulsai-"
 _LOCK = "lock"
 
@@ -312,8 +315,9 @@ def _start(command: list[str]) -> subprocess.Popen[bytes]:
     if sys.platform == "linux":
         shim = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid())]
         command = [*shim, *command]
+    environ = {"MALLOC_MMAP_THRESHOLD_": str(_RETURNED_BYTES), **os.environ}
     return subprocess.Popen(  # noqa: S603 - the server's binary, found or named by the user
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, process_group=0
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, process_group=0, env=environ
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.faults import Faults, FaultyWire
 from soulsai.errors import Unreachable
 from soulsai.training_node.admission import Admission
-from soulsai.types import Fragment, Hello, Weights
+from soulsai.types import PROTOCOL, Fragment, Hello, Weights
 from soulsai.wire.codec import decode_entry, encode_message, pack
 from soulsai.wire.protocols import Position
 from tests.memory_server import MemoryServer
@@ -32,7 +32,7 @@ class Play:
         self.inner = Faulty(self.server.client("c"))
         self.wire = FaultyWire(self.inner, Faults(**faults), random.Random(3), self.clock)
         self.wire.program(self.wire.spec())
-        self.first = self.wire.hello(Hello(RUN.run, 1, "", "", 1, RUN.crc))
+        self.first = self.wire.hello(Hello(RUN.run, PROTOCOL, "", "", 1, RUN.crc))
         self.sent = 0
 
     def push(self, count=1, retry=False):
@@ -156,7 +156,7 @@ def test_another_run_begins_without_what_was_held_back():
     play.publish(1)
     assert play.fetched() is None
     play.push()
-    play.wire.hello(Hello(RUN.run, 1, "", "", 1, RUN.crc))
+    play.wire.hello(Hello(RUN.run, PROTOCOL, "", "", 1, RUN.crc))
     play.clock.now = 100.0
     play.publish(2)
     assert play.fetched() is None

@@ -9,7 +9,17 @@ from soulsai.client.environment import AdaptedEnvironment
 from soulsai.client.player import Player
 from soulsai.client.player_link import Instructions, PlayerProgress
 from soulsai.testing.policy import linear_program
-from soulsai.types import EnvironmentOffer, Episode, Fragment, Head, Leaf, Pointer, RunSpec, Weights
+from soulsai.types import (
+    PROTOCOL,
+    EnvironmentOffer,
+    Episode,
+    Fragment,
+    Head,
+    Leaf,
+    Pointer,
+    RunSpec,
+    Weights,
+)
 from soulsai.wire.codec import decode_entry, encode_message, pack
 from soulsai.wire.protocols import Entry, Position
 
@@ -97,8 +107,8 @@ def stage(envs, kind="epsilon_greedy", *, memory=False, clock=lambda: 0.0, quota
     settings = {"fragment_steps": 4, "fragment_seconds": 60.0, **options}
     run = RunSpec(
         run="r",
-        protocol=1,
-        oldest_protocol=1,
+        protocol=PROTOCOL,
+        oldest_protocol=PROTOCOL,
         environment=offer,
         spec=spec,
         algorithm="toy",

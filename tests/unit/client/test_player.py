@@ -8,7 +8,7 @@ import pytest
 from soulsai.client.recorder import MOST_BYTES, capacity
 from soulsai.errors import EnvironmentFault
 from soulsai.testing import BoxToy, DictToy, MaskedToy, MultiDiscreteToy, RudeEnv
-from soulsai.types import MASK, ActionSpec, EnvironmentOffer, Leaf, RunSpec, Spec
+from soulsai.types import MASK, PROTOCOL, ActionSpec, EnvironmentOffer, Leaf, RunSpec, Spec
 from soulsai.wire.codec import encode_message
 from tests.unit.client.player_cases import Diary, stage
 
@@ -199,8 +199,8 @@ def test_large_observations_make_short_fragments():
     def run(side, steps=64):
         return RunSpec(
             run="r",
-            protocol=1,
-            oldest_protocol=1,
+            protocol=PROTOCOL,
+            oldest_protocol=PROTOCOL,
             environment=EnvironmentOffer("it"),
             spec=Spec({"obs": Leaf((side, side, 3), "|u1")}, ActionSpec("discrete", (), (2,))),
             algorithm="toy",

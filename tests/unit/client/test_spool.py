@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from soulsai.client.spool import Spool, clean
 from soulsai.client.unconfirmed import UnconfirmedEntries
 from soulsai.errors import Unreachable
-from soulsai.types import Fragment, Hello
+from soulsai.types import PROTOCOL, Fragment, Hello
 from soulsai.wire.codec import decode_entry, encode_message, pack
 from soulsai.wire.protocols import START, Position
 from tests.memory_server import MemoryServer
@@ -210,7 +210,7 @@ class Lives(RuleBasedStateMachine):
         self.spool = Spool(self.folder, RUN, "c", 10**8)
         self.server.down = False
         self.spool.deliver(self.wire, UnconfirmedEntries())
-        self.position = self.wire.hello(Hello(RUN.run, 1, "", "", 1, RUN.crc))
+        self.position = self.wire.hello(Hello(RUN.run, PROTOCOL, "", "", 1, RUN.crc))
 
     def seal(self):
         self.clock += 1

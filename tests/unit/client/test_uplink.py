@@ -10,7 +10,7 @@ import pytest
 from soulsai.client import uplink as module
 from soulsai.client.uplink import Backoff
 from soulsai.errors import AccessDenied, EnvironmentFault, ServerFull, Superseded, Unreachable
-from soulsai.types import Episode, Fragment, Heartbeat, Hello
+from soulsai.types import PROTOCOL, Episode, Fragment, Heartbeat, Hello
 from soulsai.wire.codec import decode_entry
 from soulsai.wire.protocols import Position
 from tests.unit.client.uplink_cases import RUN, House, episode, fragment, raises, until
@@ -164,7 +164,7 @@ def test_another_process_under_our_name_supersedes_us(house):
     other.spec()
     with raises(Superseded, "'c'"), house.uplink as uplink:
         until(lambda: house.messages(Heartbeat))
-        other.hello(Hello(RUN.run, 1, "", "", 1, RUN.crc))
+        other.hello(Hello(RUN.run, PROTOCOL, "", "", 1, RUN.crc))
         uplink.send(fragment(0))
         until(lambda: uplink.instructions.over)
 

@@ -11,7 +11,7 @@ from soulsai.client.player_link import Outbox, PlayerProgress
 from soulsai.client.unconfirmed import UnconfirmedEntries
 from soulsai.client.uplink import Uplink
 from soulsai.testing.policy import toy_run
-from soulsai.types import EnvironmentOffer, Episode, Fragment, Hello, Weights, zeros
+from soulsai.types import PROTOCOL, EnvironmentOffer, Episode, Fragment, Hello, Weights, zeros
 from soulsai.wire.codec import decode_entry
 from tests.memory_server import MemoryServer
 
@@ -73,7 +73,7 @@ class House:
             self.publish(1)
 
     def say_hello(self, wire):
-        return wire.hello(Hello(RUN.run, 1, "", "", 1, RUN.crc))
+        return wire.hello(Hello(RUN.run, PROTOCOL, "", "", 1, RUN.crc))
 
     def publish(self, version, arrays=ARRAYS, **options):
         self.node.publish(Weights(RUN.run, self.generation, version, arrays, **options))

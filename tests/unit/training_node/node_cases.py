@@ -20,7 +20,18 @@ from soulsai.config.schema import (
 from soulsai.errors import NoRun
 from soulsai.training_node import node, start
 from soulsai.training_node.node import serve
-from soulsai.types import ActionSpec, Episode, Fragment, Head, Heartbeat, Hello, Leaf, Program, Spec
+from soulsai.types import (
+    PROTOCOL,
+    ActionSpec,
+    Episode,
+    Fragment,
+    Head,
+    Heartbeat,
+    Hello,
+    Leaf,
+    Program,
+    Spec,
+)
 from soulsai.wire.codec import encode_message, pack
 from soulsai.wire.protocols import Position
 
@@ -183,7 +194,9 @@ class Player:
     def greet(self):
         self.spec = wait_for(self._spec, "a run")
         offer = self.spec.environment.id
-        self.position = self.wire.hello(Hello(self.spec.run, 1, "test", offer, 1, self.spec.crc))
+        self.position = self.wire.hello(
+            Hello(self.spec.run, PROTOCOL, "test", offer, 1, self.spec.crc)
+        )
         self.clock = self.start = 0
         self.reward = 0.0
         self.episodes += 1

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from soulsai.errors import Rejected
 from soulsai.training_node.admission import AHEAD_MS, LARGEST_SEQ, Admission, Mark
 from soulsai.types import (
+    PROTOCOL,
     ActionSpec,
     EnvironmentOffer,
     Episode,
@@ -33,7 +34,9 @@ OBS = {"obs": Leaf((8,), "<f4"), "kind": Leaf((), "|u1", categories=3)}
 
 
 def run_spec(action=DISCRETE, obs=OBS, **more):
-    return RunSpec("run", 1, 1, EnvironmentOffer("Env-v0"), Spec(obs, action), "dqn", "", **more)
+    return RunSpec(
+        "run", PROTOCOL, PROTOCOL, EnvironmentOffer("Env-v0"), Spec(obs, action), "dqn", "", **more
+    )
 
 
 def admission(spec, *, head="epsilon_greedy", messages=None, marks=None):
@@ -124,10 +127,10 @@ BAD = {
     "episode's steps": ("episode", Episode(2, 5, 0, 1.0, 0, 0.1, True, False, 0.0)),
     "episode's epsilon": ("episode", Episode(2, 5, 0, 1.0, 4, 0.1, True, False, 1.5)),
     "episode's version": ("version", Episode(2, 6, 0, 1.0, 4, 0.1, True, False, 0.0)),
-    "hello's spec": ("run", Hello("run", 1, "x", "Env-v0", 1, 7)),
-    "hello's run": ("run", Hello("other", 1, "x", "Env-v0", 1, run_spec().crc)),
+    "hello's spec": ("run", Hello("run", PROTOCOL, "x", "Env-v0", 1, 7)),
+    "hello's run": ("run", Hello("other", PROTOCOL, "x", "Env-v0", 1, run_spec().crc)),
     "hello's protocol": ("protocol", Hello("run", 99, "x", "Env-v0", 1, run_spec().crc)),
-    "hello's environments": ("hello", Hello("run", 1, "x", "Env-v0", 0, run_spec().crc)),
+    "hello's environments": ("hello", Hello("run", PROTOCOL, "x", "Env-v0", 0, run_spec().crc)),
 }
 
 
@@ -298,7 +301,7 @@ def test_what_was_taken_in_before_is_a_duplicate():
 
 
 def test_a_hello_begins_an_epoch_or_another_life_in_the_same_one():
-    hello = Hello("run", 1, "x", "Env-v0", 3, run_spec().crc)
+    hello = Hello("run", PROTOCOL, "x", "Env-v0", 3, run_spec().crc)
     judge = admission(run_spec(), messages={b"hello": [hello], b"": [fragment()]})
 
     def admitted(epoch, seq, data):

@@ -16,7 +16,7 @@ from soulsai.training_node.publisher import Publisher
 from soulsai.training_node.saving.snapshot import Progress
 from soulsai.training_node.start import TrainingRun
 from soulsai.training_node.trust.grants import Grants
-from soulsai.types import EnvironmentOffer, Heartbeat, RunSpec
+from soulsai.types import PROTOCOL, EnvironmentOffer, Heartbeat, RunSpec
 from soulsai.wire.protocols import Position
 from tests.unit.training_node.node_cases import SPEC, Linear, program
 
@@ -85,7 +85,7 @@ def simulate(players, limit, updates_per_second=0.0):
     flight, clients, grants, sent = InFlight(), ClientTable(0.0), Grants(0, resumed=False), []
     policy, progress = Linear(), Progress("run")
     policy.quota = pace.quota()
-    spec = RunSpec("run", 1, 1, EnvironmentOffer("x"), SPEC, "dqn", "")
+    spec = RunSpec("run", PROTOCOL, PROTOCOL, EnvironmentOffer("x"), SPEC, "dqn", "")
     config = Config(training=TrainingSettings(publish_seconds=1.0), run=RunSettings(clients=0))
     algorithm = SimpleNamespace(policy=policy)
     run = TrainingRun(config, None, spec, program(), algorithm, progress)

@@ -419,3 +419,17 @@ def test_episodes_that_are_mere_claims_are_recorded_up_to_a_bound(monkeypatch, s
         status = node.told(lambda status: status.rejected.get("unverified", 0) == 7)
         status = node.told(lambda status: status.episodes == 5)
     assert status.reward_mean == sum(range(8)) / 2
+
+
+def test_mere_claims_with_a_large_info_count_as_several(monkeypatch, server, tmp_path):
+    monkeypatch.setattr("soulsai.training_node.status.UNVERIFIED_AT_ONCE", 6)
+    monkeypatch.setattr("soulsai.training_node.status.UNVERIFIED_PER_SECOND", 0.0)
+    info = {f"{number:02}{'x' * 60}": 1.0 for number in range(30)}  # over 2 kB
+    with Node(monkeypatch, server, config(tmp_path)) as node:
+        player = Player(server)
+        player.play(4)
+        node.told(lambda status: status.version >= 1)
+        for number in range(10):
+            player.say(Episode(1, 1, 1000 + number, 1e6, 4, 1.0, True, False, 0.0, info))
+        status = node.told(lambda status: status.rejected.get("unverified", 0) == 8)
+        assert status.episodes == 2

@@ -6,7 +6,7 @@ from soulsai.config.schema import Config, RunSettings, TrainingSettings
 from soulsai.training_node.publisher import RETRY_SECONDS, Publisher
 from soulsai.training_node.saving.snapshot import Progress
 from soulsai.training_node.start import TrainingRun
-from soulsai.types import EnvironmentOffer, RunSpec
+from soulsai.types import PROTOCOL, EnvironmentOffer, RunSpec
 from tests.unit.training_node.node_cases import SPEC, Linear, program
 
 
@@ -19,7 +19,7 @@ class Desk:
         self.progress = Progress("run", generation=2, version=5)
         self.policy = Linear()
         self.policy.quota, self.policy.eager = quota, eager
-        spec = RunSpec("run", 1, 1, EnvironmentOffer("x"), SPEC, "dqn", "")
+        spec = RunSpec("run", PROTOCOL, PROTOCOL, EnvironmentOffer("x"), SPEC, "dqn", "")
         config = Config(
             training=TrainingSettings(publish_seconds=10.0, kept_weights_mb=kept_mb),
             run=RunSettings(clients=clients),

@@ -9,11 +9,20 @@ from soulsai.errors import AccessDenied, Rejected, Unreachable
 from soulsai.training_node.admission import Admission, Arrival, Mark
 from soulsai.training_node.failed_entries import FailedEntries
 from soulsai.training_node.receiver import Inbox, Receiver, RefusalLog
-from soulsai.types import ActionSpec, EnvironmentOffer, Head, Heartbeat, Leaf, RunSpec, Spec
+from soulsai.types import (
+    PROTOCOL,
+    ActionSpec,
+    EnvironmentOffer,
+    Head,
+    Heartbeat,
+    Leaf,
+    RunSpec,
+    Spec,
+)
 from soulsai.wire.protocols import Entry, Position
 
 SPEC = RunSpec(
-    "run", 1, 1, EnvironmentOffer("x"),
+    "run", PROTOCOL, PROTOCOL, EnvironmentOffer("x"),
     Spec({"obs": Leaf((2,), "<f4")}, ActionSpec("discrete", (), (3,))), "dqn", "",
 )  # fmt: skip
 

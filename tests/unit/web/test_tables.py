@@ -61,6 +61,25 @@ def test_columns_are_bounded():
     assert len(table.view().columns) == tables.MOST_COLUMNS
 
 
+def test_many_columns_leave_room_for_fewer_rows(monkeypatch):
+    monkeypatch.setattr(tables, "MOST_CELLS", 40_000)
+    table = Table()
+    for i in range(20_000):
+        table.append({"time": float(i), "env_steps": float(i)})
+    assert 6000 < len(table.view()) <= 40_000 // 3
+    names = [f"x{i}" for i in range(1000)]
+    for i in range(20_000, 30_000):
+        table.append({"time": float(i), "env_steps": float(i), **dict.fromkeys(names, 1.0)})
+        arrays, _ = table._state
+        assert sum(map(len, arrays.values())) <= 40_000
+    numbers = table.view().columns["number"]
+    assert len(table.view().columns) == tables.MOST_COLUMNS
+    assert numbers[-100:].tolist() == list(range(29_901, 30_001))
+    assert numbers[0] == 1
+    assert np.all(np.diff(numbers) > 0)
+    assert table.view().columns["x0"][-1] == 1.0
+
+
 def test_readers_see_whole_rows_only():
     table, over = Table(limit=8192), threading.Event()
     torn = []

@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from soulsai.errors import ConfigError, Rejected, WireError
 from soulsai.types import (
+    PROTOCOL,
     ActionSpec,
     EnvironmentOffer,
     Episode,
@@ -37,8 +38,8 @@ from soulsai.wire.protocols import Entry, Position
 DISCRETE = ActionSpec("discrete", sizes=(4,))
 SPEC = RunSpec(
     run="run-1",
-    protocol=1,
-    oldest_protocol=1,
+    protocol=PROTOCOL,
+    oldest_protocol=PROTOCOL,
     environment=EnvironmentOffer("LunarLander-v3"),
     spec=Spec({"obs": Leaf((8,), "<f4")}, DISCRETE),
     algorithm="dqn",
@@ -168,7 +169,7 @@ def test_any_numbers_and_flags_travel(data, steps, terminated, truncated, greedy
 def test_messages_of_one_moment_share_an_entry_and_keep_their_order():
     episode = Episode(1, 2, 3, -200.5, 64, 1.25, True, False, 0.5, {"lives": 2.0})
     heartbeat = Heartbeat(1, 2, 3, 4, 5, 6, True, {"hang": 2}, "no answer for 5 s")
-    hello = Hello("run-1", 1, "0.1", "LunarLander-v3", 2, SPEC.crc)
+    hello = Hello("run-1", PROTOCOL, "0.1", "LunarLander-v3", 2, SPEC.crc)
     fragments = [random_fragment(SPEC, steps) for steps in (64, 3)]
     got = there_and_back(SPEC, hello, fragments[0], episode, fragments[1], heartbeat)
     assert got[0] == hello

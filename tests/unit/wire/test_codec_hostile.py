@@ -11,7 +11,18 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from soulsai.errors import Rejected, WireError
-from soulsai.types import Episode, Head, Heartbeat, Hello, Leaf, Pointer, Program, RunSpec, Weights
+from soulsai.types import (
+    PROTOCOL,
+    Episode,
+    Head,
+    Heartbeat,
+    Hello,
+    Leaf,
+    Pointer,
+    Program,
+    RunSpec,
+    Weights,
+)
 from soulsai.wire.codec import (
     ENTRY_BYTES,
     RAW_BYTES,
@@ -36,7 +47,7 @@ MESSAGES = [
     encode_message(random_fragment(RICH, 9), RICH),
     encode_message(Episode(1, 2, 3, -4.0, 5, 6.0, True, False, 0.1, {"x": 1.0}), RICH),
     encode_message(Heartbeat(1, 2, 3, 4, 5), RICH),
-    encode_message(Hello("run-1", 1, "0.1", "env", 1, RICH.crc), RICH),
+    encode_message(Hello("run-1", PROTOCOL, "0.1", "env", 1, RICH.crc), RICH),
 ]
 VALID = pack(MESSAGES)
 STILL = {name: np.zeros((65, *leaf.shape), leaf.dtype) for name, leaf in RICH.spec.obs.items()}

@@ -12,6 +12,7 @@ from soulsai.heads import act, largest_action
 from soulsai.training_node.admission import Admission
 from soulsai.types import (
     MASK,
+    PROTOCOL,
     ActionSpec,
     EnvironmentOffer,
     Episode,
@@ -33,7 +34,7 @@ OBS = {"obs": Leaf((2,), "<f4"), "kind": Leaf((), "|u1", categories=3), MASK: Le
 def run_spec(action, largest, obs):
     offer = EnvironmentOffer("Env-v0", largest_reward=largest)
     extras = {"logp": Leaf((), "<f4")}
-    return RunSpec("run", 1, 1, offer, Spec(obs, action), "ppo", "", extras=extras)
+    return RunSpec("run", PROTOCOL, PROTOCOL, offer, Spec(obs, action), "ppo", "", extras=extras)
 
 
 def columns(draw, leaf, rows):

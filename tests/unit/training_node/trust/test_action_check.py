@@ -11,6 +11,7 @@ from soulsai.training_node.admission import Arrival, Mark
 from soulsai.training_node.publisher import PublishedVersion
 from soulsai.training_node.trust.action_check import ActionCheck, Recomputation
 from soulsai.types import (
+    PROTOCOL,
     ActionSpec,
     EnvironmentOffer,
     Fragment,
@@ -59,8 +60,8 @@ class Fleet:
             self.versions.append({n: v.numpy().copy() for n, v in self.policy.state_dict().items()})
         leaves = {n: Leaf(self.versions[0][n].shape, "<f4") for n in names}
         action = HEADS[kind][0]
-        spec = RunSpec("r", 1, 1, EnvironmentOffer("x"), Spec({"obs": Leaf((8,), "<f4")}, action),
-                       "dqn", "")  # fmt: skip
+        seen = Spec({"obs": Leaf((8,), "<f4")}, action)
+        spec = RunSpec("r", PROTOCOL, PROTOCOL, EnvironmentOffer("x"), seen, "dqn", "")
         program = Program(b"", "w", ("obs",), self.policy.outputs, Head(kind), leaves)
         exploration = {"random": random}
         recompute = Recomputation(
@@ -188,7 +189,7 @@ def test_of_2000_honest_clients_at_most_two_are_accused(kind):
 
 @pytest.mark.parametrize("honest", [True, False])
 def test_each_component_follows_the_weights(honest):
-    spec = RunSpec("r", 1, 1, EnvironmentOffer("x"), BRANCHES, "dqn", "")
+    spec = RunSpec("r", PROTOCOL, PROTOCOL, EnvironmentOffer("x"), BRANCHES, "dqn", "")
     policy = Policy(Head("epsilon_greedy"), BRANCHES, ("q",))
     policy.linear = torch.nn.Linear(8, 7)
     policy.forward = lambda obs, memory: ({"q": policy.linear(obs["obs"])}, memory)
