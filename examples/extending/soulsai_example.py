@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,45 @@ from soulsai.algorithms.n_step_returns import NStepReturns, transition_columns
 from soulsai.algorithms.pace import Pace
 from soulsai.algorithms.replay_learner import leaves, tensors
 from soulsai.replay.ring import Batch, Ring
-from soulsai.types import Fragment, Head, Metrics, Spec
+from soulsai.types import Fragment, Head, Leaf, Metrics, Spec
 
-# ---- a network ----
+# ---- a network, and a feature extractor ----
+
+
+class Gated(nn.Module):
+    """A hidden layer, each unit of which has a gate: ``dqn.network: soulsai_example:Gated``."""
+
+    def __init__(self, leaves: dict[str, Leaf], outputs: int) -> None:
+        super().__init__()
+        width = sum(prod(leaf.shape) for leaf in leaves.values())
+        self.hidden, self.gate = nn.Linear(width, 64), nn.Linear(width, 64)
+        self.out = nn.Linear(64, outputs)
+
+    def forward(self, obs: dict[str, Tensor]) -> Tensor:
+        """Map leaves [B, ...] to [B, outputs]."""
+        x = torch.cat([leaf.reshape(leaf.shape[0], -1).float() for leaf in obs.values()], 1)
+        values: Tensor = self.out(self.hidden(x).relu() * self.gate(x).sigmoid())
+        return values
+
+
+class Kinds(nn.Module):
+    """Features of which each category is a learnt vector, and not a one of many."""
+
+    def __init__(self, leaves: dict[str, Leaf]) -> None:
+        super().__init__()
+        kinds = {name: leaf.categories for name, leaf in leaves.items() if leaf.categories}
+        self.kinds = nn.ModuleDict({name: nn.Embedding(n, 8) for name, n in kinds.items()})
+
+    def forward(self, obs: dict[str, Tensor]) -> Tensor:
+        """Map leaves [B, ...] to features [B, F]."""
+        parts = [
+            self.kinds[name](leaf.long()) if name in self.kinds else leaf.float()
+            for name, leaf in obs.items()
+        ]
+        return torch.cat([part.reshape(part.shape[0], -1) for part in parts], 1)
+
+
+# ---- a network for an algorithm of one's own ----
 
 
 class LinearValues(Policy):

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from soulsai.algorithms.custom_networks import CustomNetwork
 from soulsai.algorithms.vision import Vision, feature_count, vision_encoder
 from soulsai.frame_stacks import ImageAxes, image_axes
 from soulsai.types import Array, Leaf
@@ -28,14 +29,16 @@ class Observation(nn.Module):
     Args:
         leaves: Shape and type of each leaf.
         normalize: Normalise floats.
+        named: Give each leaf as a part of its own, in its shape, and convert only what is
+            normalised: for networks that are not ours.
     """
 
     mean: Tensor
     inv_std: Tensor
 
-    def __init__(self, leaves: dict[str, Leaf], *, normalize: bool) -> None:
+    def __init__(self, leaves: dict[str, Leaf], *, normalize: bool, named: bool = False) -> None:
         super().__init__()
-        self.leaves = leaves
+        self.leaves, self._named = leaves, named
         self.images = {name: axes for name, leaf in leaves.items() if (axes := image_axes(leaf))}
         others = {name: leaf for name, leaf in leaves.items() if name not in self.images}
         self.floats = {name: leaf for name, leaf in others.items() if leaf.normalised}
@@ -50,6 +53,8 @@ class Observation(nn.Module):
 
     def parts(self, obs: dict[str, Tensor]) -> list[Tensor]:
         """Map leaves [B, ...] to the vector [B, width], if any, and the images [B, C, H, W]."""
+        if self._named:
+            return self._each(obs)
         flat: list[Tensor] = []
         if self.floats:
             vector = _concatenated([_row(obs[name]).float() for name in self.floats])
@@ -59,6 +64,21 @@ class Observation(nn.Module):
         flat += [_flatten(leaf, obs[name]) for name, leaf in self.flat.items()]
         images = [_image(self.leaves[n], axes, obs[n]) for n, axes in self.images.items()]
         return [_concatenated(flat), *images] if flat else images
+
+    def _each(self, obs: dict[str, Tensor]) -> list[Tensor]:
+        """Return the leaves in order, numbers normalised, in their shapes [B, ...]."""
+        parts, first = [], 0
+        for name, leaf in self.leaves.items():
+            part = obs[name]
+            if name in self.floats:
+                part, last = part.float(), first + prod(leaf.shape)
+                if self.normalizes:
+                    mean, inv_std = self.mean[first:last], self.inv_std[first:last]
+                    part = (part - mean.view(leaf.shape)) * inv_std.view(leaf.shape)
+                    part = part.clamp(-CLIP, CLIP)
+                first = last
+            parts.append(part)
+        return parts
 
     def elements(self, obs: dict[str, Array]) -> Array:
         """Return the normalised elements of leaves [B, ...] as rows [B, size]."""
@@ -77,6 +97,7 @@ class Encoder(nn.Module):
         layer_norm: Add a LayerNorm to each layer.
         residual: Residual blocks instead of plain layers.
         vision: Architecture of the vision encoders.
+        extractor: A feature extractor in place of the vision encoders, for a named observation.
     """
 
     def __init__(
@@ -87,13 +108,15 @@ class Encoder(nn.Module):
         layer_norm: bool,
         residual: bool = False,
         vision: Vision = "auto",
+        extractor: CustomNetwork | None = None,
     ) -> None:
         super().__init__()
-        images = observation.images.values()
+        self.extractor = extractor
+        images = observation.images.values() if extractor is None else ()
         shapes = [(image.depth, image.height, image.width) for image in images]
         # Checkpoints name the vision encoders ``eyes``.
         self.eyes = nn.ModuleList([vision_encoder(vision, shape) for shape in shapes])
-        inputs = observation.width
+        inputs = observation.width if extractor is None else extractor.width
         inputs += sum(feature_count(e, shape) for e, shape in zip(self.eyes, shapes, strict=True))
         self.layers: DenseLayers | ResidualBlocks = (
             ResidualBlocks(inputs, hidden)
@@ -104,6 +127,8 @@ class Encoder(nn.Module):
 
     def features(self, parts: list[Tensor]) -> Tensor:
         """Map the parts of an observation to features [B, width]."""
+        if self.extractor is not None:
+            return self.layers.features(self.extractor(parts))
         if not self.eyes:
             return self.layers.features(parts[0])
         vector, images = parts[: -len(self.eyes)], parts[-len(self.eyes) :]
@@ -180,6 +205,7 @@ class QuantileHead(nn.Module):
         self.shape = (outputs, quantiles)
         self.sizes, self.dueling = list(sizes), dueling
         self.out = output_layer(features, outputs * quantiles, noisy=noisy)
+        self.noises = self.out.noises
 
     def quantiles(
         self, features: Tensor, levels: Tensor | None = None, noise: Tensor | None = None

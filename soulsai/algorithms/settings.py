@@ -7,6 +7,8 @@ from msgspec import Struct
 
 from soulsai.types import ActionKind, ActionSpec
 
+CUSTOM = ("network", "feature_extractor")  # settings that may name a class of other packages
+
 
 class LearnerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The settings of one algorithm, a section of the configuration."""
@@ -15,10 +17,27 @@ class LearnerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     actions: ClassVar[tuple[ActionKind, ...]]  # kinds of action spaces it can learn
     needs_bounds: ClassVar[bool] = False  # whether all numbers of an action need bounds
     fixed: ClassVar[tuple[str, ...]] = ()  # settings that shape the saved networks and statistics
+    networks: ClassVar[tuple[str, ...]] = ("layers",)  # values of ``network`` that are ours
 
     def problems(self) -> Iterator[str]:
         """Yield each combination of settings that cannot work, as ``setting: reason``."""
-        yield from ()
+        custom = self.custom
+        for name in CUSTOM:
+            value: str = getattr(self, name, "")
+            if value not in ("", *self.networks) and name not in custom:
+                known = "".join(f"{one}, " for one in self.networks if name == "network")
+                yield f"{name}: {value!r}; wanted {known}module:Class or file.py:Class"
+        if len(custom) > 1:
+            yield (
+                "feature_extractor: a network of your own reads the observation itself; leave out "
+                "one of the two"
+            )
+
+    @property
+    def custom(self) -> dict[str, str]:
+        """The networks that are not ours, as "module:Class" by setting."""
+        values: dict[str, str] = {name: getattr(self, name, "") for name in CUSTOM}
+        return {name: value for name, value in values.items() if is_custom(value)}
 
     def can_learn(self, action: ActionSpec) -> bool:
         """Return whether the algorithm learns such actions."""
@@ -67,6 +86,13 @@ class ReplaySettings(LearnerSettings, frozen=True, forbid_unknown_fields=True):
         return 5.0 / 3.0 * self.batch_size, self.batch_size
 
     def problems(self) -> Iterator[str]:
-        """Yield the capacity, if replay could never hold one batch."""
+        """Yield the capacity, too, if replay could never hold one batch."""
+        yield from LearnerSettings.problems(self)
         if self.capacity < self.batch_size:
             yield f"capacity: {self.capacity} transitions, less than one batch ({self.batch_size})"
+
+
+def is_custom(name: str) -> bool:
+    """Return whether a network is named as ``module:Class`` or ``file.py:Class``."""
+    place, _, attribute = name.rpartition(":")
+    return bool(place) and attribute.isidentifier()

@@ -189,12 +189,15 @@ def check_choices(config: Config) -> None:
     place, _, name = id.rpartition(":")
     if place.endswith(".py"):
         check_file(Path(place), name)
-    if place:
         return
     import gymnasium
 
     from soulsai.client.environment import check_extra, make
 
+    if place:
+        if not config.environment.spec_file:
+            check_extra(id)
+        return
     if name.endswith(".py"):
         make(id, {})  # which only says what the file defines
     try:

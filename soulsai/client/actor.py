@@ -8,7 +8,6 @@ import msgspec
 import numpy as np
 import onnxruntime as ort
 
-from soulsai.client.graph_check import MOST_FILE_BYTES, check_graph
 from soulsai.errors import CheckpointError, WireError
 from soulsai.types import (
     CARD_FORMAT,
@@ -22,6 +21,7 @@ from soulsai.types import (
     Weights,
     zeros,
 )
+from soulsai.wire.graph_check import MOST_FILE_BYTES, check_graph
 
 METADATA_KEY = "soulsai"  # of a policy.onnx: the JSON of its PolicyCard
 

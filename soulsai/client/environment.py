@@ -2,10 +2,8 @@
 
 import functools
 import importlib
-import importlib.util
 import inspect
 import logging
-import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -33,6 +31,7 @@ from soulsai.client.spaces import (
 from soulsai.client.wrappers import wrapped
 from soulsai.config import schema
 from soulsai.errors import ConfigError, EnvironmentFault
+from soulsai.extensions import import_file
 from soulsai.heads import act, to_environment
 from soulsai.types import (
     LARGEST_NUMBER,
@@ -54,6 +53,7 @@ Rows = dict[str, Array]  # one row per leaf, written in place
 _LARGEST = float(np.finfo(np.float32).max)  # rewards are float32 on the wire
 
 EXTRAS = ("box2d", "mujoco")  # extras of this package, and families of Gymnasium's environments
+MODULES = {"ale_py": "atari", "minigrid": "minigrid"}  # and extras by the module that they bring
 
 LARGEST_SEED = 2**31 - 1  # many environments take an int32
 _OLD_API = "(before Gym 0.26 it was otherwise; a wrapper such as those of shimmy helps, too)"
@@ -464,7 +464,10 @@ def _bare(id: str, kwargs: Kwargs, max_episode_steps: int) -> gymnasium.Env[Any,
 
 def extra_of(id: str) -> str:
     """Return the extra of this package that brings an environment's libraries; empty: none."""
-    registered = gymnasium.registry.get(newest_id(id.rpartition(":")[2]))
+    place, _, name = id.rpartition(":")
+    if place in MODULES:
+        return MODULES[place]
+    registered = gymnasium.registry.get(newest_id(name))
     words = str(registered.entry_point).split(".") if registered is not None else []
     family = words[2] if words[:2] == ["gymnasium", "envs"] else ""
     return family if family in EXTRAS else ""
@@ -475,7 +478,8 @@ def check_extra(id: str) -> None:
     if not (extra := extra_of(id)):
         return
     try:
-        importlib.import_module(f"gymnasium.envs.{extra}")
+        module = id.rpartition(":")[0] or f"gymnasium.envs.{extra}"
+        importlib.import_module(module)
     except (ImportError, gymnasium.error.DependencyNotInstalled):
         raise EnvironmentFault(
             f'{id}: its libraries are not installed; pip install "soulsai[{extra}]"'
@@ -486,7 +490,7 @@ def _creator(id: str) -> str | Callable[..., Any]:
     """Return the function that makes the environment, or its name in Gymnasium's registry."""
     place, _, name = id.rpartition(":")
     if not place and name.endswith(".py"):
-        module = _file_module(Path(name))
+        module = import_file(Path(name), EnvironmentFault)
         own = [key for key, value in vars(module).items() if _makes(value, module)]
         raise EnvironmentFault(
             f"{id}: name what makes the environment, as in {name}:make; the file defines "
@@ -494,7 +498,8 @@ def _creator(id: str) -> str | Callable[..., Any]:
         )
     if not place:
         return newest_id(id)
-    module = _file_module(Path(place)) if place.endswith(".py") else _module(place, name)
+    is_file = place.endswith(".py")
+    module = import_file(Path(place), EnvironmentFault) if is_file else _module(place, name)
     if (newest := newest_id(name)) in gymnasium.registry:
         return newest
     creator = vars(module).get(name)
@@ -535,29 +540,6 @@ def _module(place: str, name: str) -> ModuleType:
         raise EnvironmentFault(
             f"{place}:{name}: {place} is not installed; name the file of this folder: {file}:{name}"
         ) from None
-
-
-def _file_module(path: Path) -> ModuleType:
-    """Import a file under a unique name, once per process; it may import its neighbours."""
-    if not path.is_file():
-        raise EnvironmentFault(f"{path}: no such file (looked for in {Path.cwd()})")
-    folder = str(path.resolve().parent)
-    if folder not in sys.path:
-        sys.path.append(folder)  # at the end: a neighbour must not replace a package
-    name = f"soulsai_environment_{path.resolve().as_posix()}".replace(".", "_").replace("/", "_")
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise EnvironmentFault(f"{path}: is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
 
 
 def numbers(info: dict[str, object], keys: Sequence[str]) -> dict[str, float]:

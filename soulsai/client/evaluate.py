@@ -13,7 +13,6 @@ from msgspec import Struct
 from soulsai.client.actor import Actor
 from soulsai.client.environment import AdaptedEnvironment, PlayableEnvironment, make
 from soulsai.client.environment_offer import check_offer, difference
-from soulsai.client.graph_check import MOST_FILE_BYTES
 from soulsai.client.in_process import InProcessEnvironment
 from soulsai.client.isolation.environment import SLICE, IsolatedEnvironment, start
 from soulsai.client.isolation.watchdog import EnvironmentBroken
@@ -23,6 +22,7 @@ from soulsai.config import schema
 from soulsai.errors import ConfigError, EnvironmentFault
 from soulsai.heads import act, to_environment
 from soulsai.types import MASK, Array, EnvironmentOffer, PolicyCard, zeros
+from soulsai.wire.graph_check import MOST_FILE_BYTES
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from soulsai.algorithms.base import Policy
 from soulsai.algorithms.settings import LearnerSettings
 from soulsai.config.schema import Config
-from soulsai.training_node.start import build_algorithm, check_size
+from soulsai.training_node.start import build_algorithm, check_size, export
 from soulsai.types import Spec, zeros
 
 FEW_ROWS = 8  # of the first batch that is timed
@@ -41,10 +41,13 @@ def forecast(
         clock: Seconds.
 
     Raises:
-        ConfigError: The algorithm cannot learn these actions, or a weight is too large to be sent.
+        ConfigError: The algorithm cannot learn these actions, a weight is too large to be sent, or
+            a network that is not ours breaks its contract.
     """
     torch.set_num_threads(config.training.threads)
     policy = build_algorithm(config, spec, seed=0).policy
+    if isinstance(config.learner, LearnerSettings) and config.learner.custom:
+        export(config, policy, spec)
     check_size(policy)
     weights = policy.twin().state_dict()
     name = max(weights, key=lambda each: weights[each].nbytes)

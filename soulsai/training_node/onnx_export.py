@@ -1,10 +1,11 @@
 """Export of the policy as a program: an ONNX graph with external weights, for use without torch."""
 
 import copy
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from itertools import chain
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from soulsai.algorithms.base import Policy
+from soulsai.algorithms.custom_networks import random_leaves
 from soulsai.errors import SoulsAIError
 from soulsai.types import Array, Leaf, PolicyCard, Program, Spec, zeros
 
@@ -96,13 +98,21 @@ def verify(program: Program, policy: Policy, spec: Spec) -> None:
         own = state.get(_key(name, state))
         if own is None or tuple(own.shape) != leaf.shape:
             raise SoulsAIError(f"the program's weight {name!r} is not one of the network's")
-    inputs = _random_inputs(twin, spec, 3)
+    inputs = random_leaves(_inputs(twin, spec), 3)
     with torch.no_grad():
         expected = _Positional(twin)(*(torch.from_numpy(array) for array in inputs.values()))
     names = [*program.outputs, *(f"next_memory_{name}" for name in program.memory)]
     got = _run(program, weights(twin, program), names, inputs)
     for name, ours, theirs in zip(names, expected, got, strict=True):
         _compare(name, ours.numpy(), theirs)
+
+
+def reason(error: BaseException) -> str:
+    """Return why an export has failed, in one line: the exporter's own messages have pages."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    first = next((line for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {' '.join(first.split())[:300]}"
 
 
 class _Positional(nn.Module):
@@ -183,18 +193,6 @@ def _inputs(policy: Policy, spec: Spec) -> dict[str, Leaf]:
     return {name: spec.obs[name] for name in policy.inputs} | memory
 
 
-def _random_inputs(policy: Policy, spec: Spec, batch: int) -> dict[str, Array]:
-    rng = np.random.default_rng(1)
-    inputs: dict[str, Array] = {}
-    for name, leaf in _inputs(policy, spec).items():
-        shape = (batch, *leaf.shape)
-        if np.dtype(leaf.dtype).kind == "f":
-            inputs[name] = rng.standard_normal(shape).astype(leaf.dtype)
-        else:
-            inputs[name] = rng.integers(0, leaf.categories or 2, shape).astype(leaf.dtype)
-    return inputs
-
-
 def _run(
     program: Program, arrays: dict[str, Array], names: list[str], inputs: dict[str, Array]
 ) -> list[Array]:
@@ -234,11 +232,15 @@ def _own_copy(tensor: Tensor, leaf: Leaf) -> Array:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide the exporter's warnings; its errors are raised."""
+    """Hide the exporter's reports; its errors are raised."""
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with (
+            warnings.catch_warnings(),
+            redirect_stdout(io.StringIO()),
+            redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -25,6 +25,7 @@ from soulsai.training_node.saving import atomic_folders, run_folder, snapshot
 from soulsai.training_node.saving.run_folder import RunFolder
 from soulsai.training_node.saving.snapshot import Progress
 from soulsai.types import OLDEST_PROTOCOL, PROTOCOL, Program, RunSpec, Spec
+from soulsai.wire.graph_check import MOST_FILE_BYTES, check_graph
 from soulsai.wire.layout import MAX_LEAF_BYTES
 from soulsai.wire.protocols import TrainingWire
 from soulsai.wire.weights import program_digest
@@ -83,7 +84,7 @@ def new_run(config: Config, spec: Spec, wire: TrainingWire, now: datetime) -> Tr
         config = msgspec.structs.replace(config, run=seeded)
     wire.generation()  # fails at once if there is no server
     algorithm = build_algorithm(config, spec, seed=config.run.seed or 0)
-    program = _export(algorithm, spec)
+    program = export(config, algorithm.policy, spec)
     folder = run_folder.create(config, now)
     try:
         folder.write_program(program)
@@ -130,7 +131,7 @@ def resumed_run(config: Config, spec: Spec, wire: TrainingWire, resume: str) -> 
     kept = folder.program()
     if kept is not None:
         keep_units(kept, algorithm)
-    program = _kept_or_exported(folder, kept, algorithm, spec)
+    program = _kept_or_exported(config, folder, kept, algorithm.policy, spec)
     run_spec = _run_spec(config, spec, program, algorithm, folder.run)
     generation = reopen(wire, run_spec, program, progress.generation)
     folder.tidy()  # not before: the node that is replaced may be writing, and trims what it wrote
@@ -265,36 +266,66 @@ def keep_units(kept: Program, algorithm: Algorithm) -> None:
 
 
 def _kept_or_exported(
-    folder: RunFolder, kept: Program | None, algorithm: Algorithm, spec: Spec
+    config: Config, folder: RunFolder, kept: Program | None, policy: Policy, spec: Spec
 ) -> Program:
     """Return the kept program if it still fits: experience on its way to us then stays valid."""
     if kept is not None:
         try:
-            onnx_export.verify(kept, algorithm.policy, spec)
+            onnx_export.verify(kept, policy, spec)
         except SoulsAIError:
             log.warning("the policy's program has changed; unsent experience of clients is lost")
         else:
             return kept
-    program = _export(algorithm, spec)
+    program = export(config, policy, spec)
     folder.write_program(program)
     return program
 
 
 def check_size(policy: Policy) -> None:
-    """Raise ``ConfigError`` if a weight of a policy is too large to be sent."""
+    """Raise ``ConfigError`` if the weights of a policy are too large to be sent."""
+    total = 0
     for name, weight in policy.twin().state_dict().items():
+        total += weight.nbytes
         if weight.nbytes > MAX_LEAF_BYTES:
             raise ConfigError(
                 f"algorithm: the policy's weight {name!r} of shape {tuple(weight.shape)} takes"
                 f" {weight.nbytes >> 20} MiB, but clients accept {MAX_LEAF_BYTES >> 20} MiB;"
                 " choose smaller observations or narrower layers"
             )
+    if total > MOST_FILE_BYTES:
+        raise ConfigError(
+            f"algorithm: the policy's weights take {total // 10**6} MB together, but a policy.onnx "
+            f"may have {MOST_FILE_BYTES // 10**6} MB; choose narrower layers"
+        )
 
 
-def _export(algorithm: Algorithm, spec: Spec) -> Program:
-    check_size(algorithm.policy)
-    program = onnx_export.program(algorithm.policy, spec)
-    onnx_export.verify(program, algorithm.policy, spec)
+def export(config: Config, policy: Policy, spec: Spec) -> Program:
+    """Return the policy as a program that computes the same, and that clients accept.
+
+    Args:
+        config: All settings.
+        policy: The policy.
+        spec: Observations and actions of the environment.
+
+    Raises:
+        ConfigError: It is too large, or a network that is not ours cannot be exported.
+    """
+    check_size(policy)
+    learner = config.learner
+    custom = learner.custom if isinstance(learner, LearnerSettings) else {}
+    try:
+        program = onnx_export.program(policy, spec)
+        onnx_export.verify(program, policy, spec)
+        check_graph(program.graph, program.weights)
+    except Exception as error:  # the exporter's errors have no common base
+        if not custom:
+            raise
+        setting, name = next(iter(custom.items()))
+        raise ConfigError(
+            f"{config.algorithm.name}.{setting}: {name} cannot be exported to ONNX: "
+            f"{onnx_export.reason(error)}; use operations of torch whose course and shapes do not "
+            "depend on the numbers, and no loops over the batch"
+        ) from error
     return program
 
 

@@ -26,6 +26,8 @@ TWO_AND_TWO = ActionSpec("multidiscrete", (2,), (2, 2))
 BOX = ActionSpec("box", (2,), (), (-1.0, -2.0), (1.0, 2.0))
 HYBRID = ActionSpec("hybrid", (4,), (3, 1), (-1.0, -2e3), (1.0, 2e3))
 
+NETWORK, FEATURES = (f"tests.contract.network_cases:{name}" for name in ("Net", "Features"))
+
 Q = DQNSettings(
     hidden=(16,), quantiles=4, learning_starts=40, batch_size=8, capacity=150, replay_ratio=0.2
 )
@@ -88,6 +90,14 @@ CASES = {
         ),
     ),
     "dqn, image": case("dqn", Spec(PICTURE, FOUR), dqn=Q),
+    "dqn, several choices, own network": case(
+        "dqn", Spec(MASKED, TWO_AND_TWO), dqn=msgspec.structs.replace(Q, network=NETWORK)
+    ),
+    "dqn, image, own features": case(
+        "dqn",
+        Spec(PICTURE, FOUR),
+        dqn=msgspec.structs.replace(Q, feature_extractor=FEATURES, noisy=True, sampled=True),
+    ),
     "ppo": case("ppo", Spec(MASKED, FOUR), ppo=ON),
     "ppo, several choices": case("ppo", Spec(MASKED, TWO_AND_TWO), ppo=ON),
     "ppo, box": case("ppo", Spec(SEEN, BOX), ppo=ON),
@@ -97,7 +107,27 @@ CASES = {
     ),
     "ppo, image": case("ppo", Spec(PICTURE, FOUR), ppo=ON),
     "ppo, recurrent": case("ppo", Spec(MASKED, FOUR), ppo=msgspec.structs.replace(ON, memory=4)),
+    "ppo, box, own network": case(
+        "ppo", Spec(SEEN, BOX), ppo=msgspec.structs.replace(ON, network=NETWORK)
+    ),
+    "ppo, choices and numbers, own network": case(
+        "ppo", Spec(MASKED, HYBRID), ppo=msgspec.structs.replace(ON, network=NETWORK)
+    ),
+    "ppo, image, own features": case(
+        "ppo", Spec(PICTURE, FOUR), ppo=msgspec.structs.replace(ON, feature_extractor=FEATURES)
+    ),
+    "ppo, own features, recurrent": case(
+        "ppo",
+        Spec(MASKED, FOUR),
+        ppo=msgspec.structs.replace(ON, feature_extractor=FEATURES, memory=4),
+    ),
     "sac": case("sac", Spec(SEEN, BOX), sac=SOFT),
+    "sac, own network": case(
+        "sac", Spec(SEEN, BOX), sac=msgspec.structs.replace(SOFT, network=NETWORK)
+    ),
+    "sac, image, own features": case(
+        "sac", Spec(PICTURE, BOX), sac=msgspec.structs.replace(SOFT, feature_extractor=FEATURES)
+    ),
     "sac, image": case("sac", Spec(PICTURE, BOX), sac=SOFT),
     "sac, plain": case(
         "sac", Spec(SEEN, BOX), sac=msgspec.structs.replace(SOFT, quantiles=1, dropout=0.1)

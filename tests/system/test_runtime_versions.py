@@ -14,7 +14,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 (FLOOR,) = (
     match[1] for text in PROJECT["dependencies"] if (match := re.match(r"onnxruntime>=(\S+)", text))
 )
-SUITES = ("tests/unit/client/test_graph_check.py", "tests/unit/client/test_trial_load.py")
+SUITES = ("tests/unit/wire/test_graph_check.py", "tests/unit/client/test_trial_load.py")
 VERSION = "import onnxruntime; print(onnxruntime.__version__)"
 
 

@@ -27,7 +27,7 @@ def update_form(learner: Learner, settings: DQNSettings, rows: Tensors, noise: U
     """
     network = Functional(learner.online, _quantiles)
     if not all(name.startswith("observation.") for name, _ in learner.online.named_buffers()):
-        raise NotCompilable("this network has parts that change while it is used")
+        raise NotCompilable("this network has buffers of its own")
     count, drawn = STATE + len(network.buffers), _flat(noise)
 
     def function(*tensors: Tensor) -> list[Tensor]:

@@ -1,12 +1,18 @@
 """The network that estimates the values of actions, as clients run it."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from soulsai.algorithms.base import Policy, Tensors
+from soulsai.algorithms.custom_networks import (
+    CustomNetwork,
+    NamedParts,
+    custom_features,
+    custom_network,
+)
 from soulsai.algorithms.dqn.settings import DQNSettings
 from soulsai.algorithms.networks import (
     Encoder,
@@ -16,6 +22,7 @@ from soulsai.algorithms.networks import (
     output_layer,
 )
 from soulsai.algorithms.quantiles import expected
+from soulsai.algorithms.settings import is_custom
 from soulsai.errors import ConfigError
 from soulsai.types import Head, Leaf, Spec
 
@@ -49,25 +56,17 @@ class QPolicy(Policy):
             raise ConfigError(
                 f"dqn.hidden: residual blocks need layers of equal width, not {config.hidden}"
             )
-        self.observation = Observation(spec.seen, normalize=config.normalize_obs)
-        self.encoder = Encoder(
-            self.observation,
-            config.hidden,
-            layer_norm=config.layer_norm,
-            residual=config.network == "residual",
-            vision=config.vision,
-        )
+        named = bool(config.custom)
+        self.observation = Observation(spec.seen, normalize=config.normalize_obs, named=named)
         self.sizes = spec.action.sizes
-        kind = SampledQuantileHead if config.sampled else QuantileHead
-        self.values = kind(
-            self.encoder.width,
-            self.sizes,
-            config.quantiles,
-            dueling=config.dueling,
-            noisy=config.noisy,
-        )
+        self.encoder: Encoder | NamedParts
+        self.values: QuantileHead | SampledQuantileHead | CustomQuantiles
+        if is_custom(config.network):
+            self.encoder, self.values = _custom(config, spec)
+        else:
+            self.encoder, self.values = _layers(config, spec, self.observation)
         if config.noisy:
-            self.memory = {NOISE: Leaf((self.values.out.noises,), "<f4")}
+            self.memory = {NOISE: Leaf((self.values.noises,), "<f4")}
         self._acting: tuple[QPolicy, ...] = ()  # a tuple, so that it is no submodule
 
     def act_with(self, average: "QPolicy") -> None:
@@ -88,17 +87,42 @@ class QPolicy(Policy):
 
     def quantiles(self, parts: list[Tensor], noise: Noise = NO_NOISE) -> Tensor:
         """Map the parts of observations to quantiles of each action's return [B, A, N]."""
-        return self.values.quantiles(self.encoder.features(parts), noise.levels, noise.layers)
+        features: Any = self.encoder.features(parts)
+        return self.values.quantiles(features, noise.levels, noise.layers)
 
     def draw(self, batch: int, rng: torch.Generator) -> Noise:
         """Draw the random numbers for one evaluation of ``batch`` observations."""
         levels = layers = None
-        device = self.values.out.weight.device
+        device = next(self.parameters()).device
         if isinstance(self.values, SampledQuantileHead):
             levels = torch.rand(batch, self.values.samples, generator=rng, device=device)
         if self.memory:
             layers = torch.randn(1, *self.memory[NOISE].shape, generator=rng, device=device)
         return Noise(levels, layers)
+
+
+class CustomQuantiles(nn.Module):
+    """Quantiles of the return by a network that is not ours.
+
+    Args:
+        network: Maps the parts of observations to A times N numbers.
+        actions: Number of choices A.
+        quantiles: Number of quantiles N.
+    """
+
+    noises = 0
+
+    def __init__(self, network: CustomNetwork, actions: int, quantiles: int) -> None:
+        super().__init__()
+        self.network, self._shape = network, (actions, quantiles)
+
+    def quantiles(
+        self, parts: list[Tensor], levels: Tensor | None = None, noise: Tensor | None = None
+    ) -> Tensor:
+        """Map parts [B, ...] to quantiles [B, A, N]; neither levels nor noise are read."""
+        del levels, noise
+        values: Tensor = self.network(parts).view(-1, *self._shape)
+        return values
 
 
 class SampledQuantileHead(nn.Module):
@@ -118,6 +142,7 @@ class SampledQuantileHead(nn.Module):
         self.sizes, self.dueling = list(sizes), dueling
         self.level = nn.Linear(COSINES, features)
         self.out = output_layer(features, sum(sizes) + dueling, noisy=noisy)
+        self.noises = self.out.noises
 
     def quantiles(
         self, features: Tensor, levels: Tensor | None = None, noise: Tensor | None = None
@@ -138,3 +163,32 @@ class SampledQuantileHead(nn.Module):
         out: Tensor = self.out(features.unsqueeze(1) * embedded, noises)  # [B, N, A]
         values = out.transpose(1, 2)
         return dueling_values(values, self.sizes) if self.dueling else values
+
+
+def _custom(config: DQNSettings, spec: Spec) -> tuple[NamedParts, CustomQuantiles]:
+    actions = sum(spec.action.sizes)
+    outputs = actions * config.quantiles
+    network = custom_network("dqn.network", config.network, spec.seen, outputs)
+    return NamedParts(), CustomQuantiles(network, actions, config.quantiles)
+
+
+def _layers(
+    config: DQNSettings, spec: Spec, observation: Observation
+) -> tuple[Encoder, QuantileHead | SampledQuantileHead]:
+    encoder = Encoder(
+        observation,
+        config.hidden,
+        layer_norm=config.layer_norm,
+        residual=config.network == "residual",
+        vision=config.vision,
+        extractor=custom_features("dqn.feature_extractor", config.feature_extractor, spec.seen),
+    )
+    kind = SampledQuantileHead if config.sampled else QuantileHead
+    head = kind(
+        encoder.width,
+        spec.action.sizes,
+        config.quantiles,
+        dueling=config.dueling,
+        noisy=config.noisy,
+    )
+    return encoder, head

@@ -1,10 +1,11 @@
 """The settings of deep Q-learning."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from soulsai.algorithms.settings import ReplaySettings
+from soulsai.algorithms.settings import ReplaySettings, is_custom
 from soulsai.types import Count, Fraction, Natural, Positive
 
 
@@ -14,13 +15,18 @@ class DQNSettings(ReplaySettings, frozen=True, forbid_unknown_fields=True):
     learner = "soulsai.algorithms.dqn.learner:DQN"
     actions = ("discrete", "multidiscrete")
     fixed = (
-        *("hidden", "layer_norm", "network", "vision", "dueling", "quantiles", "sampled", "noisy"),
-        "normalize_obs",
+        *("hidden", "layer_norm", "network", "feature_extractor", "vision", "dueling"),
+        *("quantiles", "sampled", "noisy", "normalize_obs"),
     )
+    networks = ("layers", "residual")
 
     hidden: tuple[Count, ...] = (256, 256)  # widths of the hidden layers
     layer_norm: bool = True  # normalise each hidden layer; helps at high replay ratios
-    network: Literal["layers", "residual"] = "layers"  # layers: a plain MLP; residual: SimBa blocks
+    # layers: a plain MLP; residual: SimBa blocks; or a network of your own, as module:Class or
+    # file.py:Class, in place of everything between observation and quantiles
+    network: str = "layers"
+    # module:Class from observations to features, before the hidden layers; empty: vision encoders
+    feature_extractor: str = ""
     # image encoder: auto (by the size of the image), small, minatar, nature or impala
     vision: Literal["auto", "small", "minatar", "nature", "impala"] = "auto"
     dueling: bool = True  # separate heads for the value of a state and the advantage of an action
@@ -74,6 +80,16 @@ class DQNSettings(ReplaySettings, frozen=True, forbid_unknown_fields=True):
     reward_scale: Positive = 1.0
     # learn square roots of values, where they differ by orders of magnitude
     rescale_values: bool = False
+
+    def problems(self) -> Iterator[str]:
+        """Yield the switches, too, that need our own last layer."""
+        yield from ReplaySettings.problems(self)
+        for name in ("sampled", "noisy"):
+            if getattr(self, name) and is_custom(self.network):
+                yield (
+                    f"{name}: needs our last layer; turn it off, or name a feature_extractor "
+                    "instead of a network"
+                )
 
     def misfits(self, saved: Any) -> list[str]:
         """Return the names of the settings with which a checkpoint cannot be loaded.

@@ -346,8 +346,13 @@ def build(config: PPOSettings, spec: Spec, *, normalize: bool) -> Feedforward | 
     if not config.hidden:
         raise ConfigError("ppo.hidden: give the width of at least one layer")
     layers: Any = {"hidden": config.hidden, "activation": config.activation}
-    acting: Any = {**layers, "normalize": normalize, "eval_fraction": config.eval_fraction}
+    acting: Any = {
+        **layers,
+        "normalize": normalize,
+        "eval_fraction": config.eval_fraction,
+        "custom": config.custom,
+    }
     if not config.memory:
-        return Feedforward(ActorCritic(spec, **acting), **layers)
+        return Feedforward(ActorCritic(spec, **acting), **layers, network=config.network)
     actor = RecurrentActor(spec, memory=config.memory, **acting)
     return Recurrent(actor, unroll=config.unroll, **layers)

@@ -5,13 +5,14 @@ A pair of both evaluates a rollout by *items* that may be shuffled: single rows 
 """
 
 import math
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from soulsai.algorithms.base import Policy, Tensors
+from soulsai.algorithms.custom_networks import NamedParts, custom_features, custom_network
 from soulsai.algorithms.networks import Encoder, Observation
 from soulsai.algorithms.ppo.rollouts import Rollout
 from soulsai.types import ActionSpec, Head, HeadKind, Spec
@@ -36,6 +37,7 @@ class ActorCritic(Policy):
         activation: ``tanh``, or ``relu`` after a LayerNorm.
         normalize: Normalise float observations.
         eval_fraction: Share of greedy episodes.
+        custom: The networks that are not ours, by setting.
     """
 
     def __init__(
@@ -46,14 +48,22 @@ class ActorCritic(Policy):
         activation: Activation,
         normalize: bool,
         eval_fraction: float,
+        custom: Mapping[str, str],
     ) -> None:
-        actions = ActionHead(spec.action, hidden[-1])
+        network = custom.get("network", "")
+        actions = ActionHead(spec.action, 0 if network else hidden[-1])
         super().__init__(
             Head(actions.kind, eval_fraction=eval_fraction), spec, outputs=actions.outputs
         )
-        self.observation = Observation(spec.seen, normalize=normalize)
-        self.senses = Encoder(self.observation, (), layer_norm=False)
-        self.actor = mlp(self.senses.width, hidden, activation)
+        self.observation = Observation(spec.seen, normalize=normalize, named=bool(custom))
+        self.senses: Encoder | NamedParts
+        self.actor: nn.Module
+        if network:
+            self.senses = NamedParts()
+            self.actor = custom_network("ppo.network", network, spec.seen, actions.width)
+        else:
+            self.senses = encoder(self.observation, custom)
+            self.actor = mlp(self.senses.width, hidden, activation)
         self.actions = actions
 
     def forward(self, obs: Tensors, memory: Tensors) -> tuple[Tensors, Tensors]:
@@ -61,8 +71,8 @@ class ActorCritic(Policy):
         outputs: Tensors = self.actions(self.actor(self.features(obs)))
         return outputs, memory
 
-    def features(self, obs: Tensors) -> Tensor:
-        """Map leaves [B, ...] to the inputs [B, F] of actor and critic."""
+    def features(self, obs: Tensors) -> Any:
+        """Map leaves [B, ...] to the inputs [B, F] of actor and critic, or to named parts."""
         return self.senses.features(self.observation.parts(obs))
 
 
@@ -73,15 +83,25 @@ class Feedforward:
         policy: The actor.
         hidden: Widths of the critic's layers.
         activation: As the actor's.
+        network: The name of a custom network, of which the critic is one; empty: none.
     """
 
     def __init__(
-        self, policy: ActorCritic, *, hidden: Sequence[int], activation: Activation
+        self,
+        policy: ActorCritic,
+        *,
+        hidden: Sequence[int],
+        activation: Activation,
+        network: str = "",
     ) -> None:
         self.policy = policy
         self.observation = policy.observation
-        self.critic = nn.Sequential(
-            mlp(policy.senses.width, hidden, activation), orthogonal(hidden[-1], 1, gain=1.0)
+        self.critic: nn.Module = (
+            nn.Sequential(
+                mlp(policy.senses.width, hidden, activation), orthogonal(hidden[-1], 1, gain=1.0)
+            )
+            if isinstance(policy.senses, Encoder)
+            else custom_network("ppo.network", network, self.observation.leaves, 1)
         )
 
     def columns(self, rollout: Rollout) -> Tensors:  # noqa: ARG002 - of the protocol
@@ -104,13 +124,21 @@ class Feedforward:
 
 
 class ActionHead(nn.Module):
-    """The parameters of an action distribution, from features [B, F]."""
+    """The parameters of an action distribution.
+
+    Args:
+        action: The actions.
+        features: Number of inputs F of its layer; 0: the inputs are the parameters.
+    """
 
     def __init__(self, action: ActionSpec, features: int) -> None:
         super().__init__()
         self.choices, numbers = sum(action.sizes), len(action.low)
         self.shape = (numbers,) if self.choices else action.shape
-        self.out = orthogonal(features, self.choices + numbers, gain=0.01)  # nearly uniform
+        self.width = self.choices + numbers
+        self.out: nn.Module = nn.Identity()
+        if features:
+            self.out = orthogonal(features, self.width, gain=0.01)  # nearly uniform
         self.kind: HeadKind = "categorical"
         self.outputs: tuple[str, ...] = ("logits",) if self.choices else ()
         if numbers:
@@ -126,6 +154,18 @@ class ActionHead(nn.Module):
             return logits
         mean = out[:, self.choices :].view(-1, *self.shape)
         return {**logits, "mean": mean, "log_std": self.log_std + torch.zeros_like(mean)}
+
+
+def encoder(observation: Observation, custom: Mapping[str, str]) -> Encoder:
+    """Return what lies below actor and critic: vision encoders, or a feature extractor.
+
+    Args:
+        observation: The source of its parts.
+        custom: The networks that are not ours, by setting.
+    """
+    name = custom.get("feature_extractor", "")
+    extractor = custom_features("ppo.feature_extractor", name, observation.leaves)
+    return Encoder(observation, (), layer_norm=False, extractor=extractor)
 
 
 def observations(rollout: Tensors, policy: Policy, rows: Tensor) -> Tensors:

@@ -4,7 +4,7 @@ A fragment carries the state before its first step (stored state, as in R2D2), s
 depend on the fragments before it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from soulsai.algorithms.base import Policy, Tensors
-from soulsai.algorithms.networks import Encoder, Observation
+from soulsai.algorithms.networks import Observation
 from soulsai.algorithms.ppo.network import (
     ActionHead,
     Activation,
     ActorCriticOutput,
+    encoder,
     mlp,
     observations,
     orthogonal,
@@ -35,6 +36,7 @@ class RecurrentActor(Policy):
         memory: Width of the LSTM.
         normalize: Normalise float observations.
         eval_fraction: Share of greedy episodes.
+        custom: The networks that are not ours, by setting.
     """
 
     def __init__(
@@ -46,14 +48,15 @@ class RecurrentActor(Policy):
         memory: int,
         normalize: bool,
         eval_fraction: float,
+        custom: Mapping[str, str],
     ) -> None:
         actions = ActionHead(spec.action, memory)
         super().__init__(
             Head(actions.kind, eval_fraction=eval_fraction), spec, outputs=actions.outputs
         )
         self.memory = {"h": Leaf((memory,), "<f4"), "c": Leaf((memory,), "<f4")}
-        self.observation = Observation(spec.seen, normalize=normalize)
-        self.senses = Encoder(self.observation, (), layer_norm=False)
+        self.observation = Observation(spec.seen, normalize=normalize, named=bool(custom))
+        self.senses = encoder(self.observation, custom)
         self.before = mlp(self.senses.width, hidden, activation)
         self.lstm = nn.LSTM(hidden[-1], memory, batch_first=True)
         for name, parameter in self.lstm.named_parameters():

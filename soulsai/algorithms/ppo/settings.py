@@ -1,10 +1,11 @@
 """The settings of proximal policy optimisation."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from soulsai.algorithms.settings import LearnerSettings
+from soulsai.algorithms.settings import LearnerSettings, is_custom
 from soulsai.errors import ConfigError
 from soulsai.types import ActionKind, Count, Fraction, Natural, Positive
 
@@ -16,10 +17,15 @@ class PPOSettings(LearnerSettings, frozen=True, forbid_unknown_fields=True):
 
     learner = "soulsai.algorithms.ppo.learner:PPO"
     actions = ("discrete", "multidiscrete", "box", "hybrid")
-    fixed = ("hidden", "activation", "memory", "normalize_obs")
+    fixed = ("hidden", "activation", "network", "feature_extractor", "memory", "normalize_obs")
 
     hidden: tuple[Count, ...] = (64, 64)  # widths of the hidden layers of actor and critic
     activation: Literal["tanh", "relu"] = "tanh"  # tanh, or relu with layer normalisation
+    # layers: plain MLPs; or a network of your own, as module:Class or file.py:Class, of which actor
+    # and critic are one each
+    network: str = "layers"
+    # module:Class from observations to features, below actor and critic; empty: vision encoders
+    feature_extractor: str = ""
     memory: Natural = 0  # width of an LSTM, where one observation does not tell the state; 0: none
     unroll: Count = 128  # with memory: env steps through which gradients flow back
     batch_steps: Count | None = None  # env steps per iteration; empty: 2048, box actions 4096
@@ -54,6 +60,15 @@ class PPOSettings(LearnerSettings, frozen=True, forbid_unknown_fields=True):
     # scale observations to mean 0 and deviation 1; empty: only with box actions
     normalize_obs: bool | None = None
     normalize_rewards: bool = True  # divide rewards by the deviation of discounted returns
+
+    def problems(self) -> Iterator[str]:
+        """Yield the memory, too, which a custom network cannot have."""
+        yield from LearnerSettings.problems(self)
+        if self.memory and is_custom(self.network):
+            yield (
+                "memory: a network of your own has none; set it to 0, or name a feature_extractor, "
+                "which the LSTM follows, instead of a network"
+            )
 
     def rows_per_update(self, kind: ActionKind) -> tuple[float, int]:
         """Return the rows of all epochs of a batch, of the actor and the critic."""

@@ -90,9 +90,9 @@ def critic_form(sac: SACState, rows: Tensors, weights: Tensor) -> Form:
         weights: An example of importance weights [B].
 
     Raises:
-        NotCompilable: Dropout draws numbers inside the update.
+        NotCompilable: Dropout draws numbers inside the update, or a network has buffers.
     """
-    _check_deterministic(sac)
+    _check_compilable(sac)
     networks, optimizer, constants = FunctionalNetworks(sac), sac.critic_adam, sac.constants
     state = _critic_state(sac)
 
@@ -137,9 +137,9 @@ def actor_form(sac: SACState, rows: Tensors) -> Form:
         rows: An example of a batch [B, ...].
 
     Raises:
-        NotCompilable: Dropout draws numbers inside the update.
+        NotCompilable: Dropout draws numbers inside the update, or a network has buffers.
     """
-    _check_deterministic(sac)
+    _check_compilable(sac)
     networks, optimizer, constants = FunctionalNetworks(sac), sac.actor_adam, sac.constants
     state, obs = _actor_state(sac), _observation_columns(sac, rows)
 
@@ -191,9 +191,12 @@ def compiled_actor_step(
     )
 
 
-def _check_deterministic(sac: SACState) -> None:
+def _check_compilable(sac: SACState) -> None:
     if any(tower.dropout for tower in sac.critics.towers):
         raise NotCompilable("dropout draws numbers inside the update")
+    buffers = [name for name, _ in (*sac.policy.named_buffers(), *sac.critics.named_buffers())]
+    if not all(name.startswith("observation.") for name in buffers):
+        raise NotCompilable("this network has buffers of its own")
 
 
 def _critic_state(sac: SACState) -> tuple[Tensor, ...]:

@@ -60,7 +60,8 @@ class SAC:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(weights_seed.generate_state(1)[0]))
             self.policy = SquashedActor(config, spec)
-            self.critics = _critics(config, self.policy)
+            observation, actions = self.policy.observation, prod(self.policy.shape)
+            self.critics = Critics(config, observation, actions)
         self.target = copy.deepcopy(self.critics).requires_grad_(False)
         self.temperature = Temperature(config.temperature)
         self.actor_weights, self.critic_weights = flatten(self.policy), flatten(self.critics)
@@ -213,16 +214,4 @@ def _hyperparameters(config: SACSettings, spec: Spec) -> Hyperparameters:
         reward_scale=config.reward_scale,
         target_ema=config.target_ema,
         target_entropy=config.entropy_per_dim * prod(spec.action.shape),
-    )
-
-
-def _critics(config: SACSettings, policy: SquashedActor) -> Critics:
-    return Critics(
-        policy.observation,
-        prod(policy.shape),
-        config.hidden,
-        count=config.critics,
-        quantiles=config.quantiles,
-        layer_norm=config.layer_norm,
-        dropout=config.dropout,
     )

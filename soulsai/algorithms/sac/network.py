@@ -1,19 +1,29 @@
 """The networks: a squashed normal actor, and truncated quantile critics (arXiv:2005.04269)."""
 
 import math
-from collections.abc import Sequence
+from functools import partial
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from soulsai.algorithms.base import Policy, Tensors
 from soulsai.algorithms.compile.dense import Tower
+from soulsai.algorithms.custom_networks import (
+    CustomNetwork,
+    NamedParts,
+    custom_features,
+    custom_network,
+)
 from soulsai.algorithms.networks import Encoder, Observation
 from soulsai.algorithms.quantiles import quantile_huber_slope
 from soulsai.algorithms.sac.settings import SACSettings
-from soulsai.types import Head, Spec
+from soulsai.algorithms.settings import is_custom
+from soulsai.errors import ConfigError
+from soulsai.types import Head, Leaf, Spec
 
+ACTION = "action"  # the leaf in which custom critics find the action
 LOG_STD = -5.0, 2.0  # bounds of the actor's output
 
 
@@ -24,9 +34,16 @@ class SquashedActor(Policy):
         head = Head("squashed", eval_fraction=config.eval_fraction)
         super().__init__(head, spec, outputs=("mean", "log_std"))
         self.shape = spec.action.shape
-        self.observation = Observation(spec.seen, normalize=config.normalize_obs)
-        self.encoder = Encoder(self.observation, (), layer_norm=False)
-        self.tower = Tower(self.encoder.width, config.hidden, 2 * prod(self.shape))
+        named, outputs = bool(config.custom), 2 * prod(self.shape)
+        self.observation = Observation(spec.seen, normalize=config.normalize_obs, named=named)
+        self.encoder: Encoder | NamedParts
+        self.tower: Tower | CustomNetwork
+        if is_custom(config.network):
+            self.encoder = NamedParts()
+            self.tower = custom_network("sac.network", config.network, spec.seen, outputs)
+        else:
+            self.encoder = _encoder(config, self.observation)
+            self.tower = Tower(self.encoder.width, config.hidden, outputs)
 
     def forward(self, obs: Tensors, memory: Tensors) -> tuple[Tensors, Tensors]:
         """Map leaves [B, ...] to ``mean`` and ``log_std`` [B, *shape]."""
@@ -59,33 +76,27 @@ class Critics(nn.Module):
     Dropout precedes LayerNorm, as in DroQ (arXiv:2110.02034), and is always active.
 
     Args:
+        config: The settings.
         observation: Source of the features.
         actions: Number of elements A of an action.
-        hidden: Widths of the layers.
-        count: Number of critics C.
-        quantiles: Number of quantiles N per critic.
-        layer_norm: Add a LayerNorm to each layer.
-        dropout: Probability of dropping a unit.
     """
 
-    def __init__(
-        self,
-        observation: Observation,
-        actions: int,
-        hidden: Sequence[int],
-        *,
-        count: int,
-        quantiles: int,
-        layer_norm: bool,
-        dropout: float,
-    ) -> None:
+    def __init__(self, config: SACSettings, observation: Observation, actions: int) -> None:
         super().__init__()
-        self.encoder = Encoder(observation, (), layer_norm=False)
-        inputs = self.encoder.width + actions
-        self.towers = nn.ModuleList(
-            Tower(inputs, hidden, quantiles, layer_norm=layer_norm, dropout=dropout)
-            for _ in range(count)
-        )
+        self.encoder: Encoder | NamedParts
+        towers: list[Tower | CustomNetwork]
+        if is_custom(config.network):
+            self.encoder = NamedParts()
+            leaves = _with_action(observation.leaves, actions)
+            network = partial(custom_network, "sac.network", config.network, leaves)
+            towers = [network(config.quantiles) for _ in range(config.critics)]
+        else:
+            self.encoder = _encoder(config, observation)
+            inputs = self.encoder.width + actions
+            norm, dropout = config.layer_norm, config.dropout
+            tower = partial(Tower, inputs, config.hidden, layer_norm=norm, dropout=dropout)
+            towers = [tower(outputs=config.quantiles) for _ in range(config.critics)]
+        self.towers = nn.ModuleList(towers)
 
     def quantiles(
         self, parts: list[Tensor], action: Tensor, generator: torch.Generator | None
@@ -100,8 +111,30 @@ class Critics(nn.Module):
         Returns:
             Quantiles [B, C, N].
         """
-        x = torch.cat((self.encoder.features(parts), action), 1)
+        features = self.encoder.features(parts)
+        x: Any = (
+            [*features, action]
+            if isinstance(self.encoder, NamedParts)
+            else torch.cat((features, action), 1)
+        )
         return torch.stack([tower(x, generator) for tower in self.towers], 1)
+
+
+def _encoder(config: SACSettings, observation: Observation) -> Encoder:
+    extractor = custom_features(
+        "sac.feature_extractor", config.feature_extractor, observation.leaves
+    )
+    return Encoder(observation, (), layer_norm=False, extractor=extractor)
+
+
+def _with_action(leaves: dict[str, Leaf], actions: int) -> dict[str, Leaf]:
+    """Return the leaves that a custom critic reads: those of the observation, and the action."""
+    if ACTION in leaves:
+        raise ConfigError(
+            f"sac.network: the observation has a leaf {ACTION!r}, as critics call the action; "
+            "rename it by a wrapper, or name a feature_extractor instead of a network"
+        )
+    return {**leaves, ACTION: Leaf((actions,), "<f4")}
 
 
 def actor_value(quantiles: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from soulsai.algorithms.settings import ReplaySettings
+from soulsai.algorithms.settings import ReplaySettings, is_custom
 from soulsai.types import Count, Fraction, Natural, Positive
 
 
@@ -15,10 +15,19 @@ class SACSettings(ReplaySettings, frozen=True, forbid_unknown_fields=True):
     learner = "soulsai.algorithms.sac.learner:SAC"
     actions = ("box",)
     needs_bounds = True
-    fixed = ("hidden", "layer_norm", "critics", "quantiles", "normalize_obs")
+    fixed = (
+        *("hidden", "layer_norm", "network", "feature_extractor", "critics", "quantiles"),
+        "normalize_obs",
+    )
 
     hidden: tuple[Count, ...] = (256, 256)  # widths of the hidden layers of actor and critics
     layer_norm: bool = True  # normalise each hidden layer of the critics
+    # layers: plain MLPs; or a network of your own, as module:Class or file.py:Class, of which the
+    # actor and each critic are one
+    network: str = "layers"
+    # module:Class from observations to features, one for the actor and one for the critics; empty:
+    # vision encoders
+    feature_extractor: str = ""
     critics: Count = 2  # critics; targets take the mean of their lowest quantiles
     # quantiles of the return per critic; 1: only its mean, which is plain SAC
     quantiles: Count = 25
@@ -58,3 +67,5 @@ class SACSettings(ReplaySettings, frozen=True, forbid_unknown_fields=True):
         yield from ReplaySettings.problems(self)
         if self.drop >= self.quantiles > 1:
             yield f"drop: {self.drop} of {self.quantiles} quantiles leaves none"
+        if self.dropout and is_custom(self.network):
+            yield "dropout: needs our own layers; set it to 0, or leave out network"

@@ -12,6 +12,7 @@ from gymnasium import spaces
 
 from soulsai.client.environment import (
     EXTRAS,
+    MODULES,
     AdaptedEnvironment,
     check_extra,
     extra_of,
@@ -319,11 +320,15 @@ def test_the_extras_are_those_of_the_package_and_of_gymnasium():
     for extra in EXTRAS:
         (needs,) = project["project"]["optional-dependencies"][extra]
         assert needs.startswith(f"gymnasium[{extra}]")
+    for module, extra in MODULES.items():
+        first, *_ = project["project"]["optional-dependencies"][extra]
+        assert first.startswith(module.replace("_", "-"))
 
 
 @pytest.mark.parametrize(
     ("id", "extra"),
     [("LunarLander-v3", "box2d"), ("LunarLander", "box2d"), ("Ant-v5", "mujoco"),
+     ("ale_py:ALE/Pong-v5", "atari"), ("minigrid:MiniGrid-Empty-5x5-v0", "minigrid"),
      ("CartPole-v1", ""), ("file.py:make", ""), ("soulsai.testing:Iudex-v0", "")],
 )  # fmt: skip
 def test_the_extra_of_an_environment(id, extra):
@@ -340,4 +345,14 @@ def test_missing_libraries_are_named_as_an_extra_of_ours(make_it, monkeypatch):
         make_it("LunarLander-v3")
     assert str(caught.value) == (
         'LunarLander-v3: its libraries are not installed; pip install "soulsai[box2d]"'
+    )
+
+
+@pytest.mark.parametrize("make_it", [lambda id: make(id, {}), check_extra], ids=["make", "check"])
+def test_a_missing_module_is_named_as_an_extra_of_ours(make_it, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ale_py", None)
+    with pytest.raises(EnvironmentFault) as caught:
+        make_it("ale_py:ALE/Pong-v5")
+    assert str(caught.value) == (
+        'ale_py:ALE/Pong-v5: its libraries are not installed; pip install "soulsai[atari]"'
     )

@@ -32,6 +32,8 @@ CASES = [
     (sac, {}),
     (sac, {"quantiles": 1, "layer_norm": False, "policy_delay": 1, "normalize_obs": False}),
     (sac, {"prioritized": True, "n_step": 3}),
+    (dqn, {"network": "tests.contract.network_cases:Net"}),
+    (sac, {"network": "tests.contract.network_cases:Net"}),
 ]
 
 

@@ -6,6 +6,7 @@ import torch
 
 from soulsai.algorithms.networks import Observation
 from soulsai.algorithms.sac.network import Critics, actor_value, critic_loss_slope, truncated
+from soulsai.algorithms.sac.settings import SACSettings
 from soulsai.types import Leaf
 
 
@@ -76,8 +77,8 @@ def test_an_actor_looks_at_the_mean_of_all_quantiles():
 
 def critics(**changes):
     observation = Observation({"obs": Leaf((3,), "<f4")}, normalize=False)
-    settings = {"count": 3, "quantiles": 4, "layer_norm": True, "dropout": 0.0, **changes}
-    return Critics(observation, 2, (8, 8), **settings)
+    settings = {"critics": 3, "quantiles": 4, "layer_norm": True, "dropout": 0.0, **changes}
+    return Critics(SACSettings(hidden=(8, 8), **settings), observation, 2)
 
 
 def test_critics_are_independent_and_see_the_action():
@@ -102,7 +103,7 @@ def test_dropout_is_drawn_from_its_own_luck_and_keeps_the_mean():
 def test_pictures_and_vectors_both_reach_the_critics():
     leaves = {"see": Leaf((6, 6, 1), "|u1"), "feel": Leaf((2,), "<f4")}
     observation = Observation(leaves, normalize=True)
-    several = Critics(observation, 1, (8,), count=2, quantiles=3, layer_norm=True, dropout=0.0)
+    several = Critics(SACSettings(hidden=(8,), critics=2, quantiles=3), observation, 1)
     rng = np.random.default_rng(0)
     obs = {
         "see": torch.from_numpy(rng.integers(256, size=(4, 6, 6, 1), dtype=np.uint8)),

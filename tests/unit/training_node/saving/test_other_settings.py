@@ -20,6 +20,7 @@ PAGE = Path(__file__).parents[4] / "docs" / "configuration.md"
 OTHER = {
     "dqn": {
         "hidden": (8,), "layer_norm": False, "network": "residual", "vision": "nature",
+        "feature_extractor": "m:Features",
         "dueling": False, "double": False, "quantiles": 3, "sampled": True, "munchausen": 0.9,
         "temperature": 0.1, "noisy": True, "n_step": 2, "gamma": 0.9, "n_step_first": 5,
         "gamma_first": 0.9, "anneal_steps": 10, "lr": 1e-3, "anneal_lr": True, "adam_eps": 1e-6,
@@ -30,7 +31,8 @@ OTHER = {
         "normalize_obs": False, "reward_scale": 0.5, "rescale_values": True,
     },
     "ppo": {
-        "hidden": (4,), "activation": "relu", "memory": 4, "unroll": 64, "batch_steps": 32,
+        "hidden": (4,), "activation": "relu", "network": "m:Net",
+        "feature_extractor": "m:Features", "memory": 4, "unroll": 64, "batch_steps": 32,
         "epochs": 3, "minibatch": 4, "lr": 1e-4, "anneal_lr": False, "adam_eps": 1e-6,
         "gamma": 0.9, "gae_lambda": 0.9, "estimator": "vtrace", "clip": 0.1, "anneal_clip": True,
         "entropy": 0.1, "value": 0.4, "grad_clip": 1.0, "target_kl": 0.0, "max_lag": 3,
@@ -38,7 +40,8 @@ OTHER = {
         "normalize_obs": False, "normalize_rewards": False,
     },
     "sac": {
-        "hidden": (4,), "layer_norm": False, "critics": 3, "quantiles": 5, "drop": 2,
+        "hidden": (4,), "layer_norm": False, "network": "m:Net",
+        "feature_extractor": "m:Features", "critics": 3, "quantiles": 5, "drop": 2,
         "dropout": 0.1, "n_step": 2, "gamma": 0.9, "lr": 1e-4, "adam_eps": 1e-6, "batch_size": 16,
         "replay_ratio": 0.3, "policy_delay": 1, "pace": "free", "slack_steps": 90, "capacity": 70,
         "replay_folder": "", "learning_starts": 50, "target_ema": 0.1, "temperature": 0.5,

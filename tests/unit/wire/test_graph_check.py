@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import AttributeProto, StringStringEntryProto, TensorProto, helper, numpy_helper
 
-from soulsai.client import graph_check
 from soulsai.client.actor import Actor
-from soulsai.client.graph_check import check_graph
 from soulsai.errors import CheckpointError, WireError
 from soulsai.testing.policy import linear_program
 from soulsai.types import ActionSpec, Head, Leaf, Spec, Weights
+from soulsai.wire import graph_check
+from soulsai.wire.graph_check import check_graph
 
 SPEC = Spec({"obs": Leaf((4,), "<f4")}, ActionSpec("discrete", (), (3,)))
 PROGRAM, ARRAYS = linear_program(SPEC, Head("epsilon_greedy"))
