@@ -1,6 +1,7 @@
 """Networks of other people: the contract of docs/extending.md, and a line for each breach of it."""
 
 import re
+import sys
 
 import msgspec
 import numpy as np
@@ -211,15 +212,16 @@ def test_what_is_too_large_is_named(monkeypatch):
     [
         ("nowhere_at_all:Net", "there is no module 'nowhere_at_all'; install its package"),
         ("nowhere.py:Net", r"nowhere.py: no such file \(looked for in "),
-        ("mine:Net", "there is no module 'mine'; name the file: mine.py:Net"),
-        ("mine.py:Nat", "mine.py has no 'Nat'; it defines Net$"),
+        ("own_of_test:Net", "no module 'own_of_test'; name the file: own_of_test.py:Net"),
+        ("own_of_test.py:Nat", "own_of_test.py has no 'Nat'; it defines Net$"),
         ("sick.py:Net", r"sick.py:Net cannot be imported: ZeroDivisionError: .*sick.py:1"),
         ("hungry.py:Net", "hungry.py:Net: ModuleNotFoundError: .*'a_library'.*; install it"),
     ],
 )
 def test_what_cannot_be_imported_is_one_line(setting, name, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.py").write_text("class Net: pass\n")
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    (tmp_path / "own_of_test.py").write_text("class Net: pass\n")
     (tmp_path / "sick.py").write_text("1 / 0\n")
     (tmp_path / "hungry.py").write_text("import a_library\n")
     with pytest.raises(ConfigError, match=said) as caught:
@@ -229,6 +231,7 @@ def test_what_cannot_be_imported_is_one_line(setting, name, said, tmp_path, monk
 
 def test_a_file_in_the_current_folder_is_a_network(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
     (tmp_path / "mine.py").write_text("from tests.contract.network_cases import Net\n")
     policy = make(with_network("ppo", "mine.py:Net")).policy
     assert type(policy.actor.module).__name__ == "Net"
