@@ -56,7 +56,7 @@ def custom_network(setting: str, name: str, leaves: dict[str, Leaf], outputs: in
     """Make a network, and try it.
 
     Args:
-        setting: The setting that names it, such as ``dqn.network``.
+        setting: The setting that names it, for messages.
         name: ``module:Class`` or ``file.py:Class``.
         leaves: Shape and type of the leaves that it reads.
         outputs: Number of outputs per observation.
@@ -74,7 +74,7 @@ def custom_features(setting: str, name: str, leaves: dict[str, Leaf]) -> CustomN
     """Make a feature extractor, and try it.
 
     Args:
-        setting: The setting that names it, such as ``dqn.feature_extractor``.
+        setting: The setting that names it, for messages.
         name: ``module:Class`` or ``file.py:Class``; empty: none.
         leaves: Shape and type of the leaves that it reads.
 
