@@ -93,7 +93,7 @@ $(RUNS): pyproject.toml constraints.txt
 	touch $@
 
 $(READY): $(RUNS)
-	$(BIN)/python -m pip install -c constraints.txt -e '.[server,box2d,dev]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[server,box2d,data,play,dev]'
 	# The contract test reads it there; it also brings top-level packages named tests and docs.
 	$(BIN)/python -m pip install --upgrade --no-deps --target .venv/soulsgym-1.1.0 soulsgym==1.1.0
 	rm -rf .venv/soulsgym-1.1.0/tests .venv/soulsgym-1.1.0/docs

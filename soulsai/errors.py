@@ -83,3 +83,9 @@ class EnvironmentFault(SoulsAIError):
 
 class CheckpointError(SoulsAIError):
     """A checkpoint is missing, damaged, or does not fit the run that loads it."""
+
+
+class DatasetError(SoulsAIError):
+    """A data set is missing, damaged, or does not fit the run; the message names the place."""
+
+    exit_code = 2

@@ -109,6 +109,57 @@ def to_environment(head: Head, action_spec: ActionSpec, action: Array) -> int | 
     return clipped.reshape(action_spec.shape)
 
 
+def to_environment_rows(head: Head, action_spec: ActionSpec, actions: Array) -> Array:
+    """Convert actions as they travel to choices that count from zero and numbers of the space.
+
+    Args:
+        head: Kind of head, which determines the units of the actions.
+        action_spec: Kind, shape and bounds of the actions.
+        actions: The actions as they travel [T, ...]; numbers are clipped to their bounds.
+
+    Returns:
+        Rows [T, ...] of the dtype of ``action_spec.leaf``.
+    """
+    if not action_spec.low:
+        return actions
+    rows, split = _rows(action_spec, actions)
+    box = _box(action_spec)
+    numbers = rows[:, split:]
+    if head.kind != "gaussian":
+        numbers = box.centre + box.unit * numbers.astype(np.float64)
+    clipped = np.clip(numbers, box.low, box.high).astype(np.float32)
+    return np.concatenate((rows[:, :split], clipped), axis=1).reshape(actions.shape)
+
+
+def from_environment_rows(head: Head, action_spec: ActionSpec, actions: Array) -> Array:
+    """Convert actions of the space to actions as they travel; inverts ``to_environment_rows``.
+
+    Args:
+        head: Kind of head, which determines the units of the actions.
+        action_spec: Kind, shape and bounds of the actions.
+        actions: Choices that count from zero and numbers of the space [T, ...].
+
+    Returns:
+        Rows [T, ...] of the dtype of ``action_spec.leaf``.
+    """
+    dtype = action_spec.leaf.dtype
+    if not action_spec.low:
+        return actions.astype(dtype)
+    rows, split = _rows(action_spec, actions)
+    numbers = rows[:, split:].astype(np.float64)
+    if head.kind != "gaussian":
+        box = _box(action_spec)
+        numbers = np.where(box.unit > 0.0, (numbers - box.centre) / np.maximum(box.unit, 1e-30), 0)
+        numbers = np.where(box.bounded, numbers.clip(-1.0, 1.0), numbers)
+    row = np.concatenate((rows[:, :split], numbers), axis=1)
+    return row.reshape(actions.shape).astype(dtype)
+
+
+def _rows(action_spec: ActionSpec, actions: Array) -> tuple[Array, int]:
+    """Return actions as rows [T, C + N], and C."""
+    return actions.reshape(len(actions), -1), len(action_spec.sizes)
+
+
 def masked_argmax(scores: Array, mask: Array | None) -> Array:
     """Return the index [E] of the highest valid score [E, A]."""
     if mask is not None:

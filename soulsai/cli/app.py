@@ -7,7 +7,16 @@ import click
 from click.exceptions import Exit
 
 from soulsai import __version__, connect
-from soulsai.cli import compare, evaluate, identity, nodes, operator_commands, status, train
+from soulsai.cli import (
+    compare,
+    datasets,
+    evaluate,
+    identity,
+    nodes,
+    operator_commands,
+    status,
+    train,
+)
 from soulsai.cli.options import (
     config_argument,
     env_option,
@@ -93,6 +102,9 @@ for _command in (
     status.list_runs,
     compare.compare,
     evaluate.check_env,
+    datasets.record,
+    datasets.export,
+    datasets.import_data,
     show_config,
     nodes.client,
     doctor,

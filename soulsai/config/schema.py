@@ -191,6 +191,12 @@ class TrainingSettings(Struct, frozen=True, forbid_unknown_fields=True):
     compile: Literal["auto", "never", "always"] = "auto"
     # memory for recent versions, of which the best is saved later, in MB
     kept_weights_mb: Positive = 64.0
+    # folder in which each run keeps all experience as it comes, for `soulsai export`, in a folder
+    # of its own; empty: nothing is kept
+    keep_experience: str = ""
+    keep_experience_mb: Positive = (
+        1024.0  # with keep_experience: size per run; the oldest gives way
+    )
     # a client may send at most this many times as much as all others together; 0: no limit
     most_times: Annotated[float, Meta(ge=0)] = 50.0
 

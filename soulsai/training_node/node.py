@@ -5,11 +5,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
+from pathlib import Path
 from random import Random
 
 import torch
 
 from soulsai.config.schema import Config
+from soulsai.datasets.kept_experience import KeptRun
 from soulsai.errors import CheckpointError, SoulsAIError, Superseded
 from soulsai.process import MemoryRelease
 from soulsai.prometheus import Exporter, TrainingMetrics
@@ -22,6 +24,7 @@ from soulsai.training_node.failed_entries import FailedEntries
 from soulsai.training_node.publisher import Publisher
 from soulsai.training_node.receiver import INBOX_BYTES, Receiver
 from soulsai.training_node.retrying_wire import RetryingWire
+from soulsai.training_node.saving.experience_writer import ExperienceWriter, NoExperienceWriter
 from soulsai.training_node.saving.rollback import Rollback
 from soulsai.training_node.saving.saver import Saver
 from soulsai.training_node.start import TrainingRun
@@ -103,11 +106,10 @@ class TrainingNode:
             now: Unix seconds.
         """
         algorithm = run.algorithm
-        self._run = run
+        self._run, self._progress = run, run.progress
         self._raw_wire, self._wire = wire, RetryingWire(wire, clock)
         self._stopped = stopped
         self._clock, self._now = clock, now
-        self._progress = run.progress
         self._clients = ClientTable(clock())
         self.metrics = TrainingMetrics(algorithm=run.spec.algorithm, torch=torch.__version__)
         self._statistics = self._new_statistics()
@@ -133,6 +135,7 @@ class TrainingNode:
             saver=self._saver, check=self._publisher.check, quarantine=self._quarantine,
             clock=clock, now=now,
         )  # fmt: skip
+        self._experience = self._new_experience_writer()
         self._requests = 0  # of the algorithm for arrivals since its last update
         self._waiting: deque[Arrival] = deque()  # received, but not admitted yet
         self._given: list[Arrival] = []  # to the algorithm, with the last answer
@@ -166,6 +169,7 @@ class TrainingNode:
         finally:
             self._saver.close()
             self._compile.close()
+            self._experience.close()
 
     @property
     def phase(self) -> Phase:
@@ -287,6 +291,7 @@ class TrainingNode:
         marks = self._progress.marks
         marks.pop(arrival.client, None)  # the client silent longest is the first in order
         marks[arrival.client] = arrival.mark  # after all else: a failed entry is read again
+        self._experience.keep(fragments)
         return fragments
 
     def _until_full(self, fragments: Iterable[Fragment]) -> list[Fragment]:
@@ -524,6 +529,17 @@ class TrainingNode:
         )  # fmt: skip
         receiver.excluded = self._quarantine.excluded
         return receiver
+
+    def _new_experience_writer(self) -> ExperienceWriter | NoExperienceWriter:
+        """Return the writer of experience; without a folder in the settings it keeps nothing."""
+        run, settings = self._run, self._run.config.training
+        if not settings.keep_experience:
+            return NoExperienceWriter()
+        return ExperienceWriter(
+            Path(settings.keep_experience) / run.folder.run,
+            KeptRun(run.spec, run.program.head),
+            most_bytes=int(settings.keep_experience_mb * 1e6),
+        )
 
     def _new_quarantine(self) -> Quarantine:
         """Return the quarantine, with its checks."""
