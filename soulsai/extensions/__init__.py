@@ -40,7 +40,7 @@ def import_named(setting: str, name: str) -> Callable[..., Any]:
         raise ConfigError(f"{setting}: {name}: there is no module {place!r}; {remedy}") from None
     except Exception as error:  # the code of others may raise anything
         raise ConfigError(f"{setting}: {name} cannot be imported: {error_line(error)}") from error
-    found = vars(module).get(attribute)
+    found = getattr(module, attribute, None)
     if not callable(found):
         own = [key for key, value in vars(module).items() if _is_defined(value, module)]
         defined = ", ".join(own[:MOST_NAMES]) or "no class or function"

@@ -25,9 +25,10 @@ def config(name, **settings) -> Config:
 
 def test_a_weight_that_cannot_be_sent_is_a_mistake_of_the_settings():
     spec = Spec({"obs": Leaf((4,), "<f4")}, DISCRETE)
-    algorithm = start.build_algorithm(config("dqn", hidden=(4200, 4200)), spec, seed=0)
+    settings = config("dqn", hidden=(4200, 4200))
+    algorithm = start.build_algorithm(settings, spec, seed=0)
     with pytest.raises(ConfigError, match=r"linear\.1\.weight.* 67 MiB.* narrower layers") as told:
-        start._export(algorithm, spec)
+        start.export(settings, algorithm.policy, spec)
     assert "\n" not in str(told.value)
 
 
