@@ -136,7 +136,7 @@ class MessageLimits:
 
 def _in_range(name: str, values: Array) -> None:
     # Comparisons with NaN are false, and the maximum propagates it.
-    if values.size and not np.abs(values).max() <= LARGEST_OBSERVATION:
+    if values.size and not float(np.abs(values).max()) <= LARGEST_OBSERVATION:
         _finite(name, values)
         raise Rejected("range", f"{name} has numbers beyond {LARGEST_OBSERVATION:g}")
 
