@@ -9,13 +9,15 @@ READY := .venv/.ready
 # What a client runs, which must work on Windows, too
 WINDOWS := -p soulsai.client -m soulsai.process -m soulsai.wire.redis.roles
 
-.PHONY: run test test-tools test-docs check format docs bench sbom test-environments test-conformance test-mutations test-long test-learning test-web test-stack test-chaos test-hostile stack-images test-ray clean
+LOCK := --universal --python-version 3.11 --generate-hashes --no-header -c constraints.txt
+
+.PHONY: run test test-tools test-docs check format docs bench sbom test-environments test-conformance test-mutations test-long test-learning test-web test-stack test-chaos test-hostile stack-images test-ray dist test-dist lock audit clean
 
 run: $(RUNS)  ## Train LunarLander on this machine, with a live view. ARGS="--env CartPole-v1"
 	@trap : INT; $(BIN)/soulsai train $(ARGS) || test $$? = 130  # Ctrl-C is no failure
 
 test: $(READY)  ## Run all tests that need nothing but Python, in about a quarter of an hour.
-	$(BIN)/python -m pytest -n 3 -m "not learning and not web and not stack and not chaos and not long and not mutation and not ray and not environments and not tools and not documents" $(ARGS)
+	$(BIN)/python -m pytest -n 3 -m "not learning and not web and not stack and not chaos and not long and not mutation and not ray and not environments and not tools and not documents and not dist" $(ARGS)
 
 test-tools: $(READY)  ## Run the tests that need redis-server, openssl, promtool, prometheus, kubectl and node.
 	$(BIN)/python -m pytest -n 3 -m "tools and not long" $(ARGS)
@@ -43,6 +45,23 @@ sbom: $(READY)  ## List what a server is made of, with licences, as CycloneDX in
 
 test-docs: $(READY)  ## Type every command of README and docs; needs redis-server, openssl and curl.
 	$(BIN)/python -m pytest -m documents tests/documents $(ARGS)
+
+dist: .venv/.ready-dist  ## Build the wheel and the sdist, twice, and compare their bytes.
+	rm -rf dist build/again
+	$(BIN)/python -m build --no-isolation --outdir dist
+	$(BIN)/python -m build --no-isolation --outdir build/again > /dev/null
+	for file in dist/*; do cmp $$file build/again/$$(basename $$file) || exit 1; done
+	$(BIN)/python -m twine check --strict dist/*
+
+test-dist: .venv/.ready-dist  ## Install the packages into fresh environments, and train there; needs redis-server.
+	$(BIN)/python -m pytest -m dist --timeout=1800 tests/dist $(ARGS)
+
+lock: .venv/.ready-dist  ## Write the locked requirements, with hashes, for all systems and Pythons.
+	$(BIN)/uv pip compile -q $(LOCK) --extra box2d -o requirements/client.txt pyproject.toml
+	$(BIN)/uv pip compile -q $(LOCK) --extra box2d --extra server -o requirements/server.txt pyproject.toml
+
+audit: .venv/.ready-dist  ## Look for known vulnerabilities of what is locked; asks pypi.org.
+	$(BIN)/pip-audit --disable-pip --require-hashes -r requirements/server.txt
 
 test-long: $(READY)  ## Run the long forms of tests whose short forms run always.
 	$(BIN)/python -m pytest -m long $(ARGS)
@@ -84,7 +103,7 @@ test-ray: .venv/.ready-ray  ## Test clients that Ray places; takes a minute.
 
 clean:  ## Remove what can be made again; runs under saves/ stay.
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache
-	rm -rf build dist docs/_build soulsai.egg-info
+	rm -rf build dist docs/_build
 	find soulsai tests examples docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(RUNS): pyproject.toml constraints.txt
@@ -102,6 +121,10 @@ $(READY): $(RUNS)
 .venv/.ready-bench: $(READY)
 	$(BIN)/python -m pip install -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m pip install -c constraints.txt --no-deps minatar
+	touch $@
+
+.venv/.ready-dist: $(READY)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dist]'
 	touch $@
 
 .venv/.ready-stack: $(READY)
