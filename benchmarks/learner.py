@@ -17,8 +17,8 @@ import torch
 from benchmarks.figure import Figure, at_least, beside
 from soulsai.algorithms.base import Algorithm
 from soulsai.algorithms.build import build
-from soulsai.algorithms.compile.form import Compilable, load
-from soulsai.algorithms.compile.job import JOB, SUFFIX, Job
+from soulsai.algorithms.compile.form import Compilable
+from soulsai.algorithms.compile.job import JOB, Job, made_in
 from soulsai.algorithms.dqn.settings import DQNSettings
 from soulsai.algorithms.sac.settings import SACSettings
 from soulsai.errors import ConfigError
@@ -121,7 +121,8 @@ def _compile(algorithm: Algorithm, job: Job) -> None:
         if done.returncode or not isinstance(algorithm, Compilable):
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise ConfigError(f"updates could not be compiled: {last}")
-        algorithm.adopt({path.stem: load(path) for path in folder.glob(f"*{SUFFIX}")})
+        packages, _ = made_in(folder, algorithm)
+        algorithm.adopt(packages)
 
 
 def _endless(algorithm: Algorithm, waiting: list[Fragment]) -> Iterator[object]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from soulsai.config.cache_folder import cache_folder
 from soulsai.config.schema import Config, RedisSettings
 from soulsai.errors import ConfigError, NoRun, SoulsAIError
 from soulsai.process import unique_name
@@ -65,8 +66,7 @@ def spool_folder(config: Config) -> Path | None:
         return None
     if config.client.spool:
         return Path(config.client.spool)
-    caches = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
-    return Path(caches or Path.home() / ".cache") / "soulsai" / "spool"
+    return cache_folder() / "spool"
 
 
 def read_spec(file: Path) -> Spec:

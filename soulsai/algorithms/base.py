@@ -91,7 +91,7 @@ class Algorithm(Protocol):
         """Improve the policy for as long as experience arrives.
 
         The node saves, publishes and stops only while it produces the next item of ``arrivals``,
-        so the algorithm must take one between any two updates.
+        so the algorithm must take one after a few updates, a few hundredths of a second of work.
 
         Args:
             arrivals: Groups of new fragments, often empty. The generator ends when they end.

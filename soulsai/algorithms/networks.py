@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from soulsai.algorithms.compile.dense import linear
 from soulsai.algorithms.custom_networks import CustomNetwork
 from soulsai.algorithms.vision import Vision, feature_count, vision_encoder
 from soulsai.frame_stacks import ImageAxes, image_axes
@@ -142,17 +143,17 @@ class DenseLayers(nn.Module):
     def __init__(self, inputs: int, widths: Sequence[int], *, layer_norm: bool) -> None:
         super().__init__()
         before = [inputs, *widths]
-        linear = [nn.Linear(i, o) for i, o in zip(before, widths, strict=False)]
-        norm = [nn.LayerNorm(width) for width in widths] if layer_norm else []
-        self.linear, self.norm = nn.ModuleList(linear), nn.ModuleList(norm)
+        layers = [nn.Linear(i, o) for i, o in zip(before, widths, strict=False)]
+        norms = [nn.LayerNorm(width) for width in widths] if layer_norm else []
+        self.linear, self.norm = nn.ModuleList(layers), nn.ModuleList(norms)
         self.width = before[-1]
-        self._layers = list(zip_longest(linear, norm))
+        self._layers = list(zip_longest(layers, norms))
 
     def features(self, x: Tensor) -> Tensor:
         """Map [B, inputs] to the last layer's output [B, width]."""
         # Module calls take a third of an update's time in small networks; functions do not.
-        for linear, norm in self._layers:
-            x = F.linear(x, linear.weight, linear.bias)
+        for layer, norm in self._layers:
+            x = linear(x, layer.weight, layer.bias)
             if norm is not None:
                 x = F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias)
             x = x.relu()

@@ -94,6 +94,11 @@ class Pace:
         collecting = self.kind == "lockstep" and self.steps < self._turn
         return not collecting and self.owed >= 1.0 - ROUNDING
 
+    @property
+    def whole_updates(self) -> int:
+        """The whole updates that are owed."""
+        return math.floor(self.owed + ROUNDING)
+
     def quota(self, in_flight: int = 0) -> int | None:
         """Return the env steps to grant with the next version, or ``None`` for any number.
 

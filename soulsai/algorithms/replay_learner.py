@@ -87,19 +87,27 @@ class Experience:
         self._grant()
 
     def learn(
-        self, arrivals: Iterable[Sequence[Fragment]], update: Callable[[], Metrics]
+        self,
+        arrivals: Iterable[Sequence[Fragment]],
+        updates: Callable[[list[Batch]], Iterator[Metrics]],
     ) -> Iterator[Metrics]:
-        """Call ``update`` as often as the pace allows; see ``Algorithm.learn``."""
+        """Update as often as the pace allows; see ``Algorithm.learn``.
+
+        Args:
+            arrivals: Groups of new fragments.
+            updates: Does one update for each batch, and yields its metrics.
+        """
         for fragments in arrivals:
             self._in_flight.published(self.policy.newest, self.policy.quota)
             if fragments:
                 self.ingest(fragments)
             if self.pace.due and len(self.replay):
-                metrics = update()
-                self.pace.updated()
-                self._in_flight.updated()
-                self._grant()
-                yield metrics
+                count = min(self.most_updates, self.pace.whole_updates)
+                for metrics in updates(self.sample(count)):
+                    self.pace.updated()
+                    self._in_flight.updated()
+                    self._grant()
+                    yield metrics
 
     def ingest(self, fragments: Sequence[Fragment]) -> None:
         """Add the transitions that fragments complete to replay, and count their statistics."""
@@ -121,13 +129,24 @@ class Experience:
             part = slice(first, min(first + CHUNK, len(ring)))
             yield {name: ring.columns[f"obs.{name}"][part] for name in names}
 
-    def sample(self) -> Batch:
-        """Draw a batch of transitions."""
-        batch = self.replay.sample(self.settings.batch_size, beta=self.beta)
+    @property
+    def most_updates(self) -> int:
+        """The most updates before the next arrival; one with images, whose updates are long."""
+        return 1 if self.observation.images else self.settings.updates_per_call
+
+    def sample(self, count: int = 1) -> list[Batch]:
+        """Draw ``count`` batches of transitions."""
+        batch = self.replay.sample(self.settings.batch_size, beta=self.beta, batches=count)
         if self.horizon.changes_gamma:
             span = batch.rows["span"]
             batch.rows["discount"] = self.horizon.discount(span, self.pace.steps)
-        return batch
+        return batch.split(count)
+
+    def update_priorities(self, batches: Sequence[Batch], errors: Sequence[Tensor]) -> None:
+        """Set the priorities of the rows of batches [B] from their errors [B]."""
+        if batches:
+            ids = np.concatenate([batch.ids for batch in batches])
+            self.replay.update_priorities(ids, torch.cat(list(errors)).cpu().numpy())
 
     @property
     def beta(self) -> float:

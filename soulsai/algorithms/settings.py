@@ -73,6 +73,7 @@ class ReplaySettings(LearnerSettings, frozen=True, forbid_unknown_fields=True):
     replay_ratio: float
     pace: Literal["hold", "free", "lockstep"]
     slack_steps: int
+    updates_per_call: int
     capacity: int
     replay_folder: str
     learning_starts: int

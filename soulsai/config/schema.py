@@ -189,6 +189,11 @@ class TrainingSettings(Struct, frozen=True, forbid_unknown_fields=True):
     threads: Count = 1  # torch's threads; one is fastest for small networks
     # compile updates to machine code; auto: where that is faster
     compile: Literal["auto", "never", "always"] = "auto"
+    # keep compiled updates in the user's cache folder, so that the next run begins with them
+    compile_cache: bool = True
+    # number format in which compiled updates multiply the matrices of hidden layers: float32 or
+    # bfloat16; auto: bfloat16 if this machine is faster with it
+    matmul: Literal["auto", "float32", "bfloat16"] = "auto"
     # memory for recent versions, of which the best is saved later, in MB
     kept_weights_mb: Positive = 64.0
     # folder in which each run keeps all experience as it comes, for `soulsai export`, in a folder

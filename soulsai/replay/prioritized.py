@@ -100,21 +100,28 @@ class PrioritizedReplay:
         """Add rows with the largest priority, overwriting the oldest."""
         self._tree.set(self.ring.append(rows), self._largest)
 
-    def sample(self, size: int, *, beta: float) -> Batch:
-        """Draw a batch, stratified: one row from each of ``size`` equal parts of the probability.
+    def sample(self, size: int, *, beta: float, batches: int = 1) -> Batch:
+        """Draw batches, stratified: one row from each of equal parts of the probability.
+
+        Each batch has a row of every ``batches``-th part, so it is stratified, too.
 
         Args:
-            size: Number of rows.
+            size: Number of rows of each batch.
             beta: Exponent of the importance weights; 1 corrects the bias fully.
+            batches: Number of batches, drawn at once with the same priorities.
+
+        Returns:
+            The rows of all batches, one batch after the other; see ``Batch.split``.
         """
-        count, total = len(self.ring), self._tree.total
-        offset, mixture, uniform = self._rng.random((3, size))
-        slots = self._tree.find((np.arange(size) + offset) * (total / size))
+        count, total, rows = len(self.ring), self._tree.total, size * batches
+        offset, mixture, uniform = self._rng.random((3, rows))
+        parts = np.arange(rows).reshape(size, batches).T.ravel()
+        slots = self._tree.find((parts + offset) * (total / rows))
         slots = np.where(mixture < UNIFORM_SHARE, (uniform * count).astype(np.int64), slots)
         probability = (1.0 - UNIFORM_SHARE) * self._tree.leaves[slots] / total
         probability += UNIFORM_SHARE / count
-        weights = (count * probability) ** -beta
-        weights = (weights / weights.max()).astype(np.float32)
+        weights = ((count * probability) ** -beta).reshape(batches, size)
+        weights = (weights / weights.max(axis=1, keepdims=True)).astype(np.float32).ravel()
         return Batch(self.ring.rows(slots), self.ring.ids(slots), weights)
 
     def forget(self, client: str) -> int:

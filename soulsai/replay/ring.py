@@ -23,6 +23,15 @@ class Batch(Struct, eq=False):
     ids: Array  # [B]
     weights: Array  # [B] importance weights, at most 1
 
+    def split(self, count: int) -> list["Batch"]:
+        """Return views of ``count`` equal parts, in order."""
+        size = len(self.ids) // count
+        parts = [slice(first, first + size) for first in range(0, count * size, size)]
+        return [
+            Batch({n: c[part] for n, c in self.rows.items()}, self.ids[part], self.weights[part])
+            for part in parts
+        ]
+
 
 class Ring:
     """Holds the last ``capacity`` rows; a row's id is the number of rows added before it.

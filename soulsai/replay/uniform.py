@@ -38,10 +38,10 @@ class UniformReplay:
         """Add rows, overwriting the oldest."""
         self.ring.append(rows)
 
-    def sample(self, size: int, *, beta: float) -> Batch:  # noqa: ARG002
-        """Draw ``size`` rows; ``beta`` has no effect, as no weight needs correction."""
-        slots = self._rng.integers(len(self.ring), size=size)
-        return Batch(self.ring.rows(slots), self.ring.ids(slots), np.ones(size, np.float32))
+    def sample(self, size: int, *, beta: float, batches: int = 1) -> Batch:  # noqa: ARG002
+        """Draw batches one after the other; ``beta`` has no effect: no weight needs correction."""
+        slots = self._rng.integers(len(self.ring), size=batches * size)
+        return Batch(self.ring.rows(slots), self.ring.ids(slots), np.ones(len(slots), np.float32))
 
     def forget(self, client: str) -> int:
         """Remove the rows of one client; return their number."""

@@ -1,4 +1,7 @@
-"""The compilation of the updates, in a process beside the learning; the log has its reasons."""
+"""The compilation of the updates, in a process beside the learning; the log has its reasons.
+
+What one run has compiled, the next one takes from the user's cache, before its first update.
+"""
 
 import logging
 import os
@@ -16,10 +19,12 @@ from typing import NamedTuple
 import msgspec
 
 from soulsai.algorithms.base import Algorithm
-from soulsai.algorithms.compile.form import Compilable, NotCompilable, load
-from soulsai.algorithms.compile.job import JOB, SUFFIX, Job
+from soulsai.algorithms.compile.cache import PackageCache
+from soulsai.algorithms.compile.form import Compilable, NotCompilable
+from soulsai.algorithms.compile.job import JOB, Job, made_in
+from soulsai.config.cache_folder import cache_folder
 from soulsai.config.schema import Config
-from soulsai.errors import ConfigError
+from soulsai.errors import ConfigError, SoulsAIError
 from soulsai.process import PARENT
 from soulsai.training_node.status import TrainingStatistics
 from soulsai.types import Spec
@@ -74,7 +79,7 @@ def obstacle(config: Config, algorithm: Algorithm) -> str:
 
 
 class BackgroundCompile:
-    """Compiles the updates in another process; the algorithm adopts the result.
+    """Compiles the updates in another process, or finds them; the algorithm adopts the result.
 
     A failure is logged, and learning continues with eager updates.
     """
@@ -100,7 +105,6 @@ class BackgroundCompile:
             ConfigError: ``training.compile`` is ``always``, and compilation is impossible.
         """
         self._config = config
-        self._spec = spec
         self._algorithm = algorithm
         self._statistics = statistics
         self._clock = clock
@@ -110,11 +114,23 @@ class BackgroundCompile:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._began = 0.0
         self._over = False
+        training = config.training
+        self._job = Job(
+            config.algorithm.name,
+            msgspec.to_builtins(config.learner),
+            spec,
+            training.device,
+            training.threads,
+            training.matmul,
+        )
+        self._cache = PackageCache(cache_folder() / "compiled") if training.compile_cache else None
         reason_against = obstacle(config, algorithm)
         if reason_against and config.training.compile == "always":
             raise ConfigError(f"training.compile: always, but {reason_against}; choose auto")
         if reason_against:
             self._give_up(reason_against)
+        elif self._cache is not None and (found := self._cache.find(self._job)):
+            self._adopt_found(found)
 
     @property
     def done(self) -> bool:
@@ -168,15 +184,7 @@ class BackgroundCompile:
         try:
             self._folder = tempfile.TemporaryDirectory(prefix="soulsai-compile-")
             folder = Path(self._folder.name)
-            training = self._config.training
-            job = Job(
-                self._config.algorithm.name,
-                msgspec.to_builtins(self._config.learner),
-                self._spec,
-                training.device,
-                training.threads,
-            )
-            (folder / JOB).write_bytes(msgspec.json.encode(job))
+            (folder / JOB).write_bytes(msgspec.json.encode(self._job))
             with (folder / "log").open("wb") as output:
                 self._process = subprocess.Popen(  # noqa: S603 - our own module
                     [*COMMAND, str(folder)],
@@ -197,7 +205,7 @@ class BackgroundCompile:
         log.info("learning=eager: the updates are being compiled")
 
     def _finish(self, code: int) -> None:
-        if self._folder is None or not isinstance(self._algorithm, Compilable):
+        if self._folder is None:
             return
         folder = Path(self._folder.name)
         if code:
@@ -205,17 +213,39 @@ class BackgroundCompile:
             last = lines[-1].removeprefix("soulsai: ") if lines else f"ended with {code}"
             self._give_up(f"compiling failed: {last}")
             return
+        if not self._adopt(folder):
+            return
+        if self._cache is not None:
+            try:
+                self._cache.keep(self._job, folder)
+            except OSError as error:
+                log.info("the compiled updates are not kept for the next run: %s", error)
+        self._tidy()
+
+    def _adopt_found(self, folder: Path) -> None:
+        """Adopt packages of the cache; delete them, and compile anew, if they do not fit."""
+        if not self._adopt(folder, found=True) and self._cache is not None:
+            self._cache.forget(self._job)
+            self._over = False
+
+    def _adopt(self, folder: Path, *, found: bool = False) -> bool:
+        """Let the algorithm run the packages in a folder; return whether it does."""
+        if not isinstance(self._algorithm, Compilable):
+            return False
         try:
-            packages = {path.stem: load(path) for path in folder.glob(f"*{SUFFIX}")}
+            packages, made = made_in(folder, self._algorithm)
             self._algorithm.adopt(packages)
-        except (RuntimeError, TypeError, AttributeError, KeyError, OSError) as error:
+        except (
+            SoulsAIError, RuntimeError, TypeError, ValueError, AttributeError, KeyError, OSError,
+        ) as error:  # fmt: skip
             # Other versions of torch may raise other errors here.
             self._give_up(f"the compiled updates cannot be used: {error}")
-            return
+            return False
         self._over = True
-        self._tidy()
         self._log("")
-        log.info("learning=compiled after=%.0fs", self._clock() - self._began)
+        source = "found" if found else f"after={self._clock() - self._began:.0f}s"
+        log.info("learning=compiled %s matmul=%s", source, made.matmul)
+        return True
 
     def _give_up(self, reason: str) -> None:
         self._over = True

@@ -45,6 +45,29 @@ def test_a_batch_is_of_rows_that_are_held_and_belongs_together(make):
         assert batch.weights.max() == 1.0
 
 
+def test_batches_drawn_at_once_are_batches(make):
+    replay = make()
+    replay.append(rows(0, 150))
+    several = replay.sample(32, beta=0.4, batches=3).split(3)
+    assert len(several) == 3
+    for batch in several:
+        x = batch.rows["x"]
+        assert len(x) == 32
+        assert (batch.rows["y"] == (x % 256)[:, None, None]).all()
+        assert (batch.ids == x).all()
+        assert batch.weights.max() == 1.0
+
+
+def test_one_batch_at_once_is_the_batch(make):
+    ours, theirs = make(), make()
+    for replay in (ours, theirs):
+        replay.append(rows(0, 150))
+    (one,) = ours.sample(32, beta=0.4, batches=1).split(1)
+    other = theirs.sample(32, beta=0.4)
+    assert (one.ids == other.ids).all()
+    assert (one.weights == other.weights).all()
+
+
 def test_every_row_gets_its_turn(make):
     replay = make()
     replay.append(rows(0, 100))

@@ -1,12 +1,17 @@
 """Linear layers that use the fastest matrix product of the CPU.
 
 On processors of other makers than Intel, torch's default library does not use AVX-512 and takes
-twice as long as oneDNN, which torch includes, too. Both compute in float32.
+twice as long as oneDNN, which torch includes, too. Both compute in float32. Compiled updates may
+compute the products of hidden layers in bfloat16, with sums in float32: half the time on processors
+that have instructions for it.
 """
 
-from collections.abc import Callable, Sequence
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise, zip_longest
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +19,10 @@ from torch import Tensor, nn
 
 LEAST_WORK = 2**20  # multiplications below which starting oneDNN costs more than it saves
 
+ROUNDS = 40  # in which both formats are timed, in turns
+WORTHWHILE = 0.8  # of the time in float32: bfloat16 has to be faster than this to be chosen
+
+Format = Literal["float32", "bfloat16"]
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
@@ -47,20 +56,21 @@ class Tower(nn.Module):
             if norm is not None:
                 x = F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias)
             x = x.relu()
-        return linear(x, self.out.weight, self.out.bias)
+        return linear(x, self.out.weight, self.out.bias, exact=True)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return ``F.linear``, computed faster, within the error of float32.
+def linear(x: Tensor, weight: Tensor, bias: Tensor, *, exact: bool = False) -> Tensor:
+    """Return ``F.linear``, computed faster, within the error of the format of ``traced_products``.
 
     Args:
         x: Inputs [B, I].
         weight: Weights [O, I].
         bias: Biases [O].
+        exact: Compute in float32 in any case: for outputs whose scale is that of the rewards.
     """
     if torch.onnx.is_in_onnx_export() or not _pays(x, weight):
         return F.linear(x, weight, bias)
-    result: Tensor = _Linear.apply(x, weight, bias)
+    result: Tensor = _Linear.apply(x, weight, bias, _EXACT if exact else _HIDDEN)
     return result
 
 
@@ -77,19 +87,21 @@ class _Linear(torch.autograd.Function):
     """The product and its gradient, by oneDNN."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, product: Product) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _product(x, weight, bias)
+        ctx.product = product
+        return product(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        for_x, for_weight, for_bias = ctx.needs_input_grad
+        for_x, for_weight, for_bias, _ = ctx.needs_input_grad
         grad = grads[0]
         return (
-            _product(grad, weight.t(), None) if for_x else None,
-            _product(grad.t(), x.t(), None) if for_weight else None,
+            ctx.product(grad, weight.t(), None) if for_x else None,
+            ctx.product(grad.t(), x.t(), None) if for_weight else None,
             grad.sum(0) if for_bias else None,
+            None,
         )
 
 
@@ -99,16 +111,12 @@ def _dropout_mask(x: Tensor, dropout: float, rng: torch.Generator | None) -> Ten
 
 
 def _pays(x: Tensor, weight: Tensor) -> bool:
-    usable = _ONEDNN is not None and x.device.type == "cpu" and x.dtype == torch.float32
+    usable = _EXACT is not F.linear and x.device.type == "cpu" and x.dtype == torch.float32
     return usable and x.dim() == 2 and len(x) * weight.numel() >= LEAST_WORK
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return F.linear(x, weight, bias) if _ONEDNN is None else _ONEDNN(x, weight, bias)
-
-
-def _onednn() -> Product | None:
-    """Return oneDNN's product, if this build of torch has it and it multiplies correctly."""
+def _onednn() -> Product:
+    """Return oneDNN's product, or torch's if this build has none that multiplies correctly."""
 
     def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
@@ -118,11 +126,8 @@ def _onednn() -> Product | None:
     try:
         right = torch.equal(product(x, x, None), x @ x.t())
     except (AttributeError, RuntimeError, TypeError):
-        return None
-    return product if right else None
-
-
-_ONEDNN = _onednn()
+        return F.linear
+    return product if right else F.linear
 
 
 def _shape(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -130,15 +135,56 @@ def _shape(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty(len(x), len(weight))
 
 
+def _bfloat16(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    rounded: Tensor = (x.bfloat16() @ weight.bfloat16().t()).float()
+    return rounded if bias is None else rounded + bias
+
+
+_ONEDNN = _onednn()
+_EXACT: Product = _ONEDNN  # of output layers
+_HIDDEN: Product = _ONEDNN  # of hidden layers
+
 # Tracers keep an operator of our own as one node of the graph.
 _library = torch.library.Library("soulsai", "DEF")
 _library.define("product(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
-_library.impl("product", _ONEDNN or F.linear, "CPU")
+_library.impl("product", _ONEDNN, "CPU")
 _library.impl("product", _shape, "Meta")
 
 
-def trace_products() -> None:
-    """Compute products by our own operator from now on: slower to call, but it compiles."""
-    global _ONEDNN
-    if _ONEDNN is not None:
-        _ONEDNN = torch.ops.soulsai.product
+@contextmanager
+def traced_products(wanted: Format) -> Iterator[None]:
+    """Compute products by operators that compile, slower to call, as long as the context lasts.
+
+    Args:
+        wanted: The format of the products of hidden layers; those of output layers are in float32.
+    """
+    global _EXACT, _HIDDEN
+    before = _EXACT, _HIDDEN
+    if _ONEDNN is not F.linear:
+        _EXACT = _HIDDEN = torch.ops.soulsai.product
+        if wanted == "bfloat16":
+            _HIDDEN = _bfloat16
+    try:
+        yield
+    finally:
+        _EXACT, _HIDDEN = before
+
+
+def fastest_format(rows: int, width: int, clock: Callable[[], float] = time.thread_time) -> Format:
+    """Return the format in which this machine multiplies matrices of a hidden layer faster.
+
+    Args:
+        rows: Rows of a batch.
+        width: Width of the layer.
+        clock: Seconds of CPU time.
+    """
+    x, weight = torch.rand(rows, width), torch.rand(width, width)
+    if not _pays(x, weight):
+        return "float32"
+    shortest: dict[Product, float] = {}
+    for _ in range(ROUNDS):
+        for product in (_ONEDNN, _bfloat16):
+            began = clock()
+            product(x, weight, None)
+            shortest[product] = min(clock() - began, shortest.get(product, math.inf))
+    return "bfloat16" if shortest[_bfloat16] < WORTHWHILE * shortest[_ONEDNN] else "float32"

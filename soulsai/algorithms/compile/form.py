@@ -43,6 +43,11 @@ class Form(NamedTuple):
 class Compilable(Protocol):
     """An algorithm that can run compiled updates."""
 
+    @property
+    def hidden_product(self) -> tuple[int, int]:
+        """The rows of a batch, and the width of the widest hidden layer."""
+        ...
+
     def forms(self) -> dict[str, Form]:
         """Return the forms to compile by name, or raise ``NotCompilable``."""
         ...

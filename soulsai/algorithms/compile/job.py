@@ -1,12 +1,12 @@
 """``python -m soulsai.algorithms.compile.job FOLDER``: compiles the packages for one run.
 
-The folder holds ``job.json``; the packages are written beside it.
+The folder holds ``job.json``; the packages are written beside it, and last ``made.json``.
 """
 
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import torch
@@ -14,12 +14,19 @@ from msgspec import Struct
 
 from soulsai import process
 from soulsai.algorithms.build import build
-from soulsai.algorithms.compile.dense import trace_products
-from soulsai.algorithms.compile.form import Compilable, NotCompilable, compile_form
+from soulsai.algorithms.compile.dense import Format, fastest_format, traced_products
+from soulsai.algorithms.compile.form import (
+    Compilable,
+    NotCompilable,
+    Package,
+    compare,
+    compile_form,
+    load,
+)
 from soulsai.errors import SoulsAIError
 from soulsai.types import Spec
 
-JOB, SUFFIX = "job.json", ".pt2"
+JOB, MADE, SUFFIX = "job.json", "made.json", ".pt2"
 NICE = 10  # learning and clients come first
 
 
@@ -31,6 +38,13 @@ class Job(Struct, frozen=True):
     spec: Spec
     device: str = "cpu"
     threads: int = 1
+    matmul: Literal["auto", "float32", "bfloat16"] = "auto"
+
+
+class Made(Struct, frozen=True):
+    """The properties of the packages that were made."""
+
+    matmul: Format  # of the products of hidden layers
 
 
 def run(folder: Path) -> None:
@@ -40,9 +54,32 @@ def run(folder: Path) -> None:
     algorithm = build(job.algorithm, job.settings, job.spec, seed=0, device=job.device)
     if not isinstance(algorithm, Compilable):
         raise NotCompilable(f"{job.algorithm} has no compiled form")
-    trace_products()
-    for name, form in algorithm.forms().items():
-        compile_form(form, folder / f"{name}{SUFFIX}")
+    matmul = fastest_format(*algorithm.hidden_product) if job.matmul == "auto" else job.matmul
+    with traced_products(matmul):
+        for name, form in algorithm.forms().items():
+            compile_form(form, folder / f"{name}{SUFFIX}")
+    (folder / MADE).write_bytes(msgspec.json.encode(Made(matmul)))
+
+
+def made_in(folder: Path, algorithm: Compilable) -> tuple[dict[str, Package], Made]:
+    """Return the packages in a folder, checked against the algorithm's forms.
+
+    Args:
+        folder: The folder in which ``run`` has ended, or a copy of it.
+        algorithm: The algorithm of the same settings.
+
+    Raises:
+        NotCompilable: A package is missing, or computes something else.
+    """
+    made = msgspec.json.decode((folder / MADE).read_bytes(), type=Made)
+    packages = {path.stem: load(path) for path in folder.glob(f"*{SUFFIX}")}
+    forms = algorithm.forms()
+    if packages.keys() != forms.keys():
+        raise NotCompilable(f"there are packages of {sorted(packages)}, not of {sorted(forms)}")
+    with traced_products(made.matmul):
+        for name, form in forms.items():
+            compare(form, packages[name])
+    return packages, made
 
 
 if __name__ == "__main__":

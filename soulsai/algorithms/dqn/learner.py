@@ -18,11 +18,12 @@ from soulsai.algorithms.compile.form import Form, Package, examples
 from soulsai.algorithms.dqn.compiled import compiled_update, update_form
 from soulsai.algorithms.dqn.network import QPolicy
 from soulsai.algorithms.dqn.settings import DQNSettings
-from soulsai.algorithms.dqn.update import Learner, Report, UpdateNoise, update
+from soulsai.algorithms.dqn.update import NO_UPDATE_NOISE, Learner, Report, UpdateNoise, update
 from soulsai.algorithms.n_step_returns import Horizon
 from soulsai.algorithms.quantiles import quantile_huber_loss
 from soulsai.algorithms.replay_learner import Experience, tensors
 from soulsai.algorithms.vision import spectral_convolutions
+from soulsai.replay.ring import Batch
 from soulsai.types import Fragment, Metrics, Spec, zeros
 
 METRICS_EVERY = 16  # updates; reading numbers out of torch takes time
@@ -86,32 +87,48 @@ class DQN:
 
     def learn(self, arrivals: Iterable[Sequence[Fragment]]) -> Iterator[Metrics]:
         """Update as often as the pace allows; see ``Algorithm.learn``."""
-        return self.experience.learn(arrivals, self._update)
+        return self.experience.learn(arrivals, self._updates)
 
-    def _update(self) -> Metrics:
+    def _updates(self, batches: list[Batch]) -> Iterator[Metrics]:
         if self.config.anneal_lr:
             self.learner.optimizer.lr = self.config.lr * self.experience.remaining
-        batch = self.experience.sample()
+        done, errors = [], []
+        for batch in batches:
+            noise = self._noise(self.rng)
+            report = self._update(batch, noise)
+            if report.done:
+                done.append(batch)
+                errors.append(report.error)
+            if batch is batches[-1]:
+                self.experience.update_priorities(done, errors)
+            if not self._metrics or self.experience.pace.updates % METRICS_EVERY == 0:
+                self._metrics = self._measured(report, noise)
+            yield self._metrics
+
+    def _update(self, batch: Batch, noise: UpdateNoise) -> Report:
         device = self.learner.weights.device
         rows, weights = tensors(batch.rows, device), torch.from_numpy(batch.weights).to(device)
-        noise = self._noise(self.rng)
         report = self.step(rows, weights, noise)
         if report.done:
-            self.experience.replay.update_priorities(batch.ids, report.error.cpu().numpy())
             for part in self._spectral:
                 part.power_iteration()
         self.skips.count(skipped=not report.done)
-        if not self._metrics or self.experience.pace.updates % METRICS_EVERY == 0:
-            self._metrics = self._measured(report, noise)
-        return self._metrics
+        return report
 
     def _step(self, rows: Tensors, weights: Tensor, noise: UpdateNoise) -> Report:
         return update(self.learner, rows, weights, self.config, noise)
 
     def _noise(self, rng: torch.Generator) -> UpdateNoise:
+        if not self.config.sampled and not self.config.noisy:
+            return NO_UPDATE_NOISE
         return UpdateNoise(
             *(self.policy.draw(self.config.batch_size, rng) for _ in UpdateNoise._fields)
         )
+
+    @property
+    def hidden_product(self) -> tuple[int, int]:
+        """The rows of a batch, and the width of the widest hidden layer."""
+        return self.config.batch_size, max(self.config.hidden, default=1)
 
     def forms(self) -> dict[str, Form]:
         """Return the update as a form to compile."""

@@ -32,6 +32,7 @@ from soulsai.algorithms.sac.update import (
     critic_loss,
     critic_report,
 )
+from soulsai.replay.ring import Batch
 from soulsai.types import Fragment, Metrics, Spec, zeros
 
 METRICS_EVERY = 16  # updates; copying numbers out of torch costs time
@@ -103,19 +104,28 @@ class SAC:
 
     def learn(self, arrivals: Iterable[Sequence[Fragment]]) -> Iterator[Metrics]:
         """Update at the configured pace; see ``Algorithm.learn``."""
-        return self.experience.learn(arrivals, self._update)
+        return self.experience.learn(arrivals, self._updates)
 
-    def _update(self) -> Metrics:
+    def _updates(self, batches: list[Batch]) -> Iterator[Metrics]:
+        done, errors = [], []
+        for batch in batches:
+            critic = self._update(batch)
+            if critic.done:
+                done.append(batch)
+                errors.append(critic.error)
+            if batch is batches[-1]:
+                self.experience.update_priorities(done, errors)
+            yield self._metrics
+
+    def _update(self, batch: Batch) -> CriticReport:
         """Step the critics, and every ``policy_delay`` updates actor and temperature."""
         updates = self.experience.pace.updates
-        batch = self.experience.sample()
         rows = tensors(batch.rows, self._device)
         weights = torch.from_numpy(batch.weights).to(self._device)
         critic = self.critic_step(rows, weights, self._noise(len(weights)))
         self.skips.count(skipped=not critic.done)
         if not critic.done:
-            return self._metrics
-        self.experience.replay.update_priorities(batch.ids, critic.error.cpu().numpy())
+            return critic
         if updates % self.config.policy_delay == 0:
             actor = self.actor_step(rows, self._noise(len(weights)))
             if not actor.done:
@@ -132,7 +142,7 @@ class SAC:
                 "replay_size": float(len(self.experience.replay)),
                 "skipped": float(self.skips.total),
             }
-        return self._metrics
+        return critic
 
     def eager_critic_step(self, rows: Tensors, weights: Tensor, noise: Tensor) -> CriticReport:
         """Do one gradient step of the critics, and move their targets.
@@ -180,6 +190,11 @@ class SAC:
     def _noise(self, batch: int) -> Tensor:
         shape = batch, prod(self.policy.shape)
         return torch.randn(shape, generator=self._generator, device=self._device)
+
+    @property
+    def hidden_product(self) -> tuple[int, int]:
+        """The rows of a batch, and the width of the widest hidden layer."""
+        return self.config.batch_size, max(self.config.hidden, default=1)
 
     def forms(self) -> dict[str, Form]:
         """Return both steps in a form that can be compiled."""

@@ -45,6 +45,9 @@ class SACSettings(ReplaySettings, frozen=True, forbid_unknown_fields=True):
     pace: Literal["hold", "free", "lockstep"] = "hold"
     # with hold: env steps that all clients together may be ahead of the learner
     slack_steps: Count = 500
+    # updates that are owed and done in one go: their batches are drawn together, and priorities
+    # change after the last of them; with images one at a time
+    updates_per_call: Count = 4
     capacity: Count = 300_000  # transitions in replay; the oldest give way
     replay_folder: str = ""  # folder for replay on disk, when memory is short; empty: in memory
     learning_starts: Natural = 1_000  # env steps of uniform random actions before the first update

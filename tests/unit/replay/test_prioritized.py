@@ -57,6 +57,14 @@ def test_rows_are_drawn_in_proportion_to_their_priority_and_weighed_against_it()
     assert (np.abs(counts - expected) < 5 * np.sqrt(expected)).all()
 
 
+def test_each_of_the_batches_drawn_at_once_is_stratified():
+    r = replay(96, rows=96, alpha=0.0)
+    for _ in range(20):
+        for batch in r.sample(32, beta=0.5, batches=3).split(3):
+            parts = np.unique(batch.rows["x"] // 3)  # of 32 equal ones
+            assert len(parts) >= 31, "one draw may have ignored the priorities"
+
+
 def test_alpha_flattens_priorities():
     r = replay(4, rows=4, alpha=0.5)
     r.update_priorities(np.arange(4), np.array([1.0, -4.0, 9.0, 16.0]))

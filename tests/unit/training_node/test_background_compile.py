@@ -7,6 +7,7 @@ import tempfile
 import msgspec
 import pytest
 
+from soulsai.algorithms.compile import job
 from soulsai.algorithms.ppo.learner import PPO
 from soulsai.algorithms.ppo.settings import PPOSettings
 from soulsai.config.schema import AlgorithmSettings, Config, RunSettings, TrainingSettings
@@ -83,19 +84,34 @@ def until_done(one):
 
 
 @pytest.fixture
-def somewhere(monkeypatch, caplog):
+def cache(monkeypatch, tmp_path_factory):
+    """An empty cache of packages."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder / "soulsai" / "compiled"
+
+
+@pytest.fixture
+def somewhere(monkeypatch, caplog, cache):
     """A place with a compiler, whose log is read."""
     monkeypatch.setenv("CXX", sys.executable)
     caplog.set_level(logging.INFO, LOG)
     return caplog
 
 
+MAKES = """
+import pathlib, sys
+folder = pathlib.Path(sys.argv[1])
+(folder / "update.pt2").touch()
+(folder / "made.json").write_text('{"matmul": "float32"}')
+"""
+
+
 def test_packages_are_adopted_when_they_are_made(somewhere, monkeypatch):
     algorithm = dqn()
     forms = algorithm.forms()
-    code = "import sys, pathlib; (pathlib.Path(sys.argv[1]) / 'update.pt2').touch()"
-    monkeypatch.setattr(background_compile, "COMMAND", (sys.executable, "-c", code))
-    monkeypatch.setattr(background_compile, "load", lambda path: forms[path.stem].function)
+    monkeypatch.setattr(background_compile, "COMMAND", (sys.executable, "-c", MAKES))
+    monkeypatch.setattr(job, "load", lambda path: forms[path.stem].function)
     one, statistics = compiler(algorithm, config("always"))
     one.look()
     eager = algorithm.step
@@ -113,7 +129,58 @@ def test_packages_are_adopted_when_they_are_made(somewhere, monkeypatch):
     assert learnt(algorithm)["skipped"] == 0
 
 
-def test_a_compiler_is_run_and_leaves_nothing_behind(tmp_path, monkeypatch, caplog):
+def made(algorithm, monkeypatch, wanted):
+    """Let one run make packages, by no compiler."""
+    monkeypatch.setattr(background_compile, "COMMAND", (sys.executable, "-c", MAKES))
+    one, statistics = compiler(algorithm, wanted)
+    for _ in range(2):
+        worked(statistics, updates=1, seconds=0.001)
+        one.look()
+    until_done(one)
+    one.close()
+
+
+def test_the_next_run_begins_with_the_packages_of_the_last(somewhere, monkeypatch, cache):
+    algorithm = dqn()
+    forms = algorithm.forms()
+    monkeypatch.setattr(job, "load", lambda path: forms[path.stem].function)
+    made(dqn(), monkeypatch, config("always"))
+    assert len(list(cache.iterdir())) == 1
+    eager = algorithm.step
+    one, _ = compiler(algorithm, config("auto"))
+    assert one.done
+    assert algorithm.step is not eager
+    assert somewhere.messages[-1] == "learning=compiled found matmul=float32"
+
+
+def test_without_the_cache_each_run_compiles(somewhere, monkeypatch, cache):
+    forms = dqn().forms()
+    monkeypatch.setattr(job, "load", lambda path: forms[path.stem].function)
+    wanted = Config(training=TrainingSettings(compile="always", compile_cache=False))
+    made(dqn(), monkeypatch, wanted)
+    assert not cache.exists()
+    one, _ = compiler(dqn(), wanted)
+    assert not one.done
+    one.close()
+
+
+def test_a_kept_package_that_computes_something_else_is_deleted(somewhere, monkeypatch, cache):
+    forms = dqn().forms()
+    monkeypatch.setattr(job, "load", lambda path: forms[path.stem].function)
+    made(dqn(), monkeypatch, config("always"))
+    wrong = dqn().forms()["update"].function
+    monkeypatch.setattr(job, "load", lambda path: lambda *t: [r + 1 for r in wrong(*t)])
+    algorithm = dqn()
+    eager = algorithm.step
+    one, _ = compiler(algorithm, config("always"))
+    assert not one.done, "it compiles anew"
+    assert algorithm.step is eager
+    assert "cannot be used: compiled, result 0 is off by 1" in somewhere.messages[-1]
+    assert not list(cache.iterdir())
+    one.close()
+
+
+def test_a_compiler_is_run_and_leaves_nothing_behind(tmp_path, monkeypatch, caplog, cache):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     caplog.set_level(logging.INFO, LOG)
@@ -130,6 +197,10 @@ def test_a_compiler_is_run_and_leaves_nothing_behind(tmp_path, monkeypatch, capl
     assert algorithm.step is not eager, caplog.messages
     assert learnt(algorithm)["skipped"] == 0
     assert not [path for path in tmp_path.iterdir() if not path.name.startswith("aotinductor_")]
+    next_one = build_algorithm(wanted, spec(masked=True), seed=0)
+    again, _ = compiler(next_one, wanted)
+    assert again.done, "the next run begins with the packages of this one"
+    assert learnt(next_one)["skipped"] == 0
 
 
 def test_what_fails_is_said_and_learning_stays_eager(somewhere, monkeypatch):

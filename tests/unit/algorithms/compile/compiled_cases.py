@@ -1,5 +1,7 @@
 """Small learners with compiled forms, and experience for them."""
 
+from itertools import chain, repeat
+
 import msgspec
 import numpy as np
 
@@ -39,10 +41,18 @@ def played(algorithm, number):
     return msgspec.structs.replace(episode(40, number=number), action=action)
 
 
-def learnt(algorithm, updates=60, spoil=None):
-    """Return the last metrics of some updates; ``spoil`` makes a reward infinite."""
+def learnt(algorithm, updates=60, spoil=None, *, at_once=False):
+    """Return the last metrics of some updates.
+
+    Args:
+        algorithm: The learner.
+        updates: Number of updates.
+        spoil: Step whose reward is made infinite.
+        at_once: Let all experience arrive before the first update.
+    """
     fragments = [played(algorithm, number) for number in range(6)]
     if spoil is not None:
         fragments[0].reward[spoil] = np.inf
-    generator = algorithm.learn(endless(fragments))
+    arrivals = chain([fragments], repeat([])) if at_once else endless(fragments)
+    generator = algorithm.learn(arrivals)
     return [next(generator) for _ in range(updates)][-1]

@@ -43,7 +43,7 @@ def test_gradients_nobody_asks_for_are_not_computed(every_size):
 def test_without_onednn_nothing_is_missing(every_size, monkeypatch):
     x, weight, bias = random(4, 3), random(2, 3, seed=1), random(2)
     fast = dense.linear(x, weight, bias)
-    monkeypatch.setattr(dense, "_ONEDNN", None)
+    monkeypatch.setattr(dense, "_EXACT", F.linear)
     torch.testing.assert_close(dense.linear(x, weight, bias), fast)
     assert torch.equal(dense.linear(x, weight, bias), F.linear(x, weight, bias))
 
@@ -52,6 +52,46 @@ def test_without_onednn_nothing_is_missing(every_size, monkeypatch):
 def test_what_is_not_float32_in_two_dimensions_goes_to_torch(odd, every_size):
     weight, bias = torch.ones(2, 3, dtype=odd.dtype), torch.ones(2, dtype=odd.dtype)
     assert torch.equal(dense.linear(odd, weight, bias), F.linear(odd, weight, bias))
+
+
+def test_hidden_layers_may_multiply_in_bfloat16_and_output_layers_never_do(every_size):
+    x, weight, bias = random(64, 32), random(16, 32, seed=1), random(16)
+    wanted = F.linear(x.double(), weight.double(), bias.double())
+
+    def error(*, exact):
+        own = x.clone().requires_grad_()
+        y = dense.linear(own, weight, bias, exact=exact)
+        (gradient,) = torch.autograd.grad(y, own, torch.ones_like(y))
+        off = (gradient.double() - weight.double().sum(0)).abs().max()
+        return max(float((y.detach().double() - wanted).abs().max()), float(off))
+
+    assert error(exact=False) < 1e-4
+    with dense.traced_products("bfloat16"):
+        assert 1e-4 < error(exact=False) < 0.1  # eight bits of a sum of 32 products
+        assert error(exact=True) < 1e-4
+    assert error(exact=False) < 1e-4
+
+
+def test_the_format_is_that_which_the_machine_multiplies_faster_in(every_size):
+    def ticks(*costs):
+        """Return a clock by which the two products cost so much, in turns."""
+        now, turn = 0.0, 0
+        while True:
+            yield now
+            now += costs[turn % 2]
+            yield now
+            turn += 1
+
+    def chosen(*costs):
+        return dense.fastest_format(4, 4, ticks(*costs).__next__)
+
+    assert chosen(1.0, 0.5) == "bfloat16"
+    assert chosen(1.0, 0.9) == "float32"
+    assert chosen(0.5, 1.0) == "float32"
+
+
+def test_layers_too_small_to_gain_stay_in_float32():
+    assert dense.fastest_format(1, 1) == "float32"
 
 
 def test_a_tower_is_its_layers_in_order():

@@ -56,6 +56,23 @@ def test_what_is_not_finite_changes_nothing_on_the_fast_path_either(make):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("make", [dqn, sac])
+def test_updates_done_in_one_go_are_those_done_one_by_one(make):
+    """From a uniform replay, whose draws do not depend on what was learnt meanwhile."""
+    single, several = (make(prioritized=False, updates_per_call=n) for n in (1, 8))
+    metrics = learnt(single, at_once=True), learnt(several, at_once=True)
+    for a, b in zip(state_of(single), state_of(several), strict=True):
+        assert torch.equal(a, b)
+    assert metrics[0] == metrics[1]
+
+
+def test_priorities_are_written_before_the_next_experience_is_taken():
+    algorithm = dqn(updates_per_call=8)
+    learnt(algorithm, updates=8)
+    drawn = algorithm.experience.replay.priorities != 1.0
+    assert drawn.sum() > 8
+
+
 def test_adam_as_a_function_is_adam():
     torch.manual_seed(0)
     weights = torch.randn(50)

@@ -214,11 +214,31 @@ def test_it_asks_for_arrivals_between_two_updates():
             log.append("asked")
             yield fragments
 
-    generator = learner().learn(arrivals())
+    generator = learner(updates_per_call=1).learn(arrivals())
     for _ in range(3):
         next(generator)
         log.append("updated")
     assert "updated updated" not in " ".join(log)
+
+
+def test_it_does_at_most_its_updates_per_call_between_two_arrivals_and_none_that_is_not_owed():
+    log = []
+
+    def arrivals():
+        for steps in (32, 1, 5, 3, 0, 0):
+            log.append(0)
+            yield [episode(steps, number=steps)] if steps else []
+
+    for _ in learner(updates_per_call=4).learn(arrivals()):
+        log[-1] += 1
+    assert log == [0, 1, 4, 4, 0, 0]
+
+
+def test_updates_of_images_are_done_one_by_one():
+    pictures = Spec({"obs": Leaf((36, 36, 3), "|u1")}, ActionSpec("discrete", (), (3,)))
+    algorithm = DQN(settings(updates_per_call=8), pictures, seed=0, steps=0, realtime=False)
+    assert algorithm.experience.most_updates == 1
+    assert learner(updates_per_call=8).experience.most_updates == 8
 
 
 def test_the_fleet_is_told_how_far_it_may_go():

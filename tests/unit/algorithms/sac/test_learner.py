@@ -178,13 +178,12 @@ def drawn(count=3, size=16):
     ],
     ids=["plain", "truncated"],
 )
-def test_an_update_is_what_the_equations_say(settings, monkeypatch):
+def test_an_update_is_what_the_equations_say(settings):
     algorithm = build(normalize_obs=False, lr=1e-2, adam_eps=1e-2, target_ema=0.1, **settings)
     sketch = Sketch(algorithm)
     for number, batch in enumerate(drawn()):
-        monkeypatch.setattr(algorithm.experience, "sample", lambda batch=batch: batch)
-        algorithm._update()
-        algorithm.experience.pace.updates += 1
+        for _ in algorithm._updates([batch]):
+            algorithm.experience.pace.updates += 1
         sketch.update(batch, improve=number % algorithm.config.policy_delay == 0)
     pairs = ((algorithm.policy, sketch.actor), (algorithm.critics, sketch.critics))
     for ours, theirs in (*pairs, (algorithm.target, sketch.target)):
@@ -274,8 +273,9 @@ RESUMED = {
     "dropout": 0.1,
     "prioritized": True,
     "n_step": 3,
-    "replay_ratio": 0.25,
+    "replay_ratio": 1.0,
     "slack_steps": 10**6,
+    "updates_per_call": 4,
 }
 
 
@@ -321,14 +321,14 @@ def test_no_part_can_be_left_out_of_a_checkpoint(uninterrupted, part):
     assert not same(resumed(saved, left_out=part), wanted)
 
 
-def test_a_gradient_that_is_not_finite_is_skipped_and_counted(monkeypatch):
+def test_a_gradient_that_is_not_finite_is_skipped_and_counted():
     algorithm = build()
     run(algorithm, fragments(4))
     before = weights(algorithm)
     rows = next(drawn())
     rows.rows["ret"][3] = np.inf
-    monkeypatch.setattr(algorithm.experience, "sample", lambda: rows)
-    algorithm._update()
+    for _ in algorithm._updates([rows]):
+        pass
     assert same(before, weights(algorithm))
     assert algorithm.skips.total == 1
 

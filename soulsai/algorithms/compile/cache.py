@@ -1,0 +1,116 @@
+"""Packages that earlier runs compiled, kept by everything that shapes them.
+
+A package is machine code that this user's runs load and execute; so the folder must belong to the
+user, and nobody else may write to it.
+"""
+
+import hashlib
+import os
+import platform
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+import torch
+
+from soulsai.algorithms.compile.job import MADE, SUFFIX, Job
+
+MOST = 32  # compilations that are kept; the one that was used longest ago is deleted first
+SOURCES = Path(__file__).parents[1]  # the code of all algorithms
+CPUINFO = Path("/proc/cpuinfo")
+PROCESSOR = ("vendor_id", "cpu family", "model", "model name", "flags", "Features")
+
+
+class PackageCache:
+    """A folder of compilations, one folder each.
+
+    Args:
+        folder: The folder; it is made when the first compilation is kept.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def find(self, job: Job) -> Path | None:
+        """Return the folder with the packages of a job, if it was compiled before."""
+        path = self._folder / key(job)
+        if not self._is_ours() or not (path / MADE).is_file():
+            return None
+        with suppress(OSError):
+            os.utime(path)
+        return path
+
+    def keep(self, job: Job, made: Path) -> None:
+        """Copy the packages of a job from the folder ``made``.
+
+        Raises:
+            OSError: They cannot be written, or the folder is not this user's own.
+        """
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not self._is_ours():
+            raise PermissionError(f"{self._folder} can be written by other users")
+        with tempfile.TemporaryDirectory(dir=self._folder, prefix=".") as name:
+            copy = Path(name) / "copy"
+            copy.mkdir()
+            for file in (*made.glob(f"*{SUFFIX}"), made / MADE):
+                shutil.copyfile(file, copy / file.name)
+            with suppress(FileExistsError, OSError):  # another run was faster
+                copy.rename(self._folder / key(job))
+        self._forget_old()
+
+    def forget(self, job: Job) -> None:
+        """Delete the packages of a job."""
+        shutil.rmtree(self._folder / key(job), ignore_errors=True)
+
+    def _forget_old(self) -> None:
+        kept = [path for path in self._folder.iterdir() if not path.name.startswith(".")]
+        for path in sorted(kept, key=_used)[: max(0, len(kept) - MOST)]:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _is_ours(self) -> bool:
+        try:
+            status = self._folder.stat()
+        except OSError:
+            return False
+        if not hasattr(os, "getuid"):  # Windows: the folder of the user's own profile
+            return True
+        return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def key(job: Job) -> str:
+    """Return the name of a job's packages, a digest of all that shapes them.
+
+    These are the settings, the spaces, the code of the algorithms, the version of torch, and the
+    processor with its instructions.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (msgspec.json.encode(job), torch.__version__.encode(), *_processor(), *_sources()):
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _sources() -> Iterable[bytes]:
+    for path in sorted(SOURCES.rglob("*.py")):
+        yield path.read_bytes()
+
+
+def _processor() -> Iterable[bytes]:
+    yield platform.machine().encode()
+    yield platform.processor().encode()
+    with suppress(OSError):
+        first, _, _ = CPUINFO.read_text().partition("\n\n")
+        for line in first.splitlines():
+            if line.partition("\t")[0].strip().partition(":")[0] in PROCESSOR:
+                yield line.encode()
+
+
+def _used(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
