@@ -78,6 +78,12 @@ def obstacle(config: Config, algorithm: Algorithm) -> str:
     return ""
 
 
+def may_keep(config: Config) -> bool:
+    """Return whether packages may be kept for the next run: only of code that their key covers."""
+    ours = config.learner.learner.startswith("soulsai.") and not config.learner.custom
+    return config.training.compile_cache and ours
+
+
 class BackgroundCompile:
     """Compiles the updates in another process, or finds them; the algorithm adopts the result.
 
@@ -123,7 +129,7 @@ class BackgroundCompile:
             training.threads,
             training.matmul,
         )
-        self._cache = PackageCache(cache_folder() / "compiled") if training.compile_cache else None
+        self._cache = PackageCache(cache_folder() / "compiled") if may_keep(config) else None
         reason_against = obstacle(config, algorithm)
         if reason_against and config.training.compile == "always":
             raise ConfigError(f"training.compile: always, but {reason_against}; choose auto")

@@ -16,6 +16,7 @@ from soulsai.training_node import background_compile
 from soulsai.training_node.background_compile import (
     BackgroundCompile,
     LearningCost,
+    may_keep,
     obstacle,
     reason,
 )
@@ -162,6 +163,12 @@ def test_without_the_cache_each_run_compiles(somewhere, monkeypatch, cache):
     one, _ = compiler(dqn(), wanted)
     assert not one.done
     one.close()
+
+
+def test_packages_with_code_of_others_are_not_kept():
+    own = msgspec.structs.replace(Config(), dqn=settings(network="farm.py:Net"))
+    assert may_keep(Config())
+    assert not may_keep(own)
 
 
 def test_a_kept_package_that_computes_something_else_is_deleted(somewhere, monkeypatch, cache):
