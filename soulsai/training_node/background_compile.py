@@ -22,6 +22,7 @@ from soulsai.algorithms.base import Algorithm
 from soulsai.algorithms.compile.cache import PackageCache
 from soulsai.algorithms.compile.form import Compilable, NotCompilable
 from soulsai.algorithms.compile.job import JOB, Job, made_in
+from soulsai.algorithms.settings import LearnerSettings
 from soulsai.config.cache_folder import cache_folder
 from soulsai.config.schema import Config
 from soulsai.errors import ConfigError, SoulsAIError
@@ -80,8 +81,10 @@ def obstacle(config: Config, algorithm: Algorithm) -> str:
 
 def may_keep(config: Config) -> bool:
     """Return whether packages may be kept for the next run: only of code that their key covers."""
-    ours = config.learner.learner.startswith("soulsai.") and not config.learner.custom
-    return config.training.compile_cache and ours
+    learner = config.learner
+    if not config.training.compile_cache or not isinstance(learner, LearnerSettings):
+        return False
+    return learner.learner.startswith("soulsai.") and not learner.custom
 
 
 class BackgroundCompile:
