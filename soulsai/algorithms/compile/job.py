@@ -41,7 +41,7 @@ class Job(Struct, frozen=True):
     matmul: Literal["auto", "float32", "bfloat16"] = "auto"
 
 
-class Made(Struct, frozen=True):
+class CompiledPackages(Struct, frozen=True):
     """The properties of the packages that were made."""
 
     matmul: Format  # of the products of hidden layers
@@ -58,10 +58,10 @@ def run(folder: Path) -> None:
     with traced_products(matmul):
         for name, form in algorithm.forms().items():
             compile_form(form, folder / f"{name}{SUFFIX}")
-    (folder / MADE).write_bytes(msgspec.json.encode(Made(matmul)))
+    (folder / MADE).write_bytes(msgspec.json.encode(CompiledPackages(matmul)))
 
 
-def made_in(folder: Path, algorithm: Compilable) -> tuple[dict[str, Package], Made]:
+def made_in(folder: Path, algorithm: Compilable) -> tuple[dict[str, Package], CompiledPackages]:
     """Return the packages in a folder, checked against the algorithm's forms.
 
     Args:
@@ -71,7 +71,7 @@ def made_in(folder: Path, algorithm: Compilable) -> tuple[dict[str, Package], Ma
     Raises:
         NotCompilable: A package is missing, or computes something else.
     """
-    made = msgspec.json.decode((folder / MADE).read_bytes(), type=Made)
+    made = msgspec.json.decode((folder / MADE).read_bytes(), type=CompiledPackages)
     packages = {path.stem: load(path) for path in folder.glob(f"*{SUFFIX}")}
     forms = algorithm.forms()
     if packages.keys() != forms.keys():
