@@ -1,4 +1,4 @@
-"""Bound the connections of the page, so that silent ones never close it for others."""
+"""Bound the connections of the page, so that silent and slow ones never close it for others."""
 
 import asyncio
 from collections.abc import Iterable
@@ -12,20 +12,24 @@ MOST_CONNECTIONS = 256
 MOST_PER_ADDRESS = 128
 HEALTH_ONLY = 32  # more connections, which get the health check and nothing else
 REQUEST_SECONDS = 10.0  # from the connection, or from the last answer, to the next whole request
+TAKEN_SECONDS = 30.0  # that an answer may wait for its reader without a pause in between
 HEALTH = "/healthz"
 
 
 class BoundedProtocol(H11Protocol):
     """A connection that ends without a request in time, or to make room for a new one.
 
-    A new connection beyond a limit closes the one that has been idle for longest. Only if all
-    others are in use, the new one is refused, except for the health check.
+    A new connection beyond a limit closes the one that has been idle for longest, or else the one
+    whose answer has waited longest for its reader. Only if all others are in use, the new one is
+    refused, except for the health check.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.idle_since = self.loop.time()
+        self.waits_since: float | None = None  # for the reader of its answer
         self._timer: asyncio.TimerHandle | None = None
+        self._taken_timer: asyncio.TimerHandle | None = None
 
     @property
     def idle(self) -> bool:
@@ -49,9 +53,23 @@ class BoundedProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the timer."""
-        if self._timer:
-            self._timer.cancel()
+        for timer in (self._timer, self._taken_timer):
+            if timer:
+                timer.cancel()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Wait until the reader has taken some of the answer."""
+        super().pause_writing()
+        self.waits_since = self.loop.time()
+        self._taken_timer = self.loop.call_later(TAKEN_SECONDS, self.close)
+
+    def resume_writing(self) -> None:
+        """Go on with the answer."""
+        super().resume_writing()
+        self.waits_since = None
+        if self._taken_timer:
+            self._taken_timer.cancel()
 
     def on_response_complete(self) -> None:
         """Wait for the next request."""
@@ -74,11 +92,15 @@ class BoundedProtocol(H11Protocol):
             self.close()
 
     def _close_one(self, connections: Iterable[Any]) -> bool:
-        """Close the longest idle connection beside this one; return whether there was one."""
-        idle = [one for one in connections if one is not self and one.idle]
-        if idle:
+        """Close the longest idle or waiting connection beside this one, if there is one."""
+        others = [one for one in connections if one is not self]
+        if idle := [one for one in others if one.idle]:
             min(idle, key=lambda one: one.idle_since).close()
-        return bool(idle)
+            return True
+        if waiting := [one for one in others if one.waits_since is not None]:
+            min(waiting, key=lambda one: one.waits_since).close()
+            return True
+        return False
 
 
 def _health_only(app: ASGIApp) -> ASGIApp:

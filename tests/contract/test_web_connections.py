@@ -7,14 +7,19 @@ from contextlib import ExitStack
 
 import pytest
 
+from soulsai.training_node.saving import atomic_folders
 from soulsai.web import connections, security
 from tests.contract.web_cases import LIVE, Browser, settings, telemetry, training, until, write_run
 from tests.memory_server import MemoryServer
 
+LARGE = f"/api/v1/runs/{LIVE}/models/manual_save/policy.onnx"
+
 
 @pytest.fixture
 def browser(tmp_path):
-    write_run(tmp_path, LIVE, 20)
+    folder = write_run(tmp_path, LIVE, 20)
+    large = {"policy.onnx": [bytes(2**20)] * 32}  # more than the system's buffers take
+    atomic_folders.replace(folder / "manual_save", large)
     server = MemoryServer()
     with training(server), telemetry(settings(tmp_path), server) as url:
         yield Browser(url)
@@ -59,6 +64,40 @@ def test_a_body_that_does_not_come_ends(browser, monkeypatch):
     )
     with connect(browser, head) as raw:
         assert b" 408 " in raw.recv(4096)
+
+
+def unread(browser, stack):
+    """Return a connection with a large answer that nobody reads on."""
+    raw = stack.enter_context(socket.socket())
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    raw.connect(("127.0.0.1", int(browser.url.rpartition(":")[2])))
+    raw.sendall(f"GET {LARGE} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
+    assert b" 200 " in raw.recv(1000)
+    return raw
+
+
+def test_answers_that_nobody_reads_do_not_close_the_page(browser, monkeypatch):
+    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 4)
+    with ExitStack() as stack:
+        for _ in range(4):
+            unread(browser, stack)
+        until(lambda: browser.ask("GET", "/api/v1/runs")[0] == 200)
+
+
+def test_an_answer_that_nobody_reads_ends_the_connection(browser, monkeypatch):
+    monkeypatch.setattr(connections, "TAKEN_SECONDS", 0.2)
+    with ExitStack() as stack:
+        raw = unread(browser, stack)
+        until(lambda: is_refused(raw))
+
+
+def is_refused(raw):
+    """Whether the other side has ended the connection, whatever it had sent before."""
+    try:
+        raw.sendall(b"GET")
+    except (BrokenPipeError, ConnectionResetError):
+        return True
+    return False
 
 
 def test_the_health_check_is_answered_when_all_connections_are_in_use(browser, monkeypatch):
