@@ -1,7 +1,9 @@
 """Who may reach the page, and what he may send: over real HTTP, and as an attacker would."""
 
 import contextlib
+import http.client
 import json
+import re
 import socket
 from urllib.parse import quote
 
@@ -283,3 +285,35 @@ def test_links_out_of_a_model_are_not_followed(saves, browser):
     for name in ("policy.onnx", "..%2fx"):
         assert browser.ask("GET", f"{path}/{name}")[0] == 404
     assert browser.ask("GET", f"{path}.tar")[0] == 404
+
+
+def everywhere(description, url):
+    """Yield method, path and body of every operation, with a URL as each of its parameters."""
+    word = quote(url, safe="")
+    for path, methods in description["paths"].items():
+        for method, operation in methods.items():
+            places = operation.get("parameters", [])
+            named = [one["name"] for one in places if one["in"] == "query"]
+            query = "&".join(f"{name}={word}" for name in named)
+            body = dict.fromkeys(("command", "about", "token", "target", "payload", "url"), url)
+            filled = re.sub(r"\{[^}]*\}", word, path)
+            yield method.upper(), f"{filled}?{query}", None if method == "get" else body
+
+
+def test_no_address_that_a_visitor_names_is_asked(browser):
+    port = int(browser.url.rpartition(":")[2])
+    with socket.create_server(("127.0.0.1", 0)) as canary:
+        url = f"http://127.0.0.1:{canary.getsockname()[1]}/latest/meta-data"
+        operations = list(everywhere(browser.get("/api/v1/openapi.json"), url))
+        assert len(operations) > 20
+        assert sum("meta-data" in path for _, path, _ in operations) > 10
+        for method, path, body in operations:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+            headers = {"content-type": "application/json", "x-soulsai": "1", "referer": url,
+                       "x-forwarded-host": url, "x-forwarded-for": url}  # fmt: skip
+            connection.request(method, path, body and json.dumps(body), headers)
+            assert connection.getresponse().status < 500, path
+            connection.close()
+        canary.settimeout(0.0)
+        with pytest.raises(BlockingIOError):
+            canary.accept()
