@@ -38,7 +38,7 @@ docs: $(READY)  ## Write the pages that are made from the code.
 	$(BIN)/python docs/generate.py
 
 bench: .venv/.ready-bench  ## Measure what we promise.
-	for figure in wire replay admission client learner start telemetry; do $(BIN)/python -m benchmarks $$figure || exit 1; done
+	for figure in wire replay admission discovery client learner start telemetry; do $(BIN)/python -m benchmarks $$figure || exit 1; done
 
 sbom: $(READY)  ## List what a server is made of, with licences, as CycloneDX in build/.
 	$(BIN)/python script/sbom.py build/soulsai.cdx.json

@@ -69,6 +69,15 @@ def admission(as_json: bool) -> None:
 
 @app.command()
 @json_option
+def discovery(as_json: bool) -> None:
+    """Price of finding a client among a million keys of others."""
+    from benchmarks import discovery
+
+    _show(discovery.measure(), as_json=as_json)
+
+
+@app.command()
+@json_option
 def client(as_json: bool) -> None:
     """Price of a client's step beyond the environment and the policy."""
     from benchmarks import client

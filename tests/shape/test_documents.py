@@ -37,7 +37,7 @@ def test_every_threat_names_the_test_that_shows_its_protection():
     for row in rows:
         shown = row.strip("|").split("|")[-1].strip()
         named = re.findall(r"`([\w/]+\.py)::(\w+)`", shown)
-        assert named or shown.startswith("no test: "), row
+        assert named, row
         for file, test in named:
             source = (ROOT / "tests" / file).read_text()
             assert re.search(rf"^def {test}\(", source, re.MULTILINE), f"{file}::{test}"
