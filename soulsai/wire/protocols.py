@@ -182,7 +182,11 @@ class TrainingWire(Protocol):
         """Append stamped episodes to the record that telemetry reads."""
 
     def report(self, status: Status) -> None:
-        """Store the status; it expires unless renewed within ten seconds."""
+        """Store the status; it expires unless renewed within ten seconds.
+
+        Raises:
+            ValueError: It is too large for the server.
+        """
 
     def requests(self) -> list[Request]:
         """Return the commands received since the last call, without waiting.

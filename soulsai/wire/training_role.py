@@ -36,6 +36,7 @@ from soulsai.wire.weights import (
 )
 
 _STATUS_SECONDS = 10
+_STATUS_BYTES = 2 * 2**20  # a thousand clients with long texts have more
 _REPLY_SECONDS = 60
 _OLD_VERSION_SECONDS = 300
 _RECEIVED_SECONDS = 60
@@ -347,7 +348,10 @@ class TrainingRole:
         return most
 
     def report(self, status: Status) -> None:
-        self._connection.execute("SET", self._keys.status, encode(status), "EX", _STATUS_SECONDS)
+        data = encode(status)
+        if len(data) > _STATUS_BYTES:
+            raise ValueError(f"it has {len(data)} bytes, beyond {_STATUS_BYTES}")
+        self._connection.execute("SET", self._keys.status, data, "EX", _STATUS_SECONDS)
 
     def requests(self) -> list[Request]:
         keys = [self._keys.commands(who) for who in COMMANDING_ROLES]

@@ -433,3 +433,19 @@ def test_mere_claims_with_a_large_info_count_as_several(monkeypatch, server, tmp
             player.say(Episode(1, 1, 1000 + number, 1e6, 4, 1.0, True, False, 0.0, info))
         status = node.told(lambda status: status.rejected.get("unverified", 0) == 8)
         assert status.episodes == 2
+
+
+def test_a_status_that_is_too_large_is_sent_without_the_clients(monkeypatch, server, tmp_path):
+    own = {f"{number:02}" + "\U0010ffff" * 60: "\U0010ffff" * 100 for number in range(16)}
+    monkeypatch.setattr("soulsai.wire.training_role._STATUS_BYTES", 20_000)
+    with Node(monkeypatch, server, config(tmp_path)) as node:
+        players = [Player(server, name) for name in ("one", "two")]
+        for player in players:
+            player.play(4)
+        assert len(node.told(lambda status: status.env_steps == 8).clients) == 2
+        for player in players:
+            player.beat(kwargs=own)
+        status = node.told(lambda status: not status.clients)
+        assert "bytes, beyond 20000" in status.notice
+        players[0].play(4)
+        node.told(lambda status: status.env_steps == 12)
