@@ -144,7 +144,7 @@ class Node:
     def _patch(self, monkeypatch):
         monkeypatch.setattr(start, "build", lambda *_, **__: self.algorithm)
         monkeypatch.setattr(node, "REPORT_SECONDS", 0.05)
-        monkeypatch.setattr(start, "_export", lambda *_: program())
+        monkeypatch.setattr(start, "export", lambda *_: program())
 
     def __enter__(self):
         self._thread.start()
