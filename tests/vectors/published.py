@@ -7,7 +7,17 @@ import msgspec
 import numpy as np
 
 from soulsai.heads import act
-from soulsai.types import ActionSpec, Control, Head, Leaf, Pointer, Program, Weights
+from soulsai.types import (
+    OLDEST_PROTOCOL,
+    PROTOCOL,
+    ActionSpec,
+    Control,
+    Head,
+    Leaf,
+    Pointer,
+    Program,
+    Weights,
+)
 from soulsai.wire.codec import encode
 from soulsai.wire.invite import Invite, to_line
 from soulsai.wire.signing import Manifest, Signed, Signer
@@ -180,8 +190,10 @@ def controls() -> Iterator[Vector]:
 
 
 def versions() -> Iterator[Vector]:
-    """Yield a server's protocols, and whether a client of protocol 1 may play."""
-    for protocol, oldest, valid in ((1, 1, True), (2, 1, True), (2, 2, False), (0, 0, False)):
+    """Yield a server's protocols, and whether a client of ours may play."""
+    ours, ages = PROTOCOL, OLDEST_PROTOCOL
+    served = ((ours, ages, True), (ours + 1, ours, True), (ours + 1, ours + 1, False))
+    for protocol, oldest, valid in (*served, (ages - 1, ages - 1, False)):
         spec = msgspec.to_builtins(RUNS["plain"][0]) | {
             "protocol": protocol, "oldest_protocol": oldest, "unknown": True,
         }  # fmt: skip

@@ -4,7 +4,16 @@ import zlib
 
 import msgspec
 
-from soulsai.types import ActionSpec, EnvironmentOffer, Head, Leaf, RunSpec, Spec
+from soulsai.types import (
+    OLDEST_PROTOCOL,
+    PROTOCOL,
+    ActionSpec,
+    EnvironmentOffer,
+    Head,
+    Leaf,
+    RunSpec,
+    Spec,
+)
 
 FLOATS = Leaf((4,), "<f4")
 GREEDY = Head("epsilon_greedy")
@@ -14,8 +23,8 @@ CHOICE = ActionSpec("discrete", sizes=(3,))
 def _run(name: str, obs: dict[str, Leaf], action: ActionSpec, head: Head, **more):
     spec = RunSpec(
         run=f"vectors-{name}",
-        protocol=1,
-        oldest_protocol=1,
+        protocol=PROTOCOL,
+        oldest_protocol=PROTOCOL,
         environment=EnvironmentOffer("Vectors-v0", largest_reward=1000.0),
         spec=Spec(obs, action),
         algorithm="dqn",

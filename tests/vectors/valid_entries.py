@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from soulsai.types import Episode, Fragment, Heartbeat, Hello, zeros
+from soulsai.types import PROTOCOL, Episode, Fragment, Heartbeat, Hello, zeros
 from soulsai.wire.codec import encode_message, pack
 from tests.vectors.runs import RUNS
 
@@ -17,7 +17,7 @@ def hello(run: str, /, **changes) -> Hello:
     """Return the hello of a client that plays a run."""
     spec = RUNS[run][0]
     values = {
-        "run": spec.run, "protocol": 1, "software": "vectors 1", "environment": "Vectors-v0",
+        "run": spec.run, "protocol": PROTOCOL, "software": "vectors 1", "environment": "Vectors-v0",
         "environments": 2, "crc": spec.crc,
     }  # fmt: skip
     return Hello(**(values | changes))
