@@ -24,7 +24,7 @@ def _run(name: str, obs: dict[str, Leaf], action: ActionSpec, head: Head, **more
     spec = RunSpec(
         run=f"vectors-{name}",
         protocol=PROTOCOL,
-        oldest_protocol=PROTOCOL,
+        oldest_protocol=OLDEST_PROTOCOL,
         environment=EnvironmentOffer("Vectors-v0", largest_reward=1000.0),
         spec=Spec(obs, action),
         algorithm="dqn",
