@@ -289,12 +289,15 @@ class PolicyCard(Struct, frozen=True):
     format: int = 0  # 0: of a version without ``sources`` and ``start``
 
 
+WeightsDtype = Literal["float32", "float16"]
+
+
 class Weights(Struct, frozen=True, eq=False):
     """One version of the policy, with all that a client needs in order to act.
 
     ``quota`` bounds the env steps one client may take between this version and the next (``None``:
     no bound). ``exploration`` holds numbers for the head: ``random`` is the least share of uniform
-    random actions of all episodes that explore.
+    random actions of all episodes that explore. ``dtype`` is that in which matrices are sent.
     """
 
     run: str
@@ -303,6 +306,7 @@ class Weights(Struct, frozen=True, eq=False):
     arrays: dict[str, Array]
     quota: int | None = None
     exploration: dict[str, float] = {}
+    dtype: WeightsDtype = "float32"
 
 
 class Pointer(Struct, frozen=True):
@@ -313,7 +317,7 @@ class Pointer(Struct, frozen=True):
     version: int
     bytes: int
     sha256: str
-    dtype: Literal["float32", "float16"] = "float32"
+    dtype: WeightsDtype = "float32"
     quota: int | None = None
     exploration: dict[str, float] = msgspec.field(default_factory=dict, name="knobs")  # on the wire
 

@@ -20,7 +20,6 @@ from soulsai.wire.secrets import Server
 from soulsai.wire.signing import Signer, Verifier
 from soulsai.wire.training_role import TrainingRole
 from soulsai.wire.watching_roles import OperatorRole, TelemetryRole
-from soulsai.wire.weights import WeightsDtype
 
 made: list[ClientRole | TelemetryRole] = []  # whose threads end with the test
 
@@ -54,10 +53,8 @@ class MemoryServer:
         made.append(wire)
         return wire
 
-    def training(
-        self, dtype: WeightsDtype = "float32", signer: Signer | None = None
-    ) -> TrainingWire:
-        return TrainingRole(self.link(), self._run, dtype, signer)
+    def training(self, signer: Signer | None = None) -> TrainingWire:
+        return TrainingRole(self.link(), self._run, signer)
 
     def telemetry(self) -> TelemetryWire:
         wire = TelemetryRole(self.link(), self._run)

@@ -185,6 +185,12 @@ class TrainingSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
     # shortest time between two versions of the weights, in seconds, unless clients wait for one
     publish_seconds: Positive = 1.0
+    # the most that all clients together download as weights, in megabits per second: with many
+    # clients or large networks, the time between two versions grows; 0: no limit
+    weights_mbps: Annotated[float, Meta(ge=0)] = 240.0
+    # number format in which matrices are sent: float32, or float16 with half the bytes; clients
+    # act with the rounded numbers, and actions are checked against these
+    weights_dtype: Literal["float32", "float16"] = "float32"
     device: str = "cpu"  # device of the networks: cpu, mps, cuda or cuda:1
     threads: Count = 1  # torch's threads; one is fastest for small networks
     # compile updates to machine code; auto: where that is faster

@@ -310,7 +310,7 @@ class TrainingNode:
         self._stop_asked = self._stop_asked or self._stopped()
         self._commands.serve()
         self._quarantine.look()
-        self._publisher.count(self._clients.sharing)
+        self._publisher.count(self._clients.sharing, self._clients.active)
         self._receiver.excluded = self._quarantine.excluded
         self._reporter.record()
         self._compile.look()

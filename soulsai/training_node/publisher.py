@@ -1,6 +1,7 @@
 """Publication of the weights: their check, the schedule, and the grants to clients."""
 
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from soulsai.errors import SoulsAIError
 from soulsai.training_node import onnx_export
 from soulsai.training_node.start import TrainingRun
 from soulsai.types import CARD_FORMAT, Array, PolicyCard, Program, Weights
+from soulsai.wire.weights import as_received, weights_bytes
 
 RETRY_SECONDS = 1.0  # after a version could not be published
 UNKNOWN_CLIENTS = 8  # expected before the first is heard of, if the run starts none itself
@@ -84,8 +86,13 @@ class Publisher:
         self._program = run.program
         self._spec = run.spec
         self._progress = run.progress
-        self._seconds = run.config.training.publish_seconds
-        self._kept_bytes = run.config.training.kept_weights_mb * 2**20
+        training = run.config.training
+        self._seconds = training.publish_seconds
+        self._dtype = training.weights_dtype
+        self._bytes_per_second = training.weights_mbps * 1e6 / 8 or math.inf
+        self._bytes = weights_bytes(run.program, self._dtype)
+        self._clients = 1
+        self._kept_bytes = training.kept_weights_mb * 2**20
         self._send = send
         self.check = WeightsCheck(self._policy, self._program)
         self.unpublished = True  # the weights differ from the newest version
@@ -112,6 +119,8 @@ class Publisher:
             stuck: Clients have spent their grants, and wait for the others or for this version.
         """
         since = now - self.tried
+        if since < self.least_seconds:
+            return False
         if self._failed:
             return since >= RETRY_SECONDS
         if self._is_crowded:
@@ -124,9 +133,20 @@ class Publisher:
             return True
         return starving and self._policy.quota is not None and self._is_scarce
 
-    def count(self, clients: int) -> None:
-        """Plan a version with smaller grants if there are more clients than were counted."""
-        self._is_crowded = bool(self.granted) and clients > self._counted
+    @property
+    def least_seconds(self) -> float:
+        """The shortest time between two versions, in which all clients can download one."""
+        return self._bytes * self._clients / self._bytes_per_second
+
+    def count(self, sharing: int, receiving: int) -> None:
+        """Plan a version with smaller grants if more clients share them than were counted.
+
+        Args:
+            sharing: The number of clients among which a grant is divided.
+            receiving: The number of clients that download each version.
+        """
+        self._clients = max(1, receiving)
+        self._is_crowded = bool(self.granted) and sharing > self._counted
 
     def publish(self, now: float, taken: Sequence[int]) -> bool:
         """Publish the present weights, if they are sound; return whether that worked.
@@ -147,6 +167,7 @@ class Publisher:
             return False
         self.check.refused = 0
         progress.version += 1
+        arrays, dtype = as_received(arrays, self._program, self._dtype)
         self._keep(arrays)
         quota = divide(self._policy.quota, taken, self.granted)
         weights = Weights(
@@ -156,6 +177,7 @@ class Publisher:
             arrays=arrays,
             quota=quota,
             exploration=dict(self._policy.exploration),
+            dtype=dtype,
         )
         self._failed = not self._send(weights)
         self.unpublished = self._failed

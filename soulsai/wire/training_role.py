@@ -29,7 +29,6 @@ from soulsai.wire.redis.connection_limit import close_excess
 from soulsai.wire.signing import Manifest, Signed, Signer
 from soulsai.wire.weights import (
     PIECE_BYTES,
-    WeightsDtype,
     digest,
     encode_weights,
     program_digest,
@@ -77,11 +76,9 @@ class TrainingRole:
         self,
         connection: RedisConnection,
         run: str,
-        dtype: WeightsDtype = "float32",
         signer: Signer | None = None,
     ) -> None:
         self._keys = Keys(run)
-        self._dtype: WeightsDtype = dtype
         self._signer = signer
         self._connection = connection
         self._closed = threading.Event()
@@ -297,14 +294,14 @@ class TrainingRole:
     def publish(self, weights: Weights) -> Pointer:
         if self._program is None:
             raise WireError("open a run before publishing weights")
-        data = encode_weights(weights, self._program, self._dtype)
+        data = encode_weights(weights, self._program, weights.dtype)
         pointer = Pointer(
             run=self._run,
             generation=self._generation,
             version=weights.version,
             bytes=len(data),
             sha256=digest(data),
-            dtype=self._dtype,
+            dtype=weights.dtype,
             quota=weights.quota,
             exploration=weights.exploration,
         )

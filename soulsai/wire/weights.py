@@ -1,17 +1,15 @@
 """Digest of the policy's program, and its weights as one checked block of bytes."""
 
 import hashlib
-from typing import Literal
 
 import numpy as np
 
 from soulsai.errors import WireError
-from soulsai.types import Array, Leaf, Pointer, Program, Weights
+from soulsai.types import Array, Leaf, Pointer, Program, Weights, WeightsDtype
 from soulsai.wire.codec import encode
 from soulsai.wire.layout import dtype_of, padded
 
 PIECE_BYTES = 2**20  # per key; servers limit the length of a string
-WeightsDtype = Literal["float32", "float16"]
 
 
 def program_digest(program: Program) -> str:
@@ -30,7 +28,8 @@ def encode_weights(weights: Weights, program: Program, dtype: WeightsDtype = "fl
     Args:
         weights: Arrays by name.
         program: Shapes and dtypes by name.
-        dtype: ``float16`` sends floating-point arrays in half the bytes.
+        dtype: ``float16`` sends matrices, floating-point arrays of two axes or more, in half the
+            bytes; the rest is small, and statistics of observations need their precision.
 
     Raises:
         WireError: Weights and program do not match.
@@ -91,6 +90,28 @@ def weights_bytes(program: Program, dtype: WeightsDtype = "float32") -> int:
     )
 
 
+def as_received(
+    arrays: dict[str, Array], program: Program, dtype: WeightsDtype
+) -> tuple[dict[str, Array], WeightsDtype]:
+    """Return arrays as clients will have them, and the dtype to send them in.
+
+    Args:
+        arrays: Arrays by name, as the program says.
+        program: Shapes and dtypes by name.
+        dtype: The wanted dtype; a version whose numbers exceed its range is sent as ``float32``.
+    """
+    if dtype == "float32":
+        return arrays, dtype
+    received = {}
+    for name, leaf in program.weights.items():
+        with np.errstate(over="ignore"):  # it is looked for below
+            sent = arrays[name].astype(_wire_dtype(name, leaf, dtype), copy=False)
+        if sent.dtype.kind == "f" and not np.isfinite(sent).all():
+            return arrays, "float32"
+        received[name] = sent.astype(leaf.dtype, copy=False)
+    return received, dtype
+
+
 def _wire_dtype(name: str, leaf: Leaf, dtype: WeightsDtype) -> np.dtype[np.generic]:
-    own = dtype_of(name, leaf)
-    return np.dtype("<f2") if dtype == "float16" and own.kind == "f" else own
+    own, is_matrix = dtype_of(name, leaf), len(leaf.shape) > 1
+    return np.dtype("<f2") if dtype == "float16" and own.kind == "f" and is_matrix else own

@@ -7,7 +7,6 @@ from soulsai.wire.secrets import Server
 from soulsai.wire.signing import Signer, Verifier
 from soulsai.wire.training_role import TrainingRole
 from soulsai.wire.watching_roles import OperatorRole, TelemetryRole
-from soulsai.wire.weights import WeightsDtype
 
 
 def connect_client(server: Server, run_name: str, client: str) -> ClientWire:
@@ -25,7 +24,6 @@ def connect_client(server: Server, run_name: str, client: str) -> ClientWire:
 def connect_training(
     server: Server,
     run_name: str,
-    dtype: WeightsDtype = "float32",
     signer: Signer | None = None,
 ) -> TrainingWire:
     """Return the training node's wire; the first call that needs the connection makes it.
@@ -33,10 +31,9 @@ def connect_training(
     Args:
         server: Address and credentials.
         run_name: Name of the run.
-        dtype: Floating-point dtype in which weights are sent.
         signer: Signs spec, program and pointers, if given.
     """
-    return TrainingRole(RedisConnection(server, "training_node"), run_name, dtype, signer)
+    return TrainingRole(RedisConnection(server, "training_node"), run_name, signer)
 
 
 def connect_telemetry(server: Server, run_name: str) -> TelemetryWire:

@@ -2,6 +2,9 @@
 
 from types import SimpleNamespace
 
+import numpy as np
+import torch
+
 from soulsai.config.schema import Config, RunSettings, TrainingSettings
 from soulsai.training_node.publisher import RETRY_SECONDS, Publisher
 from soulsai.training_node.saving.snapshot import Progress
@@ -13,7 +16,7 @@ from tests.unit.training_node.node_cases import SPEC, Linear, program
 class Desk:
     """A publisher with a clock at hand, and what it sent."""
 
-    def __init__(self, *, quota=None, eager=False, kept_mb=64.0, clients=1):
+    def __init__(self, *, quota=None, eager=False, kept_mb=64.0, clients=1, **training):
         self.sent = []
         self.works = True
         self.progress = Progress("run", generation=2, version=5)
@@ -21,7 +24,11 @@ class Desk:
         self.policy.quota, self.policy.eager = quota, eager
         spec = RunSpec("run", PROTOCOL, PROTOCOL, EnvironmentOffer("x"), SPEC, "dqn", "")
         config = Config(
-            training=TrainingSettings(publish_seconds=10.0, kept_weights_mb=kept_mb),
+            training=TrainingSettings(
+                publish_seconds=10.0,
+                kept_weights_mb=kept_mb,
+                **{"weights_mbps": 0.0, **training},
+            ),
             run=RunSettings(clients=clients),
         )
         algorithm = SimpleNamespace(policy=self.policy)
@@ -82,28 +89,66 @@ def test_a_starving_learner_publishes_when_a_grant_may_soon_be_spent():
 def test_a_grant_is_divided_again_when_more_clients_come_than_were_counted():
     desk = Desk(quota=100)
     desk.publish(0.0, clients=2)
-    desk.publisher.count(2)
+    desk.publisher.count(2, 2)
     assert not desk.due(0.1)
-    desk.publisher.count(10)
+    desk.publisher.count(10, 10)
     desk.policy.quota = 40
     assert desk.due(0.1)
     desk.publish(0.1, clients=10)
     assert desk.sent[-1].quota == 4
-    desk.publisher.count(10)
+    desk.publisher.count(10, 10)
     assert not desk.due(0.2)
     desk.policy.quota = 0  # they are far ahead: what is left of the grant is taken back
-    desk.publisher.count(11)
+    desk.publisher.count(11, 11)
     assert desk.due(0.2)
     desk.publish(0.2, clients=11)
-    desk.publisher.count(12)
+    desk.publisher.count(12, 12)
     assert not desk.due(0.3), "there is nothing to divide"
 
 
 def test_where_nobody_waits_it_does_not_matter_how_many_there_are():
     desk = Desk(quota=None)
     desk.publish(0.0, clients=1)
-    desk.publisher.count(100)
+    desk.publisher.count(100, 100)
     assert not desk.due(0.1)
+
+
+def test_the_more_clients_download_the_rarer_versions_are():
+    desk = Desk(eager=True, weights_mbps=40 * 8 / 1e6)  # 40 bytes a second; a version has 40
+    desk.publish(0.0)
+    desk.update()
+    assert not desk.due(0.9)
+    assert desk.due(1.0)
+    desk.publisher.count(3, 30)
+    assert not desk.due(29.9, starving=True, stuck=True)
+    assert desk.due(30.0)
+    desk.works = False
+    desk.publish(30.0)
+    assert not desk.due(59.9), "nor is one that failed repeated sooner"
+    assert desk.due(60.0)
+
+
+def test_clients_and_checks_get_the_numbers_that_are_sent():
+    desk = Desk(weights_dtype="float16")
+    with torch.no_grad():
+        desk.policy.linear.weight.fill_(1 / 3)
+        desk.policy.linear.bias.fill_(1 / 3)
+    desk.publish(0.0)
+    (sent,) = desk.sent
+    assert sent.dtype == "float16"
+    assert (sent.arrays["linear.weight"] == np.float32(np.float16(1 / 3))).all()
+    assert (sent.arrays["linear.bias"] == np.float32(1 / 3)).all(), "small, and sent as it is"
+    kept = desk.publisher.kept(2, 6).arrays
+    assert (kept["linear.weight"] == sent.arrays["linear.weight"]).all()
+
+
+def test_weights_beyond_the_range_of_float16_are_sent_as_they_are():
+    desk = Desk(weights_dtype="float16")
+    with torch.no_grad():
+        desk.policy.linear.weight.fill_(1e5)
+    desk.publish(0.0)
+    assert desk.sent[0].dtype == "float32"
+    assert (desk.sent[0].arrays["linear.weight"] == np.float32(1e5)).all()
 
 
 def test_what_grants_nothing_is_not_published():
@@ -163,7 +208,7 @@ def test_before_anybody_was_heard_of_a_run_s_own_clients_share_or_some_strangers
     assert Desk(quota=4000, clients=4).granted() == 1000
     unknown = Desk(quota=4000, clients=0)
     assert unknown.granted() == 500
-    unknown.publisher.count(8)
+    unknown.publisher.count(8, 8)
     assert not unknown.due(1.0)
-    unknown.publisher.count(9)  # they could take more than the quota
+    unknown.publisher.count(9, 9)  # they could take more than the quota
     assert unknown.due(1.0)

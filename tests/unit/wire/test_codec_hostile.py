@@ -247,9 +247,9 @@ PROGRAM = Program(
     ("obs",),
     ("q",),
     Head("epsilon_greedy"),
-    {"a": Leaf((3,), "<f4"), "n": Leaf((), "<i8")},
+    {"a": Leaf((1, 3), "<f4"), "n": Leaf((), "<i8")},
 )
-WEIGHTS = Weights("r", 1, 2, {"a": np.arange(3, dtype="<f4"), "n": np.array(7, "<i8")})
+WEIGHTS = Weights("r", 1, 2, {"a": np.arange(3, dtype="<f4")[None], "n": np.array(7, "<i8")})
 
 
 def pointed(data: bytes, **changes) -> Pointer:
