@@ -63,6 +63,16 @@ class LearnerSettings(Struct, frozen=True, forbid_unknown_fields=True):
         del kind
         return 0.0, 1
 
+    def updates(self, env_steps: int, kind: ActionKind) -> float:
+        """Return the updates of a run of so many env steps, 0 where that is not known.
+
+        Args:
+            env_steps: Those of the whole run.
+            kind: That of the actions.
+        """
+        del env_steps, kind
+        return 0.0
+
 
 class ReplaySettings(LearnerSettings, frozen=True, forbid_unknown_fields=True):
     """The settings that ``replay_learner.Experience`` reads; each algorithm adds the defaults."""
@@ -85,6 +95,11 @@ class ReplaySettings(LearnerSettings, frozen=True, forbid_unknown_fields=True):
         """Return the rows of a batch: forward and back once, and forward twice for the goals."""
         del kind
         return 5.0 / 3.0 * self.batch_size, self.batch_size
+
+    def updates(self, env_steps: int, kind: ActionKind) -> float:
+        """Return the updates after the warm-up of a run of so many env steps."""
+        del kind
+        return self.replay_ratio * max(0, env_steps - self.learning_starts)
 
     def problems(self) -> Iterator[str]:
         """Yield the capacity, too, if replay could never hold one batch."""

@@ -148,10 +148,11 @@ def check_env(
     env: str, save: Path | None, config: Path | None, sets: Sequence[str], as_json: bool
 ) -> None:
     """Try an environment; say how it would be played and learnt."""
-    from soulsai.client.environment_report import check, describe
+    from soulsai.client.environment_report import describe
+    from soulsai.client.environment_trial import check_apart
 
     settings = load_settings(config, {"environment.id": env}, sets)
-    report = check(settings)
+    report = check_apart(settings)
     if save is not None:
         text = msgspec.json.format(msgspec.json.encode(report.spec), indent=2)
         save.write_bytes(text + b"\n")

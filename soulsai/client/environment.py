@@ -188,7 +188,7 @@ class AdaptedEnvironment:
                 f"write `return observation, {{}}` {_OLD_API}"
             )
         self._read(*returned, rows)
-        self._check_mask(rows)
+        self._check_mask(rows, "reset")
 
     def step(self, action: Any, rows: Rows) -> StepResult:
         """Take an action, which counts from zero, and write the observation into ``rows``."""
@@ -216,7 +216,7 @@ class AdaptedEnvironment:
         if not -self._largest_reward <= result.reward <= self._largest_reward:
             raise self._refused_reward(result.reward)
         if self._masked and not (result.terminated or result.truncated):
-            self._check_mask(rows)
+            self._check_mask(rows, "step")
         return result
 
     def _one_end(self, result: StepResult) -> StepResult:
@@ -272,7 +272,7 @@ class AdaptedEnvironment:
                     "in __init__"
                 )
 
-    def _check_mask(self, rows: Rows) -> None:
+    def _check_mask(self, rows: Rows, where: str) -> None:
         if not self._masked:
             return
         mask = rows[MASK]
@@ -282,7 +282,8 @@ class AdaptedEnvironment:
             valid = np.logical_or.reduceat(mask, self._first_choices).all()
         if not valid:
             raise EnvironmentFault(
-                f"{self.name}: {self._mask_key!r} allows no action, and the episode goes on"
+                f"{self.name}: {self._mask_key!r} allows no action after {where}, and the episode "
+                "goes on; allow one, or end the episode"
             )
 
     def _read(self, obs: Any, info: Any, rows: Rows) -> None:
@@ -310,7 +311,14 @@ class AdaptedEnvironment:
                 )
             return
         try:
-            mask = (obs if self.mask_in_obs else info).get(self._mask_key, ())
+            mask = (obs if self.mask_in_obs else info)[self._mask_key]
+        except (KeyError, IndexError, TypeError):
+            where = "the observation" if self.mask_in_obs else "info"
+            raise EnvironmentFault(
+                f"{self.name}: {self._mask_key!r} is missing in {where}; give the action mask with "
+                "each reset and each step"
+            ) from None
+        try:
             read_mask(self._native.mask_parts(mask), self._choices, rows[MASK])
         except ValueError as error:
             place = "the observation" if self.mask_in_obs else "info"

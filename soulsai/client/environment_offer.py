@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 from gymnasium.envs.registration import find_highest_version, get_env_id, parse_env_id
 
+from soulsai.algorithms.spec_text import describe_action
 from soulsai.client.wrappers import check_wrappers
 from soulsai.errors import ConfigError
 from soulsai.types import (
@@ -80,8 +81,23 @@ def difference(ours: Spec, theirs: Spec) -> str:
     if not differences and list(ours.obs) != list(theirs.obs):
         differences.append(f"the leaves' order is {list(ours.obs)} here, {list(theirs.obs)} there")
     if _counted_from_zero(ours.action) != _counted_from_zero(theirs.action):
-        differences.append(f"the actions are {ours.action} here and {theirs.action} in the run")
+        here, there = _action_texts(ours.action, theirs.action)
+        differences.append(f"the actions are {here} here and {there} in the run")
     return "; ".join(differences)
+
+
+def _action_texts(here: ActionSpec, there: ActionSpec) -> tuple[str, str]:
+    """Return two actions in words that differ as the actions do."""
+    words = describe_action(here), describe_action(there)
+    if words[0] != words[1]:
+        return words
+    ours, theirs = map(msgspec.structs.asdict, map(_counted_from_zero, (here, there)))
+    names = [name for name in ours if ours[name] != theirs[name]]
+    first, second = (
+        f"{text} ({', '.join(f'{name} {values[name]}' for name in names)})"
+        for text, values in zip(words, (ours, theirs), strict=True)
+    )
+    return first, second
 
 
 def _counted_from_zero(action: ActionSpec) -> ActionSpec:

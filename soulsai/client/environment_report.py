@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -30,6 +31,9 @@ SEED = 1  # of the two resets that are compared
 SMALLEST_SHARE = 1 / 256  # of a leaf's bounds, in which its numbers are told apart
 
 
+Call = Literal["start", "reset", "step", "close"]  # to an environment
+
+
 class EnvironmentReport(Struct, frozen=True):
     """The result of a trial with random actions."""
 
@@ -51,6 +55,7 @@ def check(
     *,
     steps: int = MOST_STEPS,
     clock: Callable[[], float] = time.perf_counter,
+    before: Callable[[Call], object] = str,
 ) -> EnvironmentReport:
     """Play random actions in an environment.
 
@@ -58,17 +63,20 @@ def check(
         config: All settings.
         steps: At most this many, and for at most ten seconds.
         clock: Seconds.
+        before: Told of each call to the environment, before it.
 
     Raises:
         EnvironmentFault: It cannot be played; the message names the mistake.
     """
     settings = config.environment
     with _Warnings() as heard:
+        before("start")
         environment = open_environment(settings, config.client)
         try:
-            trial = _Trial(environment, clock)
+            trial = _Trial(environment, clock, before)
             trial.play(steps)
         finally:
+            before("close")
             environment.close()
     masked = MASK in environment.spec.obs
     mask = ("observation" if environment.mask_in_obs else "info") if masked else ""
@@ -120,7 +128,8 @@ def describe(report: EnvironmentReport, config: Config) -> Iterator[str]:
     yield f"  actions      {describe_action(spec.action)}"
     where = f"{report.mask} {settings.mask_key!r}" if report.mask else ""
     yield f"  action mask  {f'in the {where}' if where else 'none: every action is always valid'}"
-    yield f"  reward       {low:g} to {high:g} per step"
+    reward = f"always {low:g}" if low == high else f"{low:g} to {high:g}"
+    yield f"  reward       {reward} per step"
     yield f"  info numbers {', '.join(report.info_keys) or 'none'}"
     step = 1 / report.steps_per_second
     yield (
@@ -161,9 +170,15 @@ class _Warnings(logging.Handler):
 class _Trial:
     """Random play, and the numbers that it yields."""
 
-    def __init__(self, environment: AdaptedEnvironment, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        environment: AdaptedEnvironment,
+        clock: Callable[[], float],
+        before: Callable[[Call], object],
+    ) -> None:
         self._environment = environment
         self._clock = clock
+        self._before = before
         self._rng = np.random.default_rng(0)
         self.steps = self.ended = 0
         self.seconds = self.longest_reset = 0.0
@@ -186,6 +201,7 @@ class _Trial:
         self._same_seed_differs = any(not np.array_equal(first[n], second[n]) for n in rows)
         while self.steps < steps and (not self.steps or self.seconds < MOST_SECONDS):
             action = random_action(environment.spec.action, rows.get(MASK), self._rng)
+            self._before("step")
             began = self._clock()
             result = environment.step(action, rows)
             self.seconds += self._clock() - began
@@ -226,6 +242,7 @@ class _Trial:
             yield "the reward of every step was 0; random play may never find any"
 
     def _reset(self, rows: Rows, seed: int | None) -> dict[str, Array]:
+        self._before("reset")
         began = self._clock()
         self._environment.reset(rows, seed)
         self.longest_reset = max(self.longest_reset, self._clock() - began)
@@ -235,7 +252,8 @@ class _Trial:
 def _duration(seconds: float) -> str:
     units = ((3600.0, "h"), (60.0, "min"), (1.0, "s"))
     size, unit = next(((size, unit) for size, unit in units if seconds >= 2 * size), (1e-3, "ms"))
-    return f"{seconds / size:.2g} {unit}"
+    value = seconds / size
+    return f"{value:.0f} {unit}" if value >= 10 else f"{value:.2g} {unit}"
 
 
 def _isolation(config: Config) -> str:

@@ -181,12 +181,14 @@ def read_mask(value: Any, choices: int, row: Array) -> None:
         row: The row [choices] to write, of bool.
 
     Raises:
-        ValueError: The mask has another shape or dtype.
+        ValueError: The mask has another size or dtype.
     """
     parts = value if isinstance(value, tuple | list) else (value,)
     array = np.concatenate([as_array(part).reshape(-1) for part in parts or ((),)])
-    if array.shape != (choices,) or array.dtype.kind not in "biu":
-        raise ValueError(f"has {array.dtype} {array.shape} instead of bool {(choices,)}")
+    if array.dtype.kind not in "biu":
+        raise ValueError(f"is of {array.dtype}; give booleans, or whole numbers of which 0 is no")
+    if array.shape != (choices,):
+        raise ValueError(f"has shape {array.shape} instead of {(choices,)}: one for each choice")
     np.not_equal(array, 0, out=row)
 
 

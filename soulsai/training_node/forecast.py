@@ -1,23 +1,29 @@
-"""The size of a policy, and the updates per second to expect on this machine."""
+"""The size of a policy, and the time that its updates take on this machine."""
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
+import msgspec
+import numpy as np
 import torch
 from msgspec import Struct
 from torch import Tensor
 
 from soulsai.algorithms.base import Policy
-from soulsai.algorithms.settings import LearnerSettings
+from soulsai.algorithms.n_step_returns import transition_columns
+from soulsai.algorithms.settings import LearnerSettings, ReplaySettings
 from soulsai.config.schema import Config
 from soulsai.training_node.start import build_algorithm, check_size, export
-from soulsai.types import Spec, zeros
+from soulsai.types import MASK, Fragment, Spec, zeros
 
 FEW_ROWS = 8  # of the first batch that is timed
-MOMENT = 1.0  # seconds that a whole batch may take to be timed
+MOMENT = 1.0  # seconds that a whole batch may take to be timed, and that all updates may take
+MOST_UPDATES = 200  # that are timed
 SLOW = 20.0  # updates per second, below which learning is slow
 LARGE_MB = 10.0  # of a version, above which clients on slow lines wait for it
+
+SMALLER = "make images smaller (environment.image), or choose a smaller network"
 
 
 class Forecast(Struct, frozen=True):
@@ -28,12 +34,15 @@ class Forecast(Struct, frozen=True):
     largest_shape: tuple[int, ...]
     largest_bytes: int
     updates_per_second: float | None  # on this machine alone; not known for all algorithms
+    is_whole: bool = False  # whole updates were timed, and not only passes of the networks
+    env_steps: int = 0  # planned; 0: no end
+    updates: float = 0.0  # for these; 0: not known
 
 
 def forecast(
     config: Config, spec: Spec, *, clock: Callable[[], float] = time.perf_counter
 ) -> Forecast:
-    """Build the networks, and time a batch of zeros.
+    """Build the networks, and time a few updates.
 
     Args:
         config: All settings.
@@ -51,16 +60,20 @@ def forecast(
     check_size(policy)
     weights = policy.twin().state_dict()
     name = max(weights, key=lambda each: weights[each].nbytes)
-    seconds, learner = 0.0, config.learner
+    learner = config.learner
+    seconds, is_whole = _seconds(config, policy, spec, clock)
+    planned, updates = config.run.max_env_steps, 0.0
     if isinstance(learner, LearnerSettings):
-        rows, batch = learner.rows_per_update(spec.action.kind)
-        seconds = rows * _row_seconds(policy, spec, batch, clock) if rows else 0.0
+        updates = learner.updates(planned, spec.action.kind)
     return Forecast(
         version_bytes=sum(weight.nbytes for weight in weights.values()),
         largest=name,
         largest_shape=tuple(weights[name].shape),
         largest_bytes=weights[name].nbytes,
         updates_per_second=1.0 / seconds if seconds else None,
+        is_whole=is_whole,
+        env_steps=planned,
+        updates=updates,
     )
 
 
@@ -71,22 +84,72 @@ def describe(found: Forecast) -> Iterator[str]:
         f"a version of the weights is {_mb(found.version_bytes)}; its largest layer has {shape} "
         f"weights, {_mb(found.largest_bytes)}"
     )
-    rate = found.updates_per_second
-    if rate is not None:
-        yield f"about {_rounded(rate)} updates/s on this machine, if it does nothing else"
-    if rate is not None and rate < SLOW:
-        yield "that is slow: make images smaller (environment.image), or choose a smaller network"
-    elif found.version_bytes > 1e6 * LARGE_MB:
-        yield "that is much for slow lines: make images smaller (environment.image), or the network"
+    if (rate := found.updates_per_second) is not None:
+        about = "about" if found.is_whole else "at most"
+        planned = ""
+        if found.updates:
+            least = _minutes(found.updates / rate)
+            planned = f": {least} or more for the updates of {found.env_steps:,} env steps"
+        yield f"{about} {_rounded(rate)} updates/s on this machine, as busy as it is now{planned}"
+        yield "clients and nodes of the run share its processor; compiled updates are faster"
+        if rate < SLOW:
+            yield f"that is slow: {SMALLER}"
+            return
+    if found.version_bytes > 1e6 * LARGE_MB:
+        yield f"{_mb(found.version_bytes)} for each version are much for slow links: {SMALLER}"
 
 
-def _row_seconds(policy: Policy, spec: Spec, batch: int, clock: Callable[[], float]) -> float:
-    """Return the seconds in which one row of a batch passes forward and back."""
-    seconds = _batch_seconds(policy, spec, FEW_ROWS, clock) / FEW_ROWS
-    if seconds * batch > MOMENT:
-        return seconds
+def _seconds(
+    config: Config, policy: Policy, spec: Spec, clock: Callable[[], float]
+) -> tuple[float, bool]:
+    """Return the seconds of an update, 0 if unknown, and whether whole updates were timed."""
+    learner = config.learner
+    if not isinstance(learner, LearnerSettings):
+        return 0.0, False
+    rows, batch = learner.rows_per_update(spec.action.kind)
+    if not rows:
+        return 0.0, False
+    row = _batch_seconds(policy, spec, FEW_ROWS, clock) / FEW_ROWS
+    if row * batch > MOMENT:
+        return rows * row, False
+    if isinstance(learner, ReplaySettings):
+        return _update_seconds(config, learner, spec, clock), True
     # Small networks take hardly longer for a whole batch than for a few rows.
-    return _batch_seconds(policy, spec, batch, clock) / batch
+    return rows * _batch_seconds(policy, spec, batch, clock) / batch, False
+
+
+def _update_seconds(
+    config: Config, settings: ReplaySettings, spec: Spec, clock: Callable[[], float]
+) -> float:
+    """Return the mean seconds of an update of a learner whose replay holds a few zeros."""
+    steps = settings.batch_size + settings.n_step
+    small = msgspec.structs.replace(
+        settings, capacity=steps, learning_starts=1, replay_ratio=float(MOST_UPDATES)
+    )
+    own = msgspec.structs.replace(config, **{config.algorithm.name: small})
+    obs = {name: zeros(leaf, steps + 1) for name, leaf in spec.obs.items()}
+    if MASK in obs:
+        obs[MASK][:] = True
+    fragment = Fragment(
+        client="forecast", epoch=1, episode=0, start=0, clock=0, generation=1, version=1,
+        obs=obs, action=zeros(transition_columns(spec)["action"], steps),
+        reward=np.zeros(steps, np.float32), terminated=True, truncated=False,
+    )  # fmt: skip
+
+    def arrivals() -> Iterator[Sequence[Fragment]]:
+        yield [fragment]
+        while True:
+            yield []
+
+    updates = build_algorithm(own, spec, seed=0).learn(arrivals())
+    next(updates)  # the first one allocates
+    began, done = clock(), 0
+    while True:
+        next(updates)
+        done += 1
+        seconds = clock() - began
+        if done == MOST_UPDATES or seconds >= MOMENT:
+            return seconds / done
 
 
 def _batch_seconds(policy: Policy, spec: Spec, rows: int, clock: Callable[[], float]) -> float:
@@ -110,6 +173,11 @@ def _batch_seconds(policy: Policy, spec: Spec, rows: int, clock: Callable[[], fl
 
 def _mb(size: int) -> str:
     return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.0f} kB"
+
+
+def _minutes(seconds: float) -> str:
+    minutes = max(1.0, seconds / 60)
+    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.0f} h"
 
 
 def _rounded(rate: float) -> str:

@@ -75,6 +75,10 @@ class PPOSettings(LearnerSettings, frozen=True, forbid_unknown_fields=True):
         resolved = resolve(self, is_box=kind == "box", realtime=False)
         return 2.0 * resolved.epochs * resolved.batch_steps, self.minibatch
 
+    def updates(self, env_steps: int, kind: ActionKind) -> float:
+        """Return the iterations of a run of so many env steps."""
+        return env_steps / resolve(self, is_box=kind == "box", realtime=False).batch_steps
+
 
 class ResolvedSettings(Struct, frozen=True):
     """The settings that depend on the environment."""

@@ -77,7 +77,14 @@ def test_equal_specs_have_no_difference_whatever_the_bounds_of_observations():
         ({"obs": {**SPEC.obs, "door": Leaf((), "|u1", 4)}}, ["'door'", "3 cat", "4 cat"]),
         ({"obs": {"obs": SPEC.obs["obs"]}}, ["'door'", "missing in the run"]),
         ({"obs": dict(reversed(SPEC.obs.items()))}, ["order"]),
-        ({"action": ActionSpec("discrete", (), (5,))}, ["actions", "(4,)", "(5,)"]),
+        (
+            {"action": ActionSpec("discrete", (), (5,))},
+            ["the actions are one of 4 here and one of 5 in the run"],
+        ),
+        (
+            {"action": ActionSpec("discrete", (1,), (4,))},
+            ["one of 4 (shape ()) here and one of 4 (shape (1,)) in the run"],
+        ),
     ],
 )
 def test_a_difference_is_spelt_out(changes, words):

@@ -44,7 +44,7 @@ def test_a_verdict_in_words():
     assert "  observation  obs: 4 numbers, normalised by mean and deviation" in said
     assert "  actions      one of 2" in said
     assert "  action mask  none: every action is always valid" in said
-    assert "  reward       1 to 1 per step" in said
+    assert "  reward       always 1 per step" in said
     assert "  info numbers none" in said
     assert "  speed        1,000 steps/s (1 ms per step), at most 1 ms per reset" in said
     assert any(line.startswith("  isolation    in the client's process") for line in said)
@@ -194,6 +194,21 @@ class NothingValid(Author):
         return self.obs, {"action_mask": np.zeros(2, bool)}
 
 
+class MaskOnce(Author):
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=seed)[0], {"action_mask": np.ones(2, bool)}
+
+
+class LongMask(Author):
+    def reset(self, *, seed=None, options=None):
+        return self.obs, {"action_mask": np.ones(3, np.int8)}
+
+
+class FloatMask(Author):
+    def reset(self, *, seed=None, options=None):
+        return self.obs, {"action_mask": np.ones(2)}
+
+
 MISTAKES = {
     NoSpaces: r"set self\.observation_space and self\.action_space in __init__",
     NoSeed: r"define it as def reset\(self, \*, seed=None, options=None\)",
@@ -205,7 +220,10 @@ MISTAKES = {
     NotFiniteReward: "the reward is not finite: nan",
     Words: r"leaf 'say' of the action space Text\(.*\) is not supported; it can be Discrete",
     NoEnvironment: r"not a gymnasium\.Env; return one, whose class inherits from gymnasium\.Env",
-    NothingValid: "'action_mask' allows no action",
+    NothingValid: "'action_mask' allows no action after reset, .*; allow one, or end the episode",
+    MaskOnce: "'action_mask' is missing in info; give the action mask with each reset and each st",
+    LongMask: r"'action_mask' in info has shape \(3,\) instead of \(2,\): one for each choice",
+    FloatMask: "'action_mask' in info is of float64; give booleans, or whole numbers of which 0",
 }
 
 
