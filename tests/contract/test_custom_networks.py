@@ -246,6 +246,10 @@ def test_a_file_in_the_current_folder_is_a_network(tmp_path, monkeypatch):
         ),
         (["ppo.network=residual"], "ppo.network: 'residual'; wanted layers, module:Class or file"),
         (["sac.feature_extractor=x"], "sac.feature_extractor: 'x'; wanted module:Class or file.py"),
+        (
+            [f"dqn.feature_extractor={FEATURES}", "dqn.vision=nature"],
+            "dqn.vision: nature, but feature_extractor takes its place; leave it out",
+        ),
         ([f"dqn.network={NETWORK}", "dqn.noisy=true"], "dqn.noisy: needs our last layer"),
         ([f"dqn.network={NETWORK}", "dqn.sampled=true"], "dqn.sampled: needs our last layer"),
         ([f"ppo.network={NETWORK}", "ppo.memory=8"], "ppo.memory: a network of your own has none"),

@@ -85,8 +85,11 @@ class DQNSettings(ReplaySettings, frozen=True, forbid_unknown_fields=True):
     rescale_values: bool = False
 
     def problems(self) -> Iterator[str]:
-        """Yield the switches, too, that need our own last layer."""
+        """Yield the settings, too, of layers that a custom network replaces."""
         yield from ReplaySettings.problems(self)
+        if self.vision != "auto" and self.custom:
+            (replacement,) = list(self.custom)[:1]
+            yield f"vision: {self.vision}, but {replacement} takes its place; leave it out"
         for name in ("sampled", "noisy"):
             if getattr(self, name) and is_custom(self.network):
                 yield (
