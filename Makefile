@@ -108,11 +108,11 @@ clean:  ## Remove what can be made again; runs under saves/ stay.
 
 $(RUNS): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -c constraints.txt -e '.[server,box2d]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[server,box2d,video]'
 	touch $@
 
 $(READY): $(RUNS)
-	$(BIN)/python -m pip install -c constraints.txt -e '.[server,box2d,data,play,dev]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[server,box2d,data,play,video,dev]'
 	# The contract test reads it there; it also brings top-level packages named tests and docs.
 	$(BIN)/python -m pip install --upgrade --no-deps --target .venv/soulsgym-1.1.0 soulsgym==1.1.0
 	rm -rf .venv/soulsgym-1.1.0/tests .venv/soulsgym-1.1.0/docs

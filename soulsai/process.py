@@ -17,6 +17,7 @@ PARENT = "SOULSAI_PARENT"  # variable with the process id of the supervisor
 PULSE = "SOULSAI_PULSE"  # variable with a file to touch while the main loop runs
 PULSE_SECONDS = 1.0
 INTERRUPTED = 130  # 128 + SIGINT
+LOWEST_PRIORITY = 19  # the largest nice value
 LAST_SECONDS = 10  # for an orphan to save and end
 RELEASE_SECONDS = 60.0  # between two releases of free memory
 
@@ -133,6 +134,29 @@ def parent() -> int | None:
     """
     named = os.environ.pop(PARENT, "")
     return int(named) if named.isdecimal() else None
+
+
+def yield_cores() -> None:
+    """Give this process the lowest priority: it runs where the others leave a core idle.
+
+    Where Linux groups processes by session, a nice value counts inside its session only, so the
+    session gets it, too.
+    """
+    if sys.platform == "win32":
+        return
+    os.nice(LOWEST_PRIORITY)
+    with suppress(OSError):  # no such groups
+        Path("/proc/self/autogroup").write_text(str(LOWEST_PRIORITY))
+
+
+def describe_exit(code: int) -> str:
+    """Return an exit code in words."""
+    if code >= 0:
+        return f"ended with {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"
 
 
 def unique_name() -> str:

@@ -376,7 +376,9 @@ class Control(Struct, frozen=True):
 class Event(Struct, frozen=True):
     """News of a run for all its viewers."""
 
-    kind: Literal["checkpoint", "best", "stopped", "client", "command", "purge"]
+    kind: Literal[
+        "checkpoint", "best", "stopped", "client", "command", "purge", "regression", "evaluator"
+    ]
     text: str  # of "purge": the client
     who: str = ""  # the operator behind a command
 
@@ -393,6 +395,14 @@ class SaveBest(Struct, frozen=True, tag="save_best"):
     generation: int
     version: int
     score: float
+    checkpoint: str = ""  # the model that the evaluator has played, with exactly these weights
+
+
+class ReturnTo(Struct, frozen=True, tag="return_to"):
+    """Continue from an earlier checkpoint in place, because the policy has become far worse."""
+
+    checkpoint: str
+    reason: Annotated[str, Meta(max_length=500)] = ""
 
 
 class Stop(Struct, frozen=True, tag="stop"):
@@ -425,7 +435,7 @@ class Pardon(Struct, frozen=True, tag="pardon"):
     client: str
 
 
-Command = Quicksave | SaveBest | Stop | Pause | Resume | Purge | Pardon | Promote
+Command = Quicksave | SaveBest | ReturnTo | Stop | Pause | Resume | Purge | Pardon | Promote
 
 
 class Answer(Struct, frozen=True):

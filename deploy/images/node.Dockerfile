@@ -1,4 +1,4 @@
-# Both nodes: `soulsai training-node` and `soulsai telemetry-node`.
+# Both nodes and the evaluator: `soulsai training-node`, `telemetry-node` and `evaluator`.
 #
 #   BASE          Python 3.11 to 3.13 on Debian
 #   TORCH_INDEX   an index of other builds of torch; that of CPU builds makes the image 5 times smaller
@@ -15,7 +15,7 @@ WORKDIR /build
 COPY pyproject.toml constraints.txt deploy/images/requirements.py ./
 RUN --mount=type=cache,target=/root/.cache/pip --mount=from=wheels,target=/wheels \
     python -m venv /opt/soulsai \
-    && python requirements.py server box2d >requirements.txt \
+    && python requirements.py server box2d video >requirements.txt \
     && /opt/soulsai/bin/pip install --disable-pip-version-check --find-links /wheels \
         ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -c constraints.txt -r requirements.txt
 COPY README.md LICENSE ./

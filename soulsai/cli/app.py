@@ -110,6 +110,7 @@ for _command in (
     doctor,
     nodes.training_node,
     nodes.telemetry_node,
+    nodes.evaluator,
     operator_commands.quicksave,
     operator_commands.purge,
     operator_commands.pardon,

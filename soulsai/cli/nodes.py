@@ -81,6 +81,22 @@ def telemetry_node(config: Path | None, redis: str, secrets: str, sets: Sequence
     raise Exit(stop.exit_code)
 
 
+@click.command("evaluator")
+@config_argument
+@click.option("--run", default="", help="Run id or folder; empty: the run that saves checkpoints.")
+@saves_option()
+@set_option
+def evaluator(config: Path | None, run: str, saves: str, sets: Sequence[str]) -> None:
+    """Play a run's checkpoints, find the best, record it."""
+    with process.StopSignal(process.parent()) as stop:
+        settings = _node_settings(config, {"run.saves": saves}, sets)
+        process.yield_cores()
+        from soulsai.evaluator.node import follow
+
+        follow(settings, run, stopped=stop)
+    raise Exit(stop.exit_code)
+
+
 @click.command("client")
 @config_argument
 @redis_option

@@ -55,6 +55,7 @@ _LARGEST = float(np.finfo(np.float32).max)  # rewards are float32 on the wire
 EXTRAS = ("box2d", "mujoco")  # extras of this package, and families of Gymnasium's environments
 MODULES = {"ale_py": "atari", "minigrid": "minigrid"}  # and extras by the module that they bring
 
+USUAL_FPS, MOST_FPS = 30, 120  # pictures per second
 LARGEST_SEED = 2**31 - 1  # many environments take an int32
 _OLD_API = "(before Gym 0.26 it was otherwise; a wrapper such as those of shimmy helps, too)"
 _NOTHING_OWN = schema.ClientSettings()
@@ -246,6 +247,19 @@ class AdaptedEnvironment:
         self._check_spaces()
         info = returned[1] if isinstance(returned, tuple) and len(returned) == 2 else None
         return isinstance(info, dict) and self._mask_key in info
+
+    def render(self) -> Any:
+        """Return the picture of the present state, as Gymnasium's render mode gives it."""
+        try:
+            return self._env.render()
+        except _RAISED as error:
+            raise self._raised("render", error) from error
+
+    @property
+    def render_fps(self) -> int:
+        """The pictures per second of the environment, or a usual number."""
+        fps = getattr(self._env, "metadata", {}).get("render_fps")
+        return int(min(max(fps, 1), MOST_FPS)) if isinstance(fps, int | float) else USUAL_FPS
 
     def check_bounds(self, rows: Rows) -> None:
         """Warn, once per leaf, of values in rows [N, ...] outside the bounds of the space."""

@@ -11,7 +11,13 @@ import numpy as np
 from msgspec import Struct
 
 from soulsai.client.actor import Actor
-from soulsai.client.environment import AdaptedEnvironment, PlayableEnvironment, make
+from soulsai.client.environment import (
+    AdaptedEnvironment,
+    PlayableEnvironment,
+    StepResult,
+    make,
+    numbers,
+)
 from soulsai.client.environment_offer import check_offer, difference
 from soulsai.client.in_process import InProcessEnvironment
 from soulsai.client.isolation.environment import SLICE, IsolatedEnvironment, start
@@ -20,8 +26,9 @@ from soulsai.client.own_values import listed_only, numbered, with_own
 from soulsai.client.trial_load import try_file
 from soulsai.config import schema
 from soulsai.errors import ConfigError, EnvironmentFault
+from soulsai.evaluations.intervals import iqm
 from soulsai.heads import act, to_environment
-from soulsai.types import MASK, Array, EnvironmentOffer, PolicyCard, zeros
+from soulsai.types import MASK, Array, EnvironmentOffer, Episode, PolicyCard, zeros
 from soulsai.wire.graph_check import MOST_FILE_BYTES
 
 log = logging.getLogger(__name__)
@@ -46,6 +53,7 @@ class Evaluation(Struct, frozen=True):
     rewards: tuple[float, ...]  # in the order of their seeds
     left_out: int = 0  # episodes in which the environment broke each time
     faults: dict[str, int] = {}  # of the environments, by kind
+    played: tuple[Episode, ...] = ()  # ``episode`` is the seed, less that of the first one
 
 
 def evaluate(
@@ -58,6 +66,7 @@ def evaluate(
     first_index: int = 1,
     isolate: bool = False,
     limits: schema.WatchdogSettings = _LIMITS,
+    trial: bool = True,
     stopped: Callable[[], bool] = lambda: False,
     progress: Progress = lambda _: None,
 ) -> Evaluation:
@@ -76,6 +85,7 @@ def evaluate(
         first_index: The index of the first environment, see ``own_values.numbered``.
         isolate: Play each environment in a process of its own.
         limits: When such a process is restarted.
+        trial: Load the policy in a process with limits first; it may come from a stranger.
         stopped: Whether to end early.
         progress: Is called after each episode.
 
@@ -84,7 +94,7 @@ def evaluate(
     """
     if episodes < 1:
         raise ConfigError(f"episodes: at least 1, not {episodes}")
-    if policy.is_file() and policy.stat().st_size <= MOST_FILE_BYTES:
+    if trial and policy.is_file() and policy.stat().st_size <= MOST_FILE_BYTES:
         try_file(policy)
     actor, card = Actor.from_file(policy)
     offer = with_own(card.environment, listed_only(own, card.environment))
@@ -109,7 +119,7 @@ def evaluate(
         games.play(episodes, seed, stopped, progress)
     finally:
         _close(environments)
-    if not games.rewards:
+    if not games.played:
         raise EnvironmentFault(
             f"{id}: no episode has ended; {games.last_fault or 'it was stopped'}"
         )
@@ -156,12 +166,6 @@ def _close(environments: list[PlayableEnvironment]) -> None:
             log.warning("close: %s", fault)
 
 
-def iqm(rewards: list[float]) -> float:
-    """Return the mean of the middle half of the values."""
-    middle = sorted(rewards)[len(rewards) // 4 : len(rewards) - len(rewards) // 4]
-    return math.fsum(middle) / len(middle)
-
-
 class _Games:
     """Environments side by side, each with an episode of its own."""
 
@@ -184,8 +188,7 @@ class _Games:
                 is given up.
         """
         count = len(environments)
-        self.rewards: dict[int, float] = {}  # of finished episodes
-        self.env_steps = 0  # of finished episodes
+        self.played: dict[int, Episode] = {}
         self.left_out = 0
         self.faults: Counter[str] = Counter()
         self.last_fault = ""
@@ -214,10 +217,10 @@ class _Games:
                 if self._queue and index not in self._playing:
                     self._begin(index, seed)
             if self._playing:
-                before = len(self.rewards)
+                before = len(self.played)
                 self._advance()
-                if len(self.rewards) > before:
-                    progress(len(self.rewards))
+                if len(self.played) > before:
+                    progress(len(self.played))
             elif not self._queue or not self._alive:
                 break
         if not stopped():
@@ -225,16 +228,18 @@ class _Games:
 
     def evaluation(self) -> Evaluation:
         """Return the result of what was played."""
-        rewards = [reward for _, reward in sorted(self.rewards.items())]
+        played = [episode for _, episode in sorted(self.played.items())]
+        rewards = [episode.reward for episode in played]
         return Evaluation(
             mean=math.fsum(rewards) / len(rewards),
             iqm=iqm(rewards),
             std=float(np.std(rewards)),
             episodes=len(rewards),
-            env_steps=self.env_steps,
+            env_steps=sum(episode.steps for episode in played),
             rewards=tuple(rewards),
             left_out=self.left_out,
             faults=dict(self.faults),
+            played=tuple(played),
         )
 
     def _begin(self, index: int, seed: int) -> None:
@@ -255,18 +260,17 @@ class _Games:
         actions = self._act()
         for index, episode in list(self._playing.items()):
             try:
-                reward, ended = self._step(index, actions[index])
+                outcome = self._step(index, actions[index])
             except EnvironmentFault as fault:
                 del self._playing[index]
                 self._broke(index, episode, fault)
                 continue
-            self._sums[index] += reward
+            self._sums[index] += outcome.reward
             self._steps[index] += 1
-            if ended:
+            if outcome.terminated or outcome.truncated:
                 del self._playing[index]
                 self._alive[index] = 0
-                self.rewards[episode] = self._sums[index]
-                self.env_steps += self._steps[index]
+                self.played[episode] = self._summary(index, episode, outcome)
             elif self._steps[index] >= self._most_steps:
                 raise EnvironmentFault(
                     f"{self._environments[index].name}: an episode has not ended after "
@@ -314,8 +318,23 @@ class _Games:
         for memory in self._memory.values():
             memory[index] = 0
 
-    def _step(self, index: int, action: Array) -> tuple[float, bool]:
+    def _summary(self, index: int, episode: int, outcome: StepResult) -> Episode:
+        """Return the summary of an episode that has just ended."""
+        card = self._card
+        return Episode(
+            generation=card.generation,
+            version=card.version,
+            episode=episode,
+            reward=self._sums[index],
+            steps=self._steps[index],
+            seconds=0.0,  # of this machine, which says nothing about the policy
+            terminated=outcome.terminated,
+            greedy=True,
+            epsilon=0.0,
+            info=numbers(self._environments[index].info, card.environment.info_keys),
+        )
+
+    def _step(self, index: int, action: Array) -> StepResult:
         rows = {name: leaf[index, ...] for name, leaf in self._obs.items()}
         given = to_environment(self._card.head, self._card.spec.action, action)
-        outcome = self._environments[index].step(given, rows)
-        return outcome.reward, outcome.terminated or outcome.truncated
+        return self._environments[index].step(given, rows)

@@ -202,6 +202,8 @@ class TrainingSettings(Struct, frozen=True, forbid_unknown_fields=True):
     matmul: Literal["auto", "float32", "bfloat16"] = "auto"
     # memory for recent versions, of which the best is saved later, in MB
     kept_weights_mb: Positive = 64.0
+    # return to the checkpoint of the best model when the evaluator finds a far worse one
+    rollback_on_regression: bool = False
     # folder in which each run keeps all experience as it comes, for `soulsai export`, in a folder
     # of its own; empty: nothing is kept
     keep_experience: str = ""
@@ -228,6 +230,23 @@ class CheckpointSettings(Struct, frozen=True, forbid_unknown_fields=True):
     keep: Count = 3  # newest checkpoints that are kept
     # save the replay buffer, too: slower, but a resumed run need not fill it again
     replay: bool = True
+
+
+class EvaluateSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """The evaluator, which plays checkpoints on fixed seeds beside the run."""
+
+    # evaluate every so many checkpoints; 0: never; auto: each one, if `train` leaves a core free
+    every: Natural | Literal["auto"] = "auto"
+    # episodes of an evaluation; a model that may be a new best gets up to three times as many
+    episodes: Annotated[int, Meta(ge=4, le=1000)] = 20
+    seed: Natural = 2_000_000  # seed of the first one; the others follow
+    # a model is far worse than the best if it has lost this share of what the best has gained since
+    # the first evaluation, and their intervals are as far apart
+    regression: Annotated[float, Meta(ge=0, le=10)] = 0.25
+    videos: Natural = 20  # best models of which videos are kept, the newest; 0: no videos
+    video_episodes: Count = 2  # episodes that are recorded of each
+    video_seconds: Positive = 60.0  # longest part of an episode in a video, in seconds
+    video_mb: Positive = 8.0  # largest video, in MB
 
 
 class TelemetrySettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -289,6 +308,7 @@ class Config(AlgorithmSections, frozen=True, forbid_unknown_fields=True):
     training: TrainingSettings = TrainingSettings()
     trust: TrustSettings = TrustSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     web: WebSettings = WebSettings()
     metrics: MetricsSettings = MetricsSettings()

@@ -15,9 +15,9 @@ from msgspec import Struct
 
 from soulsai.config import Config
 from soulsai.config.layers import PREFIX
-from soulsai.process import PARENT
+from soulsai.process import PARENT, describe_exit
 
-TRAINING, TELEMETRY = "training-node", "telemetry-node"
+TRAINING, TELEMETRY, EVALUATOR = "training-node", "telemetry-node", "evaluator"
 STARTING = ".starting-"  # begins the name of the log folder until the run's folder is known
 
 LOOP_CRASHES = 3  # crashes
@@ -67,16 +67,6 @@ def decide(
 def with_crash(crashes: Sequence[float], now: float) -> list[float]:
     """Return the crashes that still count, and one at ``now``."""
     return [*(crash for crash in crashes if now - crash < FORGIVEN_SECONDS), now]
-
-
-def describe_exit(code: int) -> str:
-    """Return an exit code in words."""
-    if code >= 0:
-        return f"ended with {code}"
-    try:
-        return f"was killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was killed by signal {-code}"
 
 
 class Child:
@@ -195,7 +185,7 @@ class Child:
 
 
 class RunProcesses:
-    """The child processes of one run: both nodes and the clients."""
+    """The child processes of one run: both nodes, the clients, and perhaps an evaluator."""
 
     def __init__(
         self,
@@ -241,6 +231,7 @@ class RunProcesses:
         self.telemetry = Child(
             TELEMETRY, lambda _: [TELEMETRY, str(settings)], logs / f"{TELEMETRY}.log", environ
         )
+        self.evaluator = _evaluator(config, settings, logs, environ, resume)
         self.clients = [
             Child(
                 f"{client_prefix}-{number}",
@@ -256,6 +247,8 @@ class RunProcesses:
         yield self.training
         yield self.telemetry
         yield from self.clients
+        if self.evaluator is not None:
+            yield self.evaluator
 
     def move_logs(self, folder: Path) -> None:
         """Move the logs into the run's folder once that is known; open files move along."""
@@ -269,6 +262,43 @@ class RunProcesses:
         """Kill all processes that still run."""
         for child in self:
             child.kill()
+
+
+def _evaluator(
+    config: Config,
+    settings: Path,
+    logs: Path,
+    environ: Mapping[str, str],
+    resume: Callable[[], str],
+) -> Child | None:
+    """Return the evaluator of a run, which begins when there is one; ``None`` without any."""
+    if not evaluates(config, available_cores()):
+        return None
+    words = [EVALUATOR, str(settings), "--saves", config.run.saves]
+    child = Child(
+        EVALUATOR, lambda _: [*words, "--run", resume()], logs / f"{EVALUATOR}.log", environ
+    )
+    child.due = float("inf")
+    return child
+
+
+def evaluates(config: Config, cores: int) -> bool:
+    """Return whether a run gets an evaluator.
+
+    Args:
+        config: The settings.
+        cores: The cores that this process may use.
+    """
+    if config.evaluate.every == "auto":
+        return cores > config.training.threads + config.run.clients
+    return config.evaluate.every > 0
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def client_seed(run: int | None, start: int, number: int, starts: int) -> int:

@@ -21,6 +21,7 @@ from msgspec import Struct
 from soulsai import runs
 from soulsai.config import Config, load
 from soulsai.errors import ConfigError, WireError
+from soulsai.evaluations.record import EvaluatorState, write_state
 from soulsai.launch.child_process import (
     STARTING,
     Child,
@@ -144,7 +145,8 @@ class Supervisor:
         """Restart dead processes until there is a reason to end."""
         look = 0.0
         for child in self._processes:
-            child.start()
+            if child.due < float("inf"):
+                child.start()
         while True:
             now = self._clock()
             if self._stop.signal is not None:
@@ -166,6 +168,9 @@ class Supervisor:
     def _tend(self, child: Child, now: float, *, is_training: bool) -> RunResult | None:
         """Restart a child that has died; return the end of the run if there is one."""
         decision = child.poll(now)
+        if decision is not None and child is self._processes.evaluator:
+            self._evaluator_ended(child, decision)
+            decision = None
         if decision is not None and decision.then == "give up":
             return _failure(child, decision)
         if decision is not None and decision.then == "done" and is_training:
@@ -183,6 +188,17 @@ class Supervisor:
                 self._notices.append(f"{child.name} ended by itself before the run, and restarts")
             child.start()
         return None
+
+    def _evaluator_ended(self, child: Child, decision: ExitDecision) -> None:
+        """Restart the evaluator, or go on without it: the training never depends on it."""
+        if decision.then == "restart":
+            self._note(child.name, decision)
+        elif decision.then == "give up":
+            lines = child.tail()
+            last = lines[-1].removeprefix(ERROR_PREFIX) if lines else "without a word in its log"
+            self._notices.append(
+                f"{child.name} {decision.reason} and is left out, the training goes on: {last}"
+            )
 
     def _look(self) -> None:
         """Read the training node's status, and find out the run's folder from it."""
@@ -204,7 +220,7 @@ class Supervisor:
         self._restarting = tuple(
             child.name
             for child in self._processes
-            if child.state == "restarting" and not child.ended_well
+            if child.state == "restarting" and not child.ended_well and child.starts
         )
         self._show()
 
@@ -218,8 +234,18 @@ class Supervisor:
         self._withdraw()
         self._run = status.run
         self._processes.move_logs(folder)
+        self._let_evaluate(folder)
         if self._server.private is not None:
             runs.announce(folder, self._server.private)
+
+    def _let_evaluate(self, folder: Path) -> None:
+        """Let the evaluator start; a run that ends before it has begun must know of it."""
+        evaluator = self._processes.evaluator
+        if evaluator is None or evaluator.starts:
+            return
+        evaluator.due = 0.0
+        with suppress(OSError):  # the run's end does not wait for it then
+            write_state(folder, EvaluatorState(time.time(), doing="starts"))
 
     def _find_page(self, log: Path) -> None:
         page = page_address(log) if self._config.web.enabled else ""
@@ -243,6 +269,8 @@ class Supervisor:
         if ended:
             self._await(self._processes.clients, LEAVING_SECONDS)
         first = [self._processes.training, *self._processes.clients]
+        if self._processes.evaluator is not None:
+            first.append(self._processes.evaluator)
         for child in first:
             child.send(signal.SIGTERM)
         self._await(first, SAVING_SECONDS)

@@ -39,7 +39,7 @@ class BestTracker:
 
     def restore(self, file: BestFile) -> None:
         """Restore the answer from ``best.json`` if the file describes the current best."""
-        keys = ("score", "generation", "version", "episodes")
+        keys = ("score", "generation", "version", "episodes", "checkpoint")
         if self.best is None or any(getattr(file, key) != getattr(self.best, key) for key in keys):
             return
         self.saved, self.answer = file.saved, file.answer
@@ -49,7 +49,8 @@ class BestTracker:
         """Return the request that is due at ``now`` (seconds of any monotonic clock)."""
         if not self._pending or self.best is None or now < self._next:
             return None
-        return SaveBest(self.best.generation, self.best.version, self.best.score)
+        best = self.best
+        return SaveBest(best.generation, best.version, best.score, best.checkpoint)
 
     def answered(self, done: bool, message: str, now: float) -> None:
         """Store the training node's answer to the last request.

@@ -11,12 +11,19 @@ from pathlib import Path
 
 from soulsai.config.schema import Config
 from soulsai.errors import AccessDenied, NoRun, SoulsAIError, Unreachable, WireError
+from soulsai.evaluations.record import EvaluationLine
 from soulsai.process import MemoryRelease
 from soulsai.prometheus import Family
 from soulsai.telemetry_node import record
+from soulsai.telemetry_node.evaluator_watch import (
+    EvaluatorWatch,
+    best_text,
+    evaluation_families,
+    regression_text,
+)
 from soulsai.telemetry_node.run import FollowedRun
 from soulsai.telemetry_node.sinks import check_sinks
-from soulsai.types import Answer, Event, SaveBest
+from soulsai.types import Answer, Event, ReturnTo, SaveBest
 from soulsai.web.commands import Enroller
 from soulsai.web.journal import Note
 from soulsai.web.run_store import Live
@@ -88,6 +95,7 @@ class TelemetryNode:
         self._wire = wire
         self._clock = clock
         self._looked = 0.0
+        self._evaluator_watch = EvaluatorWatch()
         self._check_gap = True
         self._memory = MemoryRelease()
         # Clients to purge, since Unix seconds; an empty name: forget the best
@@ -110,6 +118,7 @@ class TelemetryNode:
         return (
             Family("telemetry_episodes_refused", "counter", "Not recorded.", refused),
             Family("telemetry_episodes_repeated", "counter", "Received again.", repeated),
+            *evaluation_families(run.evaluations, run.evaluator(), time.time()),
             *run.sinks.families(),
         )
 
@@ -163,9 +172,31 @@ class TelemetryNode:
                 run.purge(client, since)
             else:
                 run.forget_best()
+        self._follow_evaluator(run)
         run.show()
         self._memory.look(self._clock())
         return len(episodes)
+
+    def _follow_evaluator(self, run: FollowedRun) -> None:
+        """Announce what the evaluator has found, and return to the best model where it is told."""
+        for event in self._evaluator_watch.news(run.evaluator(), time.time()):
+            self._wire.announce(event)
+        for line in run.evaluated():
+            best = run.evaluations.best
+            if not line.regressed or best is None:
+                continue
+            self._wire.announce(Event("regression", regression_text(line, best)))
+            if self._config.training.rollback_on_regression:
+                self._return_to(best, line)
+
+    def _return_to(self, best: EvaluationLine, line: EvaluationLine) -> None:
+        if not best.is_checkpoint:
+            text = f"no return to {best.model}: it is no checkpoint"
+        else:
+            reason = regression_text(line, best)
+            answer = self._command(ReturnTo(best.model, reason), ASK)
+            text = answer.message if answer else f"no answer to the return to {best.model}"
+        self._wire.announce(Event("regression", text))
 
     def ask(self, timeout: float, *, last: bool = False) -> None:
         """Request a save of the best weights if one is due.
@@ -184,9 +215,8 @@ class TelemetryNode:
         else:
             run.tracker.answered(answer.done, answer.message, self._clock())
         run.show()
-        if answer and answer.done:
-            text = f"average reward {request.score:.4g} with version {request.version}"
-            self._wire.announce(Event("best", text))
+        if answer and answer.done and run.tracker.best:
+            self._wire.announce(Event("best", best_text(run.tracker.best)))
 
     def finish(self) -> None:
         """Record the rest of the stream, and request the best a last time."""
@@ -241,13 +271,13 @@ class TelemetryNode:
             _log.warning("episodes missing run=%s after=%s", run.name, run.position)
         return gap
 
-    def _command(self, request: SaveBest, timeout: float) -> Answer | None:
+    def _command(self, request: SaveBest | ReturnTo, timeout: float) -> Answer | None:
         try:
             return self._wire.command(request, timeout)
         except (Unreachable, AccessDenied):
             raise
         except WireError as error:
-            _log.warning("no answer to save_best version=%d: %s", request.version, error)
+            _log.warning("no answer to %s: %s", type(request).__name__, error)
             return None
 
 

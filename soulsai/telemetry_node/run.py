@@ -13,9 +13,10 @@ from msgspec import Struct
 from soulsai.config.schema import TelemetrySettings
 from soulsai.episode_metrics import Meter, for_run
 from soulsai.errors import WireError
+from soulsai.evaluations.record import EvaluationLine, Evaluations, EvaluatorState, read_state
 from soulsai.telemetry_node import best, figure, record
 from soulsai.telemetry_node.sinks import Sinks
-from soulsai.telemetry_node.statistics import Goal, Statistics
+from soulsai.telemetry_node.statistics import Best, Goal, Statistics
 from soulsai.types import Episode, RunSpec
 from soulsai.web.journal import parts
 from soulsai.web.tables import Episodes
@@ -123,7 +124,10 @@ class FollowedRun:
         self._forgotten = _read_json(self._folder / FORGOTTEN, Forgotten) or Forgotten()
         self._title = f"{spec.run}\n{spec.algorithm} on {spec.environment.id}"
         self._settings = settings
+        self.evaluations = Evaluations(self._folder)  # none yet, while the record is read
         self._record = record.Record(self._folder, self._replay, 1e6 * settings.record_mb)
+        self.evaluations.refresh()
+        self._offer_evaluated()
         self._drawn = 0  # episodes in the last figure
         self._painter = figure.Painter(self._folder / figure.NAME)
         self.position = self._record.position  # id of the last episode that was read
@@ -159,6 +163,19 @@ class FollowedRun:
             self._count(id, episode, numbers)
         self.sinks.episodes([episode for _, episode in new], measured)
         self.position = max([self.position, *(id for id, _ in fresh)], key=record.order)
+
+    def evaluated(self) -> list[EvaluationLine]:
+        """Return the evaluations since the last call; the best of them is the best model."""
+        lines = self.evaluations.refresh()
+        if lines:
+            self._offer_evaluated()
+            for line in lines:
+                self.sinks.evaluation(line)
+        return lines
+
+    def evaluator(self) -> EvaluatorState | None:
+        """Return the last word of the evaluator, if there is one."""
+        return read_state(self._folder)
 
     def show(self) -> None:
         """Write ``best.json`` if it changed, and start a drawing if one is due."""
@@ -220,6 +237,7 @@ class FollowedRun:
             for line in record.read(path):
                 if known.add(line):
                     self._rank(line.id, line, self._meter(line))
+        self._offer_evaluated()
         if self.tracker.file() is None:
             (self._folder / best.NAME).unlink(missing_ok=True)
 
@@ -234,8 +252,24 @@ class FollowedRun:
 
     def _rank(self, id: str, episode: Episode, measured: Mapping[str, float]) -> None:
         ranked = episode.verified and not self._forgotten.covers(id, episode.client)
-        if self.statistics.add(episode, measured, ranked=ranked) and self.statistics.best:
+        is_best = self.statistics.add(episode, measured, ranked=ranked)
+        if is_best and self.statistics.best and not self._is_evaluated:
             self.tracker.offer(self.statistics.best)
+
+    @property
+    def _is_evaluated(self) -> bool:
+        """Whether evaluations choose the best model, instead of a moving average."""
+        best = self.evaluations.best
+        forgotten = record.order(self._forgotten.position)[0] / 1000
+        return self.evaluations.rules and best is not None and best.time > forgotten
+
+    def _offer_evaluated(self) -> None:
+        line = self.evaluations.best
+        if line is None or not self._is_evaluated:
+            return
+        known = self.tracker.best
+        if known is None or (known.checkpoint, known.score) != (line.model, line.mean):
+            self.tracker.offer(as_best(line))
 
     def _restore_best(self) -> None:
         file = _read_json(self._folder / best.NAME, best.BestFile)
@@ -247,6 +281,23 @@ class FollowedRun:
         if file is not None:
             _write_json(self._folder / best.NAME, file)
         self._written = file
+
+
+def as_best(line: EvaluationLine) -> Best:
+    """Return an evaluation as the best of a run."""
+    return Best(
+        score=line.mean,
+        generation=line.generation,
+        version=line.version,
+        env_steps=line.env_steps,
+        episodes=line.episodes,
+        greedy=True,
+        time=line.time,
+        low=line.low,
+        high=line.high,
+        evaluated=line.episodes,
+        checkpoint=line.model,
+    )
 
 
 def _read_json(path: Path, type: type[T]) -> T | None:

@@ -14,7 +14,7 @@ OUTLIER = 100.0  # in ranges or magnitudes of the middle 80 % of a window
 
 
 class Best(Struct, frozen=True):
-    """The best average over a full window, and the weights that produced it."""
+    """The best average over a full window, or the best evaluation, and the weights behind it."""
 
     score: float
     generation: int
@@ -23,6 +23,10 @@ class Best(Struct, frozen=True):
     episodes: int  # recorded up to that episode
     greedy: bool  # whether the window holds greedy episodes only
     time: float  # Unix seconds of that episode
+    low: float | None = None  # of the 95 % interval of an evaluation
+    high: float | None = None
+    evaluated: int = 0  # episodes of the evaluation; 0: it is a moving average
+    checkpoint: str = ""  # the model that was evaluated
 
 
 class Window:

@@ -20,6 +20,7 @@ from soulsai.types import (
     Purge,
     Quicksave,
     Resume,
+    ReturnTo,
     SaveBest,
 )
 from soulsai.wire.protocols import Request
@@ -36,7 +37,8 @@ class CommandHandler:
         saver: Saver,
         quarantine: Quarantine,
         audit: AuditLog,
-        best_policy: Callable[[int, int], bytes | None],
+        best_policy: Callable[[SaveBest], bytes | None],
+        refusal: Callable[[str], str] = lambda _: "",
     ) -> None:
         """Prepare to answer commands.
 
@@ -45,9 +47,11 @@ class CommandHandler:
             saver: Writes checkpoints and the best model.
             quarantine: Excludes and pardons clients.
             audit: Receives a line for each command.
-            best_policy: Makes a complete ``policy.onnx`` of one generation's version, if its
-                weights are still kept.
+            best_policy: Makes a complete ``policy.onnx`` of the best version, if its weights are
+                still kept.
+            refusal: Returns why the node cannot return to a checkpoint, or an empty text.
         """
+        self.return_to: ReturnTo | None = None  # the request to go back to a checkpoint
         self.paused = False
         self._stops: list[Request] = []
         self._wire = wire
@@ -55,6 +59,7 @@ class CommandHandler:
         self._quarantine = quarantine
         self._audit = audit
         self._best_policy = best_policy
+        self._refusal = refusal
 
     @property
     def stopping(self) -> bool:
@@ -94,6 +99,8 @@ class CommandHandler:
             return self._pause(False)
         if isinstance(command, Promote):
             return self._announced(self._saver.promote(command), "best")
+        if isinstance(command, ReturnTo):
+            return self._return(command)
         if isinstance(command, Purge):
             self._wire.attempt(lambda wire: wire.forget(command.client))
             return self._quarantine.purge(command.client)
@@ -103,7 +110,7 @@ class CommandHandler:
         return None
 
     def _save_best(self, command: SaveBest) -> Answer:
-        policy = self._best_policy(command.generation, command.version)
+        policy = self._best_policy(command)
         if policy is None:
             return Answer(
                 done=False,
@@ -111,6 +118,13 @@ class CommandHandler:
                 "raise training.kept_weights_mb",
             )
         return self._saver.best(command, policy)  # the telemetry node announces it
+
+    def _return(self, command: ReturnTo) -> Answer:
+        """Let the node go back to a checkpoint after the present update."""
+        if fault := self._refusal(command.checkpoint):
+            return Answer(done=False, message=fault)
+        self.return_to = command
+        return Answer(done=True, message=f"goes back to checkpoint {command.checkpoint}")
 
     def _pause(self, paused: bool) -> Answer:
         word = "paused" if paused else "resumed"

@@ -13,6 +13,7 @@ import torch
 from soulsai.config.schema import Config
 from soulsai.datasets.kept_experience import KeptRun
 from soulsai.errors import CheckpointError, SoulsAIError, Superseded
+from soulsai.evaluations.record import awaits
 from soulsai.process import MemoryRelease
 from soulsai.prometheus import Exporter, TrainingMetrics
 from soulsai.training_node import start
@@ -34,7 +35,7 @@ from soulsai.training_node.trust.audit_log import AuditLog
 from soulsai.training_node.trust.grants import Grants
 from soulsai.training_node.trust.quarantine import Quarantine
 from soulsai.training_node.trust.rate_limit import RateLimit
-from soulsai.types import Answer, Control, Event, Fragment, Spec, Status, Weights
+from soulsai.types import Answer, Control, Event, Fragment, SaveBest, Spec, Status, Weights
 from soulsai.wire.codec import decode_entry
 from soulsai.wire.protocols import Position, TrainingWire
 
@@ -45,6 +46,7 @@ MOST_MARKS = 4096  # streams whose end is remembered: a client may send old entr
 STALE_SECONDS = 1.5  # after a version, during which earlier reports of clients may still arrive
 ROOM_SECONDS = 2.0  # between two checkpoints that only make room on the server
 CROWDED_SECONDS = 30.0  # the same, if one client takes much of it
+LAST_EVALUATION_SECONDS = 120.0  # for the evaluator, after the end
 LAST_LOOKS = 15  # at commands after the end: the last episodes may have produced a new best
 EXTRA_UPDATES = 1000  # beyond half of the updates so far: the most after the last env step
 OVERFULL = 2  # times the bound of a stream, beyond which its oldest entries are deleted
@@ -124,12 +126,11 @@ class TrainingNode:
         self._grants = Grants(run.progress.generation, resumed=run.progress.env_steps > 0)
         self._quarantine = self._new_quarantine()
         self._receiver = self._new_receiver()
-        self._compile = BackgroundCompile(
-            run.config, run.spec.spec, algorithm, self._statistics, clock
-        )
+        self._compile = self._new_compile()
         self._commands = CommandHandler(
-            self._wire, self._saver, self._quarantine, self._audit, self._publisher.kept_file
-        )
+            self._wire, self._saver, self._quarantine, self._audit, self._best_policy,
+            self._rollback.refusal,
+        )  # fmt: skip
         self._reporter = StatusReporter(
             run, self._wire, clients=self._clients, statistics=self._statistics,
             saver=self._saver, check=self._publisher.check, quarantine=self._quarantine,
@@ -163,7 +164,7 @@ class TrainingNode:
             while True:
                 with self._receiver:
                     self._learn()
-                    if not self._publisher.check.hopeless:
+                    if not self._publisher.check.hopeless and self._commands.return_to is None:
                         return self._finish()
                 self._go_back()
         finally:
@@ -204,7 +205,11 @@ class TrainingNode:
         """Return to the last good version, and to the positions of the streams at that time."""
         self._saver.close()
         self._publisher.check.weights()
-        note = self._rollback.go_back(self._publisher.check.fault)
+        asked, self._commands.return_to = self._commands.return_to, None
+        if self._publisher.check.hopeless or asked is None:
+            note = self._rollback.go_back(self._publisher.check.fault)
+        else:
+            note = self._rollback.go_back(asked.reason, asked.checkpoint)
         self._wire.attempt(lambda wire: wire.announce(Event("checkpoint", note)))
         self._publisher.restart()
         self._waiting.clear()
@@ -224,6 +229,8 @@ class TrainingNode:
             if self._failure is not None:
                 raise self._failure
             if self._is_over or self._publisher.check.hopeless:
+                return
+            if self._commands.return_to is not None:
                 return
             starving = self._starving
             since = self._publisher.tried + STALE_SECONDS
@@ -477,7 +484,7 @@ class TrainingNode:
         self._reporter.write(status)
         self._reporter.report(status)
         if self._is_full:
-            self._linger()
+            self._linger(status)
         self._commands.answer_stops(Answer(done=True, message=f"stopped after {end}"))
         log.info("run stopped phase=%s %s", self._leaving, end)
         return status
@@ -492,13 +499,32 @@ class TrainingNode:
             self._saver.final()
             self._audit.saved(self._saver.newest, self._progress.env_steps)
 
-    def _linger(self) -> None:
-        """Answer commands for a moment; everything is saved, so it may be cut short."""
-        for _ in range(LAST_LOOKS):
+    def _linger(self, status: Status) -> None:
+        """Answer commands for a moment; everything is saved, so it may be cut short.
+
+        The evaluator gets the time to play the last checkpoint, as that may be the best one.
+        """
+        looks, end = LAST_LOOKS, self._clock() + LAST_EVALUATION_SECONDS
+        while looks > 0:
             if self._stopped() or self._commands.stopping:
                 return
             time.sleep(LOOK_SECONDS)
             self._commands.serve()
+            if self._clock() >= self._next_report:
+                self._next_report = self._clock() + REPORT_SECONDS
+                self._reporter.report(status)
+            is_playing = self._clock() < end and awaits(
+                self._run.folder.path, self._saver.newest, self._now()
+            )
+            looks = LAST_LOOKS if is_playing else looks - 1
+
+    def _best_policy(self, command: SaveBest) -> bytes | None:
+        """Return the policy that the evaluator has played, or else the published version."""
+        if command.checkpoint:
+            policy = self._run.folder.evaluated_policy(command.checkpoint)
+            if policy is not None:
+                return policy
+        return self._publisher.kept_file(command.generation, command.version)
 
     # ---- parts that are made from the run ----
 
@@ -539,6 +565,13 @@ class TrainingNode:
             Path(settings.keep_experience) / run.folder.run,
             KeptRun(run.spec, run.program.head),
             most_bytes=int(settings.keep_experience_mb * 1e6),
+        )
+
+    def _new_compile(self) -> BackgroundCompile:
+        """Return what compiles the updates while the learner already learns."""
+        run = self._run
+        return BackgroundCompile(
+            run.config, run.spec.spec, run.algorithm, self._statistics, self._clock
         )
 
     def _new_quarantine(self) -> Quarantine:

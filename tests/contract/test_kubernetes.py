@@ -50,7 +50,7 @@ def test_every_resource_is_what_its_schema_says(rendered: list[Manifest]) -> Non
     for manifest in rendered:
         kubernetes_validate.validate(manifest, VERSION, strict=True)
     assert {name for name, _ in pods(rendered)} == {
-        "redis", "training-node", "telemetry-node", "client"
+        "redis", "training-node", "telemetry-node", "evaluator", "client"
     }  # fmt: skip
 
 
@@ -84,6 +84,7 @@ def test_each_role_is_given_its_own_secrets_only(rendered: list[Manifest]) -> No
         "redis": {"users.acl", "metrics.secret"},
         "training-node": {"training_node.secret", "manifest.key"},
         "telemetry-node": {"telemetry_node.secret", "web_operator.token", "web_viewer.token"},
+        "evaluator": set(),
         "client": {"redis.secret", "manifest.pub"},
     }
 

@@ -18,7 +18,7 @@ def test_it_is_up_and_healthy_soon(stack):
     assert sum(stack.took.values()) <= UP_SECONDS * busy(), stack.took
     services = {**stack.containers(CORE), **stack.containers(MONITORING)}
     assert set(services) == {
-        "redis", "training_node", "telemetry_node", "client",
+        "redis", "training_node", "telemetry_node", "evaluator", "client",
         "prometheus", "redis_exporter", "grafana",
     }  # fmt: skip
     for container in stack.names():

@@ -122,6 +122,17 @@ NODES: tuple[tuple[str, str, Queries], ...] = (
     ("Messages waiting", "none", (("soulsai_stream_backlog_messages", "{{instance}}"),)),
     ("Weights published", "Bps", ((rate("weights_publish_bytes_total"), "bytes"),)),
     ("Mean reward", "none", (("soulsai_episode_reward_mean", "mean"),)),
+    (
+        "Evaluation: mean and 95 % interval",
+        "none",
+        (
+            ('soulsai_evaluation_mean{model="newest"}', "newest"),
+            ('soulsai_evaluation_low{model="newest"}', "newest, low"),
+            ('soulsai_evaluation_high{model="newest"}', "newest, high"),
+            ('soulsai_evaluation_mean{model="best"}', "best"),
+        ),
+    ),
+    ("Episodes of an evaluation", "none", (("soulsai_evaluation_episodes", "{{model}}"),)),
     ("Episodes per second", "none", ((rate("episodes_total", "outcome"), "{{outcome}}"),)),
     (
         "Faults of environments per hour",

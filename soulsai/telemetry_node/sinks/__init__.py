@@ -7,6 +7,7 @@ from typing import Any
 
 from soulsai.config.schema import TelemetrySettings
 from soulsai.errors import ConfigError
+from soulsai.evaluations.record import EvaluationLine
 from soulsai.prometheus import Family
 from soulsai.telemetry_node.connectors import Connector, Point, Sink
 from soulsai.telemetry_node.sinks.tensorboard import FOLDER, EventFile
@@ -58,6 +59,15 @@ class Sinks:
         axes = ("time", "env_steps")
         curves = {f"training/{name}": value for name, value in row.items() if name not in axes}
         self._offer(Point(row["time"], int(row["env_steps"]), curves))
+
+    def evaluation(self, line: EvaluationLine) -> None:
+        """Offer the numbers of an evaluation."""
+        values = {
+            "mean": line.mean, "low": line.low, "high": line.high, "iqm": line.iqm,
+            "episodes": float(line.episodes), **line.metrics,
+        }  # fmt: skip
+        curves = {f"evaluation/{name}": value for name, value in values.items()}
+        self._offer(Point(line.time, line.env_steps, curves))
 
     def note(self, note: Note) -> None:
         """Offer one note of the journal."""

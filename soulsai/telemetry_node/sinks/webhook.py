@@ -17,7 +17,7 @@ from soulsai.wire.secrets import read_secret
 PATIENCE = 5.0  # seconds for one post
 BEST_REST = 600.0  # seconds between two posts of a best model: early in a run, each is one
 MOST = 100  # posts that wait
-KINDS = ("best", "node", "phase", "notice", "stopped")
+KINDS = ("best", "node", "phase", "notice", "stopped", "regression", "evaluator")
 LONGEST = 1500  # letters
 
 _log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,9 @@ def numbered(parent: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name))
 
 
-def append(parent: Path, files: Files, keep: int, first: int = 1) -> Path:
+def append(
+    parent: Path, files: Files, keep: int, first: int = 1, pinned: Collection[str] = ()
+) -> Path:
     """Write the next numbered checkpoint into a folder, and remove the oldest ones.
 
     Args:
@@ -41,6 +43,7 @@ def append(parent: Path, files: Files, keep: int, first: int = 1) -> Path:
         files: Content by file name.
         keep: Checkpoints that remain.
         first: The number to begin with.
+        pinned: Names of checkpoints that remain, whatever their age.
     """
     existing = numbered(parent)
     number = int(existing[-1].name) + 1 if existing else first
@@ -48,7 +51,8 @@ def append(parent: Path, files: Files, keep: int, first: int = 1) -> Path:
     _rename(_write_aside(target, files), target)
     try:
         for path in numbered(parent)[:-keep]:
-            _remove(path)
+            if path.name not in pinned:
+                _remove(path)
     except OSError as error:  # what was to be written is written
         log.warning("old checkpoint not removed error=%s", error)
     return target

@@ -3,7 +3,7 @@
 import logging
 
 from soulsai.errors import CheckpointError, SoulsAIError
-from soulsai.training_node.saving import snapshot
+from soulsai.training_node.saving import atomic_folders, snapshot
 from soulsai.training_node.start import TrainingRun
 
 PATIENCE = 3  # returns to one checkpoint
@@ -29,15 +29,30 @@ class Rollback:
     def __repr__(self) -> str:
         return f"<Rollback [{self._run.progress.rollbacks} so far]>"
 
-    def go_back(self, reason: str) -> str:
+    def refusal(self, checkpoint: str) -> str:
+        """Return why a return to a checkpoint is of no use, or an empty text."""
+        source = self._run.folder.saved(checkpoint)
+        fault = "there is none of that name" if source is None else atomic_folders.damage(source)
+        if fault:
+            return f"checkpoint {checkpoint[:64]!r}: {fault}"
+        if checkpoint == self._last and self._times >= PATIENCE:
+            return f"{PATIENCE} returns to {checkpoint} have not helped; lower the learning rate"
+        return ""
+
+    def go_back(self, reason: str, checkpoint: str = "") -> str:
         """Restore all parts and counters, and return a line about it.
+
+        Args:
+            reason: Why the present weights are given up.
+            checkpoint: One that is undamaged; empty: the newest.
 
         Raises:
             Diverged: There is no checkpoint, or going back to it has not helped before.
         """
         progress = self._run.progress
         try:
-            folder, skipped = self._run.folder.newest()
+            named = self._run.folder.saved(checkpoint) if checkpoint else None
+            folder, skipped = (named, "") if named else self._run.folder.newest()
         except CheckpointError as error:
             raise Diverged(f"{reason}, and there is nothing to go back to: {error}") from error
         then = snapshot.restore(folder, self._run.algorithm.parts)

@@ -1,5 +1,6 @@
 """One folder per run: its settings, its checkpoints, its best model and its last status."""
 
+import re
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,14 +12,17 @@ from msgspec import Struct
 from soulsai.config.layers import load
 from soulsai.config.schema import Config
 from soulsai.errors import CheckpointError, ConfigError
+from soulsai.evaluations.record import kept_policy
 from soulsai.training_node.saving import atomic_folders
 from soulsai.training_node.saving.atomic_folders import Files
-from soulsai.types import Program, Status
+from soulsai.types import Program, SaveBest, Status
 
 LATEST = "latest"
 CONFIG = "config.json"
 NUMBER = "number"  # the file with the place of a run among all
 PROGRAM = "program.msgpack"
+ABOUT = "about.json"  # of the best model
+MODEL = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
 
 class RunFolder(Struct, frozen=True):
@@ -45,6 +49,22 @@ class RunFolder(Struct, frozen=True):
     def manual_save(self) -> Path:
         """Where a quicksave goes."""
         return self.path / "manual_save"
+
+    @property
+    def best_checkpoint(self) -> str:
+        """The checkpoint of the best model, if the evaluator has chosen it; else empty."""
+        try:
+            about = (self.best_model / ABOUT).read_bytes()
+            return msgspec.json.decode(about, type=SaveBest).checkpoint
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+            return ""
+
+    def evaluated_policy(self, model: str) -> bytes | None:
+        """Return the policy that the evaluator has played, if it has kept it."""
+        try:
+            return kept_policy(self.path, model).read_bytes() if MODEL.fullmatch(model) else None
+        except OSError:
+            return None
 
     def saved(self, name: str) -> Path | None:
         """Return the folder of a numbered checkpoint or of ``manual_save``, if it is there."""

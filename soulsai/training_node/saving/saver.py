@@ -13,7 +13,7 @@ from soulsai.errors import CheckpointError
 from soulsai.prometheus import Stopwatch
 from soulsai.training_node.saving import atomic_folders, snapshot
 from soulsai.training_node.saving.atomic_folders import Buffer
-from soulsai.training_node.saving.run_folder import RunFolder
+from soulsai.training_node.saving.run_folder import ABOUT, RunFolder
 from soulsai.training_node.saving.snapshot import Progress
 from soulsai.types import Answer, Promote, Quicksave, SaveBest
 from soulsai.wire.protocols import Position
@@ -175,7 +175,7 @@ class Saver:
         target = self._folder.best_model
         about = msgspec.json.encode(command)
         try:
-            self._folder.replace(target, {snapshot.POLICY: [policy], "about.json": [about]})
+            self._folder.replace(target, {snapshot.POLICY: [policy], ABOUT: [about]})
         except OSError as error:
             return Answer(done=False, message=f"{target}: not saved: {error}")
         return Answer(
@@ -193,7 +193,7 @@ class Saver:
         try:
             policy = atomic_folders.read(source, snapshot.POLICY)
             about = atomic_folders.read(source, snapshot.PROGRESS)
-            self._folder.replace(target, {snapshot.POLICY: [policy], "about.json": [about]})
+            self._folder.replace(target, {snapshot.POLICY: [policy], ABOUT: [about]})
         except (OSError, CheckpointError) as error:
             return Answer(done=False, message=f"{target}: not saved: {error}")
         return Answer(done=True, message=f"{command.model} is the best model now, in {target}")
@@ -236,8 +236,9 @@ class _Writing(threading.Thread):
         stopwatch = Stopwatch()
         try:
             self.path = atomic_folders.append(
-                self._folder.checkpoints, self._files, self._keep, self.first
-            )
+                self._folder.checkpoints, self._files, self._keep, self.first,
+                pinned=(self._folder.best_checkpoint,),
+            )  # fmt: skip
         except OSError as error:
             self.error = error
         self.seconds = stopwatch.lap()

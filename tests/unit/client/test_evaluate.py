@@ -10,9 +10,10 @@ from onnx import numpy_helper
 
 from soulsai.cli.evaluate import progress_on
 from soulsai.client.environment import make
-from soulsai.client.evaluate import evaluate, iqm
+from soulsai.client.evaluate import evaluate
 from soulsai.config.schema import WatchdogSettings
 from soulsai.errors import ConfigError, EnvironmentFault
+from soulsai.evaluations.intervals import iqm
 from soulsai.testing.policy import linear_program, toy_run
 from soulsai.types import EnvironmentOffer, PolicyCard
 

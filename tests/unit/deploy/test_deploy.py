@@ -56,6 +56,8 @@ def test_each_role_has_its_own_secrets_only():
         for name, service in core.items()
     }
     assert held["client"] == {"redis.secret", "manifest.pub"}
+    assert held["evaluator"] == set()
+    assert core["evaluator"]["network_mode"] == "none"
     assert held["training_node"] == {"training_node.secret", "manifest.key"}
     assert not any("admin" in target for targets in held.values() for target in targets)
 

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from soulsai.config import Config
-from soulsai.config.schema import ClientSettings, RunSettings
+from soulsai.config.schema import ClientSettings, EvaluateSettings, RunSettings
 from soulsai.launch.child_process import (
     EARLY_DELAY,
     FIRST_DELAY,
@@ -21,6 +21,7 @@ from soulsai.launch.child_process import (
     client_seed,
     decide,
     describe_exit,
+    evaluates,
 )
 
 
@@ -215,3 +216,22 @@ def test_logs_move_into_the_run_once(processes, tmp_path):
     assert processes.training.log == run / "logs" / "training-node.log"
     processes.move_logs(tmp_path / "other")
     assert processes.training.tail() == ["said"]
+
+
+@pytest.mark.parametrize(
+    ("every", "cores", "wanted"),
+    [("auto", 3, False), ("auto", 4, True), (1, 1, True), (0, 64, False)],
+)
+def test_an_evaluator_runs_where_a_core_is_free_or_where_it_is_wished(every, cores, wanted):
+    config = Config(evaluate=EvaluateSettings(every=every))
+    assert evaluates(config, cores) is wanted
+
+
+def test_the_evaluator_begins_when_there_is_a_run(tmp_path):
+    config = Config(run=RunSettings(seed=5, saves="s"), evaluate=EvaluateSettings(every=1))
+    ours = RunProcesses(
+        config, tmp_path, tmp_path, client_prefix="client", start=0, resume=lambda: "a_run"
+    )
+    assert ours.evaluator.due == float("inf")
+    assert ours.evaluator.words(0)[2:] == ["--saves", "s", "--run", "a_run"]
+    assert [*ours][-1] is ours.evaluator

@@ -7,10 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soulsai.algorithms.base import PATIENCE, Skips
+from soulsai.evaluations.record import kept_policy
 from soulsai.training_node import publisher
 from soulsai.training_node.publisher import find_fault
 from soulsai.training_node.saving import atomic_folders
+from soulsai.training_node.saving.rollback import PATIENCE as MOST_RETURNS
 from soulsai.training_node.saving.rollback import Diverged
+from soulsai.types import ReturnTo, SaveBest
 from tests.memory_server import MemoryServer
 from tests.unit.training_node.node_cases import Counting, Node, Player, config, program, wait_for
 
@@ -142,3 +145,44 @@ def test_weights_that_are_spoilt_again_and_again_end_the_run_with_a_reason(monke
         node.error = None
     (folder,) = tmp_path.iterdir()
     assert [path.name for path in atomic_folders.numbered(folder / "checkpoints")] == ["000000"]
+
+
+def test_on_request_it_returns_to_an_earlier_checkpoint_that_was_kept_for_it(monkeypatch, tmp_path):
+    server, algorithm = MemoryServer(), Counting()
+    with Node(monkeypatch, server, config(tmp_path, every=1, keep=1), algorithm=algorithm) as node:
+        player = Player(server)
+        player.play(4)
+        node.told(lambda status: status.checkpoint == "000001")
+        (folder,) = tmp_path.iterdir()
+        kept = kept_policy(folder, "000001")
+        kept.parent.mkdir(parents=True)
+        kept.write_bytes((folder / "checkpoints" / "000001" / "policy.onnx").read_bytes())
+        command = SaveBest(1, 77, 5.0, "000001")  # a version that nobody keeps any more
+        assert node.operator.command(command, timeout=5.0).done
+        assert (folder / "best_model" / "policy.onnx").read_bytes() == kept.read_bytes()
+        for number in range(2, 5):
+            player.play(4)
+            node.told(lambda status, number=number: status.checkpoint == f"{number:06d}")
+        names = [path.name for path in atomic_folders.numbered(folder / "checkpoints")]
+        assert names == ["000001", "000004"], "one more than checkpoint.keep"
+        answer = node.operator.command(ReturnTo("000009", "worse"), timeout=5.0)
+        assert (answer.done, "none of that name" in answer.message) == (False, True)
+        answer = node.operator.command(ReturnTo("000001", "worse"), timeout=5.0)
+        assert (answer.done, answer.message) == (True, "goes back to checkpoint 000001")
+        node.told(lambda status: status.rollbacks == 1 and status.updates == 1)
+        player.play(4)
+        node.told(lambda status: status.updates == 2)
+    assert algorithm.names == [0, 1, 2, 3, 16, 17, 18, 19], "a newer checkpoint covers the others"
+
+
+def test_returns_that_do_not_help_are_refused(monkeypatch, tmp_path):
+    server, algorithm = MemoryServer(), Counting()
+    with Node(monkeypatch, server, config(tmp_path), algorithm=algorithm) as node:
+        Player(server).play(4)
+        node.told(lambda status: status.checkpoint == "000000")
+        for number in range(1, MOST_RETURNS + 1):
+            assert node.operator.command(ReturnTo("000000", "worse"), timeout=5.0).done
+            node.told(lambda status, number=number: status.rollbacks == number)
+        answer = node.operator.command(ReturnTo("000000", "worse"), timeout=5.0)
+        assert not answer.done
+        assert answer.message == "3 returns to 000000 have not helped; lower the learning rate"

@@ -1,0 +1,1 @@
+"""Evaluations of saved models: their record, their intervals, and the choice of the best."""

@@ -1,0 +1,73 @@
+"""A run with an evaluator: what it finds, and that its death costs the run nothing."""
+
+import json
+
+import av
+import msgspec
+import pytest
+
+from soulsai.evaluations.record import Evaluations, read_state
+from tests.system.train_cases import CARTPOLE, PATIENCE, TERMINATE, Training, soulsai, until
+
+EVALUATED = (
+    *CARTPOLE,
+    *("--set", "evaluate.every=1"),
+    *("--set", "evaluate.episodes=6"),
+    *("--set", "evaluate.video_episodes=1"),
+)
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """Return the folder of a finished run that was evaluated."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    words = ("train", *EVALUATED, "--max-env-steps", 1500, "--json")
+    done = soulsai(*words, cwd=folder, timeout=4 * PATIENCE)
+    assert done.returncode == 0, done.stderr
+    return folder / json.loads(done.stdout.splitlines()[-1])["run"]
+
+
+def test_the_last_checkpoint_is_played_and_the_best_is_one_that_was(evaluated):
+    evaluations = Evaluations(evaluated)
+    lines = evaluations.refresh()
+    newest = max(int(path.name) for path in (evaluated / "checkpoints").iterdir())
+    assert f"{newest:06d}" in evaluations.models
+    assert lines[0].verdict == "first"
+    assert all(line.returns and line.mean > 0 for line in lines)
+    assert {line.seeds[0] for line in lines} == {2_000_000}
+    best = json.loads((evaluated / "best.json").read_bytes())
+    assert (best["checkpoint"], best["saved"]) == (evaluations.best.model, True)
+    assert best["low"] <= best["score"] <= best["high"]
+    about = json.loads((evaluated / "best_model" / "about.json").read_bytes())
+    assert about["checkpoint"] == evaluations.best.model
+    assert read_state(evaluated).ended
+
+
+def test_the_best_can_be_seen(evaluated):
+    evaluations = Evaluations(evaluated)
+    evaluations.refresh()
+    folder = evaluated / "evaluations" / evaluations.best.model
+    with av.open(str(folder / "episode-2000000.webm")) as video:
+        frames = sum(1 for _ in video.decode(video=0))
+    trace = msgspec.json.decode((folder / "episode-2000000.json").read_bytes())
+    assert trace["frames"] == frames == len(trace["rewards"]) + 1
+    assert sum(trace["rewards"]) == evaluations.best.returns[0], "the same episode, with pictures"
+
+
+def test_an_evaluator_that_is_killed_comes_back_and_the_run_goes_on(tmp_path):
+    with Training(tmp_path, *EVALUATED, "--max-env-steps", "0") as training:
+        victim = training.child("soulsai evaluator")
+        folder = training.run_folder()
+        until("a sign of life", lambda: read_state(folder))
+        victim.kill()
+        until(
+            "another evaluator",
+            lambda: training.child("soulsai evaluator").pid != victim.pid,
+        )
+        before = training.status() or training.until("a status", bool)
+        training.until("progress", lambda status: status.updates > before.updates + 100)
+        until("an evaluation", lambda: Evaluations(folder).refresh(), timeout=3 * PATIENCE)
+        code, _ = training.end(TERMINATE)
+        assert code == 143
+        assert "evaluator was killed by SIGKILL, restarts in" in training.errors()
+        assert (folder / "logs" / "evaluator.log").is_file()
