@@ -199,9 +199,7 @@ class EvaluatorNode:
         }
         scores: tuple[float, ...] = ()
         if self._metric != "reward":
-            scores = tuple(
-                _score(self._metric, *pair) for pair in zip(played, rows, strict=True)
-            )
+            scores = tuple(_score(self._metric, *pair) for pair in zip(played, rows, strict=True))
         return record.measured(
             msgspec.structs.replace(
                 line,
