@@ -23,7 +23,7 @@ class SavedModel(Struct, frozen=True):
     env_steps: int
 
 
-class _About(Struct, frozen=True):
+class _Progress(Struct, frozen=True):
     """The part of ``progress.json``, ``about.json`` and ``best.json`` that names a version."""
 
     generation: int = 0
@@ -123,12 +123,12 @@ def _newest(folder: Path, every: int) -> SavedModel | None:
     return None
 
 
-def _model(name: str, place: Path, about: _About) -> SavedModel:
+def _model(name: str, place: Path, about: _Progress) -> SavedModel:
     return SavedModel(name, place / POLICY, about.generation, about.version, about.env_steps)
 
 
-def _read(path: Path) -> _About | None:
+def _read(path: Path) -> _Progress | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_About)
+        return msgspec.json.decode(path.read_bytes(), type=_Progress)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
