@@ -31,7 +31,7 @@ COOKIE = "soulsai_session"
 SESSION_SECONDS = 30 * 24 * 3600
 SHORTEST_TOKEN = 16
 LARGEST_BODY = 64 * 1024
-BODY_SECONDS = 10.0  # between two parts of a body
+BODY_SECONDS = 10.0  # from the first look at a body to its end
 MARK = "x-soulsai"  # a header that pages of other sites cannot send
 PUBLIC = ("/api/v1/session", "/api/v1/login", "/api/v1/logout", "/healthz")
 CSP = (
@@ -245,11 +245,14 @@ def _too_large(headers: Headers) -> HttpRefusal | None:
 def _bounded(receive: Receive) -> Receive:
     """Bound the size of a body, and the time of its arrival."""
     taken, complete = 0, False
+    end: float | None = None  # of the time for the body, by the loop's clock
 
     async def bounded() -> Message:
-        nonlocal taken, complete
+        nonlocal taken, complete, end
+        now = asyncio.get_running_loop().time()
+        end = now + BODY_SECONDS if end is None else end
         try:
-            message = await asyncio.wait_for(receive(), None if complete else BODY_SECONDS)
+            message = await asyncio.wait_for(receive(), None if complete else max(0.0, end - now))
         except TimeoutError:
             raise HTTPException(408, "the body is not complete") from None
         complete = not message.get("more_body", False)

@@ -66,6 +66,22 @@ def test_a_body_that_does_not_come_ends(browser, monkeypatch):
         assert b" 408 " in raw.recv(4096)
 
 
+def test_a_body_that_comes_by_single_bytes_ends(browser, monkeypatch):
+    monkeypatch.setattr(security, "BODY_SECONDS", 1.0)
+    head = (
+        b"POST /api/v1/login HTTP/1.1\r\nhost: localhost\r\nx-soulsai: 1\r\n"
+        b"content-type: application/json\r\ncontent-length: 60000\r\n\r\n{"
+    )
+    with connect(browser, head) as raw:
+        raw.settimeout(0.1)  # between two bytes
+        answer, deadline = b"", time.monotonic() + 30
+        while not answer and time.monotonic() < deadline:
+            raw.sendall(b" ")
+            with contextlib.suppress(TimeoutError):
+                answer = raw.recv(4096)
+        assert b" 408 " in answer
+
+
 def unread(browser, stack):
     """Return a connection with a large answer that nobody reads on."""
     raw = stack.enter_context(socket.socket())
