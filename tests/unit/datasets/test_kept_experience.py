@@ -9,13 +9,13 @@ from soulsai.datasets.kept_experience import KeptRun
 from soulsai.errors import ConfigError, DatasetError
 from soulsai.training_node.saving import experience_writer
 from soulsai.training_node.saving.experience_writer import ExperienceWriter
-from soulsai.types import EnvironmentOffer, Head, RunSpec
+from soulsai.types import PROTOCOL, EnvironmentOffer, Head, RunSpec
 from tests.unit.algorithms.learning_cases import cut, episode, spec
 
 RUN = RunSpec(
     run="run",
-    protocol=1,
-    oldest_protocol=1,
+    protocol=PROTOCOL,
+    oldest_protocol=PROTOCOL,
     environment=EnvironmentOffer("CartPole-v1"),
     spec=spec(),
     algorithm="dqn",
