@@ -113,6 +113,11 @@ class FaultyWire:
             timeout = min(timeout, max(0.0, self._coming[0][0] - self._clock()))
         return self._wire.wait(timeout)
 
+    @property
+    def hinted(self) -> bool:
+        """Whether the server spoke of new weights, or a version has come."""
+        return self._wire.hinted or bool(self._coming and self._coming[0][0] <= self._clock())
+
     def received(self) -> Position | None:
         """Return the position that the training node has confirmed."""
         return self._wire.received()

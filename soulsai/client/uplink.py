@@ -121,7 +121,6 @@ class Uplink:
         self._changed = threading.Condition()
         self._instructions = Instructions()
         self._closing = False
-        self._woken = False  # by the player
         self._unconfirmed = unconfirmed  # earlier than all in the spool
         self._broken = False  # the connection, since the unconfirmed entries were sent
         self._in_doubt: list[Entry] = []  # pushed without a reply; later than all in the spool
@@ -182,7 +181,6 @@ class Uplink:
         before = self._outbox.size
         self._outbox.put(encode_message(message, self._spec), steps)
         if before == 0 or before < ENTRY_BYTES <= self._outbox.size:
-            self._woken = True
             self._wire.wake()
 
     def wait(self, known: Instructions, timeout: float) -> None:
@@ -211,14 +209,13 @@ class Uplink:
     def _round(self) -> None:
         """Wait until work is due, and do it; without a server, wait longer."""
         try:
-            woken, due = self._listen()
+            self._listen()
             now = self._clock()
             if now < self._retry_at:
                 self._spill(now)
                 return
             self._push(now)
-            hinted = now < due - 0.001 and not woken  # woken by a message of the server
-            if hinted or now >= self._poll_due() or not self._connected:
+            if self._wire.hinted or now >= self._poll_due() or not self._connected:
                 self._poll(now)
             self._on_connected()
         except AccessDenied:
@@ -227,16 +224,13 @@ class Uplink:
             self._on_lost(error)
             self._spill(self._clock())
 
-    def _listen(self) -> tuple[bool, float]:
-        """Wait for work; return whether the player woke the thread, and the time work was due."""
-        due = self._due()
-        controls = self._wire.wait(max(0.0, due - self._clock()))
-        woken, self._woken = self._woken, False
+    def _listen(self) -> None:
+        """Wait for work, and do what controls say."""
+        controls = self._wire.wait(max(0.0, self._due() - self._clock()))
         for control in controls:
             self._on_control(control)
         if controls:
             self._read_notice()
-        return woken, due
 
     def _due(self) -> float:
         if not self._connected:

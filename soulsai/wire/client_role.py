@@ -42,6 +42,7 @@ class ClientRole:
         self._connection = connection
         self._made: int | None = None  # connections when entries were sent last
         self._is_confirmed = True  # until we may not read it: an invite of an earlier release
+        self._hinted = False  # by the last wait
         self._subscriber = Subscriber(connection, (self._keys.model, self._keys.control))
 
     def __repr__(self) -> str:
@@ -140,10 +141,16 @@ class ClientRole:
             pieces.append(piece)
         return decode_weights(b"".join(pieces), pointer, program)
 
+    @property
+    def hinted(self) -> bool:
+        return self._hinted
+
     def wait(self, timeout: float) -> list[Control]:
         controls: list[Control] = []
+        self._hinted = False
         for channel, data in self._subscriber.receive(timeout):
             if channel != self._keys.control:
+                self._hinted = True
                 continue
             said = self._fetch(self._keys.control, _SMALL_BYTES) if data is None else data
             if said:

@@ -97,6 +97,10 @@ class ClientWire(Protocol):
             The controls received meanwhile, oldest first.
         """
 
+    @property
+    def hinted(self) -> bool:
+        """Whether the server spoke of new weights in the last ``wait``, or connected anew."""
+
     def notice(self) -> str:
         """Return the reason why nothing of this client is learnt from, or an empty text.
 

@@ -130,7 +130,11 @@ def test_a_hint_of_new_weights_ends_the_wait(wire, node):
     began = time.monotonic()
     assert client.wait(10) == []
     assert 0.1 < time.monotonic() - began < 5
+    assert client.hinted
     timer.join()
+    client.wake()
+    assert client.wait(10) == []
+    assert not client.hinted, "it was heard of before"
 
 
 def test_waking_ends_the_wait_now_or_the_next_one_at_once(wire, node):

@@ -92,6 +92,29 @@ def test_a_hint_brings_a_new_version_at_once(house, monkeypatch):
             assert uplink.instructions.pointer.exploration == {"random": 1.0}
 
 
+def test_a_hint_that_comes_with_the_player_s_wake_is_not_lost(house, monkeypatch):
+    monkeypatch.setattr(module, "POLL_SECONDS", 60.0)
+    released, wire = threading.Event(), house.wire.wire
+    with house.uplink as uplink:
+        until(lambda: uplink.instructions.actor)
+
+        def both(timeout):
+            """Return from one wait that the player's wake and a hint have ended."""
+            released.wait()
+            for wait in (timeout, *[0.05] * 100):
+                wire.wait(wait)
+                if wire.hinted:
+                    break
+            return []
+
+        house.wire.wait = both
+        uplink.send(fragment(1))
+        house.publish(2)
+        released.set()
+        until(lambda: uplink.instructions.actor.version == 2, seconds=10.0)
+        del house.wire.wait
+
+
 def test_without_a_hint_it_asks(monkeypatch):
     monkeypatch.setattr(module, "POLL_SECONDS", 0.1)
     house = House()
