@@ -95,6 +95,17 @@ def learner(as_json: bool) -> None:
 
 
 @app.command()
+@click.argument("env")
+@click.option("--episodes", type=click.IntRange(1), default=10, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="New folder.")
+def experts(env: str, episodes: int, out: Path) -> None:
+    """Episodes of a scripted expert, as demonstrations; prints their mean reward."""
+    from benchmarks.experts import write_episodes
+
+    click.echo(f"{write_episodes(env, episodes, out):.1f}")
+
+
+@app.command()
 @json_option
 def replay(as_json: bool) -> None:
     """Bytes of stacks of frames on the wire and in replay, and the time of a batch."""

@@ -9,10 +9,13 @@ import msgspec
 import torch
 
 from soulsai.algorithms.base import Algorithm
+from soulsai.algorithms.demonstrations import LearnsFromDemonstrations
 from soulsai.algorithms.registry import GROUP, AlgorithmSections, algorithm_names
-from soulsai.algorithms.settings import LearnerSettings
+from soulsai.algorithms.settings import DemonstrationSettings, LearnerSettings
 from soulsai.errors import ConfigError
 from soulsai.types import Spec
+
+NO_DEMONSTRATIONS = DemonstrationSettings()
 
 
 def build(
@@ -24,6 +27,7 @@ def build(
     steps: int = 0,
     realtime: bool = False,
     device: str = "cpu",
+    demonstrations: DemonstrationSettings = NO_DEMONSTRATIONS,
 ) -> Algorithm:
     """Make an algorithm.
 
@@ -35,6 +39,7 @@ def build(
         steps: Env steps planned for the run; 0 if unknown.
         realtime: Whether the environment never waits for the learner.
         device: Torch device of its networks.
+        demonstrations: Their settings; the algorithm is prepared for them if they are used.
 
     Raises:
         ConfigError: No such algorithm or device, an option it does not have, or an environment it
@@ -59,6 +64,10 @@ def build(
         )
     with _device(device):
         algorithm: Algorithm = kind(settings, spec, seed=seed, steps=steps, realtime=realtime)
+        if demonstrations.used:
+            if not isinstance(algorithm, LearnsFromDemonstrations):
+                raise ConfigError(f"demonstrations.data: {name} cannot learn from demonstrations")
+            algorithm.prepare_demonstrations(demonstrations)
     return algorithm
 
 

@@ -55,6 +55,10 @@ class Categorical:
             chosen.append(scores.argmax(-1))
         return torch.stack(chosen, -1) if self._several else chosen[0]
 
+    def mode(self) -> Tensor:
+        """Return the most probable actions."""
+        return self.draw(torch.zeros_like(torch.cat(self._log, -1)))
+
 
 class Gaussian:
     """Independent normal distributions, one per element of an action; actions are not clipped.
@@ -80,6 +84,10 @@ class Gaussian:
     def draw(self, noise: Tensor) -> Tensor:
         """Draw actions by standard normal noise [B, ...]; zeros give the mean."""
         return self._mean + self._log_std.exp() * noise
+
+    def mode(self) -> Tensor:
+        """Return the most probable actions."""
+        return self._mean
 
 
 class Hybrid:
@@ -108,6 +116,11 @@ class Hybrid:
         numbers = self._numbers.size
         chosen = self._choices.draw(noise[:, :-numbers]).view(len(noise), -1)
         return torch.cat((chosen.float(), self._numbers.draw(noise[:, -numbers:])), 1)
+
+    def mode(self) -> Tensor:
+        """Return the most probable actions."""
+        chosen = self._choices.mode()
+        return torch.cat((chosen.view(len(chosen), -1).float(), self._numbers.mode()), 1)
 
 
 Distribution = Categorical | Gaussian | Hybrid
@@ -147,6 +160,22 @@ def sample_squashed(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tenso
     drawn = mean + log_std.exp() * noise
     normal = -0.5 * noise.square() - log_std - 0.5 * LOG_2PI
     return torch.tanh(drawn), (normal - log_tanh_slope(drawn)).sum(-1)
+
+
+LARGEST_SQUASHED = 0.999  # beyond, the inverse of tanh exaggerates rounding
+
+
+def squashed_log_prob(mean: Tensor, log_std: Tensor, action: Tensor) -> Tensor:
+    """Return the log-density [B] of squashed actions, such as demonstrated ones.
+
+    Args:
+        mean: Means before tanh [B, A].
+        log_std: Logarithms of the standard deviations before tanh [B, A].
+        action: Actions in -1..1 [B, A]; those at the bounds are moved inside.
+    """
+    before = torch.atanh(action.clamp(-LARGEST_SQUASHED, LARGEST_SQUASHED))
+    noise = (before - mean) * (-log_std).exp()
+    return (-0.5 * noise.square() - log_std - 0.5 * LOG_2PI - log_tanh_slope(before)).sum(-1)
 
 
 def log_tanh_slope(x: Tensor) -> Tensor:

@@ -8,16 +8,18 @@ import torch
 from torch import Tensor
 
 from soulsai.algorithms.base import Policy, Stateful, Tensors, remaining
+from soulsai.algorithms.demonstrations import DemonstrationReplay, joined
 from soulsai.algorithms.n_step_returns import Horizon, NStepReturns, transition_columns
 from soulsai.algorithms.networks import Observation
 from soulsai.algorithms.normalize import ObservationNormalizer
 from soulsai.algorithms.pace import InFlight, Pace
-from soulsai.algorithms.settings import ReplaySettings
+from soulsai.algorithms.settings import DemonstrationSettings, ReplaySettings
+from soulsai.errors import ConfigError
 from soulsai.replay.prioritized import PrioritizedReplay
 from soulsai.replay.ring import Batch
 from soulsai.replay.storage import allocator
 from soulsai.replay.uniform import UniformReplay
-from soulsai.types import Array, Fragment, Metrics, Spec
+from soulsai.types import MASK, Array, Fragment, Metrics, Spec
 
 CHUNK = 2**16  # rows of replay read at once
 
@@ -79,6 +81,8 @@ class Experience:
             learning_starts=settings.learning_starts,
         )
         self._in_flight = InFlight()
+        self._spec, self._rng, self._allocate = spec, rng, allocate
+        self.demonstrations: DemonstrationReplay | None = None
         self.parts: dict[str, Stateful] = {
             "replay": self.replay,
             "returns": self.returns,
@@ -90,24 +94,56 @@ class Experience:
         self,
         arrivals: Iterable[Sequence[Fragment]],
         updates: Callable[[list[Batch]], Iterator[Metrics]],
+        clone: Callable[[], Metrics],
     ) -> Iterator[Metrics]:
         """Update as often as the pace allows; see ``Algorithm.learn``.
 
         Args:
             arrivals: Groups of new fragments.
             updates: Does one update for each batch, and yields its metrics.
+            clone: Does one update of behaviour cloning; called before all others.
         """
         for fragments in arrivals:
             self._in_flight.published(self.policy.newest, self.policy.quota)
             if fragments:
                 self.ingest(fragments)
-            if self.pace.due and len(self.replay):
+            if self.demonstrations is not None and self.demonstrations.cloning:
+                metrics = clone()
+                self.demonstrations.cloned += 1
+                self._grant()
+                yield metrics
+            elif self.pace.due and len(self.replay):
                 count = min(self.most_updates, self.pace.whole_updates)
                 for metrics in updates(self.sample(count)):
                     self.pace.updated()
                     self._in_flight.updated()
                     self._grant()
                     yield metrics
+
+    def prepare_demonstrations(self, settings: DemonstrationSettings) -> DemonstrationReplay:
+        """Make and return a second replay, with columns and priorities as in the first."""
+        columns = transition_columns(
+            self._spec, masks=MASK in self._spec.obs, spans=self.horizon.changes_gamma
+        )
+        rows = settings.capacity, columns
+        (child,) = self._rng.spawn(1)
+        own = self.settings
+        replay: PrioritizedReplay | UniformReplay = (
+            PrioritizedReplay(*rows, alpha=own.priority_alpha, rng=child, allocate=self._allocate)
+            if own.prioritized
+            else UniformReplay(*rows, rng=child, allocate=self._allocate)
+        )
+        horizon = self.horizon
+        returns = NStepReturns(self._spec, n=horizon.n_at(0), gamma=horizon.gamma_at(0))
+        self.demonstrations = DemonstrationReplay(settings, replay, returns)
+        self._grant()
+        return self.demonstrations
+
+    def demonstrate(self, episodes: Sequence[Fragment]) -> None:
+        """Add whole episodes to the demonstrations, and count their statistics."""
+        if self.demonstrations is not None and episodes:
+            self.normalizer.update(leaves(self.demonstrations.add(episodes), "obs."))
+            self._grant()
 
     def ingest(self, fragments: Sequence[Fragment]) -> None:
         """Add the transitions that fragments complete to replay, and count their statistics."""
@@ -124,10 +160,12 @@ class Experience:
 
     def _stored(self) -> Iterator[dict[str, Array]]:
         """Yield the float leaves of all observations in replay, as chunks of rows."""
-        ring, names = self.replay.ring, self.observation.floats
-        for first in range(0, len(ring), CHUNK):
-            part = slice(first, min(first + CHUNK, len(ring)))
-            yield {name: ring.columns[f"obs.{name}"][part] for name in names}
+        names = self.observation.floats
+        shown = [] if self.demonstrations is None else [self.demonstrations.replay.ring]
+        for ring in (self.replay.ring, *shown):
+            for first in range(0, len(ring), CHUNK):
+                part = slice(first, min(first + CHUNK, len(ring)))
+                yield {name: ring.columns[f"obs.{name}"][part] for name in names}
 
     @property
     def most_updates(self) -> int:
@@ -135,8 +173,32 @@ class Experience:
         return 1 if self.observation.images else self.settings.updates_per_call
 
     def sample(self, count: int = 1) -> list[Batch]:
-        """Draw ``count`` batches of transitions."""
-        batch = self.replay.sample(self.settings.batch_size, beta=self.beta, batches=count)
+        """Draw ``count`` batches of transitions, the last ``shown`` of each are demonstrations."""
+        size, shown = self.settings.batch_size, self.shown
+        batches = self._drawn(self.replay, size - shown, count)
+        if not shown or self.demonstrations is None:
+            return batches
+        demonstrated = self._drawn(self.demonstrations.replay, shown, count)
+        return [joined(*both) for both in zip(batches, demonstrated, strict=True)]
+
+    def sample_demonstrations(self) -> Batch:
+        """Draw a batch of demonstrations only."""
+        if self.demonstrations is None:
+            raise ConfigError("demonstrations.data: there are none")
+        (batch,) = self._drawn(self.demonstrations.replay, self.settings.batch_size, 1)
+        return batch
+
+    @property
+    def shown(self) -> int:
+        """The rows of a batch that are demonstrations."""
+        if self.demonstrations is None:
+            return 0
+        return self.demonstrations.share_of(self.settings.batch_size)
+
+    def _drawn(
+        self, replay: PrioritizedReplay | UniformReplay, size: int, count: int
+    ) -> list[Batch]:
+        batch = replay.sample(size, beta=self.beta, batches=count)
         if self.horizon.changes_gamma:
             span = batch.rows["span"]
             batch.rows["discount"] = self.horizon.discount(span, self.pace.steps)
@@ -144,9 +206,16 @@ class Experience:
 
     def update_priorities(self, batches: Sequence[Batch], errors: Sequence[Tensor]) -> None:
         """Set the priorities of the rows of batches [B] from their errors [B]."""
-        if batches:
-            ids = np.concatenate([batch.ids for batch in batches])
-            self.replay.update_priorities(ids, torch.cat(list(errors)).cpu().numpy())
+        if not batches:
+            return
+        own = self.settings.batch_size - self.shown
+        parts = [(self.replay, slice(own))]
+        if self.demonstrations is not None and self.shown:
+            parts.append((self.demonstrations.replay, slice(own, None)))
+        for replay, part in parts:
+            ids = np.concatenate([batch.ids[part] for batch in batches])
+            each = torch.cat([error[part] for error in errors])
+            replay.update_priorities(ids, each.cpu().numpy())
 
     @property
     def beta(self) -> float:
@@ -161,7 +230,12 @@ class Experience:
 
     @property
     def random(self) -> float:
-        """The least share of random actions: 1 until learning starts, then less and less."""
+        """The least share of random actions: 1 until learning starts, then less and less.
+
+        A policy that was cloned acts from the first step.
+        """
+        if self.demonstrations is not None and self.demonstrations.settings.clone_steps:
+            return 0.0
         if self.pace.warming_up:
             return 1.0
         since = self.pace.steps - self.pace.learning_starts
@@ -176,7 +250,9 @@ class Experience:
         self._grant()
 
     def _grant(self) -> None:
-        self.policy.quota = self.pace.quota(self._in_flight.steps)
+        cloning = self.demonstrations is not None and self.demonstrations.cloning
+        # A quota of zero holds back the first version until the policy is cloned.
+        self.policy.quota = 0 if cloning else self.pace.quota(self._in_flight.steps)
         self.policy.exploration = {"random": self.random}
 
 

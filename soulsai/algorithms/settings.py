@@ -1,11 +1,32 @@
 """Bases of the settings of algorithms; like every module of settings, free of torch."""
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
-from soulsai.types import ActionKind, ActionSpec
+from soulsai.types import ActionKind, ActionSpec, Count, Fraction, Natural
+
+
+class DemonstrationSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Demonstrations, from which the learner also learns."""
+
+    # data sets of Minari or Parquet, see `soulsai record`; empty: no demonstrations
+    data: tuple[str, ...] = ()
+    # dqn, sac: share of each batch that comes from demonstrations
+    share: Fraction = 0.5
+    # updates of behaviour cloning before the first env step; the first version then plays already
+    clone_steps: Natural = 0
+    # ppo: weight of cloning in the first iteration
+    clone_weight: Annotated[float, Meta(ge=0)] = 0.1
+    clone_decay: Fraction = 0.95  # ppo: factor of that weight per iteration
+    capacity: Count = 100_000  # dqn, sac: transitions of demonstrations; they are never overwritten
+
+    @property
+    def used(self) -> bool:
+        """Whether there are any demonstrations."""
+        return bool(self.data)
+
 
 CUSTOM = ("network", "feature_extractor")  # settings that may name a class of other packages
 

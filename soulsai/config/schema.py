@@ -14,7 +14,7 @@ from msgspec import Meta, Struct
 
 from soulsai import episode_metrics
 from soulsai.algorithms.registry import BUILT_IN, AlgorithmSections
-from soulsai.algorithms.settings import LearnerSettings
+from soulsai.algorithms.settings import DemonstrationSettings, LearnerSettings
 from soulsai.errors import ConfigError
 from soulsai.types import (
     MOST_ENVIRONMENTS,
@@ -306,6 +306,7 @@ class Config(AlgorithmSections, frozen=True, forbid_unknown_fields=True):
     watchdog: WatchdogSettings = WatchdogSettings()
     fragments: FragmentSettings = FragmentSettings()
     training: TrainingSettings = TrainingSettings()
+    demonstrations: DemonstrationSettings = DemonstrationSettings()
     trust: TrustSettings = TrustSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     evaluate: EvaluateSettings = EvaluateSettings()

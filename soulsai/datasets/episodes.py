@@ -19,7 +19,6 @@ from soulsai.types import (
     Leaf,
     RunSpec,
     Spec,
-    zeros,
 )
 from soulsai.wire.limits import LARGEST_OBSERVATION
 
@@ -151,13 +150,14 @@ def _check_steps(where: str, name: str, right: Array, rows: Array, bound: object
     raise DatasetError(f"{where}, step {place[0]}, {name!r}: {fault}")
 
 
-def to_fragments(dataset: EpisodeDataset, head: Head, extras: dict[str, Leaf]) -> list[Fragment]:
+def to_fragments(dataset: EpisodeDataset, head: Head) -> list[Fragment]:
     """Return each episode as one fragment of the client ``DEMONSTRATOR``.
+
+    The columns of the head and the memory of the policy are left out, as nobody knows them.
 
     Args:
         dataset: The episodes.
         head: Determines the units in which actions travel.
-        extras: Columns of the head; they are zero, as nobody knows them.
     """
     return [
         Fragment(
@@ -173,7 +173,6 @@ def to_fragments(dataset: EpisodeDataset, head: Head, extras: dict[str, Leaf]) -
             reward=episode.reward.astype("<f4"),
             terminated=episode.terminated,
             truncated=episode.truncated,
-            extras={name: zeros(leaf, len(episode)) for name, leaf in extras.items()},
         )
         for index, episode in enumerate(dataset.episodes)
     ]

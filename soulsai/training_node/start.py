@@ -12,11 +12,14 @@ from msgspec import Struct
 
 from soulsai.algorithms.base import Algorithm, Policy
 from soulsai.algorithms.build import build
+from soulsai.algorithms.demonstrations import LearnsFromDemonstrations
 from soulsai.algorithms.registry import BUILT_IN
 from soulsai.algorithms.settings import LearnerSettings
 from soulsai.algorithms.spec_text import describe_action, describe_leaf
 from soulsai.config.schema import Config
 from soulsai.config.yaml_file import emit
+from soulsai.datasets import files
+from soulsai.datasets.episodes import to_fragments
 from soulsai.episode_metrics import asked_info
 from soulsai.errors import CheckpointError, ConfigError, SoulsAIError, Superseded
 from soulsai.training_node import onnx_export
@@ -67,7 +70,31 @@ def build_algorithm(config: Config, spec: Spec, *, seed: int) -> Algorithm:
         steps=config.run.max_env_steps,
         realtime=config.environment.realtime,
         device=config.training.device,
+        demonstrations=config.demonstrations,
     )
+
+
+def demonstrate(config: Config, spec: Spec, algorithm: Algorithm) -> None:
+    """Give the demonstrations of the settings to an algorithm.
+
+    Args:
+        config: All settings.
+        spec: Observations and actions of the environment.
+        algorithm: The algorithm.
+
+    Raises:
+        DatasetError: One of the data sets cannot be read, or does not fit.
+    """
+    if not config.demonstrations.data or not isinstance(algorithm, LearnsFromDemonstrations):
+        return
+    dataset = files.read(
+        [Path(path) for path in config.demonstrations.data],
+        spec,
+        environment=config.environment.id,
+        largest_reward=config.environment.largest_reward,
+    )
+    algorithm.demonstrate(to_fragments(dataset, algorithm.policy.head))
+    log.info("demonstrations episodes=%d env_steps=%d", len(dataset.episodes), dataset.steps)
 
 
 def new_run(config: Config, spec: Spec, wire: TrainingWire, now: datetime) -> TrainingRun:
@@ -84,6 +111,7 @@ def new_run(config: Config, spec: Spec, wire: TrainingWire, now: datetime) -> Tr
         config = msgspec.structs.replace(config, run=seeded)
     wire.generation()  # fails at once if there is no server
     algorithm = build_algorithm(config, spec, seed=config.run.seed or 0)
+    demonstrate(config, spec, algorithm)
     program = export(config, algorithm.policy, spec)
     folder = run_folder.create(config, now)
     try:
@@ -119,6 +147,8 @@ def resumed_run(config: Config, spec: Spec, wire: TrainingWire, resume: str) -> 
         check_fit(saved, config)
     wire.generation()
     algorithm = build_algorithm(config, spec, seed=config.run.seed or 0)
+    if not folder.has_checkpoint:
+        demonstrate(config, spec, algorithm)
     seen = atomic_folders.numbered(folder.checkpoints)
     try:
         progress, note = _restored(folder, algorithm)
@@ -186,6 +216,9 @@ def check_fit(saved: Config, now: Config) -> None:
     name = now.algorithm.name
     if saved.algorithm.name != name:
         raise ConfigError(_misfit("algorithm.name", saved.algorithm.name, name))
+    if saved.demonstrations.used != now.demonstrations.used:
+        data = (emit(list(settings.demonstrations.data)) for settings in (saved, now))
+        raise ConfigError(_misfit("demonstrations.data", *data))
     if isinstance(now.learner, LearnerSettings):
         for key in now.learner.misfits(saved.learner):
             values = (getattr(settings, key) for settings in (saved.learner, now.learner))

@@ -10,6 +10,7 @@ from soulsai.algorithms.base import Algorithm
 from soulsai.algorithms.dqn.settings import DQNSettings
 from soulsai.algorithms.ppo.settings import PPOSettings
 from soulsai.algorithms.sac.settings import SACSettings
+from soulsai.algorithms.settings import DemonstrationSettings
 from soulsai.config.schema import AlgorithmSettings, Config, RunSettings
 from soulsai.training_node.start import build_algorithm
 from soulsai.types import MASK, ActionSpec, Array, Fragment, Leaf, Spec, zeros
@@ -135,8 +136,32 @@ CASES = {
 }
 
 
+SHOWN = DemonstrationSettings(data=("x",), clone_steps=12, capacity=200)
+for _name in (
+    *("dqn, every switch", "dqn, several choices", "sac"),
+    *("ppo, box", "ppo, choices and numbers, recurrent"),
+):
+    _case = CASES[_name]
+    _config = msgspec.structs.replace(_case.config, demonstrations=SHOWN)
+    CASES[f"{_name}, demonstrations"] = Case(_config, _case.spec)
+
+
 def make(case: Case, seed: int = 0) -> Algorithm:
-    return build_algorithm(case.config, case.spec, seed=seed)
+    algorithm = build_algorithm(case.config, case.spec, seed=seed)
+    if case.config.demonstrations.used:
+        algorithm.demonstrate(demonstrated(case, seed))
+    return algorithm
+
+
+def demonstrated(case: Case, seed: int) -> list[Fragment]:
+    """Two whole episodes, as data sets give them."""
+    rng = np.random.default_rng((seed, 7))
+    columns = Columns(case)
+    whole = [columns.fragment("demonstrations", 0, 20 + n, n == 0, rng) for n in range(2)]
+    return [
+        msgspec.structs.replace(each, episode=number, extras={}, memory={})
+        for number, each in enumerate(whole)
+    ]
 
 
 def stream(case: Case, steps: int, seed: int = 0) -> list[list[Fragment]]:
@@ -157,7 +182,7 @@ class Columns:
     """What the fragments of a case consist of."""
 
     def __init__(self, case: Case) -> None:
-        policy = make(case).policy
+        policy = build_algorithm(case.config, case.spec, seed=0).policy
         self.spec, self.extras, self.memory = case.spec, policy.extras, policy.memory
 
     def fragment(self, client: str, first: int, last: int, end: bool, rng) -> Fragment:

@@ -15,16 +15,26 @@ from torch import Tensor
 from soulsai.algorithms.base import Skips, Stateful, Tensors
 from soulsai.algorithms.compile.flat import FlatAdam, Gradient, flatten
 from soulsai.algorithms.compile.form import Form, Package, examples
+from soulsai.algorithms.demonstrations import insert_part, measured
+from soulsai.algorithms.dqn.cloning import clone
 from soulsai.algorithms.dqn.compiled import compiled_update, update_form
 from soulsai.algorithms.dqn.network import QPolicy
 from soulsai.algorithms.dqn.settings import DQNSettings
-from soulsai.algorithms.dqn.update import NO_UPDATE_NOISE, Learner, Report, UpdateNoise, update
+from soulsai.algorithms.dqn.update import (
+    NO_UPDATE_NOISE,
+    Learner,
+    Report,
+    UpdateNoise,
+    best_action,
+    update,
+)
 from soulsai.algorithms.n_step_returns import Horizon
 from soulsai.algorithms.quantiles import quantile_huber_loss
-from soulsai.algorithms.replay_learner import Experience, tensors
+from soulsai.algorithms.replay_learner import Experience, leaves, tensors
+from soulsai.algorithms.settings import DemonstrationSettings
 from soulsai.algorithms.vision import spectral_convolutions
 from soulsai.replay.ring import Batch
-from soulsai.types import Fragment, Metrics, Spec, zeros
+from soulsai.types import MASK, Fragment, Metrics, Spec, zeros
 
 METRICS_EVERY = 16  # updates; reading numbers out of torch takes time
 
@@ -87,7 +97,31 @@ class DQN:
 
     def learn(self, arrivals: Iterable[Sequence[Fragment]]) -> Iterator[Metrics]:
         """Update as often as the pace allows; see ``Algorithm.learn``."""
-        return self.experience.learn(arrivals, self._updates)
+        return self.experience.learn(arrivals, self._updates, self._clone)
+
+    def prepare_demonstrations(self, settings: DemonstrationSettings) -> None:
+        """Make a second replay for demonstrations; see ``LearnsFromDemonstrations``."""
+        insert_part(self.parts, self.experience.prepare_demonstrations(settings))
+
+    def demonstrate(self, episodes: Sequence[Fragment]) -> None:
+        """Add whole episodes to the demonstrations."""
+        self.experience.demonstrate(episodes)
+
+    def _clone(self) -> Metrics:
+        """Do one update of behaviour cloning."""
+        batch = self.experience.sample_demonstrations()
+        device = self.learner.weights.device
+        rows, weights = tensors(batch.rows, device), torch.from_numpy(batch.weights).to(device)
+        noise = self._noise(self.rng)
+        report, margin, agreement = clone(self.learner, rows, weights, self.config, noise)
+        self.skips.count(skipped=not report.done)
+        if report.done:
+            for part in self._spectral:
+                part.power_iteration()
+        return self._measured(report, noise) | {
+            "clone_loss": margin.item(),
+            "demonstration_agreement": agreement.item(),
+        }
 
     def _updates(self, batches: list[Batch]) -> Iterator[Metrics]:
         if self.config.anneal_lr:
@@ -102,7 +136,7 @@ class DQN:
             if batch is batches[-1]:
                 self.experience.update_priorities(done, errors)
             if not self._metrics or self.experience.pace.updates % METRICS_EVERY == 0:
-                self._metrics = self._measured(report, noise)
+                self._metrics = self._measured(report, noise) | self._shown(batch)
             yield self._metrics
 
     def _update(self, batch: Batch, noise: UpdateNoise) -> Report:
@@ -114,6 +148,21 @@ class DQN:
                 part.power_iteration()
         self.skips.count(skipped=not report.done)
         return report
+
+    @torch.no_grad()
+    def _shown(self, batch: Batch) -> Metrics:
+        """Return the metrics of the demonstrations in a batch."""
+        experience, shown = self.experience, self.experience.shown
+        if experience.demonstrations is None or not shown:
+            return {}
+        device = self.learner.weights.device
+        rows = tensors({name: column[-shown:] for name, column in batch.rows.items()}, device)
+        memory = {name: zeros(leaf, shown) for name, leaf in self.policy.memory.items()}
+        q = self.policy(leaves(rows, "obs."), tensors(memory, device))[0]["q"]
+        best = best_action(q, rows.get(f"obs.{MASK}"), self.policy.sizes)
+        agreement = (best == rows["action"].long()).float().mean().item()
+        metrics = measured(experience.demonstrations, shown, self.config.batch_size)
+        return metrics | {"demonstration_agreement": agreement}
 
     def _step(self, rows: Tensors, weights: Tensor, noise: UpdateNoise) -> Report:
         return update(self.learner, rows, weights, self.config, noise)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from soulsai.algorithms.base import Skips, Stateful, Tensors, remaining
 from soulsai.algorithms.compile.flat import FlatAdam, Gradient, flatten
+from soulsai.algorithms.demonstrations import DemonstrationRollouts, action_agreement, insert_part
 from soulsai.algorithms.distributions import Distribution, distribution
 from soulsai.algorithms.normalize import ObservationNormalizer
 from soulsai.algorithms.ppo.batches import Batches
@@ -34,8 +35,9 @@ from soulsai.algorithms.ppo.network import ActorCritic, Feedforward
 from soulsai.algorithms.ppo.recurrent import Recurrent, RecurrentActor
 from soulsai.algorithms.ppo.rollouts import Rollout, client_weights, lay_out
 from soulsai.algorithms.ppo.settings import PPOSettings, resolve
+from soulsai.algorithms.settings import DemonstrationSettings
 from soulsai.errors import ConfigError
-from soulsai.types import MASK, Array, Fragment, Leaf, Metrics, Spec
+from soulsai.types import MASK, Array, Fragment, Leaf, Metrics, Spec, zeros
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +107,7 @@ class PPO:
         )
         self._clock = clock
         self._update: Update | None = None
+        self.demonstrations: DemonstrationRollouts | None = None
         self.skips = Skips(self.policy)  # of minibatches
         self._report()
         self.parts: dict[str, Stateful] = {
@@ -122,6 +125,9 @@ class PPO:
         for fragments in arrivals:
             self.batches.published(self.policy.newest, self.policy.quota)
             self.batches.arrived(fragments)
+            if self._cloning:
+                yield self._clone()
+                continue
             if self._update is None:
                 if not self.batches.ready:
                     self._report()
@@ -130,6 +136,76 @@ class PPO:
                 self._report()
             if self._optimize(self._update):
                 yield self._finish(self._update)
+
+    def prepare_demonstrations(self, settings: DemonstrationSettings) -> None:
+        """Make the part that holds demonstrations; see ``LearnsFromDemonstrations``."""
+        self.demonstrations = DemonstrationRollouts(
+            settings, self.seed, lambda fragments: self._columns(lay_out(fragments))
+        )
+        insert_part(self.parts, self.demonstrations)
+        self._report()
+
+    def demonstrate(self, episodes: Sequence[Fragment]) -> None:
+        """Add demonstrated episodes, and count their statistics."""
+        if self.demonstrations is None or not episodes:
+            return
+        policy = self.policy
+        added = [
+            msgspec.structs.replace(
+                episode,
+                extras={name: zeros(leaf, len(episode)) for name, leaf in policy.extras.items()}
+                | episode.extras,
+                memory={name: zeros(leaf) for name, leaf in policy.memory.items()} | episode.memory,
+            )
+            for episode in episodes
+        ]
+        for episode in added:
+            floats = self.network.observation.floats
+            self.normalizer.update({name: episode.obs[name][:-1] for name in floats})
+        self.demonstrations.add(added)
+        self._report()
+
+    @property
+    def _cloning(self) -> bool:
+        return self.demonstrations is not None and self.demonstrations.cloning
+
+    def _clone(self) -> Metrics:
+        """Do one update of behaviour cloning, by maximum likelihood."""
+        if self.demonstrations is None:
+            return {}
+        loss, agreement = self._cloning_loss(self.demonstrations)
+        gradient = self._gradient.of(loss, torch.ones_like(loss))
+        norm = torch.linalg.vector_norm(gradient).item()
+        self.skips.count(skipped=not math.isfinite(norm))
+        if math.isfinite(norm):
+            if norm > self.config.grad_clip:
+                gradient.mul_(self.config.grad_clip / norm)
+            self.optimizer.lr = self.resolved.lr
+            self.optimizer.step(gradient)
+        self.demonstrations.cloned += 1
+        self._report()
+        return {
+            "clone_loss": loss.item(),
+            "demonstration_agreement": agreement.item(),
+            "demonstrations": float(len(self.demonstrations)),
+            "grad_norm": norm,
+            "skipped": float(self.skips.total),
+        }
+
+    def _cloning_loss(self, demonstrations: DemonstrationRollouts) -> tuple[Tensor, Tensor]:
+        """Return the negative log-likelihood of demonstrated actions, and their agreement."""
+        columns = demonstrations.columns
+        items = self.network.step_items(columns)
+        count = max(1, round(self.config.minibatch * len(items) / max(1, len(demonstrations))))
+        rows, outputs, value = self.network.evaluate(columns, demonstrations.draw(items, count))
+        steps = columns["step"][rows]
+        rows, value = rows[steps], value[steps]
+        actions = self._distribution(columns, rows, {n: o[steps] for n, o in outputs.items()})
+        shown = columns["action"][rows]
+        # The critic takes no part, but its gradient must exist.
+        loss = -actions.log_prob(shown).mean() + 0.0 * value.sum()
+        agreement = action_agreement(self.spec.action, actions.mode().detach(), shown)
+        return loss, agreement
 
     @property
     def remaining(self) -> float:
@@ -291,11 +367,27 @@ class PPO:
         value_loss = 0.5 * (client * (value - target).square()).sum()
         entropy = (client * actions.entropy()).sum()
         loss = policy_loss + c.value * value_loss - self.resolved.entropy * entropy
+        loss = loss + self._cloning_term(update)
         gradient = self._gradient.of(loss, torch.ones_like(loss))
         kl = (ratio - 1.0 - log_ratio).mean()
         clipped = ((ratio - 1.0).abs() > clip).float().mean()
         means = torch.stack([policy_loss, value_loss, entropy, kl, clipped, ratio.mean()])
         return gradient, means.detach()
+
+    def _cloning_term(self, update: Update) -> Tensor | float:
+        """Return the weighted loss of cloning, which decays; see ``DemonstrationRollouts``."""
+        shown = self.demonstrations
+        weight = 0.0 if shown is None else shown.weight(self.batches.ages.iteration)
+        if shown is None or not weight:
+            return 0.0
+        loss, agreement = self._cloning_loss(shown)
+        update.metrics |= {
+            "clone_weight": weight,
+            "clone_loss": loss.item(),
+            "demonstration_agreement": agreement.item(),
+            "demonstrations": float(len(shown)),
+        }
+        return weight * loss
 
     def _finish(self, update: Update) -> Metrics:
         self._update = None
@@ -310,6 +402,8 @@ class PPO:
         """Set the quota, zero during an update, and the number of dropped env steps."""
         quota = self.batches.quota
         self.policy.quota = quota if quota is None or self._update is None else 0
+        if self._cloning:  # this holds back the first version until the policy is cloned
+            self.policy.quota = 0
         self.policy.dropped = self.batches.dropped.steps
 
     def _tensor(self, array: Array) -> Tensor:

@@ -19,6 +19,8 @@ from soulsai.algorithms.base import Skips, Stateful, Tensors
 from soulsai.algorithms.compile.dense import keep_freed_memory
 from soulsai.algorithms.compile.flat import FlatAdam, Gradient, flatten
 from soulsai.algorithms.compile.form import Form, Package, examples
+from soulsai.algorithms.demonstrations import action_agreement, insert_part, measured
+from soulsai.algorithms.distributions import squashed_log_prob
 from soulsai.algorithms.replay_learner import Experience, leaves, tensors
 from soulsai.algorithms.sac import compiled
 from soulsai.algorithms.sac.network import Critics, SquashedActor, Temperature
@@ -32,6 +34,7 @@ from soulsai.algorithms.sac.update import (
     critic_loss,
     critic_report,
 )
+from soulsai.algorithms.settings import DemonstrationSettings
 from soulsai.replay.ring import Batch
 from soulsai.types import Fragment, Metrics, Spec, zeros
 
@@ -56,7 +59,7 @@ class SAC:
     ) -> None:
         keep_freed_memory()
         weights_seed, replay_seed, noise_seed = np.random.SeedSequence(seed).spawn(3)
-        self.config = config
+        self.config, self._spec = config, spec
         self.constants = _hyperparameters(config, spec)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(weights_seed.generate_state(1)[0]))
@@ -104,7 +107,52 @@ class SAC:
 
     def learn(self, arrivals: Iterable[Sequence[Fragment]]) -> Iterator[Metrics]:
         """Update at the configured pace; see ``Algorithm.learn``."""
-        return self.experience.learn(arrivals, self._updates)
+        return self.experience.learn(arrivals, self._updates, self._clone)
+
+    def prepare_demonstrations(self, settings: DemonstrationSettings) -> None:
+        """Make a second replay for demonstrations; see ``LearnsFromDemonstrations``."""
+        insert_part(self.parts, self.experience.prepare_demonstrations(settings))
+
+    def demonstrate(self, episodes: Sequence[Fragment]) -> None:
+        """Add whole episodes to the demonstrations."""
+        self.experience.demonstrate(episodes)
+
+    def _clone(self) -> Metrics:
+        """Do one update of behaviour cloning, and one of the critics, on demonstrations."""
+        batch = self.experience.sample_demonstrations()
+        rows = tensors(batch.rows, self._device)
+        weights = torch.from_numpy(batch.weights).to(self._device)
+        critic = self.critic_step(rows, weights, self._noise(len(weights)))
+        obs = self.policy.observation.parts(leaves(rows, "obs."))
+        mean, log_std = self.policy.parameters_of(obs)
+        logp = squashed_log_prob(mean, log_std, rows["action"].flatten(1))
+        loss = -(weights * logp).mean()
+        gradient = self._actor_gradient.of(loss, torch.ones_like(loss))
+        done = bool(critic.done) and bool(torch.linalg.vector_norm(gradient).isfinite())
+        self.skips.count(skipped=not done)
+        if done:
+            self.actor_adam.step(gradient)
+        return {
+            "clone_loss": loss.item(),
+            "demonstration_agreement": self._agreement(mean.detach(), rows["action"]),
+            "q_mean": critic.predicted.mean().item(),
+            "td_error": critic.error.mean().item(),
+            "skipped": float(self.skips.total),
+        }
+
+    def _agreement(self, mean: Tensor, action: Tensor) -> float:
+        return action_agreement(self._spec.action, mean.tanh(), action).item()
+
+    @torch.no_grad()
+    def _shown(self, rows: Tensors) -> Metrics:
+        """Return the metrics of the demonstrations in a batch."""
+        experience, shown = self.experience, self.experience.shown
+        if experience.demonstrations is None or not shown:
+            return {}
+        last = {name: column[-shown:] for name, column in rows.items()}
+        mean, _ = self.policy.parameters_of(self.policy.observation.parts(leaves(last, "obs.")))
+        metrics = measured(experience.demonstrations, shown, self.config.batch_size)
+        return metrics | {"demonstration_agreement": self._agreement(mean, last["action"])}
 
     def _updates(self, batches: list[Batch]) -> Iterator[Metrics]:
         done, errors = [], []
@@ -141,6 +189,7 @@ class SAC:
                 "temperature": self.temperature.value.item(),
                 "replay_size": float(len(self.experience.replay)),
                 "skipped": float(self.skips.total),
+                **self._shown(rows),
             }
         return critic
 

@@ -47,7 +47,7 @@ def test_whole_episodes_are_joined_in_order_and_others_are_counted():
     np.testing.assert_array_equal(whole.obs["obs"], first.obs["obs"])
     np.testing.assert_array_equal(whole.action, first.action)
     assert whole.terminated
-    (fragment,) = to_fragments(joined.dataset, KEPT.head, {})
+    (fragment,) = to_fragments(joined.dataset, KEPT.head)
     np.testing.assert_array_equal(fragment.reward, first.reward)
 
 

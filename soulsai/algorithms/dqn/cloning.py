@@ -1,0 +1,104 @@
+"""Behaviour cloning for Q-learning: temporal differences and a large margin (arXiv:1704.03732)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from soulsai.algorithms.base import Tensors
+from soulsai.algorithms.dqn.network import NO_NOISE
+from soulsai.algorithms.dqn.settings import DQNSettings
+from soulsai.algorithms.dqn.update import (
+    NO_UPDATE_NOISE,
+    Learner,
+    Report,
+    UpdateNoise,
+    best_action,
+    of_action,
+    report_of,
+    td_error,
+)
+from soulsai.algorithms.quantiles import expected
+from soulsai.algorithms.replay_learner import leaves
+from soulsai.types import MASK
+
+MARGIN = 0.8  # by which the value of a demonstrated action exceeds all others, in the loss
+MARGIN_WEIGHT = 1.0  # of this loss, relative to that of temporal differences
+
+
+def large_margin_loss(
+    q: Tensor, action: Tensor, mask: Tensor | None, sizes: Sequence[int]
+) -> Tensor:
+    """Return ``max_a (q(a) + margin(a)) - q(demonstrated)`` [B], the mean over components.
+
+    The margin is zero for the demonstrated choice; invalid choices do not count (equation 2 of
+    arXiv:1704.03732).
+
+    Args:
+        q: Values [B, A].
+        action: Demonstrated choices [B] or [B, D].
+        mask: Valid choices [B, A]; ``None``: all.
+        sizes: Number of choices of each component.
+    """
+    parts = q.split(list(sizes) or [q.shape[1]], 1)
+    chosen = action.long().reshape(len(q), -1).split(1, 1)
+    masks = [None] * len(parts) if mask is None else mask.split(list(sizes) or [q.shape[1]], 1)
+    losses = []
+    for part, shown, valid in zip(parts, chosen, masks, strict=True):
+        margin = torch.full_like(part, MARGIN).scatter(1, shown, 0.0)
+        raised = part + margin
+        if valid is not None:  # the demonstrated choice counts, even where no choice is valid
+            raised = raised.masked_fill(~valid & (margin > 0), -torch.inf)
+        losses.append(raised.amax(1) - part.gather(1, shown)[:, 0])
+    return torch.stack(losses).mean(0)
+
+
+def clone(
+    learner: Learner,
+    rows: Tensors,
+    weights: Tensor,
+    settings: DQNSettings,
+    noise: UpdateNoise = NO_UPDATE_NOISE,
+) -> tuple[Report, Tensor, Tensor]:
+    """Do one gradient step of both losses on demonstrations, and move the target network.
+
+    Args:
+        learner: The networks and the optimiser, changed in place.
+        rows: Columns of B transitions, the masks of ``obs`` included if there are masks.
+        weights: Importance weights [B].
+        settings: The settings of the algorithm.
+        noise: The random numbers of this update.
+
+    Returns:
+        The report, the margin loss [], and the share [] of demonstrated actions that are greedy.
+    """
+    online, target = learner.online, learner.target
+    parts, sizes = online.observation.parts, online.sizes
+    td = td_error(parts, online.quantiles, target.quantiles, rows, weights, settings, noise, sizes)
+    mask = rows.get(f"obs.{MASK}")
+    q = expected(online.quantiles(parts(leaves(rows, "obs.")), NO_NOISE))
+    margin = (weights * large_margin_loss(q, rows["action"], mask, sizes)).mean()
+    total = (td.predicted * td.slope).sum() + MARGIN_WEIGHT * margin
+    gradient = learner.gradient.of(total, torch.ones_like(total))
+    report = report_of(td, gradient)
+    if report.done:
+        if report.norm > settings.grad_clip:
+            gradient.mul_(settings.grad_clip / report.norm.item())
+        learner.optimizer.step(gradient)
+        learner.target_weights.lerp_(learner.weights, settings.target_ema)
+    best = best_action(q.detach(), mask, sizes)
+    equal = (best == rows["action"].long()).float().mean()
+    return report, margin.detach(), equal
+
+
+def conservative_penalty(q: Tensor, action: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Return ``logsumexp_a q(a) - q(taken)`` [B], the mean over components (arXiv:2006.04779).
+
+    Args:
+        q: Values [B, A].
+        action: Choices of the data [B] or [B, D].
+        sizes: Number of choices of each component.
+    """
+    parts = q.split(list(sizes) or [q.shape[1]], 1)
+    soft = torch.stack([part.logsumexp(1) for part in parts]).mean(0)
+    return soft - of_action(q[..., None], action, sizes)[..., 0].mean(1)
