@@ -1,4 +1,4 @@
-"""Demonstrations in learning: a second replay for off-policy learners, rollouts for PPO.
+"""Demonstrations in learning: a second replay for off-policy learners, rollouts for the others.
 
 Half of each batch comes from demonstrations (RLPD, arXiv:2302.02948), and a policy may first be
 cloned from them.

@@ -13,14 +13,15 @@ class DemonstrationSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
     # data sets of Minari or Parquet, see `soulsai record`; empty: no demonstrations
     data: tuple[str, ...] = ()
-    # dqn, sac: share of each batch that comes from demonstrations
+    # off-policy: share of each batch that comes from demonstrations
     share: Fraction = 0.5
     # updates of behaviour cloning before the first env step; the first version then plays already
     clone_steps: Natural = 0
-    # ppo: weight of cloning in the first iteration
+    # on-policy: weight of cloning in the first iteration
     clone_weight: Annotated[float, Meta(ge=0)] = 0.1
-    clone_decay: Fraction = 0.95  # ppo: factor of that weight per iteration
-    capacity: Count = 100_000  # dqn, sac: transitions of demonstrations; they are never overwritten
+    clone_decay: Fraction = 0.95  # on-policy: factor of that weight per iteration
+    # off-policy: transitions of demonstrations; they are never overwritten
+    capacity: Count = 100_000
 
     @property
     def used(self) -> bool:
