@@ -8,19 +8,21 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
 
 from benchmarks.figure import Figure, at_least, at_most
 from soulsai.client.actor import Actor
-from soulsai.client.environment import AdaptedEnvironment, PlayableEnvironment, make
+from soulsai.client.creation import make
+from soulsai.client.environment import AdaptedEnvironment, PlayableEnvironment
 from soulsai.client.isolation.environment import IsolatedEnvironment, start
 from soulsai.client.player import Player
 from soulsai.client.player_link import Outbox, PlayerProgress
 from soulsai.client.unconfirmed import UnconfirmedEntries
 from soulsai.client.uplink import Uplink
+from soulsai.client.vector_environment import PlayableVector
 from soulsai.config.schema import Config, RedisSettings, WatchdogSettings
 from soulsai.testing import ToyEnv
 from soulsai.testing.policy import toy_run
@@ -91,7 +93,7 @@ def measure(steps: int = 100_000) -> Iterator[Figure]:
         generation = training.open(spec, graph, fresh=True)
         first = Weights(CLIENT, generation, 1, weights(policy, graph))
         training.publish(first)
-        seconds = _play(redis, spec, graph, [environment], steps)
+        seconds = play(redis, spec, graph, [environment], steps).cpu
         training.close()
     spent = (
         seconds - timed.seconds - steps * _inference(Actor.load(graph, first, spec.spec), spec.spec)
@@ -114,17 +116,25 @@ def measure(steps: int = 100_000) -> Iterator[Figure]:
     )
 
 
-def _play(
+class Spent(NamedTuple):
+    """The seconds that a client has taken: of the processor, and by the clock."""
+
+    cpu: float
+    wall: float
+
+
+def play(
     redis: RedisSettings,
     spec: RunSpec,
     graph: Program,
-    environments: Sequence[PlayableEnvironment],
+    environments: Sequence[PlayableEnvironment] | PlayableVector,
     steps: int,
-) -> float:
-    """Play so many steps, and return the CPU seconds they took."""
+) -> Spent:
+    """Play so many steps, with a real background thread, and return what they took."""
     wire = connect_client(server_for("client", redis), "soulsai", CLIENT)
     wire.spec()
-    hello = Hello(CLIENT, PROTOCOL, CLIENT, spec.environment.id, len(environments), spec.crc)
+    count = spec.environment.count
+    hello = Hello(CLIENT, PROTOCOL, CLIENT, spec.environment.id, count, spec.crc)
     position = wire.hello(hello)
     progress = PlayerProgress()
     outbox = Outbox(64_000_000, time.monotonic)
@@ -144,13 +154,13 @@ def _play(
             client=CLIENT,
             epoch=position.epoch,
             rng=np.random.default_rng(0),
-            seeds=range(len(environments)),
+            seeds=range(count),
         )
-        began = time.process_time()
+        began, cpu = time.perf_counter(), time.process_time()
         player.run(_after(progress, steps))
-        seconds = time.process_time() - began
+        spent = Spent(time.process_time() - cpu, time.perf_counter() - began)
     wire.close()
-    return seconds
+    return spent
 
 
 def _after(progress: PlayerProgress, steps: int) -> Callable[[], bool]:
@@ -226,5 +236,5 @@ def _side_by_side(steps: int = 400) -> float:
             environments.append(environment)
             start(environment, lambda: False)
         began = time.perf_counter()
-        _play(redis, run, graph, environments, steps)
+        play(redis, run, graph, environments, steps)
         return steps / (time.perf_counter() - began)

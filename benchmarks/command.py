@@ -87,6 +87,15 @@ def client(as_json: bool) -> None:
 
 @app.command()
 @json_option
+def vector(as_json: bool) -> None:
+    """Env steps per second of a package's own vector environment, against single ones."""
+    from benchmarks import vector
+
+    _show(vector.measure(), as_json=as_json)
+
+
+@app.command()
+@json_option
 def learner(as_json: bool) -> None:
     """Rate of updates, against stable-baselines3 in the same process."""
     from benchmarks import learner

@@ -10,8 +10,9 @@ from msgspec import Struct
 from benchmarks.figure import Figure, at_least, at_most
 from soulsai.algorithms.base import Algorithm
 from soulsai.algorithms.dqn.settings import DQNSettings
-from soulsai.client.environment import AdaptedEnvironment, make
-from soulsai.client.recorder import Recorder
+from soulsai.client.creation import make
+from soulsai.client.environment import AdaptedEnvironment
+from soulsai.client.recorder import Columns, Recorder
 from soulsai.config.schema import Config, RedisSettings
 from soulsai.heads import Exploration
 from soulsai.training_node.admission import Admission
@@ -177,7 +178,7 @@ def _play(environment: AdaptedEnvironment, spec: RunSpec, steps: int) -> Iterato
     action_spec, leaf = environment.spec.action, environment.spec.action.leaf
     rng = np.random.default_rng(0)
     exploration = Exploration(greedy=False, epsilon=0.25)
-    recorder = Recorder(CLIENT, 1, spec)
+    recorder = Recorder(CLIENT, 1, spec, Columns(spec, 1), 0)
     rows = {name: zeros(leaf) for name, leaf in environment.spec.obs.items()}
     taken = episode = 0
     environment.reset(rows, 0)

@@ -68,12 +68,31 @@ class Policy:
         value = info if source["info"] else obs
         for key in source["path"]:
             value = value[key]
-        if name == "mask" and isinstance(value, tuple):  # one mask for each component
-            value = np.concatenate(value)
+        if name == "mask" and isinstance(value, dict | tuple):
+            value = np.concatenate(mask_parts(value, self.card["spec"]["action"]))
         value = np.asarray(value).reshape(leaf["shape"])
         if leaf["categories"]:
             value = value - np.reshape(source["start"], leaf["shape"])
         return value.astype(leaf["dtype"])
+
+
+def mask_parts(mask: Any, action: dict[str, Any]) -> list[Any]:
+    """Return one mask for each component, from masks nested like the actions."""
+    if not action["parts"]:
+        return list(mask)
+    found, sizes = [], list(action["sizes"])
+    for part in action["parts"]:
+        if part["numbers"]:
+            continue
+        own, sizes = sizes[: part["size"]], sizes[part["size"] :]
+        value = mask
+        for key in part["path"]:
+            keys = value if isinstance(value, dict) else range(len(value or ()))
+            value = value[key] if key in keys else None
+        if value is None:  # every choice is valid
+            value = np.ones(sum(own), bool)
+        found += list(value) if isinstance(value, tuple) else [np.ravel(value)]
+    return found
 
 
 def in_bounds(chosen: Any, action: dict[str, Any], kind: str) -> Any:

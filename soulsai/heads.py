@@ -99,14 +99,8 @@ def to_environment(head: Head, action_spec: ActionSpec, action: Array) -> int | 
         return int(action)
     if action_spec.kind == "multidiscrete":
         return action.astype(np.int64)
-    box, row = _box(action_spec), action.reshape(-1)
-    numbers = row[len(action_spec.sizes) :]
-    if head.kind != "gaussian":
-        numbers = box.centre + box.unit * numbers.astype(np.float64)
-    clipped: Array = np.clip(numbers, box.low, box.high).astype(np.float32)
-    if action_spec.sizes:
-        return np.concatenate((row[: len(action_spec.sizes)], clipped))
-    return clipped.reshape(action_spec.shape)
+    row: Array = to_environment_rows(head, action_spec, action[None])[0]
+    return row
 
 
 def to_environment_rows(head: Head, action_spec: ActionSpec, actions: Array) -> Array:

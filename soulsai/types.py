@@ -340,6 +340,7 @@ class EnvironmentOffer(Struct, frozen=True):
     info_keys: tuple[str, ...] = ()
     realtime: bool = False  # it goes on by itself, and is therefore slow
     largest_reward: float = 1e6  # of one step, with either sign
+    vector: bool = False  # the package's own environment plays all at once
 
 
 class RunSpec(Struct, frozen=True):

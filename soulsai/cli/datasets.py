@@ -110,7 +110,7 @@ def import_data(
     as_json: bool,
 ) -> None:
     """Check data sets against a run or an environment, and join them in one."""
-    from soulsai.client.environment import probe
+    from soulsai.client.probe import probe
     from soulsai.datasets.files import read, write
 
     settings = _settings(saves, run, env, config, sets)

@@ -49,7 +49,7 @@ def training_node(
         settings = connect.with_own_server(_node_settings(config, named, sets))
         connect.need_server_extra()
         from soulsai import runs
-        from soulsai.client.environment import probe
+        from soulsai.client.probe import probe
         from soulsai.training_node.node import serve
 
         with connect.training(settings) as wire:

@@ -135,7 +135,7 @@ def serve(
 
 def _welcome(config: Config, address: str) -> str:
     """Return the steps by which somebody joins a server of ``soulsai serve``."""
-    from soulsai.client.environment import extra_of
+    from soulsai.client.creation import extra_of
 
     extra = extra_of(config.environment.id)
     package = f'"soulsai[{extra}]"' if extra else "soulsai"
@@ -192,7 +192,7 @@ def check_choices(config: Config) -> None:
         return
     import gymnasium
 
-    from soulsai.client.environment import check_extra, make
+    from soulsai.client.creation import check_extra, make
 
     if place:
         if not config.environment.spec_file:

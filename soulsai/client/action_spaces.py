@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import Space, spaces
 
-from soulsai.client.spaces import Path, as_array, space_leaves
+from soulsai.client.spaces import Path, space_leaves
 from soulsai.errors import EnvironmentFault
 from soulsai.types import ActionPart, ActionSpec, Array
 
@@ -64,42 +64,24 @@ class NativeActions:
         self._start = space.start if isinstance(space, spaces.Discrete) else None
 
     def __call__(self, action: Any) -> Any:
-        """Return an action as an element of the space.
+        """Return an action as an element of the space, or a batch of them of the batched space.
 
         Args:
-            action: An index, or an array of all choices and then all numbers in units of the
-                environment; numbers are rounded in spaces of integers.
+            action: Indices [...], or arrays [..., n] of all choices and then all numbers in units
+                of the environment; numbers are rounded in spaces of integers.
         """
         if self._start is not None:
             return np.int64(action + self._start)
-        row = np.asarray(action).reshape(-1)
+        row = np.asarray(action)
+        batch = row.shape[: row.ndim - len(self.spec.shape)]
+        row = row.reshape((*batch, -1))
         split = len(self.spec.sizes)
-        given = [row[split:], row[:split]]
+        given = [row[..., split:], row[..., :split]]
         values = (
-            _element(part.space, given[part.is_choice][part.first : part.first + part.size])
+            _element(part.space, given[part.is_choice][..., part.first : part.first + part.size])
             for part in self._parts
         )
         return _nested(self._space, values)
-
-    def mask_parts(self, mask: Any) -> Any:
-        """Return the masks of all choices in their order, from a mask nested like the space.
-
-        A component that the mask leaves out, or gives as ``None``, has no invalid choices.
-        """
-        if not isinstance(self._space, spaces.Dict | spaces.Tuple) or not isinstance(
-            mask, dict | tuple | list
-        ):
-            return mask
-        parts: list[Any] = []
-        for path, leaf in space_leaves(self._space):
-            sizes = _sizes(leaf)
-            if not sizes:
-                continue
-            part = mask
-            for key in path:
-                part = _item(part, key)
-            parts += [np.ones(sum(sizes), np.bool_)] if part is None else _flat(part)
-        return tuple(parts)
 
 
 def _spec(
@@ -163,13 +145,14 @@ def _kind(space: Space[Any]) -> str:
 
 
 def _element(space: Any, row: Array) -> Any:
-    """Return the choices or numbers [n] of one leaf as an element of its space."""
+    """Return the choices or numbers [..., n] of one leaf as elements of its space."""
     if isinstance(space, spaces.Discrete):
-        return np.int64(row[0] + space.start)
+        return np.int64(row[..., 0] + space.start)
+    batch = row.shape[:-1]
     if isinstance(space, spaces.MultiDiscrete):
-        chosen = row.astype(np.int64).reshape(space.nvec.shape) + space.start
+        chosen = row.astype(np.int64).reshape((*batch, *space.nvec.shape)) + space.start
         return chosen.astype(space.dtype)
-    row = row.reshape(space.shape)
+    row = row.reshape((*batch, *space.shape))
     if isinstance(space, spaces.MultiBinary):
         return row.astype(space.dtype)
     if space.dtype.kind == "f":
@@ -190,18 +173,3 @@ def _nested(space: Space[Any], values: Iterator[Any]) -> Any:
     if isinstance(space, spaces.Tuple):
         return tuple(_nested(inner, values) for inner in space.spaces)
     return next(values)
-
-
-def _item(mask: Any, key: str | int) -> Any:
-    """Return a part of a nested mask, or ``None`` if it is left out."""
-    if isinstance(mask, dict):
-        return mask.get(key)
-    if isinstance(mask, tuple | list) and isinstance(key, int) and key < len(mask):
-        return mask[key]
-    return None
-
-
-def _flat(mask: Any) -> list[Array]:
-    if isinstance(mask, tuple | list):
-        return [part for inner in mask for part in _flat(inner)]
-    return [as_array(mask).reshape(-1)]

@@ -13,13 +13,10 @@ from msgspec import Struct
 from soulsai.algorithms.registry import AlgorithmSections
 from soulsai.algorithms.settings import LearnerSettings
 from soulsai.algorithms.spec_text import describe_action, describe_leaf
-from soulsai.client.environment import (
-    AdaptedEnvironment,
-    Rows,
-    numbers,
-    open_environment,
-    random_action,
-)
+from soulsai.client.environment import numbers
+from soulsai.client.probe import SingleEnvironment, open_environment, random_action
+from soulsai.client.spaces import Rows
+from soulsai.client.vector_environment import FirstOfVector
 from soulsai.config.schema import Config
 from soulsai.episode_metrics import asked_info
 from soulsai.types import MASK, Array, Spec, zeros
@@ -79,6 +76,7 @@ def check(
             before("close")
             environment.close()
     masked = MASK in environment.spec.obs
+    together = environment.count if isinstance(environment, FirstOfVector) else 1
     mask = ("observation" if environment.mask_in_obs else "info") if masked else ""
     asked = asked_info(settings.info_keys, config.telemetry.metrics)
     warnings = [*heard.lines, *trial.warnings(settings.max_episode_steps)]
@@ -92,7 +90,7 @@ def check(
         id=settings.id,
         spec=environment.spec,
         steps=trial.steps,
-        steps_per_second=trial.steps / max(trial.seconds, 1e-9),
+        steps_per_second=together * trial.steps / max(trial.seconds, 1e-9),
         resets_seconds=trial.longest_reset,
         episodes=trial.ended,
         rewards=(trial.least, trial.largest),
@@ -137,6 +135,8 @@ def describe(report: EnvironmentReport, config: Config) -> Iterator[str]:
         f"at most {_duration(report.resets_seconds)} per reset"
     )
     yield f"  isolation    {_isolation(config)}"
+    if settings.vector:
+        yield f"  vector       {settings.count} environments of each client in one, by the package"
     if step > SLOW_SECONDS and not settings.realtime:
         yield "               if it goes on by itself, set environment.realtime: true"
     yield f"  train        {_training(report, config)}"
@@ -148,7 +148,7 @@ class _Warnings(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.lines: list[str] = []
-        self._logger = logging.getLogger("soulsai.client.environment")
+        self._logger = logging.getLogger("soulsai.client")
 
     def __enter__(self) -> "_Warnings":
         self._logger.addHandler(self)
@@ -172,7 +172,7 @@ class _Trial:
 
     def __init__(
         self,
-        environment: AdaptedEnvironment,
+        environment: SingleEnvironment,
         clock: Callable[[], float],
         before: Callable[[Call], object],
     ) -> None:
@@ -276,7 +276,8 @@ def _training(report: EnvironmentReport, config: Config) -> str:
         mend = "set environment.action_range, or " if within else ""
         return f"{name} cannot learn these actions; {mend}give --algorithm {' or '.join(others)}"
     run = config.run
-    rate = report.steps_per_second * max(1, run.clients) * config.environment.count
+    together = 1 if config.environment.vector else config.environment.count
+    rate = report.steps_per_second * max(1, run.clients) * together
     steps = f"{run.max_env_steps:,} env steps" if run.max_env_steps else "no planned end"
     least = ""
     if run.max_env_steps:

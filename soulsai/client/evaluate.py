@@ -7,22 +7,18 @@ from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from msgspec import Struct
 
 from soulsai.client.actor import Actor
-from soulsai.client.environment import (
-    AdaptedEnvironment,
-    PlayableEnvironment,
-    StepResult,
-    make,
-    numbers,
-)
+from soulsai.client.environment import LARGEST_REWARD, PlayableEnvironment, StepResult, numbers
 from soulsai.client.environment_offer import check_offer, difference
 from soulsai.client.in_process import InProcessEnvironment
 from soulsai.client.isolation.environment import SLICE, IsolatedEnvironment, start
 from soulsai.client.isolation.watchdog import EnvironmentBroken
 from soulsai.client.own_values import listed_only, numbered, with_own
+from soulsai.client.probe import SingleEnvironment, open_offer
 from soulsai.client.trial_load import try_file
 from soulsai.config import schema
 from soulsai.errors import ConfigError, EnvironmentFault
@@ -138,17 +134,17 @@ def _open(
 ) -> None:
     """Append an environment that restarts after a fault; only the first isolated one is started."""
     rng = random.Random(0)
-    if isolate:
+    if isolate and not offer.vector:
         isolated = IsolatedEnvironment(id, offer, card.spec, limits, stopped=stopped, rng=rng)
         if not environments:
             start(isolated, stopped)  # the others start while this one plays
         environments.append(isolated)
         return
 
-    def again() -> AdaptedEnvironment:
-        env = make(id, offer.kwargs, offer.max_episode_steps, offer.wrappers)
-        masked = MASK in card.spec.obs
-        return AdaptedEnvironment(env, id, mask_key=offer.mask_key, masked=masked)
+    any_reward = msgspec.structs.replace(offer, largest_reward=LARGEST_REWARD)
+
+    def again() -> SingleEnvironment:
+        return open_offer(id, any_reward, masked=MASK in card.spec.obs)
 
     first = again()
     if different := difference(first.spec, card.spec):

@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 from gymnasium import Space, spaces
 
-from soulsai.client.spaces import space_leaves
+from soulsai.client.spaces import LeftOut, space_leaves
 from soulsai.errors import EnvironmentFault
 from soulsai.frame_stacks import image_axes
 from soulsai.types import UNBOUNDED, Array, Leaf
@@ -21,11 +21,13 @@ MOST_FRAMES = 16
 
 
 class LeaveOut(gymnasium.ObservationWrapper[Any, Any, Any]):
-    """Leaves keys of nested dictionaries out of observations (``environment.leave_out``).
+    """Leaves parts of nested observations out (``environment.leave_out``).
+
+    An element of a tuple leaves an empty place, so that the others keep their indices.
 
     Args:
         env: The environment.
-        names: Keys, with dots between those of nested dictionaries.
+        names: Keys of dictionaries and indices of tuples, with dots between those of nested ones.
     """
 
     def __init__(self, env: Environment, names: Sequence[str]) -> None:
@@ -41,32 +43,45 @@ class LeaveOut(gymnasium.ObservationWrapper[Any, Any, Any]):
         self.observation_space = self._without_space(env.observation_space, "")
 
     def observation(self, observation: Any) -> Any:
-        """Return an observation without these leaves."""
-        return self._without(observation, "")
+        """Return an observation without these parts."""
+        return self._without(observation, self.env.observation_space, "")
 
     def _without_space(self, space: Space[Any], prefix: str) -> Space[Any]:
-        if not isinstance(space, spaces.Dict):
-            if any(name.startswith(prefix) for name in self._names) and prefix:
-                raise EnvironmentFault(
-                    f"environment.leave_out: {prefix[:-1]!r} is no dictionary, whose keys could be "
-                    "left out"
-                )
-            return space
-        kept = {
-            key: self._without_space(inner, f"{prefix}{key}.")
-            for key, inner in space.spaces.items()
-            if f"{prefix}{key}" not in self._names
-        }
-        return spaces.Dict(list(kept.items()))
+        if isinstance(space, spaces.Dict):
+            kept = {
+                key: self._without_space(inner, f"{prefix}{key}.")
+                for key, inner in space.spaces.items()
+                if f"{prefix}{key}" not in self._names
+            }
+            return spaces.Dict(list(kept.items()))
+        if isinstance(space, spaces.Tuple):
+            return spaces.Tuple(
+                [
+                    LeftOut()
+                    if f"{prefix}{index}" in self._names
+                    else self._without_space(inner, f"{prefix}{index}.")
+                    for index, inner in enumerate(space.spaces)
+                ]
+            )
+        return space
 
-    def _without(self, observation: Any, prefix: str) -> Any:
-        if not isinstance(observation, dict):
-            return observation
-        return {
-            key: self._without(inner, f"{prefix}{key}.")
-            for key, inner in observation.items()
-            if f"{prefix}{key}" not in self._names
-        }
+    def _without(self, value: Any, space: Space[Any], prefix: str) -> Any:
+        """Return a part of an observation; what does not fit the space stays as it is."""
+        if isinstance(space, spaces.Dict) and isinstance(value, dict):
+            return {
+                key: self._without(inner, space.spaces.get(key, space), f"{prefix}{key}.")
+                for key, inner in value.items()
+                if f"{prefix}{key}" not in self._names
+            }
+        if isinstance(space, spaces.Tuple) and isinstance(value, tuple | list):
+            pairs = enumerate(zip(value, space.spaces, strict=False))
+            return tuple(
+                LeftOut.value
+                if f"{prefix}{index}" in self._names
+                else self._without(inner, each, f"{prefix}{index}.")
+                for index, (inner, each) in pairs
+            )
+        return value
 
 
 class Pictures(gymnasium.Wrapper[Any, Any, Any, Any]):

@@ -2,18 +2,20 @@
 
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
 from soulsai.client.actor import Actor
-from soulsai.client.environment import PlayableEnvironment, Rows, StepResult, numbers
+from soulsai.client.environment import PlayableEnvironment, RecordedEnvironment, StepResult, numbers
 from soulsai.client.isolation.environment import IsolatedEnvironment, answered
 from soulsai.client.isolation.watchdog import EnvironmentBroken
 from soulsai.client.late_steps import LateSteps
 from soulsai.client.player_link import Instructions, PlayerLink, PlayerProgress
-from soulsai.client.recorder import Recorder
-from soulsai.heads import Exploration, act, explore, to_environment
+from soulsai.client.recorder import Columns, Recorder
+from soulsai.client.spaces import Rows
+from soulsai.client.vector_environment import PlayableVector, VectorStep
+from soulsai.heads import Exploration, act, explore, to_environment, to_environment_rows
 from soulsai.types import MASK, Array, Episode, Head, RunSpec, zeros
 
 _WAIT_SECONDS = 0.1  # between two checks of ``stopped``
@@ -26,13 +28,13 @@ class _Seat:
     def __init__(
         self,
         index: int,
-        environment: PlayableEnvironment,
+        source: RecordedEnvironment,
         recorder: Recorder,
         obs: Rows,
         memory: Rows,
     ) -> None:
         self.index = index
-        self.environment = environment
+        self.source = source
         self.recorder = recorder
         # Views of this environment's rows in the batches
         self.rows = {name: rows[index, ...] for name, rows in obs.items()}
@@ -42,12 +44,30 @@ class _Seat:
         self.actor: Actor | None = None
         self.newest = (0, 0)  # newest generation and version of the episode
         self.episode = 0
-        self.reward = 0.0
-        self.steps = 0
         self.began = 0.0  # of the episode
-        self.deadline = 0.0  # of the fragment
         self.late = LateSteps()
         self.absent = True  # until an episode begins
+
+
+class _SourceOfVector:
+    """One environment of a vector, for the record of its episodes."""
+
+    def __init__(self, vector: PlayableVector, index: int) -> None:
+        self._vector, self._index = vector, index
+        self.check_bounds = vector.check_bounds
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Return the info of the last step."""
+        return self._vector.info_of(self._index)
+
+
+def _sources(
+    environments: Sequence[PlayableEnvironment] | PlayableVector,
+) -> Sequence[RecordedEnvironment]:
+    if isinstance(environments, Sequence):
+        return environments
+    return [_SourceOfVector(environments, index) for index in range(environments.count)]
 
 
 class _Step(NamedTuple):
@@ -64,7 +84,8 @@ class Player:
     """Plays environments side by side, with one batched inference per version in use.
 
     Several isolated environments step and reset at the same time: each gets its next action once
-    it has finished the one before.
+    it has finished the one before. Those of a vector environment take each step together, and each
+    begins its next episode by itself.
 
     A greedy episode measures its version and keeps it to the end, unless it lasts so long that it
     may never end: then it goes on as one that explores. Every other episode takes the newest
@@ -73,7 +94,7 @@ class Player:
 
     def __init__(
         self,
-        environments: Sequence[PlayableEnvironment],
+        environments: Sequence[PlayableEnvironment] | PlayableVector,
         spec: RunSpec,
         head: Head,
         link: PlayerLink,
@@ -90,7 +111,7 @@ class Player:
         """Prepare to play.
 
         Args:
-            environments: The environments.
+            environments: The environments, or a vector environment.
             spec: The run.
             head: Chooses actions from the policy's outputs.
             link: The uplink.
@@ -98,12 +119,14 @@ class Player:
             client: The client's name.
             epoch: The epoch of this session.
             rng: Of exploration and of drawn actions.
-            seeds: Of the first reset of each environment.
+            seeds: Of the first reset of each environment; the first one is that of a vector.
             step_delay: Seconds to sleep after each round of steps.
             clock: Monotonic seconds.
             sleep: How to sleep.
         """
-        count = len(environments)
+        self._vector = None if isinstance(environments, Sequence) else environments
+        self._environments = environments if isinstance(environments, Sequence) else ()
+        count = len(sources := _sources(environments))
         self._spec = spec
         self._head = head
         self._link = link
@@ -121,10 +144,14 @@ class Player:
         self._memory = {name: zeros(leaf, count) for name, leaf in spec.memory.items()}
         self._greedy = np.zeros(count, np.bool_)
         self._epsilon = np.zeros(count)
-        self._seats = [
-            _Seat(index, environment, Recorder(client, epoch, spec), self._obs, self._memory)
-            for index, environment in enumerate(environments)
-        ]
+        self._rewards = np.zeros(count)  # of the episodes
+        self._steps = np.zeros(count, np.int64)
+        self._deadlines = np.zeros(count)  # of the fragments
+        self._columns = Columns(spec, count)
+        self._seats = []
+        for index, source in enumerate(sources):
+            recorder = Recorder(client, epoch, spec, self._columns, index)
+            self._seats.append(_Seat(index, source, recorder, self._obs, self._memory))
         self._groups: list[tuple[Actor, Array | None, list[_Seat]]] = []
         self._regroup = False
         self._absent = 0  # seats
@@ -206,6 +233,9 @@ class Player:
         if self._regroup:
             self._group()
         began = self._clock()
+        if self._vector is not None:
+            self._step_vector(self._vector, began)
+            return
         for actor, indices, seats in self._groups:
             actions, extras = self._act(actor, indices)
             for row, seat in enumerate(seats):
@@ -233,7 +263,7 @@ class Player:
         )
 
     def _step(self, step: _Step) -> None:
-        environment = step.seat.environment
+        environment = self._environments[step.seat.index]
         native = to_environment(self._head, self._spec.spec.action, step.action)
         try:
             if self._waits(environment):
@@ -245,7 +275,7 @@ class Player:
             outcome = environment.step(native, step.seat.rows)
             self._progress.called = None
         except EnvironmentBroken as broken:
-            self._leave(step.seat, broken)
+            self._leave([step.seat], broken)
         else:
             self._stepped(step, outcome)
 
@@ -273,30 +303,86 @@ class Player:
                 else:
                     self._stepped(step, environment.finish_step(seat.rows))
             except EnvironmentBroken as broken:
-                self._leave(seat, broken)
+                self._leave([seat], broken)
 
     def _stepped(self, step: _Step, outcome: StepResult) -> None:
         seat, action, extras, row, began = step
         seat.recorder.add(action, outcome.reward, extras, row, seat.rows)
-        seat.reward += outcome.reward
-        seat.steps += 1
+        self._rewards[seat.index] += outcome.reward
+        self._steps[seat.index] += 1
         self._used += 1
         self._progress.steps += 1
         now = self._clock()
         if self._spec.environment.realtime and seat.late.is_late(now):
             self._count_fault("late")
-        if seat.recorder.length == 1:
-            seat.deadline = began + self._spec.fragment_seconds
+        length = seat.recorder.length
+        if length == 1:
+            self._deadlines[seat.index] = began + self._spec.fragment_seconds
         if outcome.terminated or outcome.truncated:
             self._end(seat, outcome, now)
-        elif seat.recorder.length >= seat.recorder.capacity or now >= seat.deadline:
+            self._begin(seat)
+        elif length >= seat.recorder.capacity or now >= self._deadlines[seat.index]:
             self._send(seat, terminated=False, truncated=False)
             self._take_newest(seat)
+
+    def _step_vector(self, vector: PlayableVector, began: float) -> None:
+        """Take one step in each environment of a vector."""
+        spec = self._spec.spec.action
+        actions, extras = self._act_together()
+        self._progress.called = began
+        try:
+            outcome = vector.step(to_environment_rows(self._head, spec, actions), self._obs)
+            self._columns.add(
+                np.flatnonzero(outcome.taken), actions, outcome.reward, extras, self._obs
+            )
+            begun = vector.begin(self._obs)
+        except EnvironmentBroken as broken:
+            self._leave(self._seats, broken)
+            return
+        self._progress.called = None
+        self._stepped_together(outcome, begun, began)
+
+    def _act_together(self) -> tuple[Array, Rows]:
+        """Choose the actions [E, ...] of all environments, whatever their versions are."""
+        parts = [(indices, *self._act(actor, indices)) for actor, indices, _ in self._groups]
+        if len(parts) == 1:
+            return parts[0][1:]
+        count, spec = len(self._seats), self._spec
+        actions = zeros(spec.spec.action.leaf, count)
+        extras = {name: zeros(leaf, count) for name, leaf in spec.extras.items()}
+        for indices, chosen, more in parts:
+            actions[indices] = chosen
+            for name, values in more.items():
+                extras[name][indices] = values
+        return actions, extras
+
+    def _stepped_together(self, outcome: VectorStep, begun: Array, began: float) -> None:
+        """Record a step of a vector, and send what it has completed."""
+        taken, lengths = outcome.taken, self._columns.lengths
+        self._rewards += outcome.reward
+        self._steps += taken
+        count = int(np.count_nonzero(taken))
+        self._used += count
+        self._progress.steps += count
+        now = self._clock()
+        self._deadlines[taken & (lengths == 1)] = began + self._spec.fragment_seconds
+        ended = outcome.terminated | outcome.truncated
+        cut = taken & ((lengths >= self._columns.capacity) | (now >= self._deadlines)) & ~ended
+        for index in np.flatnonzero(ended | begun | cut).tolist():
+            seat = self._seats[index]
+            if ended[index]:
+                over, out = bool(outcome.terminated[index]), bool(outcome.truncated[index])
+                self._end(seat, StepResult(0.0, terminated=over, truncated=out), now)
+            if begun[index]:
+                self._begun(seat)
+            elif cut[index]:
+                self._send(seat, terminated=False, truncated=False)
+                self._take_newest(seat)
 
     def _begin(self, seat: _Seat) -> None:
         """Begin an episode; its first observation is no step of the episode before."""
         seed, self._seeds[seat.index] = self._seeds[seat.index], None
-        environment = seat.environment
+        environment = self._environments[seat.index]
         try:
             if self._waits(environment):
                 environment.request_reset(seed)
@@ -306,11 +392,9 @@ class Player:
                 environment.reset(seat.rows, seed)
                 self._progress.called = None
         except EnvironmentBroken as broken:
-            self._leave(seat, broken)
+            self._leave([seat], broken)
             return
-        if seat.absent:
-            seat.absent, self._absent = False, self._absent - 1
-            self._regroup = True
+        self._set_absent(seat, absent=False)
         if environment not in self._resetting:
             self._begun(seat)
 
@@ -320,7 +404,8 @@ class Player:
             row[...] = 0
         self._explore(seat, evaluate=True)
         seat.episode, self._episodes = self._episodes, self._episodes + 1
-        seat.reward, seat.steps, seat.newest = 0.0, 0, (0, 0)
+        self._rewards[seat.index], self._steps[seat.index] = 0.0, 0
+        seat.newest = (0, 0)
         seat.began = self._clock()
         seat.late.begin()
         seat.recorder.begin(seat.episode, seat.rows)
@@ -336,21 +421,26 @@ class Player:
             seat.memory[name][...] = self._rng.standard_normal(seat.memory[name].shape)
         self._greedy[seat.index], self._epsilon[seat.index] = drawn.greedy, drawn.epsilon
 
-    def _leave(self, seat: _Seat, broken: EnvironmentBroken) -> None:
-        """Abandon the episode and its unfinished fragment, which is sent only if it is sound."""
-        self._progress.called = None
-        if not seat.absent:
-            seat.absent, self._absent = True, self._absent + 1
-            self._regroup = True
+    def _leave(self, seats: Sequence[_Seat], broken: EnvironmentBroken) -> None:
+        """Abandon episodes and their unfinished fragments; send these only if they are sound."""
         fault, progress = broken.fault, self._progress
-        if seat.recorder.length and fault is not None and fault.sound:
-            self._send(seat, terminated=False, truncated=False)
-        progress.discarded += seat.recorder.length
-        seat.recorder.length = 0
+        progress.called = None
+        for seat in seats:
+            self._set_absent(seat, absent=True)
+            if seat.recorder.length and fault is not None and fault.sound:
+                self._send(seat, terminated=False, truncated=False)
+            progress.discarded += seat.recorder.length
+            seat.recorder.length = 0
         if fault is not None:
             progress.restarts += fault.restarts
             self._count_fault(fault.kind)
             progress.trouble = fault.text
+
+    def _set_absent(self, seat: _Seat, *, absent: bool) -> None:
+        if seat.absent != absent:
+            seat.absent = absent
+            self._absent += 1 if absent else -1
+            self._regroup = True
 
     def _count_fault(self, kind: str) -> None:
         faults = self._progress.faults
@@ -358,25 +448,45 @@ class Player:
 
     def _rejoin(self) -> None:
         """Begin episodes in environments that are ready again; wait if none is playing."""
+        if self._vector is not None:
+            self._rejoin_vector(self._vector)
+            return
         for seat in self._seats:
             if not seat.absent:
                 continue
             try:
-                ready = seat.environment.ready(
+                ready = self._environments[seat.index].ready(
                     0.0 if self._absent < len(self._seats) else _WAIT_SECONDS
                 )
             except EnvironmentBroken as broken:
-                self._leave(seat, broken)
+                self._leave([seat], broken)
             else:
                 if ready:
                     self._begin(seat)
 
+    def _rejoin_vector(self, vector: PlayableVector) -> None:
+        """Begin an episode in each environment of a vector, if it is ready."""
+        seed, self._seeds[0] = self._seeds[0], None
+        try:
+            if not vector.ready(_WAIT_SECONDS):
+                return
+            self._progress.called = self._clock()
+            vector.reset(self._obs, seed)
+        except EnvironmentBroken as broken:
+            self._leave(self._seats, broken)
+            return
+        self._progress.called = None
+        for seat in self._seats:
+            self._set_absent(seat, absent=False)
+            self._begun(seat)
+
     def _take_newest(self, seat: _Seat) -> None:
         """Use the newest weights for the next fragment, unless the episode measures older ones."""
-        if seat.exploration.greedy and seat.steps >= max(_GREEDY_STEPS, 4 * self._longest):
+        steps = int(self._steps[seat.index])
+        if seat.exploration.greedy and steps >= max(_GREEDY_STEPS, 4 * self._longest):
             self._explore(seat, evaluate=False)  # it may never end, and nothing is learnt from it
         newest = self._instructions.actor
-        pinned = seat.exploration.greedy and seat.steps > 0 and seat.actor is not None
+        pinned = seat.exploration.greedy and steps > 0 and seat.actor is not None
         if newest is not None and not pinned and newest is not seat.actor:
             seat.actor = newest
             self._progress.version = newest.version
@@ -386,32 +496,32 @@ class Player:
             seat.recorder.use(seat.actor, seat.memory)
 
     def _end(self, seat: _Seat, outcome: StepResult, now: float) -> None:
-        """Send the last fragment and the summary of an episode, and begin the next one."""
+        """Send the last fragment and the summary of an episode."""
         self._send(seat, terminated=outcome.terminated, truncated=outcome.truncated)
-        self._longest = max(self._longest, seat.steps)
+        steps = int(self._steps[seat.index])
+        self._longest = max(self._longest, steps)
         generation, version = seat.newest
         self._link.send(
             Episode(
                 generation=generation,
                 version=version,
                 episode=seat.episode,
-                reward=seat.reward,
-                steps=seat.steps,
+                reward=float(self._rewards[seat.index]),
+                steps=steps,
                 seconds=now - seat.began,
                 terminated=outcome.terminated,
                 greedy=seat.exploration.greedy,
                 epsilon=seat.at_random,
-                info=numbers(seat.environment.info, self._spec.environment.info_keys),
+                info=numbers(seat.source.info, self._spec.environment.info_keys),
                 kwargs=self._progress.kwargs,
             )
         )
         self._progress.episodes += 1
-        self._begin(seat)
 
     def _send(self, seat: _Seat, *, terminated: bool, truncated: bool) -> None:
         fragment = seat.recorder.cut(self._cut, terminated=terminated, truncated=truncated)
         self._cut += len(fragment)
-        seat.environment.check_bounds(fragment.obs)
+        seat.source.check_bounds(fragment.obs)
         self._link.send(fragment)
         seat.recorder.resume()
 

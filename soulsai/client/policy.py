@@ -76,7 +76,7 @@ class SavedPolicy:
                 value = value[key]
             if name == MASK:
                 row = zeros(leaf)
-                read_mask(value, row.size, row)
+                read_mask(value, self.card.spec.action, row)
                 return row
             array = as_array(value).reshape(leaf.shape)
         except (KeyError, IndexError, TypeError, ValueError) as error:

@@ -7,7 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from soulsai.client.actor import Actor
-from soulsai.client.environment import LARGEST_SEED, AdaptedEnvironment, make
+from soulsai.client.creation import make
+from soulsai.client.environment import LARGEST_SEED, AdaptedEnvironment
 from soulsai.client.environment_offer import difference
 from soulsai.client.human_input import HumanInput
 from soulsai.client.own_values import numbered, with_own

@@ -15,26 +15,81 @@ MOST_BYTES = 1_500_000  # of a fragment before encoding; an entry on the wire ha
 _REWARD = Leaf((), "<f4")
 
 
+class Columns:
+    """The columns of E environments, in which each fills rows of its own."""
+
+    def __init__(self, spec: RunSpec, count: int) -> None:
+        self.capacity = capacity(spec)
+        self.lengths = np.zeros(count, np.int64)  # env steps since the last cut
+        self.obs = {
+            name: _block(leaf, count, self.capacity + 1) for name, leaf in spec.spec.obs.items()
+        }
+        self.action = _block(spec.spec.action.leaf, count, self.capacity)
+        self.reward = _block(_REWARD, count, self.capacity)
+        self.extras = {
+            name: _block(leaf, count, self.capacity) for name, leaf in spec.extras.items()
+        }
+
+    def add(self, chosen: Array, action: Array, reward: Array, extras: Rows, rows: Rows) -> None:
+        """Append a step of several environments.
+
+        Args:
+            chosen: Their indices [n].
+            action: The actions [E, ...] of all environments.
+            reward: The rewards [E].
+            extras: The head's extra values [E, ...].
+            rows: The observations [E, ...] after the step.
+        """
+        at = self.lengths[chosen]
+        self.action[chosen, at] = action[chosen]
+        self.reward[chosen, at] = reward[chosen]
+        for name, columns in self.extras.items():
+            columns[chosen, at] = extras[name][chosen]
+        for name, columns in self.obs.items():
+            columns[chosen, at + 1] = rows[name][chosen]
+        self.lengths[chosen] = at + 1
+
+
 class Recorder:
     """Copies the steps of one environment into columns.
 
     A fragment of ``cut`` holds views of the columns; encode it before calling ``resume``.
     """
 
-    def __init__(self, client: str, epoch: int, spec: RunSpec) -> None:
-        self.length = 0  # env steps since the last cut
-        self.capacity = capacity(spec)
-        self.obs = {name: zeros(leaf, self.capacity + 1) for name, leaf in spec.spec.obs.items()}
+    def __init__(
+        self, client: str, epoch: int, spec: RunSpec, columns: Columns, index: int
+    ) -> None:
+        """Prepare to record.
+
+        Args:
+            client: The client's name.
+            epoch: The epoch of its session.
+            spec: The run.
+            columns: The columns of all environments.
+            index: The index of this environment in ``columns``.
+        """
+        self.capacity = columns.capacity
+        self.obs = {name: block[index] for name, block in columns.obs.items()}
         self._client = client
         self._epoch = epoch
-        self._action = zeros(spec.spec.action.leaf, self.capacity)
-        self._reward = zeros(_REWARD, self.capacity)
-        self._extras = {name: zeros(leaf, self.capacity) for name, leaf in spec.extras.items()}
+        self._lengths = columns.lengths[index : index + 1]
+        self._action = columns.action[index]
+        self._reward = columns.reward[index]
+        self._extras = {name: block[index] for name, block in columns.extras.items()}
         self._memory = {name: zeros(leaf) for name, leaf in spec.memory.items()}
         self._episode = 0
         self._start = 0
         self.exploration = Exploration(greedy=False, epsilon=0.0)  # of the fragment
         self._generation = self._version = 0
+
+    @property
+    def length(self) -> int:
+        """Return the env steps since the last cut."""
+        return self._lengths.item()
+
+    @length.setter
+    def length(self, value: int) -> None:
+        self._lengths[0] = value
 
     def begin(self, episode: int, rows: Rows) -> None:
         """Begin an episode.
@@ -102,9 +157,10 @@ class Recorder:
 
     def resume(self) -> None:
         """Begin the next fragment of the same episode with its last observation."""
+        length = self.length
         for columns in self.obs.values():
-            columns[0] = columns[self.length]
-        self._start += self.length
+            columns[0] = columns[length]
+        self._start += length
         self.length = 0
 
 
@@ -116,6 +172,10 @@ def capacity(spec: RunSpec) -> int:
     if 2 * row > room:
         raise EnvironmentFault(f"one step takes {row} bytes; make the observations smaller")
     return max(1, min(spec.fragment_steps, room // row - 1))
+
+
+def _block(leaf: Leaf, count: int, steps: int) -> Array:
+    return np.zeros((count, steps, *leaf.shape), leaf.dtype)
 
 
 def _bytes(leaf: Leaf) -> int:

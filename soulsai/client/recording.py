@@ -10,7 +10,8 @@ import numpy as np
 from msgspec import Struct
 
 from soulsai.client.actor import Actor, Arrays
-from soulsai.client.environment import AdaptedEnvironment, make
+from soulsai.client.creation import make
+from soulsai.client.environment import AdaptedEnvironment
 from soulsai.client.environment_offer import check_offer, difference
 from soulsai.client.own_values import listed_only, numbered, with_own
 from soulsai.client.video import VideoFault, VideoLimits, VideoWriter

@@ -11,17 +11,19 @@ import msgspec
 import numpy as np
 
 from soulsai import __version__
-from soulsai.client.environment import AdaptedEnvironment, PlayableEnvironment, make
+from soulsai.client.environment import PlayableEnvironment
 from soulsai.client.environment_offer import check_offer, difference
-from soulsai.client.in_process import InProcessEnvironment
+from soulsai.client.in_process import Closable, InProcessEnvironment, InProcessVector
 from soulsai.client.isolation.environment import IsolatedEnvironment, start
 from soulsai.client.own_values import for_record, index_of, numbered, with_own
 from soulsai.client.player import Player
 from soulsai.client.player_link import Outbox, PlayerProgress
+from soulsai.client.probe import SingleEnvironment, open_offer, open_vector
 from soulsai.client.spool import Spool, clean
 from soulsai.client.trial_load import try_program
 from soulsai.client.unconfirmed import UnconfirmedEntries
 from soulsai.client.uplink import Backoff, Uplink
+from soulsai.client.vector_environment import AdaptedVector
 from soulsai.config.schema import Config
 from soulsai.errors import AccessDenied, EnvironmentFault, NoRun, WireError
 from soulsai.types import (
@@ -129,8 +131,12 @@ class _ClientContext(NamedTuple):
         finally:
             _close(environments)
 
-    def _make_all(self, id: str, offer: EnvironmentOffer, spec: Spec) -> list[PlayableEnvironment]:
+    def _make_all(
+        self, id: str, offer: EnvironmentOffer, spec: Spec
+    ) -> list[PlayableEnvironment] | InProcessVector:
         """Make the environments; raise ``EnvironmentFault`` if they are not the run's."""
+        if offer.vector:
+            return self._vector(id, offer, spec)
         count, isolate = offer.count, self.config.environment.isolate
         if isolate == "auto":
             isolate = offer.realtime
@@ -159,6 +165,16 @@ class _ClientContext(NamedTuple):
             sleep=self.sleep,
         )
 
+    def _vector(self, id: str, offer: EnvironmentOffer, spec: Spec) -> InProcessVector:
+        ours = numbered(offer, index_of(self.config.client.number, offer.count, 0))
+        return InProcessVector(
+            lambda: make_own_vector(id, ours, spec),
+            self.config.watchdog,
+            rng=self.jitter,
+            clock=self.clock,
+            sleep=self.sleep,
+        )
+
     def _isolated(self, id: str, offer: EnvironmentOffer, spec: Spec) -> IsolatedEnvironment:
         isolated = IsolatedEnvironment(
             id,
@@ -178,14 +194,15 @@ class _ClientContext(NamedTuple):
         spec: RunSpec,
         id: str,
         values: ClientValues,
-        environments: Sequence[PlayableEnvironment],
+        environments: Sequence[PlayableEnvironment] | InProcessVector,
     ) -> str:
+        count = len(environments) if isinstance(environments, Sequence) else environments.count
         hello = Hello(
             run=spec.run,
             protocol=PROTOCOL,
             software=f"soulsai {__version__}",
             environment=id,
-            environments=len(environments),
+            environments=count,
             crc=spec.crc,
         )
         spool, unconfirmed = self._spool(spec), UnconfirmedEntries()
@@ -193,9 +210,7 @@ class _ClientContext(NamedTuple):
             started = self._retry(lambda: self._say_hello(spec, hello, spool, unconfirmed))
             if started is None:
                 return "run"
-            log.info(
-                "run=%s environment=%s count=%d values=%s", spec.run, id, len(environments), values
-            )
+            log.info("run=%s environment=%s count=%d values=%s", spec.run, id, count, values)
             over = self._run_player(spec, *started, values, environments, spool, unconfirmed)
             if over == "run" and spool is not None:
                 spool.discard()
@@ -210,14 +225,15 @@ class _ClientContext(NamedTuple):
         program: Program,
         position: Position,
         values: ClientValues,
-        environments: Sequence[PlayableEnvironment],
+        environments: Sequence[PlayableEnvironment] | InProcessVector,
         spool: Spool | None,
         unconfirmed: UnconfirmedEntries,
     ) -> str:
         """Play, and return the reason of the end."""
         outbox = Outbox(int(self.config.client.outbox_mb * 1e6), self.clock)
         progress = PlayerProgress(kwargs=values)
-        exploration, *seeds = np.random.SeedSequence(self.seed).spawn(1 + len(environments))
+        several = len(environments) if isinstance(environments, Sequence) else 1
+        exploration, *seeds = np.random.SeedSequence(self.seed).spawn(1 + several)
         with Uplink(
             self.wire,
             spec,
@@ -302,24 +318,29 @@ def _public_id(id: str) -> str:
     return f"{Path(place).name}{colon}{name}" if place.endswith(".py") else id
 
 
-def make_own(id: str, offer: EnvironmentOffer, spec: Spec) -> AdaptedEnvironment:
+def make_own(id: str, offer: EnvironmentOffer, spec: Spec) -> SingleEnvironment:
     """Make an environment in this process; raise ``EnvironmentFault`` if it is not the run's."""
-    env = make(id, offer.kwargs, offer.max_episode_steps, offer.wrappers)
-    environment = AdaptedEnvironment(
-        env,
-        id,
-        mask_key=offer.mask_key,
-        masked=MASK in spec.obs,
-        largest_reward=offer.largest_reward,
-    )
-    if different := difference(environment.spec, spec):
-        _close([environment])
-        raise EnvironmentFault(f"{id}: is not the environment of the run: {different}")
+    environment = open_offer(id, offer, masked=MASK in spec.obs)
+    _check_spec(environment, spec)
     return environment
 
 
-def _close(environments: Sequence[PlayableEnvironment]) -> None:
-    for environment in environments:
+def make_own_vector(id: str, offer: EnvironmentOffer, spec: Spec) -> AdaptedVector:
+    """Make a vector environment; raise ``EnvironmentFault`` if it is not the run's."""
+    vector = open_vector(id, offer, masked=MASK in spec.obs, count=offer.count)
+    _check_spec(vector, spec)
+    return vector
+
+
+def _check_spec(made: SingleEnvironment | AdaptedVector, spec: Spec) -> None:
+    if different := difference(made.spec, spec):
+        _close([made])
+        raise EnvironmentFault(f"{made.name}: is not the environment of the run: {different}")
+
+
+def _close(environments: Sequence[Closable] | InProcessVector) -> None:
+    every = environments if isinstance(environments, Sequence) else [environments]
+    for environment in every:
         try:
             environment.close()
         except EnvironmentFault as fault:

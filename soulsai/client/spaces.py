@@ -9,14 +9,24 @@ from gymnasium import Space, spaces
 from msgspec import Struct
 
 from soulsai.errors import EnvironmentFault
-from soulsai.types import MASK, Array, Leaf, LeafSource
+from soulsai.types import MASK, ActionSpec, Array, Leaf, LeafSource
 
 _AGREE = "let observation_space be that of what reset and step return"
 
 Path = tuple[str | int, ...]
+Rows = dict[str, Array]  # rows of each leaf, written in place
 
 # Outputs of the policy's graph, and the leaf of masks
 _GRAPH_NAMES = frozenset((MASK, "q", "logits", "mean", "log_std"))
+
+
+class LeftOut(spaces.Box):
+    """The place of an element of a tuple that ``environment.leave_out`` names."""
+
+    value = np.zeros(0, np.float32)
+
+    def __init__(self) -> None:
+        super().__init__(0.0, 0.0, self.value.shape, np.float32)
 
 
 class Reader(Struct, frozen=True, eq=False):
@@ -135,7 +145,7 @@ def read_space(space: Space[Any], without: str = "") -> tuple[dict[str, Reader],
     result: dict[str, Reader] = {}
     left_out: dict[str, str] = {}
     for path, leaf in space_leaves(space):
-        if without and path == (without,):
+        if (without and path == (without,)) or isinstance(leaf, LeftOut):
             continue
         name = ".".join(map(str, path)) or "obs"
         if name in _GRAPH_NAMES or name.startswith(("memory_", "next_memory_")):
@@ -172,24 +182,61 @@ def holds_mask(space: Space[Any], key: str, choices: int) -> bool:
     return sum(math.prod(part.shape or ()) for part in parts) == choices
 
 
-def read_mask(value: Any, choices: int, row: Array) -> None:
-    """Copy an action mask into a row.
+def read_mask(value: Any, action: ActionSpec, row: Array) -> None:
+    """Copy an action mask, or a batch of masks, into a row.
 
     Args:
-        value: Numbers or booleans [choices], or a tuple of masks, which are concatenated.
-        choices: The number of choices.
-        row: The row [choices] to write, of bool.
+        value: Numbers or booleans [..., choices]; a tuple of masks, which are concatenated; or
+            masks nested like the action space. A component that nested masks leave out, or give
+            as ``None``, has no invalid choices.
+        action: The actions.
+        row: The row [..., choices] to write, of bool.
 
     Raises:
         ValueError: The mask has another size or dtype.
     """
-    parts = value if isinstance(value, tuple | list) else (value,)
-    array = np.concatenate([as_array(part).reshape(-1) for part in parts or ((),)])
+    batch = row.shape[:-1]
+    nested = action.parts and isinstance(value, dict | tuple | list)
+    parts = _mask_parts(value, action, batch) if nested else _flat(value, batch)
+    array = np.concatenate(parts or [np.empty((*batch, 0))], axis=-1)
     if array.dtype.kind not in "biu":
         raise ValueError(f"is of {array.dtype}; give booleans, or whole numbers of which 0 is no")
-    if array.shape != (choices,):
-        raise ValueError(f"has shape {array.shape} instead of {(choices,)}: one for each choice")
+    if array.shape != row.shape:
+        raise ValueError(f"has shape {array.shape} instead of {row.shape}: one for each choice")
     np.not_equal(array, 0, out=row)
+
+
+def _mask_parts(mask: Any, action: ActionSpec, batch: tuple[int, ...]) -> list[Array]:
+    """Return the masks of all choices in their order, from masks nested like the space."""
+    parts: list[Array] = []
+    sizes = iter(action.sizes)
+    for leaf in action.parts:
+        if leaf.numbers:
+            continue
+        choices = sum(next(sizes) for _ in range(leaf.size))
+        part = mask
+        for key in leaf.path:
+            part = _item(part, key)
+        parts += [np.ones((*batch, choices), np.bool_)] if part is None else _flat(part, batch)
+    return parts
+
+
+def _item(mask: Any, key: str | int) -> Any:
+    """Return a part of a nested mask, or ``None`` if it is left out."""
+    if isinstance(mask, dict):
+        return mask.get(key)
+    if isinstance(mask, tuple | list) and isinstance(key, int) and key < len(mask):
+        return mask[key]
+    return None
+
+
+def _flat(mask: Any, batch: tuple[int, ...]) -> list[Array]:
+    if isinstance(mask, tuple | list):
+        return [part for inner in mask for part in _flat(inner, batch)]
+    array = as_array(mask)
+    if array.shape[: len(batch)] != batch:
+        raise ValueError(f"has {array.dtype} {array.shape} instead of one mask for each of {batch}")
+    return [array.reshape((*batch, -1))]
 
 
 def space_leaves(space: Space[Any], path: Path = ()) -> Iterator[tuple[Path, Space[Any]]]:

@@ -66,7 +66,7 @@ class RedisSettings(Struct, frozen=True, forbid_unknown_fields=True):
 class EnvironmentSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The environment that clients play."""
 
-    # a Gymnasium id, "module:Id" or "file.py:make"
+    # a Gymnasium id, "module:Id" or "file.py:make"; with "gym:" before it for the old Gym
     id: Annotated[str, Meta(max_length=256)] = "LunarLander-v3"
     # keyword arguments of the environment; "{index}" in a text becomes the environment's number,
     # and "{5005+index}" a port of its own
@@ -79,7 +79,7 @@ class EnvironmentSettings(Struct, frozen=True, forbid_unknown_fields=True):
     # wrappers with their arguments, from the innermost to the outermost: Gymnasium's by name, as in
     # FrameStackObservation: {stack_size: 4}, others as "module:Class"
     wrappers: Wrappers = {}
-    # leaves of the observation to leave out, such as [mission, inner.time]
+    # leaves of the observation to leave out, such as [mission, inner.time], or ["1"] of a tuple
     leave_out: tuple[str, ...] = ()
     # make pictures of bytes small, e.g. {size: 84, grey: true, stack: 4}; empty: they stay
     image: Kwargs = {}
@@ -87,6 +87,9 @@ class EnvironmentSettings(Struct, frozen=True, forbid_unknown_fields=True):
     action_range: Annotated[tuple[float, ...], Meta(max_length=2)] = ()
     # environments that one client plays side by side
     count: Annotated[int, Meta(ge=1, le=MOST_ENVIRONMENTS)] = 1
+    # play them in one vector environment, if the package has one (gymnasium.make_vec); much faster
+    # for small environments
+    vector: bool = False
     # truncate episodes after this many steps; 0: leave it to the environment
     max_episode_steps: Natural = 0
     # largest reward of one step, with either sign; a larger one is a fault of the environment
@@ -116,6 +119,7 @@ class EnvironmentSettings(Struct, frozen=True, forbid_unknown_fields=True):
             info_keys=self.info_keys,
             realtime=self.realtime,
             largest_reward=self.largest_reward,
+            vector=self.vector,
         )
 
     def _own_wrappers(self) -> Wrappers:
@@ -402,6 +406,11 @@ def _environment_faults(environment: EnvironmentSettings) -> Iterator[str]:
         wanted = _IMAGE.get(name)
         if wanted is None or type(value) is not wanted:
             yield f"environment.image: {name}: {value}; wanted size: 84, grey: true or stack: 4"
+    if environment.vector and (environment.realtime or environment.isolate is True):
+        yield (
+            "environment.vector: the package's own vector environment is played in the client's "
+            "process; set environment.realtime and environment.isolate to false"
+        )
     if len(environment.action_range) == 1:
         yield "environment.action_range: one number; wanted [low, high]"
 

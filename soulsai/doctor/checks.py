@@ -365,9 +365,9 @@ def run(config: Config, wire: ClientWire, named: str, *, pinned: bool) -> Iterat
 
 def _environment(config: Config, spec: RunSpec, named: str = "") -> CheckResult:
     """Check that the run's environment is allowed, can be made, and has the run's spaces."""
-    from soulsai.client.environment import AdaptedEnvironment, make
     from soulsai.client.environment_offer import check_offer, difference
     from soulsai.client.own_values import numbered, with_own
+    from soulsai.client.probe import open_offer
 
     offer = spec.environment
     try:
@@ -386,10 +386,7 @@ def _environment(config: Config, spec: RunSpec, named: str = "") -> CheckResult:
     except ConfigError as error:
         return finding("environment.untrusted", error=error, id=offer.id)
     try:
-        made = AdaptedEnvironment(
-            make(id, numbered(offer, 0).kwargs, offer.max_episode_steps, offer.wrappers), id,
-            mask_key=offer.mask_key, masked=MASK in spec.spec.obs,
-        )  # fmt: skip
+        made = open_offer(id, numbered(offer, 0), masked=MASK in spec.spec.obs)
     except SoulsAIError as error:
         return finding("environment.broken", error=error, id=id)
     try:

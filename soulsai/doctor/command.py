@@ -96,7 +96,7 @@ def _client_findings(
 
 
 def _server_findings(config: Config) -> Iterator[CheckResult]:
-    from soulsai.client.environment import probe
+    from soulsai.client.probe import probe
 
     yield checks.software((*SERVER_EXTRA, "onnxruntime"), "server")
     yield checks.disk(Path(config.run.saves), "runs")

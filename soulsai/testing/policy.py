@@ -5,7 +5,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from soulsai.client.environment import probe
+from soulsai.client.actor import head_outputs
+from soulsai.client.probe import probe
 from soulsai.config import schema
 from soulsai.types import (
     OLDEST_PROTOCOL,
@@ -50,6 +51,8 @@ def toy_run(
             kwargs=environment.kwargs,
             max_episode_steps=environment.max_episode_steps,
             mask_key=environment.mask_key,
+            count=environment.count,
+            vector=environment.vector,
         )
     )
     kind = Head(head, eval_fraction=eval_fraction)
@@ -85,16 +88,22 @@ def linear_program(
     import onnx
     from onnx import TensorProto, helper
 
-    names = {"epsilon_greedy": ["q"], "categorical": ["logits"]}.get(head.kind, ["mean", "log_std"])
-    size = sum(spec.action.sizes) or int(np.prod(spec.action.shape, dtype=int))
+    choices, numbers = sum(spec.action.sizes), len(spec.action.low)
+    size = choices + numbers
     inputs_size = sum(int(np.prod(leaf.shape, dtype=int)) for leaf in spec.seen.values())
     weights = {"w": np.zeros((inputs_size, size), np.float32), "b": np.zeros(size, np.float32)}
     nodes, inputs = _observation(spec)
-    nodes.append(helper.make_node("Gemm", ["observation", "w", "b"], [names[0]]))
-    outputs = [helper.make_tensor_value_info(names[0], TensorProto.FLOAT, ["batch", size])]
-    for name in names[1:]:
-        nodes.append(helper.make_node("Identity", [names[0]], [name]))
-        outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size]))
+    nodes.append(helper.make_node("Gemm", ["observation", "w", "b"], ["all"]))
+    sizes = head_outputs(head, spec.action)
+    if head.kind == "hybrid":
+        nodes.append(helper.make_node("Split", ["all", "split"], ["logits", "mean"], axis=1))
+        nodes.append(helper.make_node("Identity", ["mean"], ["log_std"]))
+    else:
+        nodes += [helper.make_node("Identity", ["all"], [name]) for name in sizes]
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", each])
+        for name, each in sizes.items()
+    ]
     if memory:
         count = helper.make_tensor_value_info("memory_count", TensorProto.FLOAT, ["batch", 1])
         inputs.append(count)
@@ -104,6 +113,7 @@ def linear_program(
     constants = [
         helper.make_tensor("flat", TensorProto.INT64, [2], [0, -1]),
         helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0]),
+        helper.make_tensor("split", TensorProto.INT64, [2], [choices, numbers]),
         *(_initializer(name, array, inside=card is not None) for name, array in weights.items()),
     ]
     graph = helper.make_graph(nodes, "linear", inputs, outputs, constants)
@@ -115,7 +125,7 @@ def linear_program(
         graph=model.SerializeToString(),
         location="weights",
         inputs=tuple(spec.seen),
-        outputs=tuple(names),
+        outputs=tuple(sizes),
         head=head,
         weights={name: Leaf(array.shape, "<f4") for name, array in weights.items()},
         memory={"count": Leaf((1,), "<f4")} if memory else {},

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from soulsai.client.environment import make as make_any
+from soulsai.client.creation import make as make_any
 from soulsai.client.games import soulsgym
 from soulsai.errors import EnvironmentFault
 from soulsai.testing import iudex

@@ -6,7 +6,7 @@ import pytest
 from benchmarks import learning
 from benchmarks.environments import LONGEST_GAME, breakout
 from benchmarks.targets import BREAKOUT, TARGETS
-from soulsai.client.environment import probe
+from soulsai.client.probe import probe
 from soulsai.config.schema import EnvironmentSettings
 
 SEEDS = (10, 11, 12, 13, 14)  # no setting was chosen on these

@@ -12,11 +12,12 @@ import numpy as np
 import psutil
 import pytest
 
+from soulsai.client.creation import make
 from soulsai.client.environment import AdaptedEnvironment as Own
-from soulsai.client.environment import make, probe
 from soulsai.client.isolation import process_tree
 from soulsai.client.isolation.environment import IsolatedEnvironment, start
 from soulsai.client.isolation.watchdog import EnvironmentBroken
+from soulsai.client.probe import probe
 from soulsai.config.schema import EnvironmentSettings, WatchdogSettings
 from soulsai.errors import EnvironmentFault
 from soulsai.testing import BoxToy, DictToy, MaskedToy, MultiDiscreteToy
@@ -265,7 +266,7 @@ def test_a_client_that_is_killed_leaves_no_environment_behind(tmp_path):
     code = (
         "import random, sys; sys.path.append(sys.argv[1])\n"
         "from soulsai.client.isolation.environment import IsolatedEnvironment, start\n"
-        "from soulsai.client.environment import probe\n"
+        "from soulsai.client.probe import probe\n"
         "from soulsai.config.schema import EnvironmentSettings, WatchdogSettings\n"
         "from soulsai.types import EnvironmentOffer, zeros\n"
         "spec = probe(EnvironmentSettings(id='tests.system.sick_env:Sick'))\n"

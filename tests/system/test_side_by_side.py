@@ -9,9 +9,9 @@ import psutil
 import pytest
 
 from soulsai.client.actor import Actor
-from soulsai.client.environment import probe
 from soulsai.client.isolation.environment import IsolatedEnvironment, start
 from soulsai.client.player_link import Instructions
+from soulsai.client.probe import probe
 from soulsai.config.schema import EnvironmentSettings, WatchdogSettings
 from soulsai.testing.policy import linear_program
 from soulsai.types import EnvironmentOffer, Head, Pointer, Weights

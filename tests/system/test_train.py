@@ -133,3 +133,20 @@ def test_a_run_goes_on_with_its_own_settings(trained):
     assert (after.duplicates, after.lost) == (0, 0)
     config = json.loads((folder / after.run / "config.json").read_text())
     assert config["environment"]["id"] == "CartPole-v1"
+
+
+def test_a_vector_environment_is_played_learnt_from_and_evaluated(tmp_path):
+    sets = ("environment.vector=true", "environment.count=8", "dqn.replay_ratio=0.1")
+    words = [word for each in sets for word in ("--set", each)]
+    done = soulsai("train", *CARTPOLE, *words, "--max-env-steps", STEPS, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    summary = summary_of(done)
+    assert summary.env_steps >= STEPS
+    assert summary.updates > 0
+    assert summary.episodes > 10
+    assert (summary.rejected, summary.duplicates, summary.lost) == ({}, 0, 0)
+    lines = (tmp_path / summary.run / "results.jsonl").read_text().splitlines()
+    episodes = [json.loads(line) for line in lines]
+    assert {one["reward"] - one["steps"] for one in episodes if "reward" in one} == {0}
+    done = soulsai("evaluate", "latest", "--episodes", 3, "--json", cwd=tmp_path)
+    assert json.loads(done.stdout)["episodes"] == 3

@@ -18,7 +18,7 @@ from typing import Any, Literal, NoReturn
 
 import msgspec
 
-from soulsai.client.environment import Rows, StepResult
+from soulsai.client.environment import StepResult
 from soulsai.client.environment_offer import difference
 from soulsai.client.isolation import process_tree
 from soulsai.client.isolation.watchdog import EnvironmentBroken, Fault, Watchdog
@@ -34,6 +34,7 @@ from soulsai.client.isolation.worker import (
     WorkerSetup,
     action_bytes,
 )
+from soulsai.client.spaces import Rows
 from soulsai.config import schema
 from soulsai.errors import EnvironmentFault
 from soulsai.process import PARENT

@@ -18,7 +18,9 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from soulsai.client.environment import AdaptedEnvironment, Rows, StepResult, make, numbers
+from soulsai.client.creation import make
+from soulsai.client.environment import AdaptedEnvironment, StepResult, numbers
+from soulsai.client.spaces import Rows
 from soulsai.errors import EnvironmentFault
 from soulsai.process import die_with_parent
 from soulsai.types import ActionSpec, Array, Kwargs, Leaf, Spec, Wrappers

@@ -3,7 +3,7 @@
 import numpy as np
 
 from benchmarks.environments import cartpole_positions
-from soulsai.client.environment import probe
+from soulsai.client.probe import probe
 from soulsai.config.schema import EnvironmentSettings
 
 

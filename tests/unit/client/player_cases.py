@@ -96,13 +96,16 @@ def stage(envs, kind="epsilon_greedy", *, memory=False, clock=lambda: 0.0, quota
     offer = EnvironmentOffer(
         "it", info_keys=options.pop("info_keys", ()), realtime=options.pop("realtime", False)
     )
-    environments = [
-        AdaptedEnvironment(env, "it", mask_key="action_mask", masked=masked)
-        if isinstance(env, gymnasium.Env)
-        else env
-        for env in envs
-    ]
-    spec = environments[0].spec
+    if isinstance(envs, list):
+        environments = [
+            AdaptedEnvironment(env, "it", mask_key="action_mask", masked=masked)
+            if isinstance(env, gymnasium.Env)
+            else env
+            for env in envs
+        ]
+        spec, count = environments[0].spec, len(envs)
+    else:  # a vector
+        environments, spec, count = envs, envs.spec, envs.count
     program, arrays = linear_program(spec, head, memory=memory)
     settings = {"fragment_steps": 4, "fragment_seconds": 60.0, **options}
     run = RunSpec(
@@ -132,7 +135,7 @@ def stage(envs, kind="epsilon_greedy", *, memory=False, clock=lambda: 0.0, quota
         client="c",
         epoch=7,
         rng=np.random.default_rng(0),
-        seeds=range(len(envs)),
+        seeds=range(count),
         clock=clock,
         **player_options,
     )

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from soulsai.client.action_spaces import NativeActions
-from soulsai.client.environment import random_action
 from soulsai.client.isolation.worker import _action_from, action_bytes
+from soulsai.client.probe import random_action
 from soulsai.errors import EnvironmentFault
 from soulsai.heads import to_environment
 from soulsai.types import MASK, ActionSpec, Head

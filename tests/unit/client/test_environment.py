@@ -10,16 +10,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from soulsai.client.environment import (
-    EXTRAS,
-    MODULES,
-    AdaptedEnvironment,
-    check_extra,
-    extra_of,
-    make,
-    probe,
-)
+from soulsai.client.creation import EXTRAS, MODULES, check_extra, extra_of, make
+from soulsai.client.environment import AdaptedEnvironment
 from soulsai.client.environment_report import check
+from soulsai.client.probe import probe
 from soulsai.config import Config, schema
 from soulsai.errors import ConfigError, EnvironmentFault
 from soulsai.testing import BoxToy, DictToy, MaskedToy, MultiDiscreteToy, RudeEnv, ToyEnv

@@ -9,7 +9,8 @@ from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soulsai.client.environment import AdaptedEnvironment, make
+from soulsai.client.creation import make
+from soulsai.client.environment import AdaptedEnvironment
 from soulsai.client.installed_versions import versions_behind
 from soulsai.client.late_steps import LATE, LateSteps
 from soulsai.errors import EnvironmentFault

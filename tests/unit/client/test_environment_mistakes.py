@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from soulsai.client.environment import AdaptedEnvironment, make, probe
+from soulsai.client.creation import make
+from soulsai.client.environment import AdaptedEnvironment
 from soulsai.client.environment_offer import check_offer
+from soulsai.client.probe import probe
 from soulsai.config.schema import EnvironmentSettings
 from soulsai.errors import ConfigError, EnvironmentFault
 from soulsai.types import MASK, EnvironmentOffer, Leaf, zeros

@@ -9,7 +9,7 @@ import pytest
 from onnx import numpy_helper
 
 from soulsai.cli.evaluate import progress_on
-from soulsai.client.environment import make
+from soulsai.client.creation import make
 from soulsai.client.evaluate import evaluate
 from soulsai.config.schema import WatchdogSettings
 from soulsai.errors import ConfigError, EnvironmentFault
@@ -165,7 +165,7 @@ def test_an_environment_that_can_be_made_once_is_played_alone(tmp_path, monkeypa
             raise EnvironmentFault("the port is taken")
         return make(id, kwargs, steps, wrappers)
 
-    monkeypatch.setattr("soulsai.client.evaluate.make", once)
+    monkeypatch.setattr("soulsai.client.probe.make", once)
     assert evaluate(path, episodes=3, seed=1, environment="soulsai.testing:ToyEnv") == whole
     assert "plays 1 side by side, as the port is taken" in caplog.text
 

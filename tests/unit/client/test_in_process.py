@@ -97,7 +97,7 @@ def test_ready_waits_for_the_pause_and_not_longer_than_it_may(played, kind):
     kind.errors.append(RuntimeError())
     with pytest.raises(EnvironmentBroken):
         environment.step(1, rows)
-    environment._not_before = now[0] + 10
+    environment._remade._not_before = now[0] + 10
     assert not environment.ready(0.0)
     assert not environment.ready(4.0)
     assert now[0] == 4.0
@@ -127,11 +127,11 @@ def test_an_environment_that_cannot_be_made_again_is_tried_later(played, kind, m
     kind.errors.append(RuntimeError())
     with pytest.raises(EnvironmentBroken):
         environment.step(1, rows)
-    make = environment._make
-    monkeypatch.setattr(environment, "_make", _refuse)
+    make = environment._remade._make
+    monkeypatch.setattr(environment._remade, "_make", _refuse)
     with pytest.raises(EnvironmentBroken, match="no licence"):
         until_ready(environment)
-    monkeypatch.setattr(environment, "_make", make)
+    monkeypatch.setattr(environment._remade, "_make", make)
     while not environment.ready(1.0):
         pass
     environment.reset(rows)

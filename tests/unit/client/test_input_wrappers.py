@@ -6,13 +6,14 @@ import pytest
 from gymnasium import spaces
 from PIL import Image
 
-from soulsai.client.environment import open_environment, probe
 from soulsai.client.environment_offer import check_offer
-from soulsai.client.input_wrappers import Pictures
+from soulsai.client.input_wrappers import LeaveOut, Pictures
+from soulsai.client.probe import open_environment, probe
 from soulsai.config import load, schema
 from soulsai.errors import ConfigError, EnvironmentFault
 from soulsai.frame_stacks import stack_of
 from soulsai.types import zeros
+from tests.unit.client.environment_cases import Shown, adapted
 
 HERE = __name__
 
@@ -76,11 +77,26 @@ def test_leaves_are_left_out_by_name():
     assert set(shapes("environment.leave_out=[self, map, words]")) == {"eye", "views.0"}
 
 
+def test_elements_of_tuples_are_left_out_by_index():
+    assert set(shapes("environment.leave_out=[views.0]")) == set(shapes()) - {"views.0"}
+    inner = spaces.Dict({"a": spaces.Box(0, 1), "b": spaces.Discrete(3)})
+    space = spaces.Tuple((spaces.Box(0, 1, (4,)), inner, spaces.Discrete(5), spaces.Text(9)))
+    space.seed(1)
+    shown = space.sample()
+    env = LeaveOut(Shown(space, shown), ["0", "1.a"])
+    environment, rows = adapted(env)
+    assert list(environment.spec.obs) == ["1.b", "2"]
+    assert list(environment.left_out) == ["3"]
+    environment.reset(rows)
+    assert (int(rows["1.b"]), int(rows["2"])) == (shown[1]["b"], shown[2])
+    assert env.observation_space.contains(env.reset()[0])
+
+
 @pytest.mark.parametrize(
     ("names", "words"),
     [
         ("[eyes]", "no 'eyes', only .*self.life"),
-        ("[views.0]", "'views' is no dictionary"),
+        ("[views.1]", "no 'views.1', only .*views.0"),
         ("[self.life.more]", "no 'self.life.more'"),
     ],
 )

@@ -40,9 +40,7 @@ class Fragile(AdaptedEnvironment):
 
 
 def staged(*environments, **options):
-    player, line, go, progress = stage([Diary() for _ in environments], **options)
-    for seat, environment in zip(player._seats, environments, strict=True):
-        seat.environment = environment
+    _, line, go, progress = stage(list(environments), **options)
     return line, go, progress
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from soulsai.client.environment import probe
+from soulsai.client.probe import probe
 from soulsai.config import schema
 from soulsai.errors import EnvironmentFault
 from soulsai.testing import DictToy

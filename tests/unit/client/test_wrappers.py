@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from gymnasium import wrappers as gymnasium_wrappers
 
-from soulsai.client.environment import AdaptedEnvironment, make, probe
+from soulsai.client.creation import make
+from soulsai.client.environment import AdaptedEnvironment
 from soulsai.client.environment_offer import check_offer
 from soulsai.client.own_values import with_own
+from soulsai.client.probe import probe
 from soulsai.client.wrappers import PERMITTED
 from soulsai.config.schema import ClientSettings, EnvironmentSettings
 from soulsai.errors import ConfigError, EnvironmentFault

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from soulsai.client.environment import extra_of
+from soulsai.client.creation import extra_of
 from soulsai.config import Config, load
 from soulsai.training_node.start import build_algorithm
 from soulsai.types import ActionSpec, Leaf, Spec

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from minari import MinariDataset
 
-from soulsai.client.environment import probe
+from soulsai.client.probe import probe
 from soulsai.config.schema import ClientSettings, EnvironmentSettings
 from soulsai.datasets import extra, minari_format, native, parquet_format
 from soulsai.datasets.episodes import EpisodeDataset

@@ -98,6 +98,46 @@ class Valves(gymnasium.Env):
         )
 
 
+class Choosy(gymnasium.Env):
+    """Masks nested like its actions, of which some say nothing."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+    action_space = spaces.Dict(
+        {
+            "keys": spaces.MultiBinary(2),
+            "pair": spaces.Tuple((spaces.Discrete(4, start=-1), spaces.MultiDiscrete([2, 3]))),
+            "wait": spaces.Discrete(2),
+        }
+    )
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self.show()
+
+    def show(self):
+        self.menu, self.pair = (self.some(size) for size in (4, 5))
+        self.pair[0] = self.pair[4] = True
+        obs = self.np_random.uniform(-1, 1, 2).astype(np.float32)
+        masks = {"pair": (self.menu, self.pair), "wait": None}
+        return obs, {"action_mask": masks if self.t % 2 else {"pair": (self.menu,)}}
+
+    def some(self, size):
+        mask = self.np_random.integers(0, 2, size).astype(bool)
+        mask[self.np_random.integers(size)] = True
+        return mask
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        menu, (first, second) = action["pair"]
+        assert self.menu[menu + 1]
+        assert self.t % 2 == 0 or (self.pair[first] and self.pair[2 + second])
+        self.t += 1
+        reward = float(menu + first + 2 * second + action["keys"].sum() + 3 * action["wait"])
+        obs, info = self.show()
+        return obs, reward, False, self.t >= 12, info
+
+
 class Nested(gymnasium.Env):
     """An action of choices, and of numbers, in dicts and tuples."""
 

@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from soulsai.client.environment import probe
 from soulsai.client.evaluate import evaluate
 from soulsai.client.policy import SavedPolicy
+from soulsai.client.probe import probe
 from soulsai.config import load
 from soulsai.errors import CheckpointError
 from soulsai.training_node import start
 from soulsai.training_node.publisher import Publisher
 from soulsai.types import CARD_FORMAT
 from tests.memory_server import MemoryServer
-from tests.unit.training_node.policy_card_envs import Masked, Nested, Offset, Valves
+from tests.unit.training_node.policy_card_envs import Choosy, Masked, Nested, Offset, Valves
 
 ROOT = Path(__file__).parents[3]
-OFFSET, MASKED, VALVES, NESTED = (
-    f"{each.__module__}:{each.__name__}" for each in (Offset, Masked, Valves, Nested)
+OFFSET, MASKED, VALVES, NESTED, CHOOSY = (
+    f"{each.__module__}:{each.__name__}" for each in (Offset, Masked, Valves, Nested, Choosy)
 )
 SMALL = ["run.seed=1", "dqn.hidden=[16]", "ppo.hidden=[16]", "sac.hidden=[16]"]
 CASES = {
@@ -43,6 +43,8 @@ CASES = {
     ),
     "dqn, nested choices": (NESTED, ["environment.kwargs.numbers=false"]),
     "ppo, nested choices and numbers": (NESTED, ["algorithm.name=ppo"]),
+    "dqn, nested masks": (CHOOSY, []),
+    "ppo, nested masks": (CHOOSY, ["algorithm.name=ppo"]),
     "sac, box": (VALVES, ["algorithm.name=sac"]),
     "sac, box of float64": (
         VALVES, ["algorithm.name=sac", "environment.kwargs.dtype=float64"],

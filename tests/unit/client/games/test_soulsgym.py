@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from soulsai.client.environment import make, probe
+from soulsai.client.creation import make
 from soulsai.client.games import soulsgym
+from soulsai.client.probe import probe
 from soulsai.config.schema import EnvironmentSettings
 from soulsai.errors import EnvironmentFault
 from soulsai.testing.iudex import BOSS_ANIMATIONS, BOSS_HP, PLAYER_ANIMATIONS, PLAYER_HP, Iudex
