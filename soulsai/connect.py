@@ -142,7 +142,10 @@ def find_server(config: Config) -> RedisSettings:
         redis = msgspec.structs.replace(redis, url=private.url, secrets=private.secrets)
     redis = with_own_server(msgspec.structs.replace(config, redis=redis)).redis
     if not redis.url:
-        raise NoRun(f"no run is going on in {config.run.saves}, and there is no --redis URL")
+        raise NoRun(
+            f"no run is going on in {config.run.saves}; one that starts is found after some "
+            "seconds, and one on another machine by --redis URL"
+        )
     return redis
 
 
@@ -194,6 +197,8 @@ def _read(file: Path) -> str:
     try:
         with file.open(encoding="utf-8") as opened:
             return opened.read(_LONGEST)
+    except FileNotFoundError:
+        raise ConfigError(f"{file}: there is no such file, which should hold the invite") from None
     except (OSError, ValueError) as error:  # a zero byte in the name, or a file that is no text
         raise ConfigError(f"{file}: cannot be read as an invite ({type(error).__name__})") from None
 

@@ -152,7 +152,7 @@ def yield_cores() -> None:
 def describe_exit(code: int) -> str:
     """Return an exit code in words."""
     if code >= 0:
-        return f"ended with {code}"
+        return f"ended with exit code {code}"
     try:
         return f"was killed by {signal.Signals(-code).name}"
     except ValueError:

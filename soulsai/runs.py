@@ -164,11 +164,17 @@ def describe(folder: Path, state: Status | None) -> str:
     if state is None:
         state_now = "running" if (folder / SERVER).exists() else "never learnt"
         return f"{folder}  {state_now}, no checkpoint yet"
-    phase = "stopped" if state.phase == "stopping" else state.phase  # nothing is written later
+    # Nothing is written after "stopping".
+    phase: str = "stopped" if state.phase == "stopping" else state.phase
+    server = _server(folder)
+    if phase not in ("stopped", "ended") and server is not None and not _is_there(server):
+        phase = "interrupted"
+    planned = state.max_env_steps
+    of = f" of {planned:,}" if state.env_steps < planned else ""
     reward = "none yet" if state.reward_mean is None else f"{state.reward_mean:.1f}"
     return (
         f"{folder}  {phase}: {state.algorithm} on {state.environment}, "
-        f"{state.env_steps:,} env steps, {state.updates:,} updates, reward {reward}"
+        f"{state.env_steps:,}{of} env steps, {state.updates:,} updates, reward {reward}"
     )
 
 
@@ -185,10 +191,19 @@ def withdraw(folder: Path) -> None:
 
 
 def running(saves: Path) -> PrivateServer | None:
-    """Return the private server of the newest run that has one, if it is readable."""
-    for folder in reversed(every(saves)):
-        try:
-            return msgspec.json.decode((folder / SERVER).read_bytes(), type=PrivateServer)
-        except (OSError, msgspec.DecodeError):
-            continue
-    return None
+    """Return the private server of the newest run in progress, if it is readable."""
+    found = (_server(folder) for folder in reversed(every(saves)))
+    return next((server for server in found if server is not None and _is_there(server)), None)
+
+
+def _server(folder: Path) -> PrivateServer | None:
+    try:
+        return msgspec.json.decode((folder / SERVER).read_bytes(), type=PrivateServer)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def _is_there(server: PrivateServer) -> bool:
+    """Return false for a private server whose run was killed; its socket is gone with it."""
+    kind, _, path = server.url.partition("://")
+    return kind != "unix" or Path(path).exists()

@@ -85,6 +85,8 @@ def init(
     click.echo(f"{made.folder}: made {', '.join(made.made) or 'nothing'}")
     if made.kept:
         click.echo(f"kept {', '.join(made.kept)}")
+    if made.former_address:
+        click.echo(f"New invites have the new address; earlier ones have {made.former_address}.")
     if redis_conf:
         click.echo(f"Next: redis-server {made.folder}/{FILE}")
     click.echo(

@@ -140,6 +140,8 @@ def client(
     }
     with process.StopSignal(process.parent(), at_once=True) as stop:
         invited = connect.invitation(invite)
+        if invited is not None and name not in ("", invited.client):
+            raise ConfigError(f"--name: the invite is that of {invited.client!r}; leave --name out")
         settings = connect.invited(_node_settings(config, named, sets), invited)
         settings = connect.with_own_server(settings)
         spool = connect.spool_folder(settings)

@@ -73,7 +73,7 @@ def load_settings(
     """
     if unknown := unknown_variables(os.environ):
         sys.stderr.write(
-            f"soulsai: nothing reads the variables {', '.join(unknown)}; a setting is given as "
+            f"soulsai: nothing reads {', '.join(unknown)}; a setting is given as "
             "SOULSAI__SECTION__KEY, with two underscores each\n"
         )
     return load(config, os.environ, overrides(named, sets))

@@ -128,7 +128,7 @@ def _followed(settings: Config, stopped: Callable[[], bool], every: float, as_js
             show = _print_status
             if not as_json:
                 show = stack.enter_context(closing(view_for(sys.stdout))).show
-            _show(wire, first, show, stopped, every, page(settings))
+            _show(wire, first, show, stopped, every, settings)
             return True
     except NoRun:
         return False
@@ -140,16 +140,21 @@ def _show(
     show: Callable[["Scene"], None],
     stopped: Callable[[], bool],
     every: float,
-    page: str,
+    settings: Config,
 ) -> None:
     notices: tuple[str, ...] = ()
+    saves, is_private = Path(settings.run.saves), not settings.redis.url
+    place = page(settings)
     while True:
-        show(_scene(last, notices, HINT, page))
+        show(_scene(last, notices, HINT, place))
         if last.phase == "ended" or _slept(every, stopped):
             return
         try:
             now = wire.status()
         except Unreachable as error:
+            if is_private and runs.running(saves) is None:  # the server has ended with its run
+                show(_scene(runs.status(saves / last.run) or last, page=place))
+                return
             now, why = None, str(error)
         else:
             why = "the training node is silent"
@@ -176,7 +181,15 @@ def _scene(
     from soulsai.launch.scene import Scene
 
     headline = f"{status.environment} · {status.algorithm}"
-    return Scene(status.seconds, headline, status, page=page, notices=notices, hint=hint)
+    return Scene(
+        status.seconds,
+        headline,
+        status,
+        page=page,
+        notices=notices,
+        hint=hint,
+        timed="trained ",
+    )
 
 
 def _slept(seconds: float, stopped: Callable[[], bool]) -> bool:

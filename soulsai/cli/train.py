@@ -5,7 +5,7 @@ import re
 import shutil
 import sys
 import webbrowser
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,23 +31,38 @@ from soulsai.errors import ConfigError, RunFailed
 from soulsai.process import StopSignal
 
 if TYPE_CHECKING:
+    from soulsai.launch.summary import Summary
     from soulsai.wire.redis.embedded_server import SharedServer
 
 
+Command = Callable[..., None]
+
+EPILOG = "What is left out is taken from the settings; `soulsai config` prints them."
 INDIRECT = ("import *", "globals(", "setattr(", "exec(")  # define names that a file does not hold
 
 
-@click.command()
+def _run_options(command: Command) -> Command:
+    """Add the options of a run, wherever its clients are."""
+    for option in reversed((
+        click.option("--algorithm", default="", help=f"Algorithm: {', '.join(BUILT_IN)}."),
+        click.option("--env", default="", help='Gymnasium id, "module:Id" or "file.py:make".'),
+        click.option(
+            "--max-env-steps",
+            type=click.IntRange(0),
+            help="End after this many env steps; 0: never.",
+        ),
+        click.option("--seed", type=click.IntRange(0), help="Seed of everything random."),
+        saves_option(),
+        click.option("--resume", metavar="RUN|latest", default="", help="Continue this run."),
+    )):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@click.command(epilog=EPILOG)
 @config_argument
 @click.option("--clients", type=click.IntRange(0), help="Local clients.")
-@click.option("--algorithm", default="", help=f"Algorithm: {', '.join(BUILT_IN)}.")
-@click.option("--env", default="", help='Gymnasium id, "module:Id" or "file.py:make".')
-@click.option(
-    "--max-env-steps", type=click.IntRange(0), help="End after this many env steps; 0: never."
-)
-@click.option("--seed", type=click.IntRange(0), help="Seed of everything random.")
-@saves_option()
-@click.option("--resume", metavar="RUN|latest", default="", help="Continue this run.")
+@_run_options
 @redis_option
 @set_option
 @click.option(
@@ -70,25 +85,20 @@ def train(
 ) -> None:
     """Train on this machine, with local clients and a live view."""
     named = {
+        **_named(algorithm, env, max_env_steps, seed, saves),
         "run.clients": clients,
-        "run.max_env_steps": max_env_steps,
-        "run.seed": seed,
-        "run.saves": saves,
-        "algorithm.name": algorithm,
-        "environment.id": env,
         "redis.url": redis,
     }
     settings, resume = _checked(config, named, sets, resume)
     raise Exit(run(settings, resume=resume, open_page=open_page, as_json=as_json))
 
 
-@click.command()
+@click.command(epilog=EPILOG)
 @config_argument
 @click.option("--host", multiple=True, help="This machine's name for clients; repeatable.")
-@click.option("--port", type=click.IntRange(1, max=65535), help="Server's port.")
+@click.option("--port", type=click.IntRange(1, max=65535), help="Server's port; at first 6380.")
 @secrets_option
-@saves_option()
-@click.option("--resume", metavar="RUN|latest", default="", help="Continue this run.")
+@_run_options
 @set_option
 @click.option(
     "--open", "open_page", is_flag=True, help="Open the page in a browser when it is served."
@@ -99,6 +109,10 @@ def serve(
     host: Sequence[str],
     port: int | None,
     secrets: str,
+    algorithm: str,
+    env: str,
+    max_env_steps: int | None,
+    seed: int | None,
     saves: str,
     resume: str,
     sets: Sequence[str],
@@ -106,7 +120,11 @@ def serve(
     as_json: bool,
 ) -> None:
     """Train with clients of other machines; start all but these."""
-    named = {"run.saves": saves, "redis.secrets": secrets, "run.clients": 0}
+    named = {
+        **_named(algorithm, env, max_env_steps, seed, saves),
+        "redis.secrets": secrets,
+        "run.clients": 0,
+    }
     settings, resume = _checked(config, named, sets, resume)
     if settings.redis.url:
         raise ConfigError(
@@ -131,6 +149,19 @@ def serve(
         shared=lambda: shared_server(place),
     )
     raise Exit(code)
+
+
+def _named(
+    algorithm: str, env: str, max_env_steps: int | None, seed: int | None, saves: str
+) -> dict[str, object]:
+    """Return the options of ``_run_options`` as settings."""
+    return {
+        "run.max_env_steps": max_env_steps,
+        "run.seed": seed,
+        "run.saves": saves,
+        "algorithm.name": algorithm,
+        "environment.id": env,
+    }
 
 
 def _welcome(config: Config, address: str) -> str:
@@ -256,13 +287,26 @@ def run(
             else:
                 for name, text in table(summary):
                     click.echo(f"{name:18}{text}")
-                click.echo(f"\nNext: {_command()} evaluate {summary.run}")
-                if summary.phase != "ended":
-                    again = "train" if shared is None else "serve"
-                    click.echo(f"  or: {_command()} {again} --resume {summary.run}")
+                again = "train" if shared is None else "serve"
+                click.echo("\nNext: " + "\n  or: ".join(_next_steps(summary, config, again)))
     if result.reason:
         raise RunFailed(result.reason, result.code)
     return result.code
+
+
+def _next_steps(summary: "Summary", config: Config, again: str) -> Iterator[str]:
+    """Yield the commands that a user may want after a run.
+
+    Args:
+        summary: The end of the run.
+        config: Its settings.
+        again: The command that continues it.
+    """
+    if summary.env_steps:
+        yield f"{_command()} evaluate {summary.run}"
+    planned = config.run.max_env_steps
+    if not planned or summary.env_steps < planned:
+        yield f"{_command()} {again} --resume {summary.run}"
 
 
 def _command() -> str:

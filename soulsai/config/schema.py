@@ -214,7 +214,7 @@ class TrainingSettings(Struct, frozen=True, forbid_unknown_fields=True):
     keep_experience_mb: Positive = (
         1024.0  # with keep_experience: size per run; the oldest gives way
     )
-    # a client may send at most this many times as much as all others together; 0: no limit
+    # a client may send at most this many times what the fastest other one sends; 0: no limit
     most_times: Annotated[float, Meta(ge=0)] = 50.0
 
 
@@ -229,9 +229,10 @@ class TrustSettings(Struct, frozen=True, forbid_unknown_fields=True):
 class CheckpointSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Checkpoints, from which a run is resumed."""
 
-    minutes: Annotated[float, Meta(ge=0)] = 5.0  # between two checkpoints; 0: only by updates
-    every: Count = 10_000  # or so many updates, if they take less time
-    keep: Count = 3  # newest checkpoints that are kept
+    # longest time between two checkpoints, in minutes; 0: no limit
+    minutes: Annotated[float, Meta(ge=0)] = 5.0
+    every: Count = 10_000  # updates between two checkpoints, if those take less time
+    keep: Count = 3  # number of checkpoints that are kept, the newest ones
     # save the replay buffer, too: slower, but a resumed run need not fill it again
     replay: bool = True
 

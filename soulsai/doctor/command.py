@@ -118,7 +118,9 @@ def _server_findings(config: Config) -> Iterator[CheckResult]:
                 for one in _role_findings(config, role):
                     if not (private and one.check == "durability"):  # it ends with its run
                         yield one
-        yield _status_finding(config)
+        state = _status_finding(config)
+        yield state
+        private = private or state.state == "ok"
     if private:
         return  # the run plays its environment already
     try:
@@ -161,7 +163,13 @@ def _status_finding(config: Config) -> CheckResult:
     if status is None:
         return finding("run.away", name=repr(config.run.name))
     clients = sum(client.state != "lost" for client in status.clients)
-    return finding("run.alive", run=status.run, phase=status.phase, clients=clients)
+    return finding(
+        "run.alive",
+        run=status.run,
+        phase=status.phase,
+        environment=status.environment,
+        clients=f"{clients} client{'' if clients == 1 else 's'}",
+    )
 
 
 def _reached(server: Server) -> list[CheckResult]:

@@ -122,7 +122,7 @@ _TEXTS: dict[str, tuple[State, str, str]] = {
     "run.unreachable": ("failure", "{error}", "see the findings above"),
     "run.away": ("warning", "no training node is alive under {name}",
                  "start `soulsai training-node`, if you want one to learn"),
-    "run.alive": ("ok", "{run}: {phase}, {clients} clients", ""),
+    "run.alive": ("ok", "{run}: {phase} on {environment}, {clients}", ""),
     "run.ok": ("ok", "{run}: {algorithm} on {environment}", ""),
     "protocol.fault": ("failure", "{error}", f"{_UPGRADE}, on the side that is older"),
     "protocol.later": ("warning", "{text}", _UPGRADE),

@@ -37,7 +37,8 @@ def issue(folder: Path, hosts: Sequence[str], now: datetime, mode: int) -> list[
     for host in hosts:
         _alternative(host)  # refused before any file is written
     current = _read(folder / SERVER)
-    names = list(dict.fromkeys([*hosts, *_HOSTS_ALWAYS])) if hosts else _hosts_of(current)
+    before = _hosts_of(current)  # stay: earlier invites name them
+    names = list(dict.fromkeys([*hosts, *_HOSTS_ALWAYS, *before])) if hosts else before
     if not names:
         return []
     written: list[str] = []

@@ -40,6 +40,7 @@ class Made(Struct, frozen=True):
     made: tuple[str, ...]
     kept: tuple[str, ...]
     enrolled: tuple[str, ...]  # clients with their own users
+    former_address: str = ""  # URL in earlier invites, if this call has changed it
 
 
 def init(
@@ -92,8 +93,11 @@ def init(
         passwords[role] = read_secret(path)
     made += _make_keys(folder, mode)
     made += certificates.issue(folder, hosts, now, mode)
+    former = ""
     if hosts:
         made.append(ADDRESS)
+        if (folder / ADDRESS).is_file():
+            former = (folder / ADDRESS).read_text().strip()
         address = f"rediss://{_bracketed(hosts[0])}:{port or TLS_PORT}\n"
         write_file(folder / ADDRESS, address, READABLE)
     users = folder / USERS
@@ -104,7 +108,8 @@ def init(
         made.append(server_settings.FILE)
     kept = sorted({file_of(folder, role).name for role in passwords} - set(made))
     names = (line.split()[1].removeprefix(CLIENT_USER) for line in enrolled)
-    return Made(str(folder), tuple(made), tuple(kept), tuple(names))
+    changed = former if hosts and former != address.strip() else ""
+    return Made(str(folder), tuple(made), tuple(kept), tuple(names), changed)
 
 
 def _make_keys(folder: Path, mode: int) -> list[str]:

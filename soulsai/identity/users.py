@@ -243,9 +243,14 @@ def _address(redis: RedisSettings, folder: Path) -> str:
     place = parse(redis.url)
     if isinstance(place, Tcp) and not is_loopback(place.host):
         return redis.url
+    if redis.url.startswith("unix:"):
+        raise ConfigError(
+            "the server of this run is for this machine alone; begin one for others with "
+            "`soulsai serve --host NAME`"
+        )
     raise ConfigError(
         f"clients on other machines cannot come in by {redis.url}; say where they find the "
-        "server, as --address rediss://train.example.org:6379"
+        "server, as --address rediss://train.example.org:6380"
     )
 
 

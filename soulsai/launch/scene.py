@@ -11,12 +11,13 @@ ALONE_SECONDS = 60.0  # without any client, after which a run says so
 
 # A client in step has played all that the learner allows for now: it waits for new weights.
 STATES = {"active": "active", "waiting": "in step", "lost": "lost", "quarantine": "kept out"}
+OVER = ("stopping", "ended")  # phases in which the clients have been told to go
 
 
 class Scene(Struct, frozen=True):
     """The state of a run at one moment."""
 
-    elapsed: float  # seconds since the command
+    elapsed: float  # seconds since the command, or those of training if ``timed`` says so
     headline: str  # environment and algorithm
     status: Status | None = None
     doing: str = "starting"  # until there is a status
@@ -24,6 +25,7 @@ class Scene(Struct, frozen=True):
     restarting: tuple[str, ...] = ()  # processes about to be restarted
     notices: tuple[str, ...] = ()
     hint: str = "Ctrl-C saves and stops."
+    timed: str = ""  # the word before ``elapsed``
 
 
 def progress_line(scene: Scene) -> str:
@@ -52,7 +54,7 @@ def facts(status: Status, page: str = "") -> Iterator[str]:
     """
     of = f" of {status.max_env_steps:,}" if status.max_env_steps else ""
     yield f"run {status.run}, {status.environment}, {status.algorithm}"
-    yield f"phase {status.phase} for {clock(status.seconds)}"
+    yield f"phase {status.phase}, trained for {clock(status.seconds)}"
     yield f"env steps {status.env_steps:,}{of}, {status.env_steps_per_second:,.0f}/s"
     yield f"updates {status.updates:,}, {status.updates_per_second:,.0f}/s"
     yield f"replay ratio {status.replay_ratio:.2f}"
@@ -66,7 +68,7 @@ def facts(status: Status, page: str = "") -> Iterator[str]:
         yield f"page {page}"
     for client in status.clients:
         yield (
-            f"client {client.client}: {state_text(client)},"
+            f"client {client.client}: {state_text(client, status)},"
             f" {client.steps_per_second:,.0f} env steps/s, {client.admitted:,} env steps,"
             f" lag {client.lag}, queued {client.queued},"
             f" rejected {client.rejected}, dropped {client.dropped}, lost {client.lost}"
@@ -86,7 +88,7 @@ def problems(status: Status) -> list[str]:
     """Return the problems of clients and weights, one line each."""
     lines = []
     heard = [client.seen for client in status.clients if client.state == "lost"]
-    if len(heard) == len(status.clients) and status.phase not in ("stopping", "ended"):
+    if len(heard) == len(status.clients) and status.phase not in OVER:
         silent = min([status.seconds, *heard])
         if silent >= ALONE_SECONDS:
             lines.append(f"no client has played for {clock(silent)}: start one, or read its log")
@@ -113,8 +115,10 @@ def trouble(client: ClientStatus) -> str:
     return f"{client.client}: {client.trouble} ({restarts}; {faults})"
 
 
-def state_text(client: ClientStatus) -> str:
+def state_text(client: ClientStatus, status: Status) -> str:
     """Return the state of a client in words."""
+    if status.phase in OVER and client.state in ("active", "waiting"):
+        return "dismissed"
     ago = f" {clock(client.seen)}" if client.state == "lost" else ""
     return STATES[client.state] + ago
 
@@ -132,4 +136,4 @@ def reward_text(status: Status) -> str:
         return f"{status.reward_mean:.1f}"
     if status.reward_per_step is None:
         return "none yet"
-    return f"{status.reward_per_step:.3g} per step"
+    return f"{status.reward_per_step:.3g} per env step"

@@ -9,9 +9,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from soulsai.launch.scene import Scene, checkpoint_text, problems, reward_text, state_text
+from soulsai.launch.scene import OVER, Scene, checkpoint_text, problems, reward_text, state_text
 from soulsai.launch.summary import clock
-from soulsai.types import ClientStatus, Status
+from soulsai.types import Status
 
 NOTICES = 4  # shown at once
 CLIENTS = 16  # rows shown
@@ -60,7 +60,7 @@ def screen(scene: Scene, width: int = WIDE, rewards: Sequence[float] = ()) -> Re
     if scene.page:
         parts.append(_one_line(f"page {scene.page}", FAINT))
     if status is not None:
-        parts.append(_clients(status.clients, width))
+        parts.append(_clients(status, width))
         parts += [_one_line(text, WARN) for text in ([status.notice] if status.notice else [])]
         parts += [_one_line(text, WARN) for text in problems(status)[:CLIENTS]]
     parts += [_one_line(f"{name} restarts", WARN) for name in scene.restarting]
@@ -73,7 +73,7 @@ def screen(scene: Scene, width: int = WIDE, rewards: Sequence[float] = ()) -> Re
 def remaining(status: Status) -> float | None:
     """Return the seconds to the planned end at the present rate, ``None`` if unknown."""
     left = status.max_env_steps - status.env_steps
-    if status.max_env_steps == 0 or status.env_steps_per_second <= 0:
+    if status.max_env_steps == 0 or status.env_steps_per_second <= 0 or status.phase in OVER:
         return None
     return max(0, left) / status.env_steps_per_second
 
@@ -93,8 +93,7 @@ def _headline(scene: Scene) -> Text:
     text = Text.assemble(("soulsai ", "bold"), scene.headline, no_wrap=True, overflow="ellipsis")
     text.append("  ")
     text.append(scene.doing if scene.status is None else scene.status.phase, style="cyan")
-    seconds = scene.elapsed if scene.status is None else scene.status.seconds
-    text.append(f"  {clock(seconds)}", style=FAINT)
+    text.append(f"  {scene.timed}{clock(scene.elapsed)}", style=FAINT)
     if scene.status is not None:
         text.append(f"  {scene.status.run}", style=FAINT)
     return text
@@ -103,7 +102,7 @@ def _headline(scene: Scene) -> Text:
 def _progress(status: Status, width: int) -> RenderableType:
     total = status.max_env_steps
     left = remaining(status)
-    share = f" of {total:,}  {status.env_steps / total:.0%}" if total else ""
+    share = f" of {total:,}  {min(1.0, status.env_steps / total):.0%}" if total else ""
     eta = f"  {clock(left)} left" if left is not None else ""
     text = f"{status.env_steps:,}{share} env steps{eta}"
     bar = max(4, min(width // 2, width - len(text) - 2))
@@ -144,7 +143,8 @@ def _chart(rewards: Sequence[float], width: int) -> Text:
     return _one_line(f"mean reward {low} {bars} {high}", FAINT)
 
 
-def _clients(clients: Sequence[ClientStatus], width: int) -> RenderableType:
+def _clients(status: Status, width: int) -> RenderableType:
+    clients = status.clients
     if not clients:
         return Text("no client yet", style=WARN)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style=FAINT)
@@ -168,7 +168,9 @@ def _clients(clients: Sequence[ClientStatus], width: int) -> RenderableType:
         }
         style = GOOD if client.state in ("active", "waiting") else BAD
         table.add_row(
-            client.client, Text(state_text(client), style=style), *(cells[head] for head in heads)
+            client.client,
+            Text(state_text(client, status), style=style),
+            *(cells[head] for head in heads),
         )
     if len(clients) <= CLIENTS:
         return table

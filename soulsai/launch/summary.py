@@ -20,6 +20,7 @@ class Summary(Struct, frozen=True):
     updates: int
     episodes: int
     wall_seconds: float  # of this start, from the command to the end
+    training_seconds: float  # of all starts, over which the rates are means
     reward_mean: float | None  # of the last episodes
     best_reward: float | None  # of a single episode
     admitted: int  # env steps
@@ -52,6 +53,7 @@ def summarise(folder: Path, status: Status, wall_seconds: float) -> Summary:
         updates=status.updates,
         episodes=status.episodes,
         wall_seconds=round(wall_seconds, 3),
+        training_seconds=round(status.seconds, 3),
         reward_mean=status.reward_mean,
         best_reward=best_reward(folder / "results.jsonl"),
         admitted=status.env_steps,
@@ -102,7 +104,8 @@ def table(summary: Summary) -> list[tuple[str, str]]:
         ("lost", f"{counted(summary.lost, 'env step')} on the way"),
         ("duplicates", counted(summary.duplicates, "message")),
         ("bytes/transition", _number(summary.bytes_per_transition)),
-        ("time", f"{clock(summary.wall_seconds)} (this start)"),
+        ("time", f"{clock(summary.wall_seconds)} from the command to the end"),
+        ("trained", f"{clock(summary.training_seconds)} in all starts; rates are means over it"),
     ]
 
 

@@ -343,7 +343,9 @@ class Supervisor:
             runs.withdraw(self._folder)
 
     def _note(self, name: str, decision: ExitDecision) -> None:
-        self._notices.append(f"{name} {decision.reason}, restarts in {decision.delay:.1f} s")
+        self._notices.append(
+            f"{name} {decision.reason}, and starts again in {decision.delay:.1f} s"
+        )
         self._show()
 
     def _show(self) -> None:

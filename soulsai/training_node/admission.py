@@ -101,6 +101,7 @@ class Admission:
         self._decode = decode
         self._now = now
         self._later: dict[str, Mark] = {}  # the marks of streams that are read again
+        self._unread: set[str] = set()  # clients with entries that were deleted unread
         self.server_time = 0.0  # Unix seconds; epochs are times of the server's clock
 
     def mark(self, client: str) -> Mark:
@@ -123,6 +124,11 @@ class Admission:
         """Forget the mark of a client."""
         self.marks.pop(client, None)
         self._later.pop(client, None)
+        self._unread.discard(client)
+
+    def pass_over(self, client: str) -> None:
+        """Take the next gap in a client's stream for entries that were deleted unread."""
+        self._unread.add(client)
 
     def admit(self, entry: Entry) -> Arrival:
         """Read one entry; faults of its content become refusals."""
@@ -138,7 +144,7 @@ class Admission:
         if position.epoch > now * 1000 + AHEAD_MS or position.seq >= LARGEST_SEQ:
             refusal = Refusal(BAD_POSITION, f"{position.epoch}-{position.seq}")
             return Arrival(client, before, size, refusals=(refusal,))
-        reading = _EntryReading(before, position)
+        reading = _EntryReading(before, position, unread=client in self._unread)
         try:
             messages = self._decode(entry)
         except Rejected as error:
@@ -149,6 +155,8 @@ class Admission:
                 self._take(message, reading)
             except Rejected as error:
                 reading.refuse(error)
+        if reading.fragments:
+            self._unread.discard(client)
         arrival = reading.arrival(client, size)
         self.marks[client] = arrival.mark
         if before is later:
@@ -193,8 +201,9 @@ class Admission:
 class _EntryReading:
     """Collects the outcome of one entry."""
 
-    def __init__(self, before: Mark, position: Position) -> None:
+    def __init__(self, before: Mark, position: Position, *, unread: bool = False) -> None:
         self.position = position
+        self.unread = unread  # a gap before it was refused, not lost
         self.fresh = position.epoch != before.position.epoch
         self.clock = 0 if self.fresh else before.clock
         self.life = 0 if self.fresh else before.life
@@ -223,7 +232,7 @@ class _EntryReading:
         and reports them.
         """
         if self.holed:
-            self.lost += max(0, fragment.clock - self.clock)
+            self.lost += 0 if self.unread else max(0, fragment.clock - self.clock)
             self.holed = False
         self.clock = max(self.clock, fragment.clock + len(fragment))
 

@@ -193,6 +193,7 @@ class Receiver:
             mark = self._admission.mark(client)
             if discarded := self._wire.discard(client, mark.position):
                 arrivals.append(Arrival(client, mark, 0, discarded=discarded))
+                self._admission.pass_over(client)
         if arrivals:
             self.inbox.put(arrivals)
 

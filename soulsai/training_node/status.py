@@ -374,8 +374,8 @@ class StatusReporter:
         stuck = f"no env steps for a minute: {idle[0]}{others}" if idle else ""
         missing = self._statistics.missing_info
         unknown = (
-            f"no episode's info has had the number {', '.join(missing)} (environment.info_keys and "
-            "telemetry.metrics name it)"
+            f"no episode's info has had the number{'s' * (len(missing) > 1)} {', '.join(missing)} "
+            "(of environment.info_keys or telemetry.metrics)"
             if missing
             else ""
         )

@@ -196,10 +196,10 @@ class PageServer:
             except OSError as error:
                 if not logged:
                     used = error.errno == errno.EADDRINUSE
-                    why = "in use, by another run?" if used else error.strerror
+                    why = "in use, perhaps by another run" if used else error.strerror
                     _log.warning(
-                        "the page waits: port %d of %s is %s; it starts when the port is free; "
-                        "or set web.port, or web.enabled=false", self._port, self._bind, why,
+                        "the page waits: port %d of %s is %s; web.port=0 takes a free one",
+                        self._port, self._bind, why,
                     )  # fmt: skip
                 logged = True
                 self._stopped.wait(AGAIN)

@@ -199,17 +199,22 @@ def changes(before: Status | None, now: Status | None) -> Iterator[tuple[str, st
             yield "node", "the training node is silent"
         return
     if before is None or before.run != now.run:
-        yield "node", f"the training node is {now.phase}, generation {now.generation}"
+        yield "node", f"the training node is {now.phase}, {_start(now)}"
         if now.notice:
             yield "notice", now.notice
         return
     if before.generation != now.generation:
-        yield "node", f"the training node has begun generation {now.generation}"
+        yield "node", f"the training node has started again: {_start(now)}"
     if before.phase != now.phase:
         yield "phase", f"{before.phase} → {now.phase}"
     if before.notice != now.notice:
         yield "notice", now.notice or "all is well again"
     yield from _client_changes(before.clients, now.clients)
+
+
+def _start(status: Status) -> str:
+    """Return which start of the run it is, counted from 1."""
+    return f"start {status.generation} of the run"
 
 
 def _client_changes(

@@ -127,6 +127,6 @@ def test_a_variable_that_nothing_reads_is_warned_of(tmp_path):
     done = soulsai("config", cwd=tmp_path, SOULSAI_DQN_LR="1e-2")
     assert done.returncode == 0
     assert done.stderr.splitlines() == [
-        "soulsai: nothing reads the variables SOULSAI_DQN_LR; a setting is given as "
+        "soulsai: nothing reads SOULSAI_DQN_LR; a setting is given as "
         "SOULSAI__SECTION__KEY, with two underscores each"
     ]

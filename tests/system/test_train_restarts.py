@@ -32,7 +32,7 @@ def test_everything_that_dies_is_started_again(tmp_path):
         assert summary["run"] == str(training.run_folder().relative_to(tmp_path))
         assert summary["phase"] == "stopping"
         assert summary["env_steps"] >= status.env_steps
-        assert "training-node was killed by SIGKILL, restarts in" in training.errors()
+        assert "training-node was killed by SIGKILL, and starts again in" in training.errors()
         assert "the server died" in training.errors()
         assert not any(process.is_running() for process in processes)
 

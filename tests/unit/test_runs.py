@@ -157,14 +157,22 @@ def test_a_resumed_run_keeps_its_settings_but_not_its_server(tmp_path):
 def test_the_private_server_of_the_newest_run_is_found(tmp_path):
     old, new = make(tmp_path, "2026-01-01_a"), make(tmp_path, "2026-01-02_a")
     assert runs.running(tmp_path) is None
-    runs.announce(old, runs.PrivateServer("unix:///old", "secrets"))
-    assert runs.running(tmp_path) == runs.PrivateServer("unix:///old", "secrets")
-    runs.announce(new, runs.PrivateServer("unix:///new", "secrets"))
-    assert runs.running(tmp_path).url == "unix:///new"
+    first, second = tmp_path / "old.sock", tmp_path / "new.sock"
+    first.touch()
+    second.touch()
+    runs.announce(old, runs.PrivateServer(f"unix://{first}", "secrets"))
+    assert runs.running(tmp_path) == runs.PrivateServer(f"unix://{first}", "secrets")
+    runs.announce(new, runs.PrivateServer(f"unix://{second}", "secrets"))
+    assert runs.running(tmp_path).url == f"unix://{second}"
     assert (new / "server.json").stat().st_mode & 0o777 == 0o600
     runs.withdraw(new)
     runs.withdraw(new)
-    assert runs.running(tmp_path).url == "unix:///old"
+    assert runs.running(tmp_path).url == f"unix://{first}"
+    learning = msgspec.structs.replace(STATUS, phase="learning", max_env_steps=1000)
+    assert "learning: dqn on X-v0, 200 of 1,000 env steps" in runs.describe(old, learning)
+    first.unlink()  # as when the run is killed
+    assert runs.running(tmp_path) is None
+    assert "interrupted: dqn on X-v0, 200 of 1,000 env steps" in runs.describe(old, learning)
 
 
 def test_an_unreadable_status_is_none(tmp_path):
@@ -186,6 +194,9 @@ def test_summary_divides_by_the_time_trained(tmp_path):
     assert summary.updates_per_second == 2.0
     assert summary.bytes_per_transition == 35.0
     assert summary.wall_seconds == 60.0
+    rows = dict(table(summary))
+    assert rows["time"] == "0:01:00 from the command to the end"
+    assert rows["trained"] == "0:00:50 in all starts; rates are means over it"
     save(tmp_path, summary)
     assert json.loads((tmp_path / "summary.json").read_text())["rejected"] == {"run": 2}
     assert ("rejected", "2 run") in table(summary)

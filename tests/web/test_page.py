@@ -207,7 +207,7 @@ def test_every_page_shows_something(few, opened):
     url, _ = few
     page = opened(url)
     for name, text in (
-        ("Clients", "3 of 4 clients are alive"),
+        ("Clients", "3 of 4 clients alive"),
         ("Clients", "game_speed=1.5, max_episode_steps=500"),
         ("Models", "Checkpoint 000047"),
         ("Compare", "2 seeds, median and quartiles"),

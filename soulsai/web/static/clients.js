@@ -1,6 +1,6 @@
 // The clients of a run, and the messages that were not admitted.
 import { get } from "./api.js";
-import { count, duration, h, number, say, unused } from "./dom.js";
+import { count, counted, duration, h, number, say, unused } from "./dom.js";
 
 const columns = [
   ["Client", (row) => h("div", { class: "who-cell" }, h("span", { class: "name" }, row.client), h("span", { class: `state ${row.state} small` }, state(row)), row.held || row.trouble || row.finding ? h("span", { class: "small wrong" }, row.held || trouble(row) || row.finding) : null, plays(row) ? h("span", { class: "small" }, plays(row)) : null)],
@@ -17,7 +17,9 @@ const columns = [
   ["Restarts", (row) => count(row.restarts)],
 ];
 
-const state = (row) => (row.seen < 2 ? row.state : `${row.state}, heard ${duration(row.seen)} ago`);
+// The words of the terminal: a client in step has played all that the learner allows for now.
+const states = { active: "active", waiting: "in step", lost: "lost", quarantine: "kept out" };
+const state = (row) => (row.seen < 2 ? states[row.state] : `${states[row.state]}, heard ${duration(row.seen)} ago`);
 
 const verbs = { purge: "Purge", pardon: "Pardon", revoke: "Revoke" };
 
@@ -64,7 +66,7 @@ export function clients(context) {
     const order = { active: 0, waiting: 1, quarantine: 2, lost: 3 };
     rows.sort((a, b) => order[a.state] - order[b.state] || b.steps_per_second - a.steps_per_second);
     const rate = alive.reduce((sum, row) => sum + row.steps_per_second, 0);
-    say(summary, context.live ? `${count(alive.length)} of ${count(rows.length)} clients are alive and play ${number(rate)} env steps per second.` : `${count(rows.length)} clients when this run was last heard of.`);
+    say(summary, context.live ? `${count(alive.length)} of ${counted(rows.length, "clients")} alive, with ${number(rate)} env steps per second.` : `${counted(rows.length, "clients")} when this run was last heard of.`);
     const most = Math.max(...rows.map((row) => row.steps_per_second), 0);
     enroll.hidden = !context.live;
     const wanted = rows.map((row) => line(row, most));

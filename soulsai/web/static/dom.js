@@ -33,6 +33,12 @@ export function number(value) {
   return String(Number(value.toFixed(digits))).replace("-", "−");
 }
 
+// A number with its unit, which is a word in the plural.
+export function counted(value, unit) {
+  const one = value === 1 && /[a-z]s$/.test(unit);
+  return `${number(value)}${unit ? ` ${one ? unit.slice(0, -1) : unit}` : ""}`;
+}
+
 export function bytes(value) {
   const units = ["B", "kB", "MB", "GB"];
   let index = 0;
@@ -52,11 +58,15 @@ export function duration(seconds) {
 const day = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
 const exact = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "medium" });
 
-export function when(iso) {
+const second = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", second: "2-digit" });
+
+export function when(iso, shown = day) {
   const time = new Date(iso);
   if (!iso || Number.isNaN(time.getTime())) return h("span", {}, "–");
-  return h("time", { datetime: iso, title: exact.format(time) }, day.format(time));
+  return h("time", { datetime: iso, title: exact.format(time) }, shown.format(time));
 }
+
+export const whenExactly = (iso) => when(iso, second);
 
 export function runName(row) {
   const time = new Date(row.started);

@@ -1,6 +1,6 @@
 // What happened, newest first: who asked for what, and what came of it.
 import { get } from "./api.js";
-import { h, unused, when } from "./dom.js";
+import { h, unused, whenExactly } from "./dom.js";
 
 const kinds = { command: "Commands", checkpoint: "Checkpoints", best: "Best models", client: "Clients", phase: "Phases", node: "Nodes", notice: "Notices" };
 
@@ -12,8 +12,9 @@ export function events(context) {
     h("option", { value: "" }, "Everything"), Object.entries(kinds).map(([kind, text]) => h("option", { value: kind }, text)));
   const element = h("section", { class: "card", "aria-labelledby": "events-title" },
     h("div", { class: "row spread" }, h("h2", { id: "events-title" }, "Events"), h("label", { class: "field" }, "Show ", filter)), list, none);
-  const line = (event) => h("li", { class: event.kind, "data-number": event.number }, when(event.time),
-    h("span", { class: "kind" }, event.kind), h("span", { class: "text" }, event.text), event.who ? h("span", { class: "who faint" }, event.who) : null);
+  const text = (event) => (event.kind === "best" ? event.text.replace(/ -(?=\d)/, " −") : event.text);
+  const line = (event) => h("li", { class: event.kind, "data-number": event.number }, whenExactly(event.time),
+    h("span", { class: "kind" }, event.kind), h("span", { class: "text" }, text(event)), event.who ? h("span", { class: "who faint" }, event.who) : null);
   let rows = [];
   const draw = () => {
     // While it learns, one best model follows the other: of all that do, the newest will do.

@@ -38,7 +38,7 @@ function versions(context) {
   const readout = h("p", { class: "readout", "aria-hidden": "true" });
   const legend = h("ul", { class: "legend" }, curves.map((curve) => h("li", {}, h("span", { class: "key" }, h("i", { class: `swatch ${curve.colour}` }), curve.name))));
   const element = h("section", { class: "card", "aria-labelledby": "versions-title", hidden: true },
-    h("div", { class: "row spread" }, h("h2", { id: "versions-title" }, "Mean reward by version"), readout), stage, legend);
+    h("div", { class: "row spread" }, h("h2", { id: "versions-title" }, "Mean reward by version, over env steps"), readout), stage, legend);
   let rows = [];
   let chart = null;
   const read = (index) => {

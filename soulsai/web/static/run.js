@@ -1,7 +1,7 @@
 // The progress of a run: its figures, its reward, and all other metrics.
 import { address, Feed, get } from "./api.js";
 import { axisNames, Chart, place } from "./charts.js";
-import { count, duration, h, number, say, short, unused } from "./dom.js";
+import { count, counted, duration, h, number, say, short, unused } from "./dom.js";
 
 const windows = [1, 5, 10, 20, 50, 100, 200, 500, 1000];
 const curves = [
@@ -53,14 +53,14 @@ export function run(context) {
 function figures(context) {
   const label = h("p", { class: "label" });
   const value = h("span", { class: "value" });
-  const trend = h("span", { class: "trend" });
+  const trend = h("span", { class: "trend", title: "against the mean of as many episodes before these" });
   const best = h("span", {});
   const steps = h("span", { class: "strong" });
   const left = h("span", { class: "faint" });
   const bar = h("progress", { max: 1, value: 0, "aria-label": "env steps of those planned" });
   const tiles = h("dl", { class: "tiles" });
   const element = h("section", { class: "card hero", "aria-label": "Where it stands" },
-    h("div", { class: "headline" }, label, h("p", {}, value, trend), h("p", { class: "faint" }, "best average of a full window ", best)),
+    h("div", { class: "headline" }, label, h("p", {}, value, trend), h("p", { class: "faint" }, "best mean of telemetry.window episodes ", best)),
     h("div", { class: "progress" }, h("p", { class: "row spread" }, steps, left), bar, tiles));
   const fields = new Map();
   const tile = (name, text, warn) => {
@@ -77,7 +77,7 @@ function figures(context) {
     const status = head?.status ?? row;
     if (!status) return;
     const endless = status.reward_mean === null && typeof status.reward_per_step === "number";
-    say(label, endless ? "Reward per env step, as no episode has ended" : "Mean reward, latest episodes");
+    say(label, endless ? "Reward per env step, as no episode has ended" : "Mean reward, last 100 episodes");
     say(value, number(endless ? status.reward_per_step : status.reward_mean));
     const slope = status.reward_trend;
     say(trend, slope === null || slope === undefined ? "" : `${slope >= 0 ? "▲" : "▼"} ${number(Math.abs(slope))}`);
@@ -263,7 +263,7 @@ function card(metric, index, x) {
   let data = null;
   const read = (at) => {
     const now = chart?.value(0, at);
-    if (now !== null && now !== undefined) say(value, `${number(now)}${metric.unit ? ` ${metric.unit}` : ""}`);
+    if (now !== null && now !== undefined) say(value, counted(now, metric.unit));
   };
   const make = () => {
     chart?.close();

@@ -3,10 +3,11 @@
 import msgspec
 import pytest
 
-from soulsai.cli.train import check_choices, check_unfinished
+from soulsai.cli.train import _next_steps, check_choices, check_unfinished
 from soulsai.config import Config
 from soulsai.config.schema import AlgorithmSettings, EnvironmentSettings, RunSettings
 from soulsai.errors import ConfigError, SoulsAIError
+from soulsai.launch.summary import summarise
 from soulsai.types import Status
 
 
@@ -53,6 +54,21 @@ def test_a_finished_run_says_so(tmp_path):
         check_unfinished(tmp_path, Config(run=RunSettings(max_env_steps=3000)))
     for planned in (0, 4000):
         check_unfinished(tmp_path, Config(run=RunSettings(max_env_steps=planned)))
+
+
+def test_the_next_steps_fit_the_end_of_a_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("soulsai.cli.train._command", lambda: "soulsai")
+    config = Config(run=RunSettings(max_env_steps=100))
+
+    def steps(env_steps, config=config):
+        status = Status("r", 1, "ended", "dqn", "X-v0", env_steps=env_steps)
+        return list(_next_steps(summarise(tmp_path, status, 1.0), config, "serve"))
+
+    play, again = f"soulsai evaluate {tmp_path}", f"soulsai serve --resume {tmp_path}"
+    assert steps(100) == [play], "finished"
+    assert steps(99) == [play, again], "stopped by a command"
+    assert steps(0) == [again]
+    assert steps(5, Config(run=RunSettings(max_env_steps=0))) == [play, again]
 
 
 def test_an_unknown_algorithm_is_named():

@@ -65,7 +65,7 @@ def test_three_crashes_within_half_a_minute_are_a_loop():
 
 
 def test_exit_codes_in_words():
-    assert describe_exit(1) == "ended with 1"
+    assert describe_exit(1) == "ended with exit code 1"
     assert describe_exit(-9) == "was killed by SIGKILL"
     assert describe_exit(-99) == "was killed by signal 99"
 

@@ -49,7 +49,7 @@ def shown(scene, width=100, rewards=()):
 
 
 def test_the_screen_shows_the_status():
-    scene = Scene(5.0, "LunarLander-v3 · dqn", status(seconds=61.0), page="http://127.0.0.1:8080")
+    scene = Scene(61.0, "LunarLander-v3 · dqn", status(seconds=5.0), page="http://127.0.0.1:8080")
     text = shown(scene)
     for part in (
         *("LunarLander-v3 · dqn", "learning", "0:01:01", "a_run"),
@@ -138,8 +138,8 @@ def test_a_screen_without_clients_reward_or_end():
 
 def test_where_no_episode_ends_the_reward_of_a_step_is_shown():
     endless = status(reward_mean=None, reward_per_step=0.0123)
-    assert "reward 0.0123 per step," in progress_line(Scene(1.0, "x", endless))
-    assert "mean reward 0.0123 per step" in list(facts(endless))
+    assert "reward 0.0123 per env step," in progress_line(Scene(1.0, "x", endless))
+    assert "mean reward 0.0123 per env step" in list(facts(endless))
 
 
 def test_time_left_is_unknown_while_nothing_moves():
@@ -147,6 +147,21 @@ def test_time_left_is_unknown_while_nothing_moves():
     assert remaining(status(env_steps_per_second=0.0)) is None
     assert remaining(status(max_env_steps=0)) is None
     assert remaining(status(env_steps=150_050)) == 0.0
+    assert remaining(status(phase="ended")) is None
+
+
+def test_the_last_screen_of_a_run_says_that_it_is_over():
+    over = status(phase="ended", env_steps=151_000, clients=(client("one", state="waiting"),))
+    text = shown(Scene(61.0, "x", over, hint=""))
+    assert "100%" in text
+    assert "dismissed" in text
+    assert "in step" not in text
+    assert " left" not in text
+    assert any("client one: dismissed" in line for line in facts(over))
+
+
+def test_a_clock_of_training_says_so():
+    assert "learning  trained 0:01:01" in shown(Scene(61.0, "x", status(), timed="trained "))
 
 
 def test_a_line_says_the_same_without_a_terminal():
@@ -160,6 +175,7 @@ def test_a_line_says_the_same_without_a_terminal():
 def test_facts_are_one_a_line():
     lines = list(facts(status(), "http://127.0.0.1:8080"))
     assert "env steps 50,000 of 150,000, 1,000/s" in lines
+    assert "phase learning, trained for 0:00:00" in lines
     assert "page http://127.0.0.1:8080" in lines
     assert sum(line.startswith("client client-") for line in lines) == 2
 

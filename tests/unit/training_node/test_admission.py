@@ -381,6 +381,19 @@ def test_epochs_may_be_ahead_of_a_slow_clock_of_ours():
     assert judge.admit(Entry("c", Position(ahead, 0), b"")).steps == 4
 
 
+def test_entries_deleted_unread_while_a_client_was_kept_out_are_not_lost_on_the_way():
+    messages = {
+        name: [fragment(4, clock=clock, start=clock)]
+        for name, clock in ((b"a", 0), (b"b", 100), (b"c", 200))
+    }
+    judge = admission(run_spec(), messages=messages)
+    judge.admit(Entry("c", Position(EPOCH, 1), b"a"))
+    judge.pass_over("c")
+    after = judge.admit(Entry("c", Position(EPOCH, 5), b"b"))
+    assert (after.lost, after.steps, after.refusals) == (0, 4, ())
+    assert judge.admit(Entry("c", Position(EPOCH, 9), b"c")).lost == 96, "a gap after that is one"
+
+
 def test_steps_dropped_by_the_client_itself_are_not_lost_on_the_way():
     messages = {b"a": [fragment(4)], b"b": [fragment(4, clock=100)]}
     judge = admission(run_spec(), messages=messages)

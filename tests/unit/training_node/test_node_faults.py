@@ -367,7 +367,7 @@ def test_keys_of_the_info_that_no_episode_gives_are_named(monkeypatch, server, t
         episode = Episode(1, 1, 0, 1.0, 4, 0.1, True, False, 0.0, info={"souls": 3.0})
         player.say(episode)
         status = node.told(lambda status: status.episodes == 1)
-        assert "no episode's info has had the number boss_hp, depth" in status.notice
+        assert "no episode's info has had the numbers boss_hp, depth" in status.notice
         more = {"boss_hp": 1.0, "depth": 2.0}
         player.say(msgspec.structs.replace(episode, episode=1, info=more))
         node.told(lambda status: status.episodes == 2 and not status.notice)

@@ -138,3 +138,9 @@ def test_a_sample_of_the_training():
     assert (row["loss"], row["training_reward"]) == (0.5, 1.0)
     assert (row["rejected"], row["clients"], row["queued"]) == (3, 2, 8)
     assert "nan" not in row
+
+
+def test_rates_begin_with_the_first_env_step():
+    before = sample_row(Status("run", 1, "waiting", "dqn", "Toy-v0"), 9.0)
+    after = sample_row(Status("run", 1, "learning", "dqn", "Toy-v0", env_steps=1), 9.0)
+    assert set(after) - set(before) == {"env_steps_per_second", "updates_per_second"}

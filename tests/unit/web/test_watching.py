@@ -27,10 +27,14 @@ def client(name, state="active"):
     ("before", "now", "told"),
     [
         (None, None, []),
-        (None, status(), [("node", "the training node is learning, generation 1")]),
+        (None, status(), [("node", "the training node is learning, start 1 of the run")]),
         (status(), None, [("node", "the training node is silent")]),
         (status(), status(env_steps=5), []),
-        (status(), status(generation=2), [("node", "the training node has begun generation 2")]),
+        (
+            status(),
+            status(generation=2),
+            [("node", "the training node has started again: start 2 of the run")],
+        ),
         (status(), status(phase="paused"), [("phase", "learning → paused")]),
         (status(), status(notice="the disk is full"), [("notice", "the disk is full")]),
         (status(notice="oh"), status(), [("notice", "all is well again")]),
@@ -98,7 +102,8 @@ def test_statuses_and_events_are_written_down(tmp_path, monkeypatch):
     event = Event("best", "average reward 5")
     watcher, wire, texts, rung = watched(tmp_path, said, monkeypatch, [event])
     assert texts == [
-        "the training node is learning, generation 1", "average reward 5", "learning → paused",
+        "the training node is learning, start 1 of the run", "average reward 5",
+        "learning → paused",
     ]  # fmt: skip
     assert watcher.seen.status == said[1]
     assert wire.closed == 1
@@ -141,7 +146,7 @@ def test_it_goes_on_after_failures(tmp_path, monkeypatch, caplog):
     said = [status(), Unreachable("away"), Unreachable("away"), WireError("odd"), status()]
     watcher, wire, texts, _ = watched(tmp_path, said, monkeypatch)
     assert texts[:2] == [
-        "the training node is learning, generation 1", "the training node is silent",
+        "the training node is learning, start 1 of the run", "the training node is silent",
     ]  # fmt: skip
     assert watcher.seen.status == said[-1]
     assert wire.closed == 4
