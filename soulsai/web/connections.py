@@ -20,14 +20,14 @@ class BoundedProtocol(H11Protocol):
     """A connection that ends without a request in time, or to make room for a new one.
 
     A new connection beyond a limit closes the one that has been idle for longest, or else the one
-    whose answer has waited longest for its reader. Only if all others are in use, the new one is
-    refused, except for the health check.
+    whose other side has let us wait longest, by not sending its body or not reading our answer.
+    Only if all others are in use, the new one is refused, except for the health check.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.idle_since = self.loop.time()
-        self.waits_since: float | None = None  # for the reader of its answer
+        self._unread_since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._taken_timer: asyncio.TimerHandle | None = None
 
@@ -35,6 +35,13 @@ class BoundedProtocol(H11Protocol):
     def idle(self) -> bool:
         """Whether no request is in progress."""
         return self.cycle is None or self.cycle.response_complete
+
+    @property
+    def stalled_since(self) -> float | None:
+        """The time since when the other side lets us wait for its body, or does not read."""
+        if self._unread_since is not None:
+            return self._unread_since
+        return self.idle_since if self.cycle is not None and self.cycle.more_body else None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Register the connection and close others if there are too many."""
@@ -61,13 +68,13 @@ class BoundedProtocol(H11Protocol):
     def pause_writing(self) -> None:
         """Wait until the reader has taken some of the answer."""
         super().pause_writing()
-        self.waits_since = self.loop.time()
+        self._unread_since = self.loop.time()
         self._taken_timer = self.loop.call_later(TAKEN_SECONDS, self.close)
 
     def resume_writing(self) -> None:
         """Go on with the answer."""
         super().resume_writing()
-        self.waits_since = None
+        self._unread_since = None
         if self._taken_timer:
             self._taken_timer.cancel()
 
@@ -92,13 +99,13 @@ class BoundedProtocol(H11Protocol):
             self.close()
 
     def _close_one(self, connections: Iterable[Any]) -> bool:
-        """Close the longest idle or waiting connection beside this one, if there is one."""
+        """Close the longest idle or stalled connection beside this one, if there is one."""
         others = [one for one in connections if one is not self]
         if idle := [one for one in others if one.idle]:
             min(idle, key=lambda one: one.idle_since).close()
             return True
-        if waiting := [one for one in others if one.waits_since is not None]:
-            min(waiting, key=lambda one: one.waits_since).close()
+        if stalled := [one for one in others if one.stalled_since is not None]:
+            min(stalled, key=lambda one: one.stalled_since).close()
             return True
         return False
 

@@ -14,6 +14,11 @@ from tests.memory_server import MemoryServer
 
 LARGE = f"/api/v1/runs/{LIVE}/models/manual_save/policy.onnx"
 
+BEGUN = (
+    b"POST /api/v1/login HTTP/1.1\r\nhost: localhost\r\nx-soulsai: 1\r\n"
+    b"content-type: application/json\r\ncontent-length: 60000\r\n\r\n{"
+)
+
 
 @pytest.fixture
 def browser(tmp_path):
@@ -68,11 +73,7 @@ def test_a_body_that_does_not_come_ends(browser, monkeypatch):
 
 def test_a_body_that_comes_by_single_bytes_ends(browser, monkeypatch):
     monkeypatch.setattr(security, "BODY_SECONDS", 1.0)
-    head = (
-        b"POST /api/v1/login HTTP/1.1\r\nhost: localhost\r\nx-soulsai: 1\r\n"
-        b"content-type: application/json\r\ncontent-length: 60000\r\n\r\n{"
-    )
-    with connect(browser, head) as raw:
+    with connect(browser, BEGUN) as raw:
         raw.settimeout(0.1)  # between two bytes
         answer, deadline = b"", time.monotonic() + 30
         while not answer and time.monotonic() < deadline:
@@ -80,6 +81,15 @@ def test_a_body_that_comes_by_single_bytes_ends(browser, monkeypatch):
             with contextlib.suppress(TimeoutError):
                 answer = raw.recv(4096)
         assert b" 408 " in answer
+
+
+def test_bodies_that_do_not_come_do_not_close_the_page(browser, monkeypatch):
+    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 4)
+    monkeypatch.setattr(security, "BODY_SECONDS", 300.0)
+    with ExitStack() as stack:
+        for _ in range(8):
+            stack.enter_context(connect(browser, BEGUN))
+        until(lambda: browser.ask("GET", "/api/v1/runs")[0] == 200)
 
 
 def unread(browser, stack):

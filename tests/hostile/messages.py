@@ -8,6 +8,7 @@ from soulsai.wire.codec import MAX_MESSAGES, encode_message, pack
 COUNTS = (0, 1, 2**31 - 1, 2**32, 2**47, 2**48 - 1)  # up to the largest that the codec accepts
 COUNTS_32 = (0, 1, 2**31, 2**32 - 1)  # of the fields of a fragment with 32 bits
 LONGEST = "\U0010ffff"  # takes the most bytes per character
+VALUES = (2**64 - 1, -(2**63), 1e308, float("nan"), float("-inf"), True, None, LONGEST * 100)
 FLOATS = (0.0, -0.0, 5e-324, -1.0, 1.0, 1e30, -1e30)
 FLOATS_32 = (0.0, -0.0, 1e-45, -1.0, 1.0, 2.4, -3.4, 1e6, 9e17, -9e17)
 REWARDS = (0.0, -0.0, 1e-45, 1.0, -1.0)  # times the largest of the run
@@ -78,7 +79,7 @@ class Extremes:
             generation, version, self._pick(COUNTS), self._pick((0.0, largest, -largest)), steps,
             self._pick((0.0, 5e-324, 1e30)), terminated=bool(self._rng.integers(2)),
             greedy=bool(self._rng.integers(2)), epsilon=self._pick((0.0, 5e-324, 1.0)),
-            info=info if not self._rng.integers(20) else {},
+            info=info if not self._rng.integers(20) else {}, kwargs=self._kwargs(20),
         )  # fmt: skip
 
     def heartbeat(self):
@@ -89,6 +90,7 @@ class Extremes:
             waiting=bool(self._rng.integers(2)),
             faults=faults if not self._rng.integers(4) else {},
             trouble=LONGEST * 200 if not self._rng.integers(4) else "",
+            kwargs=self._kwargs(4),
         )
 
     def hello(self):
@@ -97,6 +99,12 @@ class Extremes:
             self._spec.run, PROTOCOL, LONGEST * 256, LONGEST * 256,
             self._pick((1, MOST_ENVIRONMENTS)), self._spec.crc,
         )  # fmt: skip
+
+    def _kwargs(self, one_in):
+        """Return arguments of the environment as a client may report them, now and then."""
+        if self._rng.integers(one_in):
+            return {}
+        return {f"{index:02}{LONGEST * 62}": self._pick(VALUES) for index in range(16)}
 
     def _version(self):
         generation, version = self.newest

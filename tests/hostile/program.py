@@ -78,7 +78,8 @@ class Result:
     share: float = 0.0
     slopes: dict = field(default_factory=dict)  # MB per minute, by process
     largest_mb: dict = field(default_factory=dict)
-    page_seconds: float | None = None
+    page_seconds: float | None = None  # to an answer after the attack
+    page_attacked: list = field(default_factory=list)  # seconds to an answer at the end of a turn
     recovery: dict = field(default_factory=dict)  # seconds, by attack
     slow: float = 1.0  # times slower than the reference machine
     load: float = 0.0  # mean number of running processes
@@ -248,6 +249,7 @@ class Trial:
             self.attacker.active.set()
             since = time.monotonic()
             under.append(self.pace(attack))
+            self._visit()
             self.attacker.active.clear()
             attacked += time.monotonic() - since
             status = self.status()
@@ -300,9 +302,8 @@ class Trial:
             self.result.notes.append("no status at the end")
         else:
             self.result.rejected = dict(status.rejected)
-        began = time.monotonic()
-        if self._page and self._healthy():
-            self.result.page_seconds = round(time.monotonic() - began, 3)
+        if self._page:
+            self.result.page_seconds = self._answered("/healthz")
         late = [(at, mb) for at, mb in self.samples if at >= WARM_SECONDS]
         for name in self.samples[-1][1]:
             self.result.largest_mb[name] = max(mb[name] for _, mb in self.samples if name in mb)
@@ -368,15 +369,22 @@ class Trial:
             self.result.notes.append(f"{words[0]} failed: {done.stderr.strip()}")
         return done.stdout
 
-    def _healthy(self):
+    def _visit(self):
+        """Look at the page as a visitor does while the attacker attacks."""
+        if self._page:
+            self.result.page_attacked.append(self._answered("/api/v1/runs"))
+
+    def _answered(self, path):
+        """Return the seconds to a whole answer of the page, or ``None`` and a note."""
+        began = time.monotonic()
+        url = f"http://127.0.0.1:{self._page}{path}"
         try:
-            with urllib.request.urlopen(
-                f"http://127.0.0.1:{self._page}/healthz", timeout=PAGE_SECONDS
-            ) as answer:
-                return answer.status == 200
+            with urllib.request.urlopen(url, timeout=PAGE_SECONDS) as answer:
+                answer.read()
         except OSError as error:
-            self.result.notes.append(f"page: {error}")
-            return False
+            self.result.notes.append(f"page: {path}: {error}")
+            return None
+        return round(time.monotonic() - began, 3)
 
     def _memory(self):
         pids = {
