@@ -1,5 +1,6 @@
 """Draw ``telemetry.png``, the overview of a run, in a thread of its own."""
 
+import gc
 import logging
 import os
 import time
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from msgspec import Struct
 
+from soulsai.process import release_free_memory
 from soulsai.telemetry_node.statistics import Best, History
 from soulsai.types import Array
 
@@ -68,6 +70,8 @@ class Painter:
     def _draw(self, snapshot: Snapshot) -> float:
         began = self._clock()
         save(draw(snapshot), self._path)
+        gc.collect()  # the parts of a figure refer to one another, and are large
+        release_free_memory()
         now = self._clock()
         return now + REST * (now - began)
 

@@ -24,6 +24,7 @@ Key = TypeVar("Key")
 _NOTHING: Mapping[str, float] = {}
 _RESERVED = (NUMBER, "episode", "sample")  # how rows are counted
 _EPISODE = ("reward", "steps", "seconds", "epsilon", "greedy", "terminated", "version")
+_COLUMNS = (TIME, ENV_STEPS, *_EPISODE)  # of every episode
 
 
 class TableView(Struct, frozen=True, eq=False):
@@ -65,6 +66,10 @@ class Table:
         # Readers see the row from here on, when it is complete.
         self._state = (arrays, count + 1)
         self.last += 1
+
+    def has(self, name: str) -> bool:
+        """Return whether there is a column of this name."""
+        return name in self._state[0]
 
     def view(self) -> TableView:
         """Return the present rows."""
@@ -140,8 +145,11 @@ class Episodes:
         self.versions: OrderedDict[tuple[int, int], Tally] = OrderedDict()
 
     def add(self, episode: Episode, measured: Mapping[str, float] = _NOTHING) -> None:
-        """Add an episode and its measures."""
-        self.table.append({**episode_row(episode), **measured})
+        """Add an episode and its measures; a mere claim makes no column of its info's names."""
+        row = episode_row(episode)
+        if not episode.verified:
+            row = {name: x for name, x in row.items() if name in _COLUMNS or self.table.has(name)}
+        self.table.append({**row, **measured})
         _tally(self.clients, episode.client, MOST_CLIENTS).add(episode)
         _tally(self.versions, (episode.generation, episode.version), MOST_VERSIONS).add(episode)
 

@@ -18,6 +18,24 @@ from soulsai.types import Episode, RunSpec
 from soulsai.web.journal import Note
 
 GROUP = "soulsai.sinks"  # the entry points by which other packages add their sinks
+MOST_NAMES = 64  # of infos
+
+
+class InfoNames:
+    """The names of infos that get curves: those of verified episodes, up to ``MOST_NAMES``.
+
+    Anybody can claim episodes with other names in each.
+    """
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+
+    def numbers(self, episode: Episode) -> dict[str, float]:
+        """Return the numbers of an episode's info that get curves."""
+        if episode.verified:
+            new = [name for name in episode.info if name not in self._known]
+            self._known.update(new[: MOST_NAMES - len(self._known)])
+        return {name: x for name, x in episode.info.items() if name in self._known}
 
 
 class Sinks:
@@ -25,6 +43,7 @@ class Sinks:
 
     def __init__(self, settings: TelemetrySettings, spec: RunSpec, folder: Path) -> None:
         self.run = spec.run
+        self._info = InfoNames()
         self._points: list[Connector[Point]] = []
         self._news: list[Connector[News]] = []
         if settings.tensorboard:
@@ -48,9 +67,9 @@ class Sinks:
             return
         for episode, numbers in zip(episodes, measured, strict=True):
             kind = "greedy" if episode.greedy else "exploring"
-            values = {"reward": episode.reward, "steps": float(episode.steps)}
-            values |= episode.info
-            values |= numbers
+            own = {"reward": episode.reward, "steps": float(episode.steps), **numbers}
+            info = self._info.numbers(episode)
+            values = {f"info_{name}" if name in own else name: x for name, x in info.items()} | own
             curves = {f"{kind}/{name}": value for name, value in values.items()}
             self._offer(Point(episode.time, episode.env_steps, curves))
 

@@ -2,6 +2,7 @@
 
 import threading
 
+import msgspec
 import numpy as np
 
 from soulsai.types import ClientStatus, Episode, Status
@@ -104,6 +105,22 @@ def test_readers_see_whole_rows_only():
 def test_the_environment_cannot_hide_our_numbers():
     row = episode_row(episode(info={"reward": -1.0, "number": 9.0, "win": 1.0}))
     assert (row["reward"], row["info_reward"], row["info_number"], row["win"]) == (2.5, -1, 9, 1)
+
+
+def test_claims_take_no_columns_from_the_honest():
+    episodes = Episodes()
+    for i in range(200):
+        claimed = episode(reward=2.0, info={f"x{i}": 1.0, "depth": 9.0})
+        episodes.add(msgspec.structs.replace(claimed, verified=False), {"solved": 1.0})
+    assert not episodes.table.has("depth")
+    episodes.add(episode(info={"depth": 1.0}))
+    claimed = episode(reward=3.0, info={"depth": 5.0, "y": 1.0})
+    episodes.add(msgspec.structs.replace(claimed, verified=False))
+    columns = episodes.table.view().columns
+    assert columns["depth"][-2:].tolist() == [1.0, 5.0]
+    assert columns["reward"][0] == 2.0
+    assert columns["solved"][0] == 1.0
+    assert not {"y", *(f"x{i}" for i in range(200))} & set(columns)
 
 
 def test_who_has_played_how_many():
