@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response, StreamingResponse
 
 from soulsai import __version__
-from soulsai.web import comparison, models, queries, stream
+from soulsai.web import comparison, evaluations, models, queries, stream
 from soulsai.web.commands import Commander, Word
 from soulsai.web.journal import Note
 from soulsai.web.metrics import known
@@ -23,10 +23,12 @@ from soulsai.web.run_store import LATEST, RunStore
 from soulsai.web.schemas import (
     ClientRow,
     CommandOutcome,
+    EvaluationRow,
     EventRow,
     Health,
     Metric,
     Model,
+    RecordingRow,
     Row,
     RunComparison,
     RunRow,
@@ -51,6 +53,7 @@ RunPath = Annotated[str, Meta(description="A run's id, or `latest`.")]
 ModelPath = Annotated[
     str, Meta(description="`best_model`, `manual_save` or a checkpoint's number.")
 ]
+EvaluatedPath = Annotated[str, Meta(description="A model's name, as in `/evaluations`.")]
 Metrics = Annotated[
     list[str], Meta(description="Names as in `/metrics`, repeated or with commas between.")
 ]
@@ -154,6 +157,9 @@ class Api:
             json("/clients", self.clients, list[ClientRow]),
             json("/versions", self._versions, list[VersionRow]),
             json("/models", self.models, list[Model]),
+            json("/evaluations", self._evaluations, list[EvaluationRow]),
+            json("/recordings", self.recordings, list[RecordingRow]),
+            file("/runs/{run}/recordings/{model}/{name}", self._recording, _BINARY),
             json("/metrics", self.metrics, list[Metric]),
             json("/config", self.config, dict[str, Any]),
             json("/compare", self._compare, RunComparison),
@@ -247,6 +253,33 @@ class Api:
     async def models(self, run: Run = LATEST) -> Response:
         """Return the best model, the quicksave, and the checkpoints, newest first."""
         return await self._answer(lambda: models.models(self._store, self._store.find(run)))
+
+    async def _evaluations(
+        self, request: Request, run: Run = LATEST, max_points: Points = 1000
+    ) -> Response:
+        """Return the evaluations of a run's models, in the order of their env steps."""
+
+        def rows() -> list[EvaluationRow]:
+            found = self._store.evaluations(self._store.find(run))
+            return evaluations.evaluation_rows(found, max_points)
+
+        return await self._answer(rows, request)
+
+    async def recordings(self, request: Request, run: Run = LATEST) -> Response:
+        """Return the recorded episodes of a run's models, the newest first."""
+
+        def rows() -> list[RecordingRow]:
+            name = self._store.find(run)
+            return evaluations.recording_rows(self._store.path(name), self._store.evaluations(name))
+
+        return await self._answer(rows, request)
+
+    async def _recording(self, run: RunPath, model: EvaluatedPath, name: str) -> Response:
+        """Return the video or the trace of a recorded episode."""
+        run = await self.worker.do(self._store.find, run)
+        path = await self.worker.do(evaluations.recording, self._store.path(run), model, name)
+        media = "video/webm" if path.suffix == evaluations.VIDEO else JSON
+        return FileResponse(path, media_type=media)
 
     async def metrics(self, run: Run = LATEST) -> Response:
         """Return the metrics of `/series` with their units."""

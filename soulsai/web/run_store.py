@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from soulsai.episode_metrics import Measure, Meter, for_run
 from soulsai.errors import ConfigError
+from soulsai.evaluations.record import Evaluations
 from soulsai.types import Status
 from soulsai.web.journal import Journal, RecordReader
 from soulsai.web.schemas import RunRow, iso
@@ -59,6 +60,7 @@ class RunStore:
         self._lock = threading.Lock()
         self._records: OrderedDict[str, RecordReader] = OrderedDict()
         self._journals: OrderedDict[str, Journal] = OrderedDict()
+        self._evaluations: OrderedDict[str, Evaluations] = OrderedDict()
         self._numbers: dict[str, int] = {}
         self._rows: dict[str, tuple[object, RunRow]] = {}  # with the stamps of their files
         self._live_journal: tuple[str, Journal] | None = None
@@ -120,6 +122,16 @@ class RunStore:
             self._journals.move_to_end(run)
             self._journals[run].refresh()
             return self._journals[run]
+
+    def evaluations(self, run: str) -> Evaluations:
+        """Return the evaluations of a run that ``find`` returned."""
+        with self._lock:
+            found = self._evaluations.setdefault(run, Evaluations(self.path(run)))
+            self._evaluations.move_to_end(run)
+            while len(self._evaluations) > KEPT:
+                self._evaluations.popitem(last=False)
+            found.refresh()
+            return found
 
     def write_journal(self, run: str) -> Journal | None:
         """Return the journal for writing if the run's folder exists; one thread may write."""

@@ -60,6 +60,42 @@ class VersionRow(Struct, frozen=True):
     steps_mean: float
 
 
+class EvaluationRow(Struct, frozen=True):
+    """The evaluation of one model, with 95 % intervals; see `evaluations.jsonl`."""
+
+    number: int
+    model: str
+    time: str
+    generation: int
+    version: int
+    env_steps: int
+    verdict: str
+    regressed: bool  # far worse than the best model
+    by: Literal["evaluator", "clients"]
+    metric: str
+    mean: float
+    low: float
+    high: float
+    iqm: float
+    iqm_low: float
+    iqm_high: float
+    episodes: int
+
+
+class RecordingRow(Struct, frozen=True):
+    """One recorded episode of an evaluated model."""
+
+    model: str
+    number: int  # of the evaluation
+    generation: int
+    version: int
+    env_steps: int
+    mean: float  # of the model's evaluation
+    seed: int
+    video: str
+    trace: str
+
+
 class File(Struct, frozen=True):
     """One file of a saved model."""
 

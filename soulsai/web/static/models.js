@@ -1,6 +1,7 @@
 // The saved models of a run, their scores and their files.
 import { address, get } from "./api.js";
 import { Chart, place } from "./charts.js";
+import { evaluations } from "./evaluations.js";
 import { bytes, count, h, number, say, unused, when } from "./dom.js";
 
 const curves = [{ name: "exploring", colour: "exploring" }, { name: "greedy", colour: "greedy", kind: "points" }];
@@ -9,7 +10,8 @@ const names = { best: "Best model", manual: "Quicksave", checkpoint: "Checkpoint
 export function models(context) {
   const stage = h("div", { class: "stack" });
   const played = versions(context);
-  const element = h("div", { class: "stack" }, stage, played.element);
+  const evaluated = evaluations(context);
+  const element = h("div", { class: "stack" }, stage, evaluated.element, played.element);
   let seen = "";
 
   const update = async () => {
@@ -26,10 +28,10 @@ export function models(context) {
       list.length ? null : unused("Nothing is saved yet. The first checkpoint comes by itself; a quicksave when you like."),
     ].filter(Boolean));
   };
-  const both = () => Promise.all([update(), played.update()]);
+  const both = () => Promise.all([update(), evaluated.update(), played.update()]);
   let due = 0;
   both();
-  return { element, update: () => (Date.now() > due ? ((due = Date.now() + 2000), both()) : undefined), recolour: played.recolour, close: played.close };
+  return { element, update: () => (Date.now() > due ? ((due = Date.now() + 2000), both()) : undefined), recolour: () => { played.recolour(); evaluated.recolour(); }, close: () => { played.close(); evaluated.close(); } };
 }
 
 // The mean reward of the episodes of each version of the weights.
