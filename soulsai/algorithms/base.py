@@ -30,6 +30,7 @@ class Policy(nn.Module):
     dropped: int = 0  # env steps that arrived but are never learnt from
     fault: str = ""  # why learning cannot continue: the node goes back to the last checkpoint
     newest: tuple[int, int] = (0, 0)  # generation and version published last, set by the node
+    warm: bool = False  # it has learnt before this run, so that it acts from the first step
     exploration: dict[str, float]  # numbers for the head, published with every version
 
     def __init__(self, head: Head, spec: Spec, outputs: tuple[str, ...]) -> None:

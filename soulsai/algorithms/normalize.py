@@ -14,6 +14,7 @@ BLOCK = 64  # rows merged at a time
 WARMUP = 1024  # rows before which outliers are measured against their block
 WARMUP_REACH = 1e4  # a larger distance from the block's median, in median distances, is ignored
 REACH = 50.0  # distance from the mean, in standard deviations, to which values are clipped
+ASSUMED = 1024 * BLOCK  # rows that statistics of another policy count for
 LEAST_REACH = 10.0  # distance that is never clipped: the scale of flags and of rare events
 
 
@@ -36,6 +37,17 @@ class RunningStatistics:
         self.mean = np.zeros(size)
         self._squares = np.zeros(size)  # summed squared distances from the mean
         self._rest = np.zeros((0, size))  # rows of an incomplete block
+
+    def assume(self, mean: Array, inv_std: Array) -> None:
+        """Begin with the statistics of another policy, as if of ``ASSUMED`` rows.
+
+        Args:
+            mean: Means [size].
+            inv_std: Inverse standard deviations [size].
+        """
+        self.count, self.mean = ASSUMED, mean.copy()
+        self._squares = ASSUMED / inv_std**2
+        self._rest = np.zeros((0, len(mean)))
 
     def update(self, rows: Array) -> bool:
         """Add rows [B, size]; return whether the statistics changed."""

@@ -232,9 +232,10 @@ class Experience:
     def random(self) -> float:
         """The least share of random actions: 1 until learning starts, then less and less.
 
-        A policy that was cloned acts from the first step.
+        A policy that was cloned, or taken from another run, acts from the first step.
         """
-        if self.demonstrations is not None and self.demonstrations.settings.clone_steps:
+        cloned = self.demonstrations is not None and self.demonstrations.settings.clone_steps > 0
+        if cloned or self.policy.warm:
             return 0.0
         if self.pace.warming_up:
             return 1.0

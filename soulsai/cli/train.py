@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 from click.exceptions import Exit
 
 from soulsai import connect, runs
@@ -38,6 +39,12 @@ if TYPE_CHECKING:
 Command = Callable[..., None]
 
 EPILOG = "What is left out is taken from the settings; `soulsai config` prints them."
+start_option = click.option(
+    "--start-from",
+    metavar="RUN|latest|PATH",
+    default="",
+    help="Begin with the networks of a run, a checkpoint or a policy.onnx.",
+)
 INDIRECT = ("import *", "globals(", "setattr(", "exec(")  # define names that a file does not hold
 
 
@@ -54,6 +61,7 @@ def _run_options(command: Command) -> Command:
         click.option("--seed", type=click.IntRange(0), help="Seed of everything random."),
         saves_option(),
         click.option("--resume", metavar="RUN|latest", default="", help="Continue this run."),
+        start_option,
     )):  # fmt: skip
         command = option(command)
     return command
@@ -78,6 +86,7 @@ def train(
     seed: int | None,
     saves: str,
     resume: str,
+    start_from: str,
     redis: str,
     sets: Sequence[str],
     open_page: bool,
@@ -88,6 +97,7 @@ def train(
         **_named(algorithm, env, max_env_steps, seed, saves),
         "run.clients": clients,
         "redis.url": redis,
+        "start.policy": start_from,
     }
     settings, resume = _checked(config, named, sets, resume)
     raise Exit(run(settings, resume=resume, open_page=open_page, as_json=as_json))
@@ -115,6 +125,7 @@ def serve(
     seed: int | None,
     saves: str,
     resume: str,
+    start_from: str,
     sets: Sequence[str],
     open_page: bool,
     as_json: bool,
@@ -124,6 +135,7 @@ def serve(
         **_named(algorithm, env, max_env_steps, seed, saves),
         "redis.secrets": secrets,
         "run.clients": 0,
+        "start.policy": start_from,
     }
     settings, resume = _checked(config, named, sets, resume)
     if settings.redis.url:
@@ -185,6 +197,9 @@ def _checked(
 ) -> tuple[Config, str]:
     """Return the settings of a run here, and the id of the run to continue."""
     settings = load_settings(config, named, sets)
+    if resume and named.get("start.policy"):
+        raise ConfigError("--start-from: begins a new run, and --resume continues one; choose one")
+    settings = with_place(settings)
     if resume:
         folder = runs.find(Path(settings.run.saves), resume)
         resume = folder.name
@@ -195,6 +210,19 @@ def _checked(
     connect.need_server_extra()
     check_choices(settings)
     return settings, resume
+
+
+def with_place(config: Config) -> Config:
+    """Return settings with the whole path of the policy to start from.
+
+    ``latest`` would be the new run itself once that has a folder.
+    """
+    policy = config.start.policy
+    if not policy:
+        return config
+    place = Path(policy) if Path(policy).exists() else runs.find(Path(config.run.saves), policy)
+    start = msgspec.structs.replace(config.start, policy=str(place.resolve()))
+    return msgspec.structs.replace(config, start=start)
 
 
 def check_unfinished(folder: Path, config: Config) -> None:

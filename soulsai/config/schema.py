@@ -218,6 +218,14 @@ class TrainingSettings(Struct, frozen=True, forbid_unknown_fields=True):
     most_times: Annotated[float, Meta(ge=0)] = 50.0
 
 
+class StartSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Another policy to begin with: its networks and its normaliser, nothing else."""
+
+    # a run by its id or folder, the folder of a checkpoint, or a policy.onnx; empty: none
+    policy: str = ""
+    partial: bool = False  # take the weights that fit, even if others do not
+
+
 class TrustSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Checks of clients that do not play the published policy."""
 
@@ -312,6 +320,7 @@ class Config(AlgorithmSections, frozen=True, forbid_unknown_fields=True):
     fragments: FragmentSettings = FragmentSettings()
     training: TrainingSettings = TrainingSettings()
     demonstrations: DemonstrationSettings = DemonstrationSettings()
+    start: StartSettings = StartSettings()
     trust: TrustSettings = TrustSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     evaluate: EvaluateSettings = EvaluateSettings()

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from soulsai.algorithms.base import Policy
 from soulsai.algorithms.custom_networks import random_leaves
-from soulsai.errors import SoulsAIError
+from soulsai.errors import CheckpointError, SoulsAIError
 from soulsai.types import Array, Leaf, PolicyCard, Program, Spec, zeros
 
 LOCATION = "weights"  # the name that the graph gives to the file of its weights
@@ -72,6 +73,27 @@ def complete(program: Program, arrays: dict[str, Array], card: PolicyCard) -> by
     model.metadata_props.add(key=METADATA, value=msgspec.json.encode(card).decode())
     data: bytes = model.SerializeToString()
     return data
+
+
+def weights_of(path: Path) -> dict[str, Tensor]:
+    """Return the weights in a ``policy.onnx``, by their names in the network.
+
+    Raises:
+        CheckpointError: The file is no policy.
+    """
+    import onnx
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+        arrays = {each.name: onnx.numpy_helper.to_array(each) for each in model.graph.initializer}
+    except Exception as error:  # protobuf and onnx raise errors of many kinds
+        line = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path}: is not a policy of SoulsAI: {line}") from error
+    return {
+        name.removeprefix(_APART): torch.from_numpy(array.copy())
+        for name, array in arrays.items()
+        if "." in name  # the names of constants in the graph have none
+    }
 
 
 def verify(program: Program, policy: Policy, spec: Spec) -> None:

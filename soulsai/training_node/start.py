@@ -22,7 +22,7 @@ from soulsai.datasets import files
 from soulsai.datasets.episodes import to_fragments
 from soulsai.episode_metrics import asked_info
 from soulsai.errors import CheckpointError, ConfigError, SoulsAIError, Superseded
-from soulsai.training_node import onnx_export
+from soulsai.training_node import onnx_export, warm_start
 from soulsai.training_node.retrying_wire import RetryingWire
 from soulsai.training_node.saving import atomic_folders, run_folder, snapshot
 from soulsai.training_node.saving.run_folder import RunFolder
@@ -97,6 +97,13 @@ def demonstrate(config: Config, spec: Spec, algorithm: Algorithm) -> None:
     log.info("demonstrations episodes=%d env_steps=%d", len(dataset.episodes), dataset.steps)
 
 
+def _begin(config: Config, spec: Spec, algorithm: Algorithm) -> None:
+    """Give a new learner another policy and demonstrations, if the settings name any."""
+    warm_start.start_from(config.start, Path(config.run.saves), algorithm)
+    warm_start.warm(config.start, algorithm)
+    demonstrate(config, spec, algorithm)
+
+
 def new_run(config: Config, spec: Spec, wire: TrainingWire, now: datetime) -> TrainingRun:
     """Make a new run, and publish it in place of an earlier one of the same name.
 
@@ -111,7 +118,7 @@ def new_run(config: Config, spec: Spec, wire: TrainingWire, now: datetime) -> Tr
         config = msgspec.structs.replace(config, run=seeded)
     wire.generation()  # fails at once if there is no server
     algorithm = build_algorithm(config, spec, seed=config.run.seed or 0)
-    demonstrate(config, spec, algorithm)
+    _begin(config, spec, algorithm)
     program = export(config, algorithm.policy, spec)
     folder = run_folder.create(config, now)
     try:
@@ -147,8 +154,9 @@ def resumed_run(config: Config, spec: Spec, wire: TrainingWire, resume: str) -> 
         check_fit(saved, config)
     wire.generation()
     algorithm = build_algorithm(config, spec, seed=config.run.seed or 0)
+    warm_start.warm(config.start, algorithm)
     if not folder.has_checkpoint:
-        demonstrate(config, spec, algorithm)
+        _begin(config, spec, algorithm)
     seen = atomic_folders.numbered(folder.checkpoints)
     try:
         progress, note = _restored(folder, algorithm)
