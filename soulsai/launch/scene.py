@@ -36,7 +36,7 @@ def progress_line(scene: Scene) -> str:
     alive = sum(client.state != "lost" for client in status.clients)
     of = f"/{status.max_env_steps}" if status.max_env_steps else ""
     return (
-        f"{clock(scene.elapsed)} {status.phase}: {status.env_steps}{of} env steps"
+        f"{scene.timed}{clock(scene.elapsed)} {status.phase}: {status.env_steps}{of} env steps"
         f" ({status.env_steps_per_second:.0f}/s), {status.updates} updates"
         f" ({status.updates_per_second:.0f}/s), replay ratio {status.replay_ratio:.2f},"
         f" reward {reward_text(status)}, {counted(alive, 'client')},"

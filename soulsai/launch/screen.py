@@ -56,7 +56,7 @@ def screen(scene: Scene, width: int = WIDE, rewards: Sequence[float] = ()) -> Re
         parts += [_progress(status, width), _figures(status)]
         if len(rewards) > 1:
             parts.append(_chart(rewards, width))
-        parts.append(_one_line(f"saved {checkpoint_text(status)}", FAINT))
+        parts.append(_one_line(f"checkpoint {checkpoint_text(status)}", FAINT))
     if scene.page:
         parts.append(_one_line(f"page {scene.page}", FAINT))
     if status is not None:

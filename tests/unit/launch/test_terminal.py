@@ -55,7 +55,7 @@ def test_the_screen_shows_the_status():
         *("LunarLander-v3 · dqn", "learning", "0:01:01", "a_run"),
         *("50,000 of 150,000", "33%", "0:01:40 left"),
         *("reward 12.3 ▲1.5", "env steps/s 1,000", "updates/s 990", "replay ratio 0.98"),
-        *("lag 0.6", "rejected 3", "lost 64", "saved 000004, 0:00:12 ago"),
+        *("lag 0.6", "rejected 3", "lost 64", "checkpoint 000004, 0:00:12 ago"),
         *("client-1", "active", "client-2", "lost 0:01:15", "page http://127.0.0.1:8080"),
     ):
         assert part in text, part
@@ -90,7 +90,8 @@ def test_nothing_wraps_and_all_is_seen(width, height):
     assert len(lines) <= height
     assert max(map(len, lines)) <= width
     text = "\n".join(lines)
-    for part in ("left", "reward -1234.5 ▼34.9", "dropped", "saved 000004, 0:00:12 ago", "▁", "█"):
+    saved = "checkpoint 000004, 0:00:12 ago"
+    for part in ("left", "reward -1234.5 ▼34.9", "dropped", saved, "▁", "█"):
         assert part in text, part
     assert text.splitlines()[-1].strip() == "Ctrl-C saves and stops."
 
@@ -161,7 +162,9 @@ def test_the_last_screen_of_a_run_says_that_it_is_over():
 
 
 def test_a_clock_of_training_says_so():
-    assert "learning  trained 0:01:01" in shown(Scene(61.0, "x", status(), timed="trained "))
+    scene = Scene(61.0, "x", status(), timed="trained ")
+    assert "learning  trained 0:01:01" in shown(scene)
+    assert progress_line(scene).startswith("trained 0:01:01 learning: ")
 
 
 def test_a_line_says_the_same_without_a_terminal():
