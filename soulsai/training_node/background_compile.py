@@ -19,14 +19,14 @@ from typing import NamedTuple
 import msgspec
 
 from soulsai.algorithms.base import Algorithm
-from soulsai.algorithms.compile.cache import PackageCache
+from soulsai.algorithms.compile.cache import BuildCache
 from soulsai.algorithms.compile.form import Compilable, NotCompilable
-from soulsai.algorithms.compile.job import JOB, Job, made_in
-from soulsai.algorithms.settings import LearnerSettings
+from soulsai.algorithms.compile.job import JOB, LOG, Job, made_in
 from soulsai.config.cache_folder import cache_folder
 from soulsai.config.schema import Config
 from soulsai.errors import ConfigError, SoulsAIError
 from soulsai.process import PARENT
+from soulsai.training_node import start
 from soulsai.training_node.status import TrainingStatistics
 from soulsai.types import Spec
 
@@ -79,14 +79,6 @@ def obstacle(config: Config, algorithm: Algorithm) -> str:
     return ""
 
 
-def may_keep(config: Config) -> bool:
-    """Return whether packages may be kept for the next run: only of code that their key covers."""
-    learner = config.learner
-    if not config.training.compile_cache or not isinstance(learner, LearnerSettings):
-        return False
-    return learner.learner.startswith("soulsai.") and not learner.custom
-
-
 class BackgroundCompile:
     """Compiles the updates in another process, or finds them; the algorithm adopts the result.
 
@@ -132,7 +124,7 @@ class BackgroundCompile:
             training.threads,
             training.matmul,
         )
-        self._cache = PackageCache(cache_folder() / "compiled") if may_keep(config) else None
+        self._cache = BuildCache(cache_folder() / "compiled") if start.may_keep(config) else None
         reason_against = obstacle(config, algorithm)
         if reason_against and config.training.compile == "always":
             raise ConfigError(f"training.compile: always, but {reason_against}; choose auto")
@@ -194,7 +186,7 @@ class BackgroundCompile:
             self._folder = tempfile.TemporaryDirectory(prefix="soulsai-compile-")
             folder = Path(self._folder.name)
             (folder / JOB).write_bytes(msgspec.json.encode(self._job))
-            with (folder / "log").open("wb") as output:
+            with (folder / LOG).open("wb") as output:
                 self._process = subprocess.Popen(  # noqa: S603 - our own module
                     [*COMMAND, str(folder)],
                     stdin=subprocess.DEVNULL,
@@ -218,7 +210,7 @@ class BackgroundCompile:
             return
         folder = Path(self._folder.name)
         if code:
-            lines = (folder / "log").read_text(errors="replace").strip().splitlines()
+            lines = (folder / LOG).read_text(errors="replace").strip().splitlines()
             last = lines[-1].removeprefix("soulsai: ") if lines else f"ended with {code}"
             self._give_up(f"compiling failed: {last}")
             return

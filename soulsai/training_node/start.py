@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from soulsai.algorithms.base import Algorithm, Policy
 from soulsai.algorithms.build import build
+from soulsai.algorithms.compile.job import Job
 from soulsai.algorithms.demonstrations import LearnsFromDemonstrations
 from soulsai.algorithms.registry import BUILT_IN
 from soulsai.algorithms.settings import LearnerSettings
@@ -23,6 +24,7 @@ from soulsai.datasets.episodes import to_fragments
 from soulsai.episode_metrics import asked_info
 from soulsai.errors import CheckpointError, ConfigError, SoulsAIError, Superseded
 from soulsai.training_node import onnx_export, warm_start
+from soulsai.training_node.export_job import exported
 from soulsai.training_node.retrying_wire import RetryingWire
 from soulsai.training_node.saving import atomic_folders, run_folder, snapshot
 from soulsai.training_node.saving.run_folder import RunFolder
@@ -340,6 +342,36 @@ def check_size(policy: Policy) -> None:
         )
 
 
+def may_keep(config: Config) -> bool:
+    """Return whether to keep what is built for the next run: only from code of this package."""
+    return config.training.compile_cache and _is_ours(config)
+
+
+def _is_ours(config: Config) -> bool:
+    learner = config.learner
+    if not isinstance(learner, LearnerSettings):
+        return False
+    return learner.learner.startswith("soulsai.") and not learner.custom
+
+
+def _exported_apart(config: Config, policy: Policy, spec: Spec) -> Program | None:
+    """Return the program from the cache or another process, or ``None`` to export it here."""
+    if not _is_ours(config):
+        return None
+    job = Job(config.algorithm.name, msgspec.to_builtins(config.learner), spec)
+    program = exported(job, keep=may_keep(config))
+    if program is None:
+        return None
+    program = msgspec.structs.replace(program, head=policy.twin().head)
+    try:
+        onnx_export.verify(program, policy, spec)
+        check_graph(program.graph, program.weights)
+    except SoulsAIError as error:
+        log.warning("the policy is exported anew: %s", error)
+        return None
+    return program
+
+
 def export(config: Config, policy: Policy, spec: Spec) -> Program:
     """Return the policy as a program that computes the same, and that clients accept.
 
@@ -352,6 +384,9 @@ def export(config: Config, policy: Policy, spec: Spec) -> Program:
         ConfigError: It is too large, or a network that is not ours cannot be exported.
     """
     check_size(policy)
+    program = _exported_apart(config, policy, spec)
+    if program is not None:
+        return program
     learner = config.learner
     custom = learner.custom if isinstance(learner, LearnerSettings) else {}
     try:

@@ -1,7 +1,7 @@
-"""Packages that earlier runs compiled, kept by everything that shapes them.
+"""Files that earlier runs built, kept by everything that shapes them.
 
-A package is machine code that this user's runs load and execute; so the folder must belong to the
-user, and nobody else may write to it.
+A compiled package is machine code that this user's runs load and execute; so the folder must belong
+to the user, and nobody else may write to it.
 """
 
 import hashlib
@@ -17,35 +17,35 @@ from pathlib import Path
 import msgspec
 import torch
 
-from soulsai.algorithms.compile.job import MADE, SUFFIX, Job
+from soulsai.algorithms.compile.job import JOB, LOG, Job
 
-MOST = 32  # compilations that are kept; the one that was used longest ago is deleted first
-SOURCES = Path(__file__).parents[1]  # the code of all algorithms
+MOST = 32  # results that are kept; the one that was used longest ago is deleted first
+SOURCES = Path(__file__).parents[2]  # all code of this package
 CPUINFO = Path("/proc/cpuinfo")
 PROCESSOR = ("vendor_id", "cpu family", "model", "model name", "flags", "Features")
 
 
-class PackageCache:
-    """A folder of compilations, one folder each.
+class BuildCache:
+    """A folder with the results of jobs, one folder each.
 
     Args:
-        folder: The folder; it is made when the first compilation is kept.
+        folder: The folder; it is made when the first result is kept.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def find(self, job: Job) -> Path | None:
-        """Return the folder with the packages of a job, if it was compiled before."""
+        """Return the folder with the result of a job, if it was done before."""
         path = self._folder / key(job)
-        if not self._is_ours() or not (path / MADE).is_file():
+        if not self._is_ours() or not path.is_dir():
             return None
         with suppress(OSError):
             os.utime(path)
         return path
 
     def keep(self, job: Job, made: Path) -> None:
-        """Copy the packages of a job from the folder ``made``.
+        """Copy the files of a job's folder, but for its order and its log.
 
         Raises:
             OSError: They cannot be written, or the folder is not this user's own.
@@ -56,14 +56,15 @@ class PackageCache:
         with tempfile.TemporaryDirectory(dir=self._folder, prefix=".") as name:
             copy = Path(name) / "copy"
             copy.mkdir()
-            for file in (*made.glob(f"*{SUFFIX}"), made / MADE):
-                shutil.copyfile(file, copy / file.name)
+            for file in made.iterdir():
+                if file.is_file() and file.name not in (JOB, LOG):
+                    shutil.copyfile(file, copy / file.name)
             with suppress(FileExistsError, OSError):  # another run was faster
                 copy.rename(self._folder / key(job))
         self._forget_old()
 
     def forget(self, job: Job) -> None:
-        """Delete the packages of a job."""
+        """Delete the result of a job."""
         shutil.rmtree(self._folder / key(job), ignore_errors=True)
 
     def _forget_old(self) -> None:
@@ -82,9 +83,9 @@ class PackageCache:
 
 
 def key(job: Job) -> str:
-    """Return the name of a job's packages, a digest of all that shapes them.
+    """Return the name of a job's result, a digest of all that shapes it.
 
-    These are the settings, the spaces, the code of the algorithms, the version of torch, and the
+    These are the settings, the spaces, the code of this package, the version of torch, and the
     processor with its instructions.
     """
     digest = hashlib.blake2b(digest_size=16)
@@ -101,9 +102,11 @@ def _sources() -> Iterable[bytes]:
 
 def _processor() -> Iterable[bytes]:
     yield platform.machine().encode()
-    yield platform.processor().encode()
-    with suppress(OSError):
+    try:
         first, _, _ = CPUINFO.read_text().partition("\n\n")
+    except OSError:  # not Linux
+        yield platform.processor().encode()
+    else:
         for line in first.splitlines():
             if line.partition("\t")[0].strip().partition(":")[0] in PROCESSOR:
                 yield line.encode()

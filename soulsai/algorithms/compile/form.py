@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from soulsai.algorithms.base import Tensors
 from soulsai.algorithms.compile.flat import views
@@ -59,6 +58,8 @@ class Compilable(Protocol):
 
 def compile_form(form: Form, path: Path) -> None:
     """Write a package to ``path``; raise ``NotCompilable`` if its results differ."""
+    from torch.fx.experimental.proxy_tensor import make_fx  # what only the compiler needs
+
     graph = make_fx(form.function)(*_copies(form.examples))
     program = torch.export.export(graph, _copies(form.examples))
     torch._inductor.aoti_compile_and_package(

@@ -26,7 +26,7 @@ from soulsai.algorithms.compile.form import (
 from soulsai.errors import SoulsAIError
 from soulsai.types import Spec
 
-JOB, MADE, SUFFIX = "job.json", "made.json", ".pt2"
+JOB, LOG, MADE, SUFFIX = "job.json", "log", "made.json", ".pt2"
 NICE = 10  # learning and clients come first
 
 

@@ -16,12 +16,11 @@ from soulsai.training_node import background_compile
 from soulsai.training_node.background_compile import (
     BackgroundCompile,
     LearningCost,
-    may_keep,
     obstacle,
     reason,
 )
 from soulsai.training_node.saving.snapshot import Progress
-from soulsai.training_node.start import build_algorithm
+from soulsai.training_node.start import build_algorithm, may_keep
 from soulsai.training_node.status import TrainingStatistics
 from tests.unit.algorithms.compile.compiled_cases import dqn, learnt, sac
 from tests.unit.algorithms.learning_cases import settings, spec

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from soulsai.algorithms.compile import cache
-from soulsai.algorithms.compile.cache import PackageCache, key
+from soulsai.algorithms.compile.cache import BuildCache, key
 from soulsai.algorithms.compile.job import MADE, Job
 from soulsai.types import ActionSpec, Leaf, Spec
 
@@ -26,7 +26,7 @@ def made(tmp_path):
 
 @pytest.fixture
 def kept(tmp_path):
-    return PackageCache(tmp_path / "cache" / "compiled")
+    return BuildCache(tmp_path / "cache" / "compiled")
 
 
 def test_what_was_kept_is_found(kept, made):
