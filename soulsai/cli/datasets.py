@@ -63,7 +63,7 @@ def format_option(default: str) -> Callable[[Command], Command]:
 @saves_option("saves")
 @json_option
 def export(run: str, out: Path, form: str, saves: str, as_json: bool) -> None:
-    """Write the experience that a run has kept, as whole episodes."""
+    """Write the kept experience of a run, as whole episodes."""
     from soulsai import runs
     from soulsai.config import load
     from soulsai.datasets import kept_experience
@@ -109,7 +109,7 @@ def import_data(
     sets: Sequence[str],
     as_json: bool,
 ) -> None:
-    """Check data sets against a run or an environment, and join them in one."""
+    """Check data sets of an environment, and join them in one."""
     from soulsai.client.probe import probe
     from soulsai.datasets.files import read, write
 
@@ -178,7 +178,7 @@ def record(
     sets: Sequence[str],
     as_json: bool,
 ) -> None:
-    """Play episodes, by hand or by a policy, and write them as a data set."""
+    """Play by hand or by a policy; write it as a data set."""
     from soulsai.client import record as recording
     from soulsai.datasets.files import write
 

@@ -190,7 +190,6 @@ def sample_row(status: Status, time: float) -> dict[str, float]:
         TIME: time,
         ENV_STEPS: float(status.env_steps),
         "updates": float(status.updates),
-        "replay_ratio": status.replay_ratio,
         "lag": status.lag,
         "clients": float(sum(client.state != "lost" for client in status.clients)),
         "queued": float(sum(client.queued for client in status.clients)),
@@ -199,9 +198,12 @@ def sample_row(status: Status, time: float) -> dict[str, float]:
         "lost": float(status.lost),
         "dropped": float(status.dropped),
     }
-    if status.env_steps:  # a rate before the first one would be drawn as a rise from zero
+    # Rates before the first step or update would be drawn as a rise from zero.
+    if status.env_steps:
         row["env_steps_per_second"] = status.env_steps_per_second
+    if status.updates:
         row["updates_per_second"] = status.updates_per_second
+        row["replay_ratio"] = status.replay_ratio
     if status.reward_per_step is not None:
         row["reward_per_step"] = status.reward_per_step
     taken = {*_RESERVED, *row, *_EPISODE}

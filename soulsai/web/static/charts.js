@@ -21,6 +21,7 @@ export function place(x, value) {
 // A range that shows a constant as a line in its middle, and never stretches a few values over a wide axis.
 function honest(plot, low, high) {
   if (low === null || high === null) return [0, 1];
+  if (low === 0 && high === 0) return [0, 1]; // of a share or a count, which are never below
   if (low === high) { const pad = Math.abs(low) / 10 || 1; return [low - pad, high + pad]; }
   const pad = 0.08 * (high - low);
   return [low - pad, high + pad];

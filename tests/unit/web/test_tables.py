@@ -157,7 +157,9 @@ def test_a_sample_of_the_training():
     assert "nan" not in row
 
 
-def test_rates_begin_with_the_first_env_step():
-    before = sample_row(Status("run", 1, "waiting", "dqn", "Toy-v0"), 9.0)
-    after = sample_row(Status("run", 1, "learning", "dqn", "Toy-v0", env_steps=1), 9.0)
-    assert set(after) - set(before) == {"env_steps_per_second", "updates_per_second"}
+def test_rates_begin_with_the_first_step_and_update():
+    def names(**counts):
+        return set(sample_row(Status("run", 1, "learning", "dqn", "Toy-v0", **counts), 9.0))
+
+    assert names(env_steps=1) - names() == {"env_steps_per_second"}
+    assert names(updates=1) - names() == {"updates_per_second", "replay_ratio"}
