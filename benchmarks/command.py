@@ -125,6 +125,15 @@ def replay(as_json: bool) -> None:
 
 @app.command()
 @json_option
+def evaluator(as_json: bool) -> None:
+    """Cost of an evaluator to the learner on the same cores, and the time to a video."""
+    from benchmarks import evaluator
+
+    _show(evaluator.measure(), as_json=as_json)
+
+
+@app.command()
+@json_option
 def start(as_json: bool) -> None:
     """Seconds to the first view and the first update, memory of a client, cost of resting."""
     from benchmarks import start

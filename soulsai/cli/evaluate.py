@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from soulsai.config.schema import Config
     from soulsai.types import Spec
 
+RECORDED = 3  # episodes in a video, at most
 LINE_SECONDS = 10.0  # between two lines of progress where the output is no terminal
 
 
@@ -46,11 +47,29 @@ LINE_SECONDS = 10.0  # between two lines of progress where the output is no term
 @click.option("--env", default="", help="Play this, if the policy's own is not known.")
 @saves_option("saves")
 @set_option
+@click.option(
+    "--video",
+    type=click.Path(path_type=Path),
+    help="Record the first episodes in FILE, .webm or .mp4.",
+)
+@click.option("--render", is_flag=True, help="Play in a window, one episode after the other.")
 @json_option
 def evaluate(
-    run: str, episodes: int, seed: int, env: str, saves: str, sets: Sequence[str], as_json: bool
+    run: str,
+    episodes: int,
+    seed: int,
+    env: str,
+    saves: str,
+    sets: Sequence[str],
+    video: Path | None,
+    render: bool,
+    as_json: bool,
 ) -> None:
     """Play greedy episodes with a run's newest checkpoint."""
+    if video is not None:
+        from soulsai.client.video import check_codec
+
+        check_codec(video)
     from soulsai import runs
     from soulsai.client.evaluate import evaluate as play
 
@@ -61,18 +80,24 @@ def evaluate(
             settings = runs.settings(folder, settings, os.environ, overrides({}, sets))
         own = settings.client
         first = runs.environments(Path(saves), run) + own.number  # a run may be playing the others
-        result = play(
-            policy.file,
-            episodes=episodes,
-            seed=seed,
-            environment=env,
-            own=own,
-            first_index=first,
-            isolate=settings.environment.isolate is not False,
-            limits=settings.watchdog,
-            stopped=stop,
-            progress=progress_on(sys.stderr, episodes),
-        )
+        if render:
+            result = _shown(policy.file, env, settings, first, range(seed, seed + episodes), stop)
+        else:
+            result = play(
+                policy.file,
+                episodes=episodes,
+                seed=seed,
+                environment=env,
+                own=own,
+                first_index=first,
+                isolate=settings.environment.isolate is not False,
+                limits=settings.watchdog,
+                stopped=stop,
+                progress=progress_on(sys.stderr, episodes),
+            )
+        if video is not None and stop.signal is None:
+            seeds = range(seed, seed + min(episodes, RECORDED))
+            _record(policy.file, env, settings, first, seeds, video, stop)
     if as_json:
         print_json({
             "mean": result.mean, "iqm": result.iqm, "std": result.std,
@@ -84,6 +109,60 @@ def evaluate(
         where = f"{folder}, checkpoint {name}" if folder else str(policy.origin)
         click.echo("\n".join(_words(where, result)))
     raise Exit(stop.exit_code)
+
+
+def _shown(
+    policy: Path,
+    env: str,
+    settings: "Config",
+    first: int,
+    seeds: range,
+    stopped: Callable[[], bool],
+) -> "Evaluation":
+    """Play episodes in a window, and return their result."""
+    from soulsai.client.evaluate import summarised
+    from soulsai.client.recording import RecordedPolicy, watch
+    from soulsai.client.trial_load import try_file
+    from soulsai.errors import EnvironmentFault
+    from soulsai.types import Episode
+
+    try_file(policy)
+    player = RecordedPolicy(policy, env, settings.client, first_index=first, mode="human")
+    try:
+        traces = watch(player, seeds, stopped)
+    finally:
+        player.environment.close()
+    card = player.card
+    played = [
+        Episode(card.generation, card.version, trace.seed - seeds.start, sum(trace.rewards),
+                len(trace.rewards), 0.0, trace.terminated, greedy=True, epsilon=0.0)
+        for trace in traces
+    ]  # fmt: skip
+    if not played:
+        raise EnvironmentFault(f"{player.id}: no episode has ended; it was stopped")
+    return summarised(played)
+
+
+def _record(
+    policy: Path,
+    env: str,
+    settings: "Config",
+    first: int,
+    seeds: range,
+    video: Path,
+    stopped: Callable[[], bool],
+) -> None:
+    """Record episodes into one file, and say so."""
+    from soulsai.client.recording import RecordedPolicy, record_file
+    from soulsai.client.video import VideoLimits
+
+    limits = VideoLimits(settings.evaluate.video_seconds, settings.evaluate.video_mb)
+    player = RecordedPolicy(policy, env, settings.client, first_index=first)
+    try:
+        cut = record_file(player, seeds, video, limits, stopped)
+    finally:
+        player.environment.close()
+    sys.stderr.write(f"{video}: recorded{f', {cut}' if cut else ''}\n")
 
 
 def _words(where: str, result: "Evaluation") -> list[str]:

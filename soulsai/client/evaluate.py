@@ -4,7 +4,7 @@ import logging
 import math
 import random
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -122,6 +122,30 @@ def evaluate(
     return games.evaluation()
 
 
+def summarised(
+    played: Sequence[Episode], left_out: int = 0, faults: Mapping[str, int] | None = None
+) -> Evaluation:
+    """Return the result of finished episodes.
+
+    Args:
+        played: The episodes, one at least, in the order of their seeds.
+        left_out: Episodes in which the environment broke each time.
+        faults: Of the environments, by kind.
+    """
+    rewards = [episode.reward for episode in played]
+    return Evaluation(
+        mean=math.fsum(rewards) / len(rewards),
+        iqm=iqm(rewards),
+        std=float(np.std(rewards)),
+        episodes=len(rewards),
+        env_steps=sum(episode.steps for episode in played),
+        rewards=tuple(rewards),
+        left_out=left_out,
+        faults=dict(faults or {}),
+        played=tuple(played),
+    )
+
+
 def _open(
     environments: list[PlayableEnvironment],
     id: str,
@@ -225,18 +249,7 @@ class _Games:
     def evaluation(self) -> Evaluation:
         """Return the result of what was played."""
         played = [episode for _, episode in sorted(self.played.items())]
-        rewards = [episode.reward for episode in played]
-        return Evaluation(
-            mean=math.fsum(rewards) / len(rewards),
-            iqm=iqm(rewards),
-            std=float(np.std(rewards)),
-            episodes=len(rewards),
-            env_steps=sum(episode.steps for episode in played),
-            rewards=tuple(rewards),
-            left_out=self.left_out,
-            faults=dict(self.faults),
-            played=tuple(played),
-        )
+        return summarised(played, self.left_out, self.faults)
 
     def _begin(self, index: int, seed: int) -> None:
         """Begin the next episode in an environment, if that is ready."""

@@ -1,7 +1,7 @@
 """Recordings of greedy episodes: a video, and a trace of all actions with what led to them."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -213,6 +213,56 @@ def record_episode(
     writer.close()
     trace.frames = writer.frames
     return trace, writer.cut
+
+
+def record_file(
+    player: RecordedPolicy,
+    seeds: Sequence[int],
+    video: Path,
+    limits: VideoLimits,
+    stopped: Callable[[], bool],
+) -> str:
+    """Record episodes one after the other into one file; return why it was cut, if it was.
+
+    Args:
+        player: The policy and its environment.
+        seeds: One for each episode; those beyond the limits are left out.
+        video: The file, which ends in ``.webm`` or ``.mp4``.
+        limits: The bounds of the whole file.
+        stopped: Whether to end early.
+
+    Raises:
+        VideoFault: There is no codec, or there are no pictures.
+        OSError: The file cannot be written.
+    """
+    writer = VideoWriter(video, player.environment.render_fps, limits)
+    try:
+        for seed in seeds:
+            if not (stopped() or writer.cut):
+                player.play(
+                    seed, shown_in(writer, player, seed), lambda: stopped() or writer.is_cut
+                )
+    except BaseException:
+        writer.discard()
+        raise
+    writer.close()
+    return writer.cut
+
+
+def watch(player: RecordedPolicy, seeds: Sequence[int], stopped: Callable[[], bool]) -> list[Trace]:
+    """Play episodes in the environment's own window, and return their traces.
+
+    Args:
+        player: The policy and its environment, made with the mode ``human``.
+        seeds: One for each episode.
+        stopped: Whether to end early.
+    """
+    traces: list[Trace] = []
+    for seed in seeds:
+        if stopped():
+            break
+        traces.append(player.play(seed, lambda *_: None, stopped))
+    return traces
 
 
 def shown_in(

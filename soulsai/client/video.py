@@ -83,6 +83,11 @@ class VideoWriter:
         self._container: Any = None
         self._stream: Any = None
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether frames are left out by now."""
+        return bool(self.cut)
+
     def __repr__(self) -> str:
         return f"VideoWriter({self._path}, {self.frames} frames)"
 

@@ -155,6 +155,7 @@ class Point(Struct, frozen=True):
     time: float  # Unix seconds
     env_steps: int
     values: Mapping[str, float]
+    video: str = ""  # file of a recorded episode; such a point has no values
 
 
 class Thinner:

@@ -13,7 +13,13 @@ from msgspec import Struct
 from soulsai.config.schema import TelemetrySettings
 from soulsai.episode_metrics import Meter, for_run
 from soulsai.errors import WireError
-from soulsai.evaluations.record import EvaluationLine, Evaluations, EvaluatorState, read_state
+from soulsai.evaluations.record import (
+    FOLDER,
+    EvaluationLine,
+    Evaluations,
+    EvaluatorState,
+    read_state,
+)
 from soulsai.telemetry_node import best, figure, record
 from soulsai.telemetry_node.sinks import Sinks
 from soulsai.telemetry_node.statistics import Best, Goal, Statistics
@@ -133,6 +139,8 @@ class FollowedRun:
         self.position = self._record.position  # id of the last episode that was read
         self._restore_best()
         self.sinks = Sinks(settings, spec, self._folder)
+        state = self.evaluator()
+        self._videos = set(state.finished if state else ())  # models whose videos were offered
         self._written = self.tracker.file()
 
     def __repr__(self) -> str:
@@ -171,7 +179,19 @@ class FollowedRun:
             self._offer_evaluated()
             for line in lines:
                 self.sinks.evaluation(line)
+        self._offer_videos()
         return lines
+
+    def _offer_videos(self) -> None:
+        """Offer the first recorded episode of each model that the evaluator is done with, once."""
+        state = self.evaluator()
+        finished = set(state.finished if state else ())
+        new, self._videos = finished - self._videos, finished
+        for model in sorted(new):
+            line = self.evaluations.models.get(model)
+            videos = sorted((self._folder / FOLDER / model).glob("*.webm"))
+            if line is not None and line.is_best and videos:
+                self.sinks.video(line, videos[0])
 
     def evaluator(self) -> EvaluatorState | None:
         """Return the last word of the evaluator, if there is one."""

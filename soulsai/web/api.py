@@ -5,7 +5,7 @@ import gzip
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response, StreamingResponse
 
 from soulsai import __version__
-from soulsai.web import comparison, evaluations, models, queries, stream
+from soulsai.web import comparison, contributors, evaluations, models, queries, stream
 from soulsai.web.commands import Commander, Word
 from soulsai.web.journal import Note
 from soulsai.web.metrics import known
@@ -23,6 +23,7 @@ from soulsai.web.run_store import LATEST, RunStore
 from soulsai.web.schemas import (
     ClientRow,
     CommandOutcome,
+    ContributorRow,
     EvaluationRow,
     EventRow,
     Health,
@@ -158,6 +159,7 @@ class Api:
             json("/versions", self._versions, list[VersionRow]),
             json("/models", self.models, list[Model]),
             json("/evaluations", self._evaluations, list[EvaluationRow]),
+            json("/contributors", self._contributors, list[ContributorRow], CSV),
             json("/recordings", self.recordings, list[RecordingRow]),
             file("/runs/{run}/recordings/{model}/{name}", self._recording, _BINARY),
             json("/metrics", self.metrics, list[Metric]),
@@ -264,6 +266,32 @@ class Api:
             return evaluations.evaluation_rows(found, max_points)
 
         return await self._answer(rows, request)
+
+    async def _contributors(
+        self,
+        request: Request,
+        run: Run = LATEST,
+        scope: Annotated[
+            Literal["run", "all"], Meta(description="This run, or all runs together.")
+        ] = "run",
+        format: Format = "json",
+    ) -> Response:
+        """Return the board of contributors; whoever has played most env steps comes first."""
+
+        def work() -> Response:
+            found = (
+                self._store.all_contributions()
+                if scope == "all"
+                else self._store.contributions(self._store.find(run))
+            )
+            rows = contributors.contributor_rows(found)
+            if format == "csv":
+                headers = {"content-disposition": 'attachment; filename="contributors.csv"'}
+                table = contributors.csv_rows(rows)
+                return Response(queries.table_csv(table), media_type=CSV, headers=headers)
+            return _json(rows, request)
+
+        return await self.worker.do(work)
 
     async def recordings(self, request: Request, run: Run = LATEST) -> Response:
         """Return the recorded episodes of a run's models, the newest first."""

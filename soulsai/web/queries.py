@@ -96,10 +96,16 @@ def rows(found: Columns) -> list[Row]:
 
 def as_csv(found: Columns) -> str:
     """Return columns as CSV with a header."""
+    return table_csv([list(found), *(list(row.values()) for row in rows(found))])
+
+
+def table_csv(table: Iterable[Iterable[Any]]) -> str:
+    """Return rows as CSV; no text in it is a formula for a spreadsheet."""
     file = io.StringIO()
     writer = csv.writer(file)
-    writer.writerow(_harmless(name) for name in found)
-    writer.writerows(row.values() for row in rows(found))
+    writer.writerows(
+        [_harmless(cell) if isinstance(cell, str) else cell for cell in row] for row in table
+    )
     return file.getvalue()
 
 

@@ -14,6 +14,7 @@ from soulsai.episode_metrics import Measure, Meter, for_run
 from soulsai.errors import ConfigError
 from soulsai.evaluations.record import Evaluations
 from soulsai.types import Status
+from soulsai.web.contributors import Contribution, ContributionReader, together
 from soulsai.web.journal import Journal, RecordReader
 from soulsai.web.schemas import RunRow, iso
 from soulsai.web.tables import Episodes
@@ -21,6 +22,7 @@ from soulsai.web.tables import Episodes
 CONFIG, STATUS, BEST = "config.json", "status.json", "best.json"
 NUMBER = "number"  # the file with the place of a run among all; it never changes
 LATEST = "latest"
+MOST_RUNS = 1000  # whose contributors are added up
 KEPT = 8  # runs, beside the one in progress, with episodes in memory
 
 
@@ -61,6 +63,7 @@ class RunStore:
         self._records: OrderedDict[str, RecordReader] = OrderedDict()
         self._journals: OrderedDict[str, Journal] = OrderedDict()
         self._evaluations: OrderedDict[str, Evaluations] = OrderedDict()
+        self._contributions: dict[str, ContributionReader] = {}
         self._numbers: dict[str, int] = {}
         self._rows: dict[str, tuple[object, RunRow]] = {}  # with the stamps of their files
         self._live_journal: tuple[str, Journal] | None = None
@@ -132,6 +135,18 @@ class RunStore:
                 self._evaluations.popitem(last=False)
             found.refresh()
             return found
+
+    def contributions(self, run: str) -> dict[str, Contribution]:
+        """Return what each client has contributed to a run that ``find`` returned."""
+        with self._lock:
+            reader = self._contributions.get(run)
+            if reader is None:
+                reader = self._contributions[run] = ContributionReader(self.path(run))
+            return reader.read()
+
+    def all_contributions(self) -> dict[str, Contribution]:
+        """Return what each client has contributed to the newest ``MOST_RUNS`` runs."""
+        return together(self.contributions(run) for run in self.names()[:MOST_RUNS])
 
     def write_journal(self, run: str) -> Journal | None:
         """Return the journal for writing if the run's folder exists; one thread may write."""

@@ -96,6 +96,19 @@ class RecordingRow(Struct, frozen=True):
     trace: str
 
 
+class ContributorRow(Struct, frozen=True):
+    """What one client has played; the name is all that is known of it."""
+
+    rank: int
+    client: str
+    env_steps: int
+    share: float  # of the env steps of all clients
+    episodes: int
+    hours: float  # in which it has played
+    uptime: float  # share of the time from its first episode to its last in which it has played
+    runs: int
+
+
 class File(Struct, frozen=True):
     """One file of a saved model."""
 

@@ -115,3 +115,15 @@ def fetch(browser, path, headers=None):
 def test_the_page_may_play_videos_of_its_own(browser):
     _, headers, _ = fetch(browser, "/")
     assert "media-src 'self'" in headers["content-security-policy"]
+
+
+def test_the_board_of_contributors_is_ranked_and_can_be_exported(browser):
+    rows = browser.get("/api/v1/contributors")
+    assert [row["rank"] for row in rows] == [1, 2, 3, 4]
+    assert sum(row["share"] for row in rows) == pytest.approx(1.0)
+    assert rows[0]["env_steps"] >= rows[-1]["env_steps"] > 0
+    assert browser.get("/api/v1/contributors?scope=all") == rows, "there is one run only"
+    status, headers, data = fetch(browser, "/api/v1/contributors?format=csv")
+    assert (status, headers["content-type"].split(";")[0]) == (200, "text/csv")
+    assert len(data.decode().splitlines()) == 5
+    assert browser.ask("GET", "/api/v1/contributors?scope=everything")[0] == 422

@@ -158,3 +158,15 @@ def test_ten_thousand_evaluations_and_a_thousand_videos_open_within_a_second(
     record_property("seconds", took)
     print("opened with evaluations in seconds:", [round(value, 2) for value in took])
     assert min(took) <= 1.0
+
+
+def test_the_board_shows_who_has_played_and_exports_it(place, opened):
+    page = opened(place.replace("#/models", "#/clients"))
+    board = page.get_by_role("region", name="Table of contributors")
+    board.get_by_role("rowheader", name="client-1").wait_for()
+    assert board.get_by_role("row").count() == 5
+    page.get_by_role("button", name="All runs").click()
+    assert page.get_by_role("button", name="All runs").get_attribute("aria-pressed") == "true"
+    with page.expect_download() as download:
+        page.get_by_role("link", name="CSV").click()
+    assert download.value.suggested_filename == "contributors.csv"

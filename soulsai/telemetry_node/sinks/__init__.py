@@ -88,6 +88,10 @@ class Sinks:
         curves = {f"evaluation/{name}": value for name, value in values.items()}
         self._offer(Point(line.time, line.env_steps, curves))
 
+    def video(self, line: EvaluationLine, video: Path) -> None:
+        """Offer a recorded episode of a model that was evaluated."""
+        self._offer(Point(line.time, line.env_steps, {}, str(video)))
+
     def note(self, note: Note) -> None:
         """Offer one note of the journal."""
         for connector in self._news:

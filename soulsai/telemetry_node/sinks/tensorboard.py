@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from soulsai.telemetry_node.connectors import Point, Thinner
+from soulsai.telemetry_node.sinks.animation import Animation, animation
 
 FOLDER = "tensorboard"  # in the run's folder: `tensorboard --logdir saves` shows all runs
 _POLYNOMIAL = 0x82F63B78  # of CRC-32C, reflected
@@ -25,8 +26,12 @@ class EventFile:
         self._thinner = Thinner()
 
     def write(self, item: Point) -> None:
-        """Add a point."""
-        self._append(self._thinner.add(item))
+        """Add a point, or the animation of a recorded episode."""
+        if item.video:
+            moving = animation(Path(item.video))
+            self._append_bytes(item, moving_event(item, moving) if moving else None)
+        else:
+            self._append(self._thinner.add(item))
 
     def flush(self) -> None:
         """Flush the file, so that TensorBoard sees the written points."""
@@ -43,7 +48,10 @@ class EventFile:
         """Do nothing: writes to a disk end by themselves."""
 
     def _append(self, point: Point | None) -> None:
-        if point is None:
+        self._append_bytes(point, None if point is None else event(point))
+
+    def _append_bytes(self, point: Point | None, data: bytes | None) -> None:
+        if point is None or data is None:
             return
         if self._file is None:
             self._folder.mkdir(exist_ok=True)
@@ -51,7 +59,7 @@ class EventFile:
             name = f"events.out.tfevents.{int(point.time):010d}.{host}.{os.getpid()}.0"
             self._file = (self._folder / name).open("ab")
             self._file.write(record(_double(1, point.time) + _bytes(3, b"brain.Event:2")))
-        self._file.write(record(event(point)))
+        self._file.write(record(data))
 
 
 def event(point: Point) -> bytes:
@@ -62,6 +70,20 @@ def event(point: Point) -> bytes:
     )
     step = b"\x10" + _varint(max(0, point.env_steps))
     return _double(1, point.time) + step + _bytes(5, values)
+
+
+def moving_event(point: Point, moving: Animation) -> bytes:
+    """Return an animation as TensorFlow's ``Event`` message, for the images of TensorBoard.
+
+    Args:
+        point: The time and the env steps.
+        moving: The animation.
+    """
+    size = b"\x08" + _varint(moving.height) + b"\x10" + _varint(moving.width) + b"\x18\x03"
+    image = size + _bytes(4, moving.data)
+    value = _bytes(1, _bytes(1, b"evaluation/video") + _bytes(4, image))
+    step = b"\x10" + _varint(max(0, point.env_steps))
+    return _double(1, point.time) + step + _bytes(5, value)
 
 
 def record(data: bytes) -> bytes:

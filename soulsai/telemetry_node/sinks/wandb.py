@@ -35,6 +35,9 @@ class WandB:
 
     def write(self, item: Point) -> None:
         """Add a point; raise ``OSError`` if the process has died."""
+        if item.video:
+            self._say(msgspec.json.encode(item))
+            return
         due = self._thinner.add(item)
         if due is not None:
             self._say(msgspec.json.encode(due))
@@ -107,6 +110,9 @@ def main() -> int:
     run.define_metric("*", step_metric="env_steps")
     for line in sys.stdin.buffer:
         point = msgspec.json.decode(line, type=Point)
-        run.log({**point.values, "env_steps": point.env_steps})
+        row: dict[str, object] = {**point.values, "env_steps": point.env_steps}
+        if point.video:
+            row["evaluation/video"] = wandb.Video(point.video, format="webm")
+        run.log(row)
     run.finish()
     return 0

@@ -1,5 +1,6 @@
 // The clients of a run, and the messages that were not admitted.
 import { get } from "./api.js";
+import { contributors } from "./contributors.js";
 import { count, counted, duration, h, number, say, unused } from "./dom.js";
 
 const columns = [
@@ -43,7 +44,8 @@ export function clients(context) {
     h("label", { for: "enroll" }, "Add a client"), name, h("button", { type: "submit" }, "Enroll"));
   const table = h("table", { class: "wide" }, h("caption", { class: "hidden" }, "Clients of this run"), h("thead", {}, h("tr", {}, columns.map(([name]) => h("th", { scope: "col" }, name)), context.operator ? h("th", { scope: "col" }, h("span", { class: "hidden" }, "Actions")) : null)), body);
   const nobody = unused(context.operator && context.enrolls ? "No client has connected. Enroll one above, and start it with: soulsai client --invite FILE" : "No client has connected.");
-  const element = h("div", { class: "stack" }, h("div", { class: "row spread" }, summary, context.operator && context.enrolls ? enroll : null), h("section", { class: "card flush", "aria-label": "Clients" }, h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of clients" }, table), nobody), refused);
+  const board = contributors(context);
+  const element = h("div", { class: "stack" }, h("div", { class: "row spread" }, summary, context.operator && context.enrolls ? enroll : null), h("section", { class: "card flush", "aria-label": "Clients" }, h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of clients" }, table), nobody), refused, board.element);
 
   // A row stays the same element while its client plays, so that focus and clicks are kept.
   const lines = new Map();
@@ -78,5 +80,5 @@ export function clients(context) {
     reasons.replaceChildren(...rejected.map(([reason, n]) => h("li", {}, h("strong", {}, count(n)), ` ${reason}`)));
   };
   update();
-  return { element, update: () => update() };
+  return { element, update: () => Promise.all([update(), board.update()]) };
 }
