@@ -14,6 +14,7 @@ from soulsai.cli import (
     identity,
     nodes,
     operator_commands,
+    report,
     status,
     train,
 )
@@ -101,6 +102,7 @@ for _command in (
     evaluate.evaluate,
     status.list_runs,
     compare.compare,
+    report.report,
     evaluate.check_env,
     datasets.record,
     datasets.export,

@@ -98,17 +98,21 @@ def evaluate(
         if video is not None and stop.signal is None:
             seeds = range(seed, seed + min(episodes, RECORDED))
             _record(policy.file, env, settings, first, seeds, video, stop)
-    if as_json:
-        print_json({
-            "mean": result.mean, "iqm": result.iqm, "std": result.std,
-            "episodes": result.episodes, "env_steps": result.env_steps,
-            "left_out": result.left_out, "faults": result.faults,
-        })  # fmt: skip
-    else:
-        name = policy.origin.parent.name
-        where = f"{folder}, checkpoint {name}" if folder else str(policy.origin)
-        click.echo("\n".join(_words(where, result)))
+    name = policy.origin.parent.name
+    where = f"{folder}, checkpoint {name}" if folder else str(policy.origin)
+    _print(where, result, as_json=as_json)
     raise Exit(stop.exit_code)
+
+
+def _print(where: str, result: "Evaluation", *, as_json: bool) -> None:
+    if not as_json:
+        click.echo("\n".join(_words(where, result)))
+        return
+    print_json({
+        "mean": result.mean, "iqm": result.iqm, "std": result.std,
+        "episodes": result.episodes, "env_steps": result.env_steps,
+        "left_out": result.left_out, "faults": result.faults,
+    })  # fmt: skip
 
 
 def _shown(

@@ -1,15 +1,18 @@
 """The training node: it turns experience into weights, and does all else between two updates."""
 
 import logging
+import platform
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
+from importlib import metadata
 from pathlib import Path
 from random import Random
 
 import torch
 
+from soulsai import __version__
 from soulsai.config.schema import Config
 from soulsai.datasets.kept_experience import KeptRun
 from soulsai.errors import CheckpointError, SoulsAIError, Superseded
@@ -81,6 +84,7 @@ def serve(
         run = start.resumed_run(config, spec, wire, resume)
     else:
         run = start.new_run(config, spec, wire, datetime.now().astimezone())
+    run.folder.write_versions(_versions())
     node = TrainingNode(run, wire, stopped=stopped)
     with Exporter(node.metrics.registry, config.metrics.bind, config.metrics.port):
         return node.run()
@@ -595,6 +599,12 @@ class TrainingNode:
             RateLimit(settings.training.most_times, self._clock), self._audit,
             notify=notify, announce=announce, now=self._now,
         )  # fmt: skip
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of the software at work."""
+    found = {name: metadata.version(name) for name in ("numpy", "torch", "onnx", "gymnasium")}
+    return {"soulsai": __version__, "python": platform.python_version(), **found}
 
 
 def _places(arrivals: Iterable[Arrival]) -> list[tuple[str, Position]]:

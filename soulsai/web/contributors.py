@@ -14,7 +14,7 @@ MOST_CONTRIBUTORS = 4096  # of one run; beyond, those silent longest are left ou
 SECONDS_PER_HOUR = 3600.0
 
 
-class Contribution(Struct):
+class Playtime(Struct):
     """The finished episodes of one client in one run."""
 
     env_steps: int = 0
@@ -34,7 +34,7 @@ class _Played(Struct, frozen=True):
 
 
 class _Account(Struct):
-    contribution: Contribution
+    contribution: Playtime
     began: float
     until: float  # the end of what is counted in ``seconds``
 
@@ -51,7 +51,7 @@ class ContributionReader:
         self._accounts: OrderedDict[str, _Account] = OrderedDict()
         self._is_new = True
 
-    def read(self) -> dict[str, Contribution]:
+    def read(self) -> dict[str, Playtime]:
         """Return the contributions by client."""
         lines, anew = self._file.fresh()
         if anew or self._is_new:  # the record begins, or goes on in another file
@@ -72,7 +72,7 @@ class ContributionReader:
 
     def _add(self, played: _Played) -> None:
         began = played.time - max(0.0, played.seconds)
-        account = self._accounts.setdefault(played.client, _Account(Contribution(), began, began))
+        account = self._accounts.setdefault(played.client, _Account(Playtime(), began, began))
         self._accounts.move_to_end(played.client)
         mine = account.contribution
         mine.env_steps += played.steps
@@ -85,12 +85,12 @@ class ContributionReader:
             self._accounts.popitem(last=False)
 
 
-def together(runs: Iterable[dict[str, Contribution]]) -> dict[str, Contribution]:
+def together(runs: Iterable[dict[str, Playtime]]) -> dict[str, Playtime]:
     """Return the contributions to all runs, by client."""
-    found: dict[str, Contribution] = {}
+    found: dict[str, Playtime] = {}
     for contributions in runs:
         for name, one in contributions.items():
-            mine = found.setdefault(name, Contribution(runs=0))
+            mine = found.setdefault(name, Playtime(runs=0))
             mine.env_steps += one.env_steps
             mine.episodes += one.episodes
             mine.seconds += one.seconds
@@ -99,7 +99,7 @@ def together(runs: Iterable[dict[str, Contribution]]) -> dict[str, Contribution]
     return found
 
 
-def contributor_rows(contributions: dict[str, Contribution]) -> list[ContributorRow]:
+def contributor_rows(contributions: dict[str, Playtime]) -> list[ContributorRow]:
     """Return the board: whoever has played most env steps comes first."""
     total = sum(one.env_steps for one in contributions.values()) or 1
     order = sorted(contributions.items(), key=lambda pair: (-pair[1].env_steps, pair[0]))

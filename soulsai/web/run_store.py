@@ -14,12 +14,13 @@ from soulsai.episode_metrics import Measure, Meter, for_run
 from soulsai.errors import ConfigError
 from soulsai.evaluations.record import Evaluations
 from soulsai.types import Status
-from soulsai.web.contributors import Contribution, ContributionReader, together
+from soulsai.web.contributors import ContributionReader, Playtime, together
 from soulsai.web.journal import Journal, RecordReader
 from soulsai.web.schemas import RunRow, iso
 from soulsai.web.tables import Episodes
 
 CONFIG, STATUS, BEST = "config.json", "status.json", "best.json"
+VERSIONS = "versions.json"  # of the software that trains the run
 NUMBER = "number"  # the file with the place of a run among all; it never changes
 LATEST = "latest"
 MOST_RUNS = 1000  # whose contributors are added up
@@ -136,7 +137,7 @@ class RunStore:
             found.refresh()
             return found
 
-    def contributions(self, run: str) -> dict[str, Contribution]:
+    def contributions(self, run: str) -> dict[str, Playtime]:
         """Return what each client has contributed to a run that ``find`` returned."""
         with self._lock:
             reader = self._contributions.get(run)
@@ -144,7 +145,7 @@ class RunStore:
                 reader = self._contributions[run] = ContributionReader(self.path(run))
             return reader.read()
 
-    def all_contributions(self) -> dict[str, Contribution]:
+    def all_contributions(self) -> dict[str, Playtime]:
         """Return what each client has contributed to the newest ``MOST_RUNS`` runs."""
         return together(self.contributions(run) for run in self.names()[:MOST_RUNS])
 

@@ -2,6 +2,7 @@
 
 import re
 import secrets
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -21,6 +22,7 @@ LATEST = "latest"
 CONFIG = "config.json"
 NUMBER = "number"  # the file with the place of a run among all
 PROGRAM = "program.msgpack"
+VERSIONS = "versions.json"
 ABOUT = "about.json"  # of the best model
 MODEL = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
@@ -120,6 +122,10 @@ class RunFolder(Struct, frozen=True):
     def write_status(self, status: Status) -> None:
         """Write the last status."""
         atomic_folders.write_file(self.path / "status.json", msgspec.json.encode(status))
+
+    def write_versions(self, versions: Mapping[str, str]) -> None:
+        """Write the versions of the software that trains the run from now on, by package."""
+        atomic_folders.write_file(self.path / VERSIONS, msgspec.json.encode(versions))
 
     def write_program(self, program: Program) -> None:
         """Keep the program, so that a resumed run has the very same one."""
