@@ -32,7 +32,7 @@ class Setting(Struct, frozen=True):
     is_default: bool
 
 
-class Content(Struct, frozen=True):
+class ReportContent(Struct, frozen=True):
     """Everything that a report shows."""
 
     run: RunRow
@@ -50,7 +50,7 @@ class Content(Struct, frozen=True):
     contributors: list[ContributorRow]
 
 
-def content(folder: Path, defaults: dict[str, Any]) -> Content:
+def content(folder: Path, defaults: dict[str, Any]) -> ReportContent:
     """Return the content of a run's report.
 
     Args:
@@ -63,7 +63,7 @@ def content(folder: Path, defaults: dict[str, Any]) -> Content:
     lines = sorted(evaluations.models.values(), key=lambda line: line.number)
     chosen = {line.number for line in (*lines[-MOST_EVALUATIONS:], *_bests(lines))}
     shown = [line for line in lines if line.number in chosen]
-    return Content(
+    return ReportContent(
         run=store.row(run, None),
         facts=list(_facts(store.row(run, None), status, store.best(run))),
         rewards=reward_svg(store.episodes(run)),
