@@ -62,7 +62,7 @@ class Attacker(Beside):
         self._attacks = (
             self._epochs, self._garbage, self._fields, self._foreign, self._sleepers,
             self._subscribers, self._crowd, self._positions, self._page_crowd, self._page_requests,
-            self._page_unread, self._page_bodies,
+            self._page_bodies,
         )  # fmt: skip
 
     def __exit__(self, *words):
@@ -209,12 +209,6 @@ class Attacker(Beside):
         )
         for head in heads if self._page else ():
             self._keep(("127.0.0.1", self._page), head)
-
-    def _page_unread(self):
-        """Ask the page for much, and read nothing."""
-        asked = b"GET /style.css HTTP/1.1\r\nHost: localhost\r\n\r\n" * 200
-        for _ in range(PAGE_CROWD if self._page else 0):
-            self._keep(("127.0.0.1", self._page), asked)
 
     def _page_bodies(self):
         """Begin requests with a body, and do not end them."""
