@@ -27,6 +27,7 @@ HeadKind = Literal[
     "epsilon_greedy", "categorical", "gaussian", "scaled_gaussian", "squashed", "hybrid"
 ]
 
+INTERVENED = "intervened"  # key of an episode's info: the steps that a person chose
 MASK = "mask"  # the observation leaf that says which actions are valid
 # 2: clients repeat the checksum that the spec carries, so they need not know all of its fields.
 PROTOCOL = 2  # what this package speaks
@@ -171,6 +172,7 @@ class Fragment(Struct, frozen=True, eq=False):
     epsilon: float = 0.0  # share of uniform random actions; more where the knob ``random`` is more
     extras: dict[str, Array] = {}  # outputs of the head for each step, e.g. its log-probability
     memory: dict[str, Array] = {}  # of a recurrent policy before the first step
+    intervened: Array | None = None  # [T] whether a person chose the action; none: nowhere
     granted: bool = True  # no update is owed for steps beyond the grants; the training node says it
 
     def __len__(self) -> int:
@@ -359,6 +361,7 @@ class RunSpec(Struct, frozen=True):
     stream_entries: int = 4096  # a client's stream keeps about so many entries, newest last
     extras: dict[str, Leaf] = {}  # per-step columns that the head adds
     memory: dict[str, Leaf] = {}  # what a fragment says was remembered before its first step
+    interventions: bool = False  # whether fragments may mark the steps that a person chose
     # Set before publication: a client of another version may not know all fields of this spec.
     published_crc: Annotated[int, Meta(ge=0, lt=2**32)] = 0
 

@@ -64,13 +64,11 @@ class DemonstrationReplay:
     @property
     def cloning(self) -> bool:
         """Whether behaviour cloning is not finished yet."""
-        return self.cloned < self.settings.clone_steps and len(self.replay) > 0
+        return self.settings.clones and self.cloned < self.settings.clone_steps
 
     def share_of(self, batch: int) -> int:
         """Return the rows of a batch that are demonstrations; one is left for experience."""
-        if not len(self.replay):
-            return 0
-        return min(batch - 1, round(self.settings.share * batch))
+        return min(batch - 1, round(self.settings.share * batch), len(self.replay))
 
     def add(self, episodes: Sequence[Fragment]) -> dict[str, Array]:
         """Add the transitions of whole episodes; return those that were added.
@@ -87,6 +85,11 @@ class DemonstrationReplay:
             raise ConfigError(
                 f"demonstrations.capacity: {count} transitions do not fit into {room}; raise it"
             )
+        return self.append(rows)
+
+    def append(self, rows: dict[str, Array]) -> dict[str, Array]:
+        """Add transitions while there is room; return those that were added."""
+        count, room = len(rows["ret"]), self.replay.ring.capacity - len(self.replay)
         self.left_out += max(0, count - room)
         kept = {name: column[:room] for name, column in rows.items()}
         if min(count, room):
@@ -143,6 +146,32 @@ def action_agreement(action: ActionSpec, greedy: Tensor, shown: Tensor) -> Tenso
     return torch.cat((equal, near), 1).mean()
 
 
+def interventions(fragment: Fragment) -> list[Fragment]:
+    """Return the consecutive steps of a fragment that a person chose, as fragments."""
+    if fragment.intervened is None:
+        return []
+    edges = np.diff(np.concatenate(([0], fragment.intervened.astype(np.int8), [0])))
+    parts = []
+    for first, end in zip(np.flatnonzero(edges == 1), np.flatnonzero(edges == -1), strict=True):
+        last = end == len(fragment)
+        parts.append(
+            msgspec.structs.replace(
+                fragment,
+                start=fragment.start + int(first),
+                clock=fragment.clock + int(first),
+                obs={name: rows[first : end + 1].copy() for name, rows in fragment.obs.items()},
+                action=fragment.action[first:end].copy(),
+                reward=fragment.reward[first:end].copy(),
+                terminated=fragment.terminated and last,
+                truncated=fragment.truncated and last,
+                extras={name: rows[first:end].copy() for name, rows in fragment.extras.items()},
+                memory=fragment.memory if not first else {},
+                intervened=None,
+            )
+        )
+    return parts
+
+
 class DemonstrationRollouts:
     """Demonstrated episodes for an on-policy learner, laid out as rows.
 
@@ -172,7 +201,7 @@ class DemonstrationRollouts:
     @property
     def cloning(self) -> bool:
         """Whether behaviour cloning is not finished yet."""
-        return self.cloned < self.settings.clone_steps and bool(self._fragments)
+        return self.settings.clones and self.cloned < self.settings.clone_steps
 
     def weight(self, iteration: int) -> float:
         """Return the weight of the cloning term in an iteration (DAPG, arXiv:1709.10087)."""
@@ -181,8 +210,10 @@ class DemonstrationRollouts:
         return self.settings.clone_weight * self.settings.clone_decay**iteration
 
     def add(self, fragments: Sequence[Fragment]) -> None:
-        """Add demonstrated steps."""
-        self._fragments += fragments
+        """Add demonstrated steps while there is room."""
+        for fragment in fragments:
+            if len(self) + len(fragment) <= self.settings.capacity:
+                self._fragments.append(fragment)
         self._arrange()
 
     def draw(self, items: Tensor, count: int) -> Tensor:

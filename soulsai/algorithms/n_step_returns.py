@@ -9,6 +9,7 @@ from msgspec import Struct
 from soulsai.replay.ring import OWNER, owner
 from soulsai.types import MASK, Array, Fragment, Leaf, Spec
 
+SHOWN = "shown"  # extra column, if a person chose the action of any transition
 Key = tuple[str, int, int]  # client, epoch, episode
 
 
@@ -85,20 +86,23 @@ class Steps(Struct, eq=False):
     obs: dict[str, Array]
     action: Array
     reward: Array
+    shown: Array  # whether a person chose the action
     end: int  # index in the episode of the step after the last
 
     def last(self, count: int) -> "Steps":
         """Return a copy of the last ``count`` steps (a view would keep a whole message alive)."""
         first = max(0, len(self.reward) - count)
         obs = {name: rows[first:].copy() for name, rows in self.obs.items()}
-        return Steps(obs, self.action[first:].copy(), self.reward[first:].copy(), self.end)
+        action, reward, shown = self.action[first:], self.reward[first:], self.shown[first:]
+        return Steps(obs, action.copy(), reward.copy(), shown.copy(), self.end)
 
     def then(self, following: "Steps") -> "Steps":
         """Return these steps and the following ones, joined."""
         obs = {name: np.concatenate((a[:-1], following.obs[name])) for name, a in self.obs.items()}
         action = np.concatenate((self.action, following.action))
         reward = np.concatenate((self.reward, following.reward))
-        return Steps(obs, action, reward, following.end)
+        shown = np.concatenate((self.shown, following.shown))
+        return Steps(obs, action, reward, shown, following.end)
 
 
 class Stretch(Struct, eq=False):
@@ -165,7 +169,9 @@ class NStepReturns:
         key = (fragment.client, fragment.epoch, fragment.episode)
         obs = {name: fragment.obs[name] for name in self._leaves}
         end = fragment.start + len(fragment)
-        steps = Steps(obs, fragment.action, fragment.reward, end)
+        shown = fragment.intervened
+        shown = np.zeros(len(fragment), np.bool_) if shown is None else shown
+        steps = Steps(obs, fragment.action, fragment.reward, shown, end)
         waiting = self._waiting.get(key)
         if waiting is not None and fragment.start < waiting.end:
             stretches.append(Stretch((steps,), True, fragment.terminated, fragment.client))
@@ -219,6 +225,9 @@ class NStepReturns:
         rows = {"action": action[complete], "ret": ret[complete], "discount": discount[complete]}
         owners = np.array([owner(stretch.client) for stretch in stretches], np.uint64)
         rows[OWNER] = owners[which[complete]]
+        shown = _join([piece.shown for s in stretches for piece in s.pieces])[complete]
+        if shown.any():
+            rows[SHOWN] = shown
         for name in self._leaves:
             seen = self._observations(stretches, name)
             rows[f"next_obs.{name}"] = seen.take(there, axis=0)
@@ -247,6 +256,7 @@ class NStepReturns:
                     "obs": dict(steps.obs),
                     "action": steps.action,
                     "reward": steps.reward,
+                    "shown": steps.shown,
                 }
                 for (client, epoch, episode), steps in self._waiting.items()
             ]
@@ -259,6 +269,7 @@ class NStepReturns:
                 {name: np.array(rows) for name, rows in saved["obs"].items()},
                 np.array(saved["action"]),
                 np.array(saved["reward"]),
+                np.array(saved.get("shown", np.zeros(len(saved["reward"]), np.bool_))),
                 saved["end"],
             )
             for saved in state_dict["waiting"]

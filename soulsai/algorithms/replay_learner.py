@@ -9,7 +9,7 @@ from torch import Tensor
 
 from soulsai.algorithms.base import Policy, Stateful, Tensors, remaining
 from soulsai.algorithms.demonstrations import DemonstrationReplay, joined
-from soulsai.algorithms.n_step_returns import Horizon, NStepReturns, transition_columns
+from soulsai.algorithms.n_step_returns import SHOWN, Horizon, NStepReturns, transition_columns
 from soulsai.algorithms.networks import Observation
 from soulsai.algorithms.normalize import ObservationNormalizer
 from soulsai.algorithms.pace import InFlight, Pace
@@ -151,6 +151,8 @@ class Experience:
         self.returns.gamma = self.horizon.gamma_at(self.pace.steps)
         rows = self.returns.assemble(fragments)
         self.replay.append(rows)
+        if self.demonstrations is not None and (shown := rows.get(SHOWN)) is not None:
+            self.demonstrations.append({name: column[shown] for name, column in rows.items()})
         self.normalizer.update(leaves(rows, "obs."))
         granted = [fragment for fragment in fragments if fragment.granted]
         self.pace.arrived(sum(map(len, granted)))
@@ -234,7 +236,7 @@ class Experience:
 
         A policy that was cloned, or taken from another run, acts from the first step.
         """
-        cloned = self.demonstrations is not None and self.demonstrations.settings.clone_steps > 0
+        cloned = self.demonstrations is not None and self.demonstrations.settings.clones
         if cloned or self.policy.warm:
             return 0.0
         if self.pace.warming_up:

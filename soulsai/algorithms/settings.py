@@ -20,13 +20,21 @@ class DemonstrationSettings(Struct, frozen=True, forbid_unknown_fields=True):
     # on-policy: weight of cloning in the first iteration
     clone_weight: Annotated[float, Meta(ge=0)] = 0.1
     clone_decay: Fraction = 0.95  # on-policy: factor of that weight per iteration
-    # off-policy: transitions of demonstrations; they are never overwritten
+    # transitions or steps of demonstrations; they are never overwritten
     capacity: Count = 100_000
+
+    # let clients mark steps that a person chose, and learn from these as from demonstrations
+    interventions: bool = False
 
     @property
     def used(self) -> bool:
-        """Whether there are any demonstrations."""
-        return bool(self.data)
+        """Whether there are demonstrations, or may be some."""
+        return bool(self.data) or self.interventions
+
+    @property
+    def clones(self) -> bool:
+        """Whether the policy is cloned before the first env step."""
+        return bool(self.data) and self.clone_steps > 0
 
 
 CUSTOM = ("network", "feature_extractor")  # settings that may name a class of other packages

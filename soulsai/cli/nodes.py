@@ -1,8 +1,9 @@
 """The commands that start one role each; a role's modules are imported when it starts."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from click.exceptions import Exit
@@ -22,6 +23,10 @@ from soulsai.cli.options import (
 )
 from soulsai.config import Config
 from soulsai.errors import ConfigError
+
+if TYPE_CHECKING:
+    from soulsai.client.human_input import Device, HumanInput
+    from soulsai.types import ActionSpec
 
 AUTO = "auto"  # for containers, which start again and again but begin a run only once
 
@@ -115,6 +120,12 @@ def evaluator(config: Path | None, run: str, saves: str, sets: Sequence[str]) ->
     show_default=True,
     help="Seconds to wait per step.",
 )
+@click.option(
+    "--take-over",
+    type=click.Choice(["keyboard", "gamepad"]),
+    help="Let a person steer the first environment by this device.",
+)
+@click.option("--keys", default="", help="With --take-over: keys, as for record.")
 @set_option
 def client(
     config: Path | None,
@@ -128,6 +139,8 @@ def client(
     count: int | None,
     seed: int | None,
     step_delay: float,
+    take_over: "Device | None",
+    keys: str,
     sets: Sequence[str],
 ) -> None:
     """Play for a run on a server; needs only an invite."""
@@ -155,10 +168,20 @@ def client(
                 environment=env,
                 seed=seed,
                 step_delay=step_delay,
+                take_over=_device(take_over, keys),
                 spool=spool,
                 stopped=stop,
             )
     raise Exit(stop.exit_code)
+
+
+def _device(device: "Device | None", keys: str) -> "Callable[[ActionSpec], HumanInput] | None":
+    """Return the function that opens a person's device, if one is named."""
+    if device is None:
+        return None
+    from soulsai.client.human_input import open_input
+
+    return lambda action: open_input(device, action, keys, "soulsai: take over", None)
 
 
 @click.command("ray-clients")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import Space, spaces
 
-from soulsai.client.spaces import Path, space_leaves
+from soulsai.client.spaces import Path, as_array, space_leaves
 from soulsai.errors import EnvironmentFault
 from soulsai.types import ActionPart, ActionSpec, Array
 
@@ -82,6 +82,26 @@ class NativeActions:
             for part in self._parts
         )
         return _nested(self._space, values)
+
+    def row(self, element: Any) -> Array:
+        """Return an element of the space as choices from zero and then numbers; inverts a call.
+
+        Raises:
+            ValueError: It has another shape, an unknown choice, or a number that is not finite.
+        """
+        values: list[float] = []
+        for is_choice in (True, False):
+            for (path, leaf), part in zip(space_leaves(self._space), self._parts, strict=True):
+                if part.is_choice is is_choice:
+                    values += _row(leaf, element, path)
+        row = np.array(values)
+        split = len(self.spec.sizes)
+        choices, numbers = row[:split], row[split:]
+        if not ((choices >= 0) & (choices < self.spec.sizes) & (choices % 1 == 0)).all():
+            raise ValueError(f"is {element}, no element of {self._space}")
+        if not np.isfinite(numbers).all():
+            raise ValueError(f"is not finite: {element}")
+        return np.concatenate((choices, numbers.clip(self.spec.low, self.spec.high)))
 
 
 def _spec(
@@ -165,6 +185,22 @@ def _element(space: Any, row: Array) -> Any:
         )
     # The bounds of a space of other floats may not contain their rounding to single precision.
     return np.asarray(row.astype(space.dtype).clip(space.low, space.high))
+
+
+def _row(space: Space[Any], element: Any, path: Path) -> list[float]:
+    """Return the choices, counted from zero, or numbers of one leaf of an element."""
+    try:
+        for key in path:
+            element = element[key]
+        array = as_array(element).astype(np.float64).reshape(-1)
+        if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+            array = array - np.asarray(space.start, np.float64).reshape(-1)
+        numbers: list[float] = array.tolist()
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise ValueError(f"is no element of {space}: {error}") from None
+    if len(numbers) != math.prod(space.shape or ()):
+        raise ValueError(f"is no element of {space}: {element}")
+    return numbers
 
 
 def _nested(space: Space[Any], values: Iterator[Any]) -> Any:

@@ -13,6 +13,7 @@ from soulsai.client.spaces import Rows, read_number
 from soulsai.errors import EnvironmentFault
 from soulsai.types import (
     LARGEST_NUMBER,
+    Array,
 )
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,8 @@ class StepResult(NamedTuple):
     reward: float
     terminated: bool
     truncated: bool
+    # the row of the action that was done instead: choices from zero, numbers of the environment
+    intervention: Array | None = None
 
 
 class RecordedEnvironment(Protocol):
@@ -165,7 +168,16 @@ class AdaptedEnvironment:
             raise refused_reward(self.name, result.reward, self._largest_reward)
         if not (result.terminated or result.truncated):
             self._adapted.check_mask(rows, "step")
+        if "intervention" in info and info.get("intervened", True):
+            result = result._replace(intervention=self._intervention(info["intervention"]))
         return result
+
+    def _intervention(self, element: Any) -> Array:
+        """Return the row of the action that a person has done instead."""
+        try:
+            return self._adapted.native.row(element)
+        except ValueError as error:
+            raise EnvironmentFault(f"{self.name}: info['intervention'] {error}") from None
 
     def _one_end(self, result: StepResult) -> StepResult:
         """Return an end that is either terminated or truncated.

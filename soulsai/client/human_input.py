@@ -246,7 +246,9 @@ class _Window:
         self._pygame.display.quit()
 
 
-def open_input(device: Device, action: ActionSpec, keys: str, title: str, environment: Any) -> Any:
+def open_input(
+    device: Device, action: ActionSpec, keys: str, title: str, environment: Any
+) -> Keyboard | Gamepad:
     """Return the input of a device.
 
     Args:

@@ -1,5 +1,6 @@
 """The playing loop: act, step, cut fragments, and change the weights between them."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeGuard
@@ -15,8 +16,17 @@ from soulsai.client.player_link import Instructions, PlayerLink, PlayerProgress
 from soulsai.client.recorder import Columns, Recorder
 from soulsai.client.spaces import Rows
 from soulsai.client.vector_environment import PlayableVector, VectorStep
-from soulsai.heads import Exploration, act, explore, to_environment, to_environment_rows
-from soulsai.types import MASK, Array, Episode, Head, RunSpec, zeros
+from soulsai.heads import (
+    Exploration,
+    act,
+    explore,
+    from_environment_rows,
+    to_environment,
+    to_environment_rows,
+)
+from soulsai.types import INTERVENED, MASK, Array, Episode, Head, RunSpec, zeros
+
+log = logging.getLogger(__name__)
 
 _WAIT_SECONDS = 0.1  # between two checks of ``stopped``
 _GREEDY_STEPS = 1_000  # played greedily in any case; beyond, four times the longest episode
@@ -44,6 +54,7 @@ class _Seat:
         self.actor: Actor | None = None
         self.newest = (0, 0)  # newest generation and version of the episode
         self.episode = 0
+        self.taken_over = 0  # steps of the episode that a person chose
         self.began = 0.0  # of the episode
         self.late = LateSteps()
         self.absent = True  # until an episode begins
@@ -140,6 +151,7 @@ class Player:
         self._used = 0  # env steps since the newest pointer arrived
         self._cut = 0  # env steps in fragments, of this epoch
         self._episodes = 0  # begun
+        self._warned = False  # of interventions that the run does not mark
         self._obs = {name: zeros(leaf, count) for name, leaf in spec.spec.obs.items()}
         self._memory = {name: zeros(leaf, count) for name, leaf in spec.memory.items()}
         self._greedy = np.zeros(count, np.bool_)
@@ -308,6 +320,8 @@ class Player:
     def _stepped(self, step: _Step, outcome: StepResult) -> None:
         seat, action, extras, row, began = step
         seat.recorder.add(action, outcome.reward, extras, row, seat.rows)
+        if outcome.intervention is not None:
+            self._intervene(seat, outcome.intervention)
         self._rewards[seat.index] += outcome.reward
         self._steps[seat.index] += 1
         self._used += 1
@@ -324,6 +338,19 @@ class Player:
         elif length >= seat.recorder.capacity or now >= self._deadlines[seat.index]:
             self._send(seat, terminated=False, truncated=False)
             self._take_newest(seat)
+
+    def _intervene(self, seat: _Seat, row: Array) -> None:
+        """Record the action that a person has done in the last step."""
+        action = self._spec.spec.action
+        rows = row.reshape(1, *action.shape)
+        seat.recorder.intervene(from_environment_rows(self._head, action, rows)[0])
+        seat.taken_over += 1
+        if not self._spec.interventions and not self._warned:
+            self._warned = True
+            log.warning(
+                "interventions: the run does not mark them; set demonstrations.interventions on "
+                "the server"
+            )
 
     def _step_vector(self, vector: PlayableVector, began: float) -> None:
         """Take one step in each environment of a vector."""
@@ -405,6 +432,7 @@ class Player:
         self._explore(seat, evaluate=True)
         seat.episode, self._episodes = self._episodes, self._episodes + 1
         self._rewards[seat.index], self._steps[seat.index] = 0.0, 0
+        seat.taken_over = 0
         seat.newest = (0, 0)
         seat.began = self._clock()
         seat.late.begin()
@@ -512,7 +540,8 @@ class Player:
                 terminated=outcome.terminated,
                 greedy=seat.exploration.greedy,
                 epsilon=seat.at_random,
-                info=numbers(seat.source.info, self._spec.environment.info_keys),
+                info=numbers(seat.source.info, self._spec.environment.info_keys)
+                | ({INTERVENED: float(seat.taken_over)} if seat.taken_over else {}),
                 kwargs=self._progress.kwargs,
             )
         )

@@ -12,11 +12,12 @@ from soulsai.client.environment import LARGEST_SEED, AdaptedEnvironment
 from soulsai.client.environment_offer import difference
 from soulsai.client.human_input import HumanInput
 from soulsai.client.own_values import numbered, with_own
+from soulsai.client.take_over import argument_of
 from soulsai.config import schema
 from soulsai.datasets.episodes import EpisodeDataset, RecordedEpisode, infos_of
 from soulsai.errors import ConfigError, EnvironmentFault
 from soulsai.heads import act, to_environment_rows
-from soulsai.types import MASK, ActionSpec, Array, zeros
+from soulsai.types import MASK, Array, zeros
 
 MOST_STEPS = 50_000  # of an episode; longer ones count as endless
 
@@ -176,7 +177,7 @@ def _episode(
         if stopped():
             return None
         action = chooser.choose(rows)
-        outcome = environment.step(_argument(spec.action, action), rows)
+        outcome = environment.step(argument_of(spec.action, action), rows)
         actions.append(np.asarray(action).reshape(spec.action.shape))
         rewards.append(outcome.reward)
         seen.append(_copied(rows))
@@ -199,13 +200,3 @@ def _episode(
 
 def _copied(rows: dict[str, Array]) -> dict[str, Array]:
     return {name: row.copy() for name, row in rows.items()}
-
-
-def _argument(action: ActionSpec, row: Array) -> Any:
-    """Return the argument of ``AdaptedEnvironment.step`` for the row of an action."""
-    flat = np.asarray(row).reshape(-1)
-    if action.kind == "discrete":
-        return int(flat[0])
-    if action.kind == "multidiscrete":
-        return flat.astype(np.int64)
-    return flat.astype(np.float32).reshape(action.shape)

@@ -26,6 +26,7 @@ class Columns:
         }
         self.action = _block(spec.spec.action.leaf, count, self.capacity)
         self.reward = _block(_REWARD, count, self.capacity)
+        self.intervened = np.zeros((count, self.capacity), np.bool_)
         self.extras = {
             name: _block(leaf, count, self.capacity) for name, leaf in spec.extras.items()
         }
@@ -43,6 +44,7 @@ class Columns:
         at = self.lengths[chosen]
         self.action[chosen, at] = action[chosen]
         self.reward[chosen, at] = reward[chosen]
+        self.intervened[chosen, at] = False
         for name, columns in self.extras.items():
             columns[chosen, at] = extras[name][chosen]
         for name, columns in self.obs.items():
@@ -75,6 +77,8 @@ class Recorder:
         self._lengths = columns.lengths[index : index + 1]
         self._action = columns.action[index]
         self._reward = columns.reward[index]
+        self._intervened = columns.intervened[index]
+        self._marks = spec.interventions
         self._extras = {name: block[index] for name, block in columns.extras.items()}
         self._memory = {name: zeros(leaf) for name, leaf in spec.memory.items()}
         self._episode = 0
@@ -121,11 +125,17 @@ class Recorder:
         at = self.length
         self._action[at] = action
         self._reward[at] = reward
+        self._intervened[at] = False
         for name, columns in self._extras.items():
             columns[at] = extras[name][index]
         self.length = at = at + 1
         for name, columns in self.obs.items():
             columns[at] = rows[name]
+
+    def intervene(self, action: Array) -> None:
+        """Replace the action of the last step by the one that a person has done."""
+        self._action[self.length - 1] = action
+        self._intervened[self.length - 1] = True
 
     def cut(self, clock: int, *, terminated: bool, truncated: bool) -> Fragment:
         """Return the steps since the last cut as a fragment.
@@ -136,6 +146,7 @@ class Recorder:
             truncated: Whether the episode was truncated.
         """
         steps = self.length
+        marks = self._intervened[:steps]
         return Fragment(
             client=self._client,
             epoch=self._epoch,
@@ -153,6 +164,7 @@ class Recorder:
             epsilon=self.exploration.epsilon,
             extras={name: columns[:steps] for name, columns in self._extras.items()},
             memory=self._memory,
+            intervened=marks if self._marks and marks.any() else None,
         )
 
     def resume(self) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from soulsai import __version__
 from soulsai.client.environment import PlayableEnvironment
 from soulsai.client.environment_offer import check_offer, difference
+from soulsai.client.human_input import HumanInput
 from soulsai.client.in_process import Closable, InProcessEnvironment, InProcessVector
 from soulsai.client.isolation.environment import IsolatedEnvironment, start
 from soulsai.client.own_values import for_record, index_of, numbered, with_own
@@ -20,15 +21,17 @@ from soulsai.client.player import Player
 from soulsai.client.player_link import Outbox, PlayerProgress
 from soulsai.client.probe import SingleEnvironment, open_offer, open_vector
 from soulsai.client.spool import Spool, clean
+from soulsai.client.take_over import TakenOverEnvironment
 from soulsai.client.trial_load import try_program
 from soulsai.client.unconfirmed import UnconfirmedEntries
 from soulsai.client.uplink import Backoff, Uplink
 from soulsai.client.vector_environment import AdaptedVector
 from soulsai.config.schema import Config
-from soulsai.errors import AccessDenied, EnvironmentFault, NoRun, WireError
+from soulsai.errors import AccessDenied, ConfigError, EnvironmentFault, NoRun, WireError
 from soulsai.types import (
     MASK,
     PROTOCOL,
+    ActionSpec,
     ClientValues,
     EnvironmentOffer,
     Hello,
@@ -46,6 +49,7 @@ _NO_RUN_SECONDS = 1.0  # at most, between two checks for a run
 _SLICE = 0.1  # seconds between two checks of ``stopped``
 
 Answer = TypeVar("Answer")
+TakeOver = Callable[[ActionSpec], HumanInput]
 Stopped = Callable[[], bool]
 
 
@@ -56,6 +60,7 @@ def serve(
     environment: str = "",
     seed: int | None = None,
     step_delay: float = 0.0,
+    take_over: TakeOver | None = None,
     spool: Path | None = None,
     stopped: Stopped,
     clock: Callable[[], float] = time.monotonic,
@@ -70,6 +75,7 @@ def serve(
         environment: An id named by the user, which replaces the server's.
         seed: Of exploration and of the environments.
         step_delay: Seconds to sleep after each step.
+        take_over: Opens the device by which a person steers the first environment.
         spool: A folder for unsent entries; only for a client that keeps its name.
         stopped: Whether the user wants the client to stop.
         clock: Monotonic seconds.
@@ -81,6 +87,7 @@ def serve(
         named=environment,
         seed=seed,
         step_delay=step_delay,
+        take_over=take_over,
         spools=spool,
         stopped=stopped,
         clock=clock,
@@ -100,6 +107,7 @@ class _ClientContext(NamedTuple):
     named: str
     seed: int | None
     step_delay: float
+    take_over: TakeOver | None
     spools: Path | None
     stopped: Stopped
     clock: Callable[[], float]
@@ -126,6 +134,8 @@ class _ClientContext(NamedTuple):
         if own.count > 1:
             offer = msgspec.structs.replace(offer, count=own.count)
         environments = self._make_all(id, offer, spec.spec)
+        if self.take_over is not None:
+            environments = self._steered(environments, spec, self.take_over)
         try:
             return self._play(spec, _public_id(id), for_record(offer), environments)
         finally:
@@ -155,6 +165,29 @@ class _ClientContext(NamedTuple):
                 "could be made; environment.count sets how many)"
             ) from fault
         return environments
+
+    def _steered(
+        self,
+        environments: list[PlayableEnvironment] | InProcessVector,
+        spec: RunSpec,
+        take_over: TakeOver,
+    ) -> list[PlayableEnvironment]:
+        """Let a person steer the first environment."""
+        if not spec.interventions or isinstance(environments, InProcessVector):
+            _close(environments)
+            raise ConfigError(
+                "--take-over: the run takes no interventions; set demonstrations.interventions on "
+                "the server"
+                if not spec.interventions
+                else "--take-over: does not work with environment.vector; set it to false"
+            )
+        first, *others = environments
+        try:
+            source = take_over(spec.spec.action)
+        except BaseException:
+            _close(environments)
+            raise
+        return [TakenOverEnvironment(first, spec.spec.action, source), *others]
 
     def _in_process(self, id: str, offer: EnvironmentOffer, spec: Spec) -> InProcessEnvironment:
         return InProcessEnvironment(

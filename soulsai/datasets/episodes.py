@@ -229,6 +229,7 @@ def _joined(spec: Spec, head: Head, parts: Sequence[Fragment]) -> RecordedEpisod
         reward=np.concatenate([part.reward for part in parts]),
         terminated=last.terminated,
         truncated=last.truncated,
+        intervened=_marks(parts),
         facts={
             "client": last.client,
             "episode": last.episode,
@@ -237,6 +238,16 @@ def _joined(spec: Spec, head: Head, parts: Sequence[Fragment]) -> RecordedEpisod
             "greedy": last.greedy,
         },
     )
+
+
+def _marks(parts: Sequence[Fragment]) -> Array | None:
+    """Return whether a person chose the action of each step; ``None`` if of none."""
+    if all(part.intervened is None for part in parts):
+        return None
+    return np.concatenate([
+        np.zeros(len(part), np.bool_) if part.intervened is None else part.intervened
+        for part in parts
+    ])  # fmt: skip
 
 
 def merged(datasets: Sequence[EpisodeDataset]) -> EpisodeDataset:

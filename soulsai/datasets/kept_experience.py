@@ -21,7 +21,7 @@ from soulsai.types import Array, Fragment, Head, RunSpec
 RUN = "run.json"
 PATTERN = "experience-*.safetensors"
 _GROUPS = ("obs", "extras", "memory")  # fields that hold columns by name
-_ARRAYS = ("action", "reward")
+_ARRAYS = ("action", "reward", "intervened")
 
 
 class KeptRun(Struct, frozen=True):
@@ -53,7 +53,8 @@ def encode(fragments: Sequence[Fragment]) -> bytes:
             for name, column in fields.pop(group).items():
                 arrays[f"{index}.{group}.{name}"] = np.ascontiguousarray(column)
         for name in _ARRAYS:
-            arrays[f"{index}.{name}"] = np.ascontiguousarray(fields.pop(name))
+            if (column := fields.pop(name)) is not None:
+                arrays[f"{index}.{name}"] = np.ascontiguousarray(column)
         others.append(fields)
     return save(arrays, {"fragments": json.dumps(others)})
 

@@ -23,7 +23,7 @@ from soulsai.evaluations.record import (
 from soulsai.telemetry_node import best, figure, record
 from soulsai.telemetry_node.sinks import Sinks
 from soulsai.telemetry_node.statistics import Best, Goal, Statistics
-from soulsai.types import Episode, RunSpec
+from soulsai.types import INTERVENED, Episode, RunSpec
 from soulsai.web.journal import parts
 from soulsai.web.tables import Episodes
 
@@ -271,7 +271,8 @@ class FollowedRun:
         self._rank(id, episode, measured)
 
     def _rank(self, id: str, episode: Episode, measured: Mapping[str, float]) -> None:
-        ranked = episode.verified and not self._forgotten.covers(id, episode.client)
+        alone = not episode.info.get(INTERVENED)  # no person has played a part of it
+        ranked = episode.verified and alone and not self._forgotten.covers(id, episode.client)
         is_best = self.statistics.add(episode, measured, ranked=ranked)
         if is_best and self.statistics.best and not self._is_evaluated:
             self.tracker.offer(self.statistics.best)

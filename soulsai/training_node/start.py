@@ -425,5 +425,6 @@ def _run_spec(
         stream_entries=config.redis.stream_entries,
         extras=algorithm.policy.extras,
         memory=algorithm.policy.memory,
+        interventions=config.demonstrations.interventions,
     )
     return msgspec.structs.replace(unnamed, published_crc=unnamed.crc)

@@ -35,7 +35,7 @@ _ENTRY = struct.Struct("<BBHI")
 _MESSAGE = struct.Struct("<IIHBx")
 _FRAGMENT = struct.Struct("<QdIIIIHBx")
 _BODY = padded(_MESSAGE.size + _FRAGMENT.size)
-_TERMINATED, _TRUNCATED, _GREEDY, _ROLLS = 1, 2, 4, 8
+_TERMINATED, _TRUNCATED, _GREEDY, _ROLLS, _INTERVENED = 1, 2, 4, 8, 16
 _KIND_FRAGMENT, _KIND_EPISODE, _KIND_HEARTBEAT, _KIND_HELLO = 1, 2, 3, 4
 
 # A client that takes a million steps per second stays under this for eight years.
@@ -236,9 +236,11 @@ def _decode_fragment(
         data, at + _MESSAGE.size
     )
     known = _TERMINATED | _TRUNCATED | _GREEDY | (_ROLLS if layout.stacks else 0)
+    known |= _INTERVENED if layout.interventions else 0
     if flags & ~known or not 0.0 <= epsilon <= 1.0:
         raise Rejected("header", f"flags {flags}, epsilon {epsilon}")
-    planned = layout.plan(steps, rolls=bool(flags & _ROLLS))
+    marked = bool(flags & _INTERVENED)
+    planned = layout.plan(steps, rolls=bool(flags & _ROLLS), intervened=marked)
     if size != _BODY + planned.size:
         raise Rejected("length", f"{size} bytes for {steps} steps of {_BODY + planned.size} bytes")
     body = at + _BODY
@@ -259,6 +261,7 @@ def _decode_fragment(
         epsilon=epsilon,
         extras={column.name: column.read(data, body) for column in planned.extras},
         memory={column.name: column.read(data, body) for column in planned.memory},
+        intervened=None if planned.intervened is None else planned.intervened.read(data, body),
     )
 
 
@@ -267,12 +270,16 @@ def _encode_fragment(fragment: Fragment, layout: Layout) -> bytes:
     if not 1 <= steps <= layout.max_steps:
         raise WireError(f"{steps} steps in a fragment of 1 to {layout.max_steps}")
     rolls = layout.rolls(fragment)
-    planned = layout.plan(steps, rolls=rolls)
+    intervened = fragment.intervened
+    if intervened is not None and not layout.interventions:
+        raise WireError("the run takes no interventions")
+    planned = layout.plan(steps, rolls=rolls, intervened=intervened is not None)
     flags = (
         _TERMINATED * fragment.terminated
         + _TRUNCATED * fragment.truncated
         + _GREEDY * fragment.greedy
         + _ROLLS * rolls
+        + _INTERVENED * (intervened is not None)
     )
     try:
         header = _FRAGMENT.pack(
@@ -297,6 +304,8 @@ def _encode_fragment(fragment: Fragment, layout: Layout) -> bytes:
         _append(parts, column, column.write(fragment.extras[column.name]))
     for column in planned.memory:
         _append(parts, column, column.write(fragment.memory[column.name]))
+    if planned.intervened is not None and intervened is not None:
+        _append(parts, planned.intervened, planned.intervened.write(intervened))
     return b"".join(parts)
 
 

@@ -15,6 +15,7 @@ DTYPES = frozenset(
 )
 MAX_LEAF_BYTES = 64 * 2**20
 REWARD = Leaf((), "<f4")
+INTERVENED = Leaf((), "|b1")
 
 
 class WireColumn(NamedTuple):
@@ -61,6 +62,7 @@ class FragmentColumns(NamedTuple):
     reward: WireColumn
     extras: tuple[WireColumn, ...]
     memory: tuple[WireColumn, ...]
+    intervened: WireColumn | None
     size: int  # of the body
 
 
@@ -74,19 +76,24 @@ class Layout:
             name: stack for name, leaf in spec.spec.obs.items() if (stack := stack_of(leaf))
         }
         self._spec = spec
-        self._plans: dict[tuple[int, bool], FragmentColumns] = {}
+        self.interventions = spec.interventions
+        self._plans: dict[tuple[int, bool, bool], FragmentColumns] = {}
 
-    def plan(self, steps: int, *, rolls: bool) -> FragmentColumns:
-        """Return the columns of a fragment of ``steps`` steps; raise ``Rejected`` if too many.
+    def plan(self, steps: int, *, rolls: bool, intervened: bool = False) -> FragmentColumns:
+        """Return the columns of a fragment; raise ``Rejected`` if it has too many steps.
 
-        With ``rolls``, the frames of stacks are sent instead of the stacks.
+        Args:
+            steps: Number of steps.
+            rolls: Whether the frames of stacks are sent instead of the stacks.
+            intervened: Whether the steps that a person chose are marked.
         """
-        found = self._plans.get((steps, rolls))
+        found = self._plans.get((steps, rolls, intervened))
         if found is None:
             if not 1 <= steps <= self.max_steps:
                 raise Rejected("steps", f"{steps} steps in a fragment of 1 to {self.max_steps}")
             stacks = self.stacks if rolls else {}
-            found = self._plans[steps, rolls] = plan(self._spec, steps, stacks)
+            found = plan(self._spec, steps, stacks, intervened=intervened)
+            self._plans[steps, rolls, intervened] = found
         return found
 
     def rolls(self, fragment: Fragment) -> bool:
@@ -97,13 +104,16 @@ class Layout:
         )
 
 
-def plan(spec: RunSpec, steps: int, stacks: Mapping[str, FrameStack]) -> FragmentColumns:
+def plan(
+    spec: RunSpec, steps: int, stacks: Mapping[str, FrameStack], *, intervened: bool = False
+) -> FragmentColumns:
     """Return the columns of a fragment, one after another.
 
     Args:
         spec: The run.
         steps: Number of steps.
         stacks: Observations of which the frames are sent, by name.
+        intervened: Whether a last column marks the steps that a person chose.
     """
     end = 0
 
@@ -128,7 +138,8 @@ def plan(spec: RunSpec, steps: int, stacks: Mapping[str, FrameStack]) -> Fragmen
     reward = _column("reward", REWARD, steps)
     extras = tuple(_column(name, leaf, steps) for name, leaf in spec.extras.items())
     memory = tuple(_column(name, leaf) for name, leaf in spec.memory.items())
-    return FragmentColumns(obs, action, reward, extras, memory, end)
+    marks = _column("intervened", INTERVENED, steps) if intervened else None
+    return FragmentColumns(obs, action, reward, extras, memory, marks, end)
 
 
 def dtype_of(name: str, leaf: Leaf) -> np.dtype[np.generic]:

@@ -75,6 +75,7 @@ RUNS = {
         Head("hybrid"),
         extras=LOGP,
     ),
+    "steered": _run("steered", {"obs": FLOATS}, CHOICE, GREEDY, interventions=True),
     "many": _run("many", {"obs": FLOATS}, ActionSpec("discrete", sizes=(300,)), GREEDY),
     "most": _run("most", {"obs": FLOATS}, ActionSpec("discrete", sizes=(70_000,)), GREEDY),
     "dtypes": _run(

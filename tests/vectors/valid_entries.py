@@ -98,6 +98,8 @@ def _fragments() -> Iterator[tuple[str, str, list]]:
     free = fragment("mask", 1, action=np.array([2], "|u1"))
     free.obs["mask"][...] = False
     yield "fragment-without-valid-choice", "mask", [free]
+    marks = np.array([False, True, True, False, False, False, False, False, True])
+    yield "fragment-interventions", "steered", [fragment("steered", 9, intervened=marks)]
     yield "fragment-frames-once", "stack", [fragment("stack", 2, obs={"eye": rolling(2)})]
     yield "fragment-frames-one-step", "stack", [fragment("stack", 1, obs={"eye": rolling(1)})]
     still = np.zeros((2, 4, 32, 32), "|u1")

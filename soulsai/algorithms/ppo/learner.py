@@ -19,7 +19,12 @@ from torch import Tensor, nn
 
 from soulsai.algorithms.base import Skips, Stateful, Tensors, remaining
 from soulsai.algorithms.compile.flat import FlatAdam, Gradient, flatten
-from soulsai.algorithms.demonstrations import DemonstrationRollouts, action_agreement, insert_part
+from soulsai.algorithms.demonstrations import (
+    DemonstrationRollouts,
+    action_agreement,
+    insert_part,
+    interventions,
+)
 from soulsai.algorithms.distributions import Distribution, distribution
 from soulsai.algorithms.normalize import ObservationNormalizer
 from soulsai.algorithms.ppo.batches import Batches
@@ -165,6 +170,11 @@ class PPO:
         self.demonstrations.add(added)
         self._report()
 
+    def _imitate(self, rollout: Rollout) -> None:
+        """Add the steps that a person chose to the demonstrations."""
+        if self.demonstrations is not None and rollout.intervened.any():
+            self.demonstrate([part for f in rollout.fragments for part in interventions(f)])
+
     @property
     def _cloning(self) -> bool:
         return self.demonstrations is not None and self.demonstrations.cloning
@@ -229,7 +239,10 @@ class PPO:
         weights = np.ones(len(steps))
         if self.config.balance:
             weights = client_weights([fragment.client for fragment in rollout.fragments], steps)
-        numbers, health = self._estimate(rollout, logp, value, weights[rollout.fragment])
+        # The ratio of a person's action says nothing of the policy: its steps have no weight.
+        client_weight = weights[rollout.fragment] * ~rollout.intervened
+        numbers, health = self._estimate(rollout, logp, value, client_weight)
+        self._imitate(rollout)
         columns["numbers"] = self._tensor(numbers.astype(np.float32))
         if self.batches.limit_lag(health["ess"]):
             log.warning(
@@ -291,8 +304,9 @@ class PPO:
         next_value = np.append(value[1:], 0.0)
         discount = c.gamma * ~rollout.terminated
         ratio = np.exp(np.minimum(logp - rollout.logp, MAX_LOG_RATIO))
+        ratio[rollout.intervened] = 1.0
         weight = np.minimum(ratio, c.weight_cap)
-        weights = weight[step]
+        weights = weight[step & ~rollout.intervened]
         if c.estimator == "vtrace":
             advantage, target = vtrace(
                 reward, value, next_value, discount, rollout.end, c.gae_lambda, ratio
@@ -303,8 +317,11 @@ class PPO:
         advantage = standardized(advantage, weight * client_weight * step)
         numbers = np.stack([logp, advantage, target, weight, client_weight], axis=1)
         return numbers, {
-            "weight": float(weights.mean()),
-            "ess": float(weights.sum() ** 2 / (len(weights) * (weights**2).sum() + 1e-12)),
+            "weight": float(weights.mean()) if len(weights) else 1.0,
+            "intervened": float(rollout.intervened.sum()),
+            "ess": float(weights.sum() ** 2 / (len(weights) * (weights**2).sum() + 1e-12))
+            if len(weights)
+            else 1.0,
             "explained_variance": explained_variance(value[step], target[step]),
             "reward_scale": self.rewards.factor if c.normalize_rewards else 1.0,
         }
@@ -358,7 +375,8 @@ class PPO:
         rows, value = rows[steps], value[steps]
         actions = self._distribution(columns, rows, {n: o[steps] for n, o in outputs.items()})
         proximal, advantage, target, weight, client = columns["numbers"][rows].unbind(1)
-        client = client / client.sum()
+        own = client > 0  # not of a person
+        client = client / client.sum().clamp_min(1e-8)
         log_ratio = actions.log_prob(columns["action"][rows]) - proximal
         log_ratio = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
         ratio, clip = log_ratio.exp(), update.metrics["clip"]
@@ -369,9 +387,12 @@ class PPO:
         loss = policy_loss + c.value * value_loss - self.resolved.entropy * entropy
         loss = loss + self._cloning_term(update)
         gradient = self._gradient.of(loss, torch.ones_like(loss))
-        kl = (ratio - 1.0 - log_ratio).mean()
-        clipped = ((ratio - 1.0).abs() > clip).float().mean()
-        means = torch.stack([policy_loss, value_loss, entropy, kl, clipped, ratio.mean()])
+        ratio, log_ratio = ratio[own], log_ratio[own]
+        count = own.sum().clamp_min(1)
+        kl = (ratio - 1.0 - log_ratio).sum() / count
+        clipped = ((ratio - 1.0).abs() > clip).float().sum() / count
+        ratios = [kl, clipped, ratio.sum() / count]
+        means = torch.stack([policy_loss, value_loss, entropy, *ratios])
         return gradient, means.detach()
 
     def _cloning_term(self, update: Update) -> Tensor | float:

@@ -23,6 +23,7 @@ class Rollout(Struct, frozen=True, eq=False):
     reward: Array  # [R]
     logp: Array  # [R] log-probability under the behaviour policy
     step: Array  # [R] whether this row is a step
+    intervened: Array  # [R] whether a person chose the action
     end: Array  # [R] true in the last step of a segment and in the row of its last observation
     terminated: Array  # [R]
     first: Array  # [F] first row of each fragment
@@ -70,6 +71,7 @@ def lay_out(fragments: Sequence[Fragment]) -> Rollout:
         _by_row(np.concatenate([f.reward for f in fragments]).astype(np.float64), step),
         _by_row(np.concatenate([f.extras["logp"] for f in fragments]), step),
         step,
+        _by_row(np.concatenate([_marks(f) for f in fragments]), step),
         end,
         terminated,
         np.cumsum(rows) - rows,
@@ -129,6 +131,11 @@ def _order(fragment: Fragment) -> tuple[str, int, int, int]:
 def _continues(one: Fragment, other: Fragment) -> bool:
     end = (one.client, one.epoch, one.episode, one.start + len(one))
     return not one.ended and _order(other) == end
+
+
+def _marks(fragment: Fragment) -> Array:
+    marks = fragment.intervened
+    return np.zeros(len(fragment), np.bool_) if marks is None else marks
 
 
 def _by_row(values: Array, step: Array) -> Array:

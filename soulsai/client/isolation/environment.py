@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NoReturn
 
 import msgspec
+import numpy as np
 
 from soulsai.client.environment import StepResult
 from soulsai.client.environment_offer import difference
@@ -183,9 +184,12 @@ class IsolatedEnvironment:
             self._break(Fault("crash", self._more.decode(errors="replace")))
         self._watchdog.stepped(seconds)
         self._buffer.copy_into(rows)
+        row = None
         if size:
-            self.info = msgspec.msgpack.decode(self._more)
-        return StepResult(reward, bool(terminated), bool(truncated))
+            info, row = msgspec.msgpack.decode(self._more)
+            self.info = self.info if info is None else info
+        result = StepResult(reward, bool(terminated), bool(truncated))
+        return result if row is None else result._replace(intervention=np.array(row))
 
     @property
     def overdue(self) -> bool:

@@ -158,7 +158,7 @@ class _Worker:
         except EnvironmentFault as fault:
             status, more = FAULT, str(fault).encode(errors="replace")[:MOST_BYTES]
         data, seconds = self._buffer.data, time.perf_counter() - began
-        reward, terminated, truncated = result
+        reward, terminated, truncated = result[:3]
         REPLY.pack_into(data, 0, status, terminated, truncated, len(more), reward, seconds)
         self._connection.sendall(data + more if more else data)
 
@@ -169,9 +169,11 @@ class _Worker:
         self._steps += 1
         if self._steps % BOUNDS_EVERY == 1:
             environment.check_bounds({name: row[None] for name, row in rows.items()})
-        if not (result.terminated or result.truncated):
-            return result, b""
-        return result, msgspec.msgpack.encode(numbers(environment.info, self._setup.info_keys))
+        row = None if result.intervention is None else result.intervention.tolist()
+        if result.terminated or result.truncated:
+            info = numbers(environment.info, self._setup.info_keys)
+            return result, msgspec.msgpack.encode((info, row))
+        return result, b"" if row is None else msgspec.msgpack.encode((None, row))
 
     def _receive(self) -> bool:
         """Read the next request, renewing the timer; return whether there is one."""

@@ -174,7 +174,17 @@ class Recomputation:
         self._loaded = (-1, -1)
 
     def check(self, fragment: Fragment) -> Finding | None:
-        """Compare a fragment's actions; return ``None`` where nothing can be concluded."""
+        """Compare a fragment's actions; return ``None`` where nothing can be concluded.
+
+        Steps that a person chose are left out.
+        """
+        finding = self._compared(fragment)
+        if finding is None or fragment.intervened is None:
+            return finding
+        own = ~fragment.intervened[: len(finding.ratios)]
+        return finding._replace(ratios=finding.ratios[own]) if own.any() else None
+
+    def _compared(self, fragment: Fragment) -> Finding | None:
         kept = self._published(fragment.generation, fragment.version)
         if kept is None:
             return None
