@@ -145,8 +145,7 @@ class Player:
         self._rng = rng
         self._seeds = list(seeds)
         self._step_delay = step_delay
-        self._clock = clock
-        self._sleep = sleep
+        self._clock, self._sleep = clock, sleep
         self._instructions = Instructions()
         self._used = 0  # env steps since the newest pointer arrived
         self._cut = 0  # env steps in fragments, of this epoch
