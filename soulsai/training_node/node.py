@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from random import Random
 
+import msgspec
 import torch
 
 from soulsai import __version__
@@ -50,6 +51,9 @@ STALE_SECONDS = 1.5  # after a version, during which earlier reports of clients 
 ROOM_SECONDS = 2.0  # between two checkpoints that only make room on the server
 CROWDED_SECONDS = 30.0  # the same, if one client takes much of it
 LAST_EVALUATION_SECONDS = 120.0  # for the evaluator, after the end
+LAST_EVALUATION = (
+    "the evaluator plays the last checkpoint, for two minutes at most; Ctrl-C does not wait for it"
+)
 LAST_LOOKS = 15  # at commands after the end: the last episodes may have produced a new best
 EXTRA_UPDATES = 1000  # beyond half of the updates so far: the most after the last env step
 OVERFULL = 2  # times the bound of a stream, beyond which its oldest entries are deleted
@@ -514,12 +518,13 @@ class TrainingNode:
                 return
             time.sleep(LOOK_SECONDS)
             self._commands.serve()
-            if self._clock() >= self._next_report:
-                self._next_report = self._clock() + REPORT_SECONDS
-                self._reporter.report(status)
             is_playing = self._clock() < end and awaits(
                 self._run.folder.path, self._saver.newest, self._now()
             )
+            if self._clock() >= self._next_report:
+                self._next_report = self._clock() + REPORT_SECONDS
+                notice = LAST_EVALUATION if is_playing else status.notice
+                self._reporter.report(msgspec.structs.replace(status, notice=notice))
             looks = LAST_LOOKS if is_playing else looks - 1
 
     def _best_policy(self, command: SaveBest) -> bytes | None:

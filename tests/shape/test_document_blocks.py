@@ -7,6 +7,7 @@ import pytest
 
 from soulsai.cli.app import app
 from tests.documents.blocks import ROOT, blocks, unmarked
+from tests.documents.test_run_blocks import TYPED
 
 BLOCKS = blocks()
 COMMANDS = [(block, command) for block in BLOCKS for command in block.commands]
@@ -21,6 +22,7 @@ def test_blocks_and_exceptions_are_those_that_are_known():
     assert (len(BLOCKS), len(away)) == (ALL, ELSEWHERE), away
     assert all(block.commands for block in BLOCKS), "a line without a prompt is no command"
     assert unmarked() == []
+    assert sum(not each.elsewhere for _, each in COMMANDS) == TYPED
 
 
 @pytest.mark.parametrize(

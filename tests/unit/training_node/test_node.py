@@ -60,6 +60,20 @@ def test_the_last_fragment_may_overshoot_but_no_more(monkeypatch, server, tmp_pa
         assert node.join().env_steps == 14
 
 
+def test_the_wait_for_the_last_evaluation_is_told(monkeypatch, server, tmp_path):
+    playing = [True]
+    monkeypatch.setattr("soulsai.training_node.node.awaits", lambda *_: playing[0])
+    with Node(monkeypatch, server, config(tmp_path, max_env_steps=8)) as node:
+        player = Player(server)
+        for _ in range(3):
+            player.play(4, ended=True)
+        node.told(lambda status: status.notice.startswith("the evaluator plays the last checkp"))
+        playing.clear()
+        playing.append(False)
+        status = node.join()
+    assert (status.phase, status.notice) == ("ended", "")
+
+
 def test_a_signal_saves_and_leaves_the_run_open(monkeypatch, server, tmp_path):
     with Node(monkeypatch, server, config(tmp_path)) as node:
         player = Player(server)
