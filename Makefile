@@ -11,13 +11,13 @@ WINDOWS := -p soulsai.client -m soulsai.process -m soulsai.wire.redis.roles
 
 LOCK := --universal --python-version 3.11 --generate-hashes --no-header -c constraints.txt
 
-.PHONY: run test test-tools test-docs check format docs bench sbom test-environments test-conformance test-mutations test-long test-learning test-web test-stack test-chaos test-hostile stack-images test-ray dist test-dist lock audit clean
+.PHONY: run test test-tools test-docs check format docs bench sbom test-environments test-conformance test-mutations test-long test-learning test-web test-stack test-chaos test-hostile stack-images test-ray test-javascript dist test-dist lock audit clean
 
 run: $(RUNS)  ## Train LunarLander on this machine, with a live view. ARGS="--env CartPole-v1"
 	@trap : INT; $(BIN)/soulsai train $(ARGS) || test $$? = 130  # Ctrl-C is no failure
 
 test: $(READY)  ## Run all tests that need nothing but Python, in about a quarter of an hour.
-	$(BIN)/python -m pytest -n 3 -m "not learning and not web and not stack and not chaos and not long and not mutation and not ray and not environments and not tools and not documents and not dist" $(ARGS)
+	$(BIN)/python -m pytest -n 3 -m "not learning and not web and not stack and not chaos and not long and not mutation and not ray and not environments and not tools and not documents and not dist and not javascript" $(ARGS)
 
 test-tools: $(READY)  ## Run the tests that need redis-server, openssl, promtool, prometheus, kubectl and node.
 	$(BIN)/python -m pytest -n 3 -m "tools and not long" $(ARGS)
@@ -63,6 +63,9 @@ lock: .venv/.ready-dist  ## Write the locked requirements, with hashes, for all 
 audit: .venv/.ready-dist  ## Look for known vulnerabilities of what is locked; asks pypi.org.
 	$(BIN)/pip-audit --disable-pip --require-hashes -r requirements/server.txt
 
+test-javascript: $(READY)  ## Test the client in JavaScript, and train with it; needs node, npm and redis-server.
+	$(BIN)/python -m pytest -m javascript $(ARGS) -s tests/javascript
+
 test-long: $(READY)  ## Run the long forms of tests whose short forms run always.
 	$(BIN)/python -m pytest -m long $(ARGS)
 
@@ -103,7 +106,7 @@ test-ray: .venv/.ready-ray  ## Test clients that Ray places; takes a minute.
 
 clean:  ## Remove what can be made again; runs under saves/ stay.
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache
-	rm -rf build dist docs/_build
+	rm -rf build dist docs/_build clients/javascript/node_modules
 	find soulsai tests examples docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(RUNS): pyproject.toml constraints.txt

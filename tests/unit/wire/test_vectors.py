@@ -111,7 +111,7 @@ def test_entries(vector):
 def test_runs(vector):
     spec = decode(bytes_of(vector), RunSpec)
     assert spec.crc == vector["crc"]
-    assert json.loads(msgspec.json.encode(spec)) == vector["spec"]
+    assert json.loads(msgspec.json.encode(generate.without_defaults(spec))) == vector["spec"]
 
 
 @pytest.mark.parametrize("vector", named("weights"))

@@ -1,0 +1,154 @@
+/** The data that the training node publishes: spec, program, pointer, weights, controls. */
+
+import { createHash, createPublicKey, verify } from "node:crypto";
+import { bytesOf, fromHalf, isFloat, sizeOf, toBytes, zeros } from "./arrays.js";
+import { decode } from "./codec.js";
+import { Forged, ProtocolError, WireError } from "./errors.js";
+import { padded } from "./layout.js";
+
+export const PROTOCOL = 2;
+export const OLDEST_PROTOCOL = 2;
+export const PIECE_BYTES = 2 ** 20;
+
+// A run's id becomes a folder elsewhere.
+const RUN = /^(?!(con|prn|aux|nul|com\d|lpt\d)(\.|$))(?![.-])[A-Za-z0-9_.-]{1,200}(?<!\.)$/i;
+const SPKI = Buffer.from("302a300506032b6570032100", "hex"); // of an Ed25519 key
+
+const isText = (value) => typeof value === "string";
+const isMap = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
+const isCount = (value) => Number.isInteger(value) && value >= 0;
+
+function need(condition, what) {
+  if (!condition) throw new WireError(`not a ${what}`);
+}
+
+/** Return the SHA-256 of bytes in hexadecimal. */
+export function digest(bytes) {
+  return createHash("sha256").update(bytes).digest("hex");
+}
+
+/** Return the run spec in bytes, after a check of the protocol; absent fields have defaults. */
+export function readSpec(bytes) {
+  const raw = decode(bytes);
+  need(isMap(raw) && Number.isInteger(raw.protocol) && Number.isInteger(raw.oldest_protocol), "spec");
+  checkProtocol(raw.protocol, raw.oldest_protocol);
+  need(isText(raw.run) && RUN.test(raw.run) && isMap(raw.spec) && isMap(raw.spec.obs), "spec");
+  need(isCount(raw.published_crc) && raw.published_crc > 0, "spec with a crc");
+  const environment = {
+    kwargs: {}, count: 1, max_episode_steps: 0, info_keys: [], realtime: false,
+    largest_reward: 1e6, ...raw.environment,
+  };
+  const action = { shape: [], sizes: [], low: [], high: [], ...raw.spec.action };
+  const spec = {
+    fragment_steps: 64, fragment_seconds: 1, heartbeat_seconds: 1, stream_entries: 4096,
+    extras: {}, memory: {}, interventions: false, ...raw, environment, spec: { obs: raw.spec.obs, action },
+  };
+  const leaves = [spec.spec.obs, spec.extras, spec.memory].flatMap(Object.values);
+  for (const leaf of leaves) bytesOf(leaf);
+  return spec;
+}
+
+/** Throw ProtocolError unless a server's protocols include ours. */
+export function checkProtocol(theirs, oldest) {
+  if (oldest > PROTOCOL || theirs < OLDEST_PROTOCOL) {
+    const side = oldest > PROTOCOL ? "update this client" : "update the server";
+    throw new ProtocolError(
+      `the server speaks protocol ${oldest} to ${theirs} and this client ${PROTOCOL}; ${side}`,
+    );
+  }
+}
+
+/** Return the program in bytes. */
+export function readProgram(bytes) {
+  const raw = decode(bytes);
+  need(isMap(raw) && raw.graph instanceof Uint8Array && isMap(raw.weights), "program");
+  need(Array.isArray(raw.inputs) && Array.isArray(raw.outputs) && isMap(raw.head), "program");
+  const head = {
+    epsilon_base: 0.4, epsilon_alpha: 7, eval_fraction: 0.05, noise: [], ...raw.head,
+  };
+  return { memory: {}, ...raw, head };
+}
+
+/** Return `{data, signature}` in bytes. */
+export function readSigned(bytes) {
+  const raw = decode(bytes);
+  need(isMap(raw) && raw.data instanceof Uint8Array, "signed value");
+  return { data: raw.data, signature: raw.signature ?? new Uint8Array() };
+}
+
+/** Return the pointer in bytes. */
+export function readPointer(bytes) {
+  const raw = decode(bytes);
+  need(isMap(raw) && isText(raw.run) && RUN.test(raw.run), "pointer");
+  need([raw.generation, raw.version, raw.bytes].every(isCount) && isText(raw.sha256), "pointer");
+  const pointer = { dtype: "float32", quota: null, knobs: {}, ...raw };
+  need(pointer.dtype === "float32" || pointer.dtype === "float16", "pointer");
+  return pointer;
+}
+
+/** Return the word of a control. */
+export function readControl(bytes) {
+  const raw = decode(bytes);
+  need(isMap(raw) && ["pause", "resume", "stop"].includes(raw.op), "control");
+  return raw.op;
+}
+
+/** Checks signatures against a pinned public key. */
+export class Verifier {
+  constructor(text) {
+    const raw = Buffer.from(text.replace(/^ed25519:/, ""), "base64url");
+    if (!text.startsWith("ed25519:") || raw.length !== 32) {
+      throw new Forged("the run's public key is not a key like ed25519:<43 letters>");
+    }
+    this._key = createPublicKey({ key: Buffer.concat([SPKI, raw]), format: "der", type: "spki" });
+  }
+
+  /** Throw Forged unless the signature of data of that kind is valid. */
+  check(kind, { data, signature }) {
+    const framed = Buffer.concat([Buffer.from(`soulsai 1 ${kind}\0`), data]);
+    if (!verify(null, framed, this._key, signature)) {
+      throw new Forged(`the signature of the run's ${kind} is missing or wrong; nothing of it is used`);
+    }
+  }
+}
+
+/** Return the dtype in which an array is sent: with `float16`, matrices of floats are halves. */
+function wireDtype(leaf, dtype) {
+  return dtype === "float16" && isFloat(leaf) && leaf.shape.length > 1 ? "<f2" : leaf.dtype;
+}
+
+/** Return the bytes of a program's weights. */
+export function weightsBytes(program, dtype) {
+  let size = 0;
+  for (const leaf of Object.values(program.weights)) {
+    size += padded(sizeOf(leaf) * bytesOf({ ...leaf, dtype: wireDtype(leaf, dtype) }));
+  }
+  return size;
+}
+
+/** Return the bytes of each array in the program's own dtype, after all checks. */
+export function readWeights(bytes, pointer, program) {
+  const name = `${pointer.generation}-${pointer.version}`;
+  if (bytes.length !== pointer.bytes || digest(bytes) !== pointer.sha256) {
+    throw new WireError(`weights ${name} arrived damaged`);
+  }
+  if (bytes.length !== weightsBytes(program, pointer.dtype)) {
+    throw new WireError(`weights ${name} are of another program`);
+  }
+  const arrays = {};
+  let at = 0;
+  for (const [key, leaf] of Object.entries(program.weights)) {
+    const dtype = wireDtype(leaf, pointer.dtype);
+    const length = sizeOf(leaf) * bytesOf({ ...leaf, dtype });
+    const part = bytes.subarray(at, at + length);
+    arrays[key] = dtype === leaf.dtype ? part : widened(part, leaf);
+    at += padded(length);
+  }
+  return arrays;
+}
+
+function widened(part, leaf) {
+  const array = zeros(leaf);
+  for (let at = 0; at < array.length; at++) array[at] = fromHalf(part[2 * at] | (part[2 * at + 1] << 8));
+  return toBytes(array, leaf.dtype);
+}

@@ -1,0 +1,162 @@
+"""The client in JavaScript: its own tests, and CartPole learnt with clients of both languages."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from soulsai.wire.names import user_name
+from soulsai.wire.redis.connection import RedisConnection
+from soulsai.wire.secrets import Server, read_secret
+
+ROOT = Path(__file__).parents[2]
+CLIENT = ROOT / "clients" / "javascript"
+SOULSAI = [sys.executable, "-m", "soulsai"]
+SOLVED = 475.0
+MOST_STEPS = 80_000
+SECONDS = 900.0
+MOST_CPU = 1e-3  # seconds of a client for each step, its start and all waiting included
+
+pytestmark = [pytest.mark.javascript, pytest.mark.timeout(1800)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def packages():
+    assert shutil.which("node"), "install Node 20 or later"
+    subprocess.run(["npm", "ci", "--silent"], cwd=CLIENT, check=True)
+
+
+@pytest.mark.parametrize("words", [["test"], ["run", "types"]], ids=["test", "types"])
+def test_its_own_tests_pass(words):
+    done = subprocess.run(["npm", *words], cwd=CLIENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-4000:]
+
+
+class Place:
+    """A server with both nodes in a folder, and its clients."""
+
+    def __init__(self, folder, seed):
+        self.folder = folder
+        self.started = []
+        self.serve = self.start(
+            "serve", *SOULSAI, "serve", "--host", "localhost", "--port", "6391",
+            *("--set", "environment.id=CartPole-v1", "--set", f"run.max_env_steps={MOST_STEPS}"),
+            *("--set", "web.enabled=false", "--set", f"run.seed={seed}"),
+        )  # fmt: skip
+        self.until(lambda: "waiting" in self.said("serve"))
+
+    def start(self, name, *words):
+        with (self.folder / f"{name}.log").open("a") as log:
+            process = subprocess.Popen(
+                words, cwd=self.folder, stdout=log, stderr=subprocess.STDOUT,
+                env=os.environ | {"OMP_NUM_THREADS": "1"}, start_new_session=True,
+            )  # fmt: skip
+        self.started.append(process)
+        return process
+
+    def said(self, name):
+        return (self.folder / f"{name}.log").read_text()
+
+    def until(self, condition, seconds=SECONDS):
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert self.serve.poll() is None or self.status(), self.said("serve")
+            assert time.monotonic() < deadline, self.said("serve")[-3000:]
+            time.sleep(0.25)  # a poll of other processes
+
+    def run(self, *words):
+        done = subprocess.run(
+            [*SOULSAI, *words], cwd=self.folder, capture_output=True, text=True, check=False
+        )
+        return done.stdout
+
+    def status(self):
+        lines = self.run("status", "--json").splitlines()
+        return json.loads(lines[-1]) if lines else None
+
+    def invite(self, name):
+        self.run("enroll", name, "--out", f"{name}.invite")
+        return str(self.folder / f"{name}.invite")
+
+    def javascript(self, name):
+        words = ("node", str(CLIENT / "examples" / "cartpole.js"), self.invite(name))
+        return self.start(name, *words)
+
+    def python(self, name):
+        return self.start(name, *SOULSAI, "client", "--invite", self.invite(name))
+
+    def admitted(self, name):
+        status = self.status()
+        found = [client for client in status["clients"] if client["client"] == name]
+        return found[0]["admitted"] if found else 0
+
+    def cut_connections(self, client):
+        """Close all connections of one client, as a broken network does."""
+        secrets = self.folder / "config" / "secrets"
+        admin = Server(
+            "rediss://localhost:6391", "admin", read_secret(secrets / "admin.secret"),
+            str(secrets / "ca.pem"),
+        )  # fmt: skip
+        link = RedisConnection(admin, "test")
+        try:
+            link.execute("CLIENT", "KILL", "USER", user_name("client", client))
+        finally:
+            link.close()
+
+    def close(self):
+        for process in reversed(self.started):
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+        for process in self.started:
+            process.wait(60)
+
+
+@pytest.mark.parametrize("seed", [int(s) for s in os.environ.get("SEEDS", "1").split(",")])
+def test_cartpole_is_learnt_by_clients_of_both_languages(tmp_path, seed):
+    place = Place(tmp_path, seed)
+    try:
+        for name in ("py-1", "py-2"):
+            place.python(name)
+        steady, killed = place.javascript("js-1"), place.javascript("js-2")
+        place.until(lambda: place.admitted("js-1") > 500 and place.admitted("js-2") > 500)
+        place.cut_connections("js-1")
+        killed.kill()
+        place.javascript("js-2")
+        place.until(lambda: "ended" in place.said("serve") or place.serve.poll() is not None)
+        assert place.serve.wait(120) == 0, place.said("serve")[-3000:]
+        code, usage = os.wait4(steady.pid, 0)[1:]
+        assert code == 0, place.said("js-1")
+        ledger(place, usage)
+        told = place.run("evaluate", "latest", "--episodes", "100", "--json")
+        score = json.loads(told.splitlines()[-1])
+        print(f"seed {seed}: interquartile mean {score['iqm']:.1f}, mean {score['mean']:.1f}")
+        assert score["iqm"] >= SOLVED
+    finally:
+        place.close()
+
+
+def ledger(place, usage):
+    """Each step that a client took was admitted once, dropped, or lost and counted."""
+    runs = place.run("runs", "--json").splitlines()
+    status = json.loads(runs[-1])[-1]["status"]
+    rows = {client["client"]: client for client in status["clients"]}
+    totals = json.loads(place.said("js-1").splitlines()[-1])
+    row = rows["js-1"]
+    print(f"js-1: {totals}, admitted {row['admitted']}, lost {row['lost']}")
+    assert row["rejected"] == 0
+    assert row["lost"] == 0, "its connections were cut, and nothing of it was lost"
+    assert totals["dropped"] == 0
+    # The last steps of a run come when the node reads no more.
+    assert 0 <= totals["steps"] - row["admitted"] <= 2000
+    assert rows["js-2"]["rejected"] == 0
+    assert sum(status["rejected"].values()) == 0
+    seconds = usage.ru_utime + usage.ru_stime
+    each = seconds / totals["steps"]
+    print(f"js-1: {1e6 * each:.0f} us of CPU for each step, its start included")
+    assert each <= MOST_CPU
