@@ -8,6 +8,7 @@ from click.exceptions import Exit
 
 from soulsai import __version__, connect
 from soulsai.cli import (
+    bridge,
     compare,
     datasets,
     evaluate,
@@ -109,6 +110,7 @@ for _command in (
     datasets.import_data,
     show_config,
     nodes.client,
+    bridge.bridge,
     doctor,
     nodes.training_node,
     nodes.telemetry_node,

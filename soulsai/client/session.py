@@ -51,6 +51,7 @@ _SLICE = 0.1  # seconds between two checks of ``stopped``
 Answer = TypeVar("Answer")
 TakeOver = Callable[[ActionSpec], HumanInput]
 Stopped = Callable[[], bool]
+MakePlayable = Callable[[EnvironmentOffer, Spec], PlayableEnvironment]
 
 
 def serve(
@@ -63,6 +64,7 @@ def serve(
     take_over: TakeOver | None = None,
     spool: Path | None = None,
     stopped: Stopped,
+    playable: MakePlayable | None = None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
@@ -78,6 +80,7 @@ def serve(
         take_over: Opens the device by which a person steers the first environment.
         spool: A folder for unsent entries; only for a client that keeps its name.
         stopped: Whether the user wants the client to stop.
+        playable: Makes one environment of the run that is none of Gymnasium's.
         clock: Monotonic seconds.
         sleep: How to sleep.
     """
@@ -90,6 +93,7 @@ def serve(
         take_over=take_over,
         spools=spool,
         stopped=stopped,
+        playable=playable,
         clock=clock,
         sleep=sleep,
         jitter=random.Random(seed),
@@ -110,6 +114,7 @@ class _ClientContext(NamedTuple):
     take_over: TakeOver | None
     spools: Path | None
     stopped: Stopped
+    playable: MakePlayable | None
     clock: Callable[[], float]
     sleep: Callable[[float], None]
     jitter: random.Random
@@ -145,6 +150,8 @@ class _ClientContext(NamedTuple):
         self, id: str, offer: EnvironmentOffer, spec: Spec
     ) -> list[PlayableEnvironment] | InProcessVector:
         """Make the environments; raise ``EnvironmentFault`` if they are not the run's."""
+        if self.playable is not None:
+            return [self.playable(offer, spec)]
         if offer.vector:
             return self._vector(id, offer, spec)
         count, isolate = offer.count, self.config.environment.isolate
