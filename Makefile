@@ -11,13 +11,13 @@ WINDOWS := -p soulsai.client -m soulsai.process -m soulsai.wire.redis.roles
 
 LOCK := --universal --python-version 3.11 --generate-hashes --no-header -c constraints.txt
 
-.PHONY: run test test-tools test-docs check format docs bench sbom test-environments test-conformance test-mutations test-long test-learning test-web test-stack test-chaos test-hostile stack-images test-ray test-javascript dist test-dist lock audit clean
+.PHONY: run test test-tools test-docs check format docs bench sbom test-environments test-conformance test-mutations test-long test-learning test-web test-stack test-chaos test-hostile stack-images test-ray test-javascript site test-site dist test-dist lock audit clean
 
 run: $(RUNS)  ## Train LunarLander on this machine, with a live view. ARGS="--env CartPole-v1"
 	@trap : INT; $(BIN)/soulsai train $(ARGS) || test $$? = 130  # Ctrl-C is no failure
 
 test: $(READY)  ## Run all tests that need nothing but Python, in about a quarter of an hour.
-	$(BIN)/python -m pytest -n 3 -m "not learning and not web and not stack and not chaos and not long and not mutation and not ray and not environments and not tools and not documents and not dist and not javascript" $(ARGS)
+	$(BIN)/python -m pytest -n 3 -m "not learning and not web and not stack and not chaos and not long and not mutation and not ray and not environments and not tools and not documents and not dist and not javascript and not site" $(ARGS)
 
 test-tools: $(READY)  ## Run the tests that need redis-server, openssl, promtool, prometheus, kubectl and node.
 	$(BIN)/python -m pytest -n 3 -m "tools and not long" $(ARGS)
@@ -36,6 +36,12 @@ format: $(READY)  ## Format the code.
 
 docs: $(READY)  ## Write the pages that are made from the code.
 	$(BIN)/python docs/generate.py
+
+site: .venv/.ready-site  ## Build the documentation as a site in build/site; a dead link is an error.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -q
+
+test-site: .venv/.ready-site  ## Build the site, and follow each of its links.
+	$(BIN)/python -m pytest -m site tests/site $(ARGS)
 
 bench: .venv/.ready-bench  ## Measure what we promise.
 	for figure in wire replay admission discovery client learner start telemetry; do $(BIN)/python -m benchmarks $$figure || exit 1; done
@@ -124,6 +130,10 @@ $(READY): $(RUNS)
 .venv/.ready-bench: $(READY)
 	$(BIN)/python -m pip install -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m pip install -c constraints.txt --no-deps minatar
+	touch $@
+
+.venv/.ready-site: $(READY)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[site]'
 	touch $@
 
 .venv/.ready-dist: $(READY)
