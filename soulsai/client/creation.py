@@ -74,6 +74,10 @@ def make_vector(
             f"{id}: environment.vector takes the package's own vector environment, which "
             f"{', '.join(wrappers)} cannot wrap; leave out one of the two"
         )
+    if id.startswith(old_gym.PREFIX):
+        raise EnvironmentFault(
+            f"{id}: the old Gym has no vector environments; leave out environment.vector"
+        )
     limit: dict[str, Any] = {"max_episode_steps": max_episode_steps} if max_episode_steps else {}
     with _making(id):
         creator = find_creator(id)
@@ -155,6 +159,8 @@ def _making(id: str) -> Iterator[None]:
 def extra_of(id: str) -> str:
     """Return the extra of this package that brings an environment's libraries; empty: none."""
     place, _, name = id.rpartition(":")
+    if id.startswith(old_gym.PREFIX):
+        return ""
     if place in MODULES:
         return MODULES[place]
     registered = gymnasium.registry.get(newest_id(name))

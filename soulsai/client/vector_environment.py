@@ -9,7 +9,13 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from soulsai.client.adapted_spaces import AdaptedSpaces
 from soulsai.client.creation import RAISED, kind_of
-from soulsai.client.environment import LARGEST_REWARD, StepResult, raised, refused_reward
+from soulsai.client.environment import (
+    LARGEST_REWARD,
+    LARGEST_SEED,
+    StepResult,
+    raised,
+    refused_reward,
+)
 from soulsai.client.spaces import Rows, as_array
 from soulsai.errors import EnvironmentFault
 from soulsai.types import Array, zeros
@@ -128,7 +134,7 @@ class AdaptedVector:
 
     def reset(self, rows: Rows, seed: int | None = None) -> None:
         """Begin an episode in each environment; write the first observations into ``rows``."""
-        obs, info = self._call_reset(seed=seed)
+        obs, info = self._call_reset(seed=self._first_seed(seed))
         self._ended = np.zeros(self.count, np.bool_)
         self._steps[:] = 0
         self._adapted.read(obs, info, rows)
@@ -178,7 +184,7 @@ class AdaptedVector:
 
     def gives_mask(self, seed: int) -> bool:
         """Reset with a seed, and return whether the info holds an action mask."""
-        _, info = self._call_reset(seed=seed)
+        _, info = self._call_reset(seed=self._first_seed(seed))
         return isinstance(info, dict) and self._mask_key in info
 
     def check_bounds(self, rows: Rows) -> None:
@@ -191,6 +197,10 @@ class AdaptedVector:
             self._env.close()
         except RAISED as error:
             raise raised(self.name, "close", error) from error
+
+    def _first_seed(self, seed: int | None) -> int | None:
+        """Return a seed that each environment can count on from within an int32."""
+        return None if seed is None else min(seed, LARGEST_SEED - self.count + 1)
 
     def _call_reset(self, **arguments: Any) -> tuple[Any, Any]:
         try:

@@ -1,6 +1,7 @@
 """Each package in an environment of its own: checked, trained on for a short time, evaluated.
 
-``make test-environments`` writes ``docs/reference/environments.md`` from what was seen.
+``make test-environments`` writes ``docs/reference/environments.md`` from what was seen. A package
+that is not tried keeps its line.
 """
 
 import json
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.environments.packages import PACKAGES, Package
+from tests.environments.packages import NOT_PLAYED, PACKAGES, Package
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "environments"
@@ -22,6 +23,7 @@ PAGE = ROOT / "docs" / "reference" / "environments.md"
 STEPS = 1500
 SMALL = (
     f"run.max_env_steps={STEPS}", "run.clients=2", "web.enabled=false",
+    "training.compile=never",
     "dqn.learning_starts=300", "dqn.replay_ratio=0.1", "sac.learning_starts=300",
     "sac.replay_ratio=0.1", "ppo.batch_steps=512",
 )  # fmt: skip
@@ -39,6 +41,13 @@ COLUMNS = (
     "package", "version", "environment", "observations; actions", "algorithm",
     "env steps/s alone", "to know",
 )  # fmt: skip
+TAIL = """
+
+## Not played
+
+| package | why |
+|---|---|
+"""
 
 
 def installed(package: Package) -> Path:
@@ -78,11 +87,13 @@ def leaves(report: dict) -> str:
 
 
 def write_page() -> None:
-    """Write the page from all results there are."""
+    """Write the page from all results there are, and from its own lines of other packages."""
+    before = {line.split(" | ")[0].removeprefix("| "): line for line in old_lines()}
     rows = []
     for package in PACKAGES:
         file = BUILD / package.name / "result.json"
         if not file.is_file():
+            rows += [before[package.name]] if package.name in before else []
             continue
         seen = json.loads(file.read_text())
         rows.append(
@@ -95,7 +106,13 @@ def write_page() -> None:
         steps=STEPS,
         columns=" | ".join(COLUMNS),
     )
-    PAGE.write_text(head + "\n".join(rows) + "\n")
+    missing = "\n".join(f"| {name} | {reason} |" for name, reason in NOT_PLAYED.items())
+    PAGE.write_text(head + "\n".join(rows) + TAIL + missing + "\n")
+
+
+def old_lines() -> list[str]:
+    lines = PAGE.read_text().splitlines() if PAGE.is_file() else []
+    return [line for line in lines if line.count(" | ") == 6]
 
 
 @pytest.mark.environments
@@ -103,7 +120,9 @@ def write_page() -> None:
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
 def test_a_package_is_checked_trained_on_and_evaluated(tmp_path, package):
     python = installed(package)
-    sets = [f"algorithm.name={package.algorithm}", *SMALL, *package.sets]
+    (site,) = (BUILD / package.name).glob("lib/python*/site-packages")
+    own = [each.replace("SITE", str(site)) for each in package.sets]
+    sets = [f"algorithm.name={package.algorithm}", *SMALL, *own]
     words = [word for each in sets for word in ("--set", each)]
     soulsai = [python, "-m", "soulsai"]
     said = run([*soulsai, "check-env", package.id, "--json", *words], tmp_path)

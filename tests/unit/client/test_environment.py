@@ -323,7 +323,8 @@ def test_the_extras_are_those_of_the_package_and_of_gymnasium():
     ("id", "extra"),
     [("LunarLander-v3", "box2d"), ("LunarLander", "box2d"), ("Ant-v5", "mujoco"),
      ("ale_py:ALE/Pong-v5", "atari"), ("minigrid:MiniGrid-Empty-5x5-v0", "minigrid"),
-     ("CartPole-v1", ""), ("file.py:make", ""), ("soulsai.testing:Iudex-v0", "")],
+     ("CartPole-v1", ""), ("gym:LunarLander-v2", ""), ("file.py:make", ""),
+     ("soulsai.testing:Iudex-v0", "")],
 )  # fmt: skip
 def test_the_extra_of_an_environment(id, extra):
     assert extra_of(id) == extra

@@ -319,6 +319,18 @@ def test_without_its_last_observations_it_is_refused():
         vector.step(np.zeros(2, np.int64), rows)
 
 
+def test_seeds_count_on_within_an_int32():
+    given = []
+    env = Scripted(num_envs=4)
+    env.reset = lambda *, seed=None, options=None: (given.append(seed), (env.look(), {}))[1]
+    vector = adapted(env)
+    rows = {"obs": np.zeros((4, 1), "f4")}
+    for seed in (2**31 - 1, 7, None):
+        vector.reset(rows, seed)
+    vector.gives_mask(2**31 - 1)
+    assert given == [2**31 - 4, 7, None, 2**31 - 4]
+
+
 def test_it_must_say_when_it_resets():
     with pytest.raises(EnvironmentFault, match="metadata\\['autoreset_mode'\\] is None"):
         adapted(Scripted(mode=None))
@@ -328,6 +340,7 @@ def test_it_must_say_when_it_resets():
     ("id", "options", "message"),
     [
         ("Pendulum-v1", {}, "its package has no vector environment; leave out environment.vector"),
+        ("gym:CartPole-v1", {}, "the old Gym has no vector environments; leave out"),
         (f"{CASES}:single", {}, "not a gymnasium.vector.VectorEnv"),
         (f"{CASES}:sync", {"wrappers": {"ClipReward": {}}}, "which ClipReward cannot wrap"),
         (f"{CASES}:sync", {"max_episode_steps": 9}, "give it to the function in environment.kw"),
