@@ -25,4 +25,5 @@ def report(run: str, out: Path | None, saves: str) -> None:
     folder = runs.find(Path(saves), run).resolve()
     out = out or Path(f"{folder.name}.html")
     size = write(folder, out)
-    click.echo(f"{out}: {size / 1e6:.1f} MB; it needs no other file")
+    shown = f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.0f} kB"
+    click.echo(f"{out}: {shown}; it needs no other file")
