@@ -111,6 +111,19 @@ class DemonstrationReplay:
         self.cloned, self.left_out = int(state_dict["cloned"]), int(state_dict["left_out"])
 
 
+@runtime_checkable
+class LearnsOffline(Protocol):
+    """An algorithm that learns from demonstrations alone, without any environment."""
+
+    def offline_update(self, conservative: float) -> Metrics:
+        """Do one update on demonstrations.
+
+        Args:
+            conservative: Weight of the term against actions that the data do not hold.
+        """
+        ...
+
+
 def insert_part(parts: dict[str, Stateful], demonstrations: Stateful) -> None:
     """Add demonstrations to the parts of a checkpoint, before those that are loaded last."""
     last = parts.pop("progress")
@@ -144,6 +157,12 @@ def action_agreement(action: ActionSpec, greedy: Tensor, shown: Tensor) -> Tenso
     equal = (ours[:, :split] == theirs[:, :split]).float()
     near = 1.0 - 0.5 * (ours[:, split:].clamp(-1, 1) - theirs[:, split:].clamp(-1, 1)).abs()
     return torch.cat((equal, near), 1).mean()
+
+
+def fragment_state(fragment: Fragment) -> dict[str, Any]:
+    """Return the fields of a fragment for a checkpoint, which holds no ``None``."""
+    fields = msgspec.structs.asdict(fragment)
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def interventions(fragment: Fragment) -> list[Fragment]:
@@ -236,7 +255,7 @@ class DemonstrationRollouts:
     def state_dict(self) -> dict[str, Any]:
         """Return the steps and the progress of cloning."""
         return {
-            "fragments": [msgspec.structs.asdict(each) for each in self._fragments],
+            "fragments": [fragment_state(each) for each in self._fragments],
             "cloned": self.cloned,
             "drawn": self.drawn,
             "seed": self._seed,

@@ -185,14 +185,19 @@ def _words(where: str, result: "Evaluation") -> list[str]:
 
 
 def progress_on(
-    stream: TextIO, episodes: int, clock: Callable[[], float] = time.monotonic
+    stream: TextIO,
+    total: int,
+    clock: Callable[[], float] = time.monotonic,
+    *,
+    word: str = "episodes",
 ) -> Callable[[int], None]:
-    """Return a function that shows the number of finished episodes.
+    """Return a function that shows the number of episodes, or other things, that are done.
 
     Args:
         stream: A terminal, where one line is renewed, or anything else, with a line now and then.
-        episodes: The number of all episodes.
+        total: The number of all of them.
         clock: Seconds.
+        word: Their name, in the plural.
     """
     is_terminal = stream.isatty()
     due = clock() + (0.0 if is_terminal else LINE_SECONDS)
@@ -200,12 +205,12 @@ def progress_on(
     def show(done: int) -> None:
         nonlocal due
         if is_terminal:
-            end = "\r" if done < episodes else "\n"
-            stream.write(f"{done} of {episodes} episodes{end}")
+            end = "\r" if done < total else "\n"
+            stream.write(f"{done} of {total} {word}{end}")
             stream.flush()
         elif clock() >= due:
             due = clock() + LINE_SECONDS
-            stream.write(f"{done} of {episodes} episodes\n")
+            stream.write(f"{done} of {total} {word}\n")
             stream.flush()
 
     return show

@@ -16,6 +16,7 @@ from click.exceptions import Exit
 
 from soulsai import connect, runs
 from soulsai.algorithms.registry import BUILT_IN, algorithm_names
+from soulsai.cli.evaluate import progress_on
 from soulsai.cli.options import (
     config_argument,
     json_option,
@@ -72,6 +73,8 @@ def _run_options(command: Command) -> Command:
 @click.option("--clients", type=click.IntRange(0), help="Local clients.")
 @_run_options
 @redis_option
+@click.option("--offline", is_flag=True, help="Learn from data sets alone, without clients.")
+@click.option("--data", multiple=True, help="Data set of demonstrations; repeatable.")
 @set_option
 @click.option(
     "--open", "open_page", is_flag=True, help="Open the page in a browser when it is served."
@@ -88,6 +91,8 @@ def train(
     resume: str,
     start_from: str,
     redis: str,
+    offline: bool,
+    data: Sequence[str],
     sets: Sequence[str],
     open_page: bool,
     as_json: bool,
@@ -98,8 +103,13 @@ def train(
         "run.clients": clients,
         "redis.url": redis,
         "start.policy": start_from,
+        "demonstrations.data": msgspec.json.encode(data).decode() if data else "",
     }
     settings, resume = _checked(config, named, sets, resume)
+    if offline:
+        if resume:
+            raise ConfigError("--offline: begins a new run, and --resume continues one; choose one")
+        raise Exit(run_offline(settings, as_json=as_json))
     raise Exit(run(settings, resume=resume, open_page=open_page, as_json=as_json))
 
 
@@ -335,6 +345,39 @@ def _next_steps(summary: "Summary", config: Config, again: str) -> Iterator[str]
     planned = config.run.max_env_steps
     if not planned or summary.env_steps < planned:
         yield f"{_command()} {again} --resume {summary.run}"
+
+
+def run_offline(config: Config, *, as_json: bool) -> int:
+    """Learn from data sets alone, print the result, and return the exit code.
+
+    Args:
+        config: All settings.
+        as_json: Whether to print the result as JSON.
+    """
+    from soulsai.client.probe import probe
+    from soulsai.training_node.offline import learn
+
+    environment, total = config.environment, config.offline.updates
+    spec = probe(environment, config.client)
+    shown = progress_on(sys.stderr, total, word="updates")
+    with StopSignal() as stop:
+        result = learn(
+            config,
+            spec,
+            datetime.now().astimezone(),
+            stopped=stop,
+            progress=lambda updates, _: shown(updates),
+        )
+    if as_json:
+        print_json(msgspec.structs.asdict(result) | {"folder": str(result.folder)})
+    else:
+        click.echo(
+            f"{result.folder}: {result.updates:,} updates on {result.episodes} episodes "
+            f"({result.env_steps:,} env steps, mean reward {result.data_mean:.1f})"
+        )
+        click.echo(f"\nNext: {_command()} evaluate {result.folder.name}")
+        click.echo(f"  or: {_command()} train --start-from {result.folder.name}")
+    return stop.exit_code
 
 
 def _command() -> str:

@@ -218,6 +218,14 @@ class TrainingSettings(Struct, frozen=True, forbid_unknown_fields=True):
     most_times: Annotated[float, Meta(ge=0)] = 50.0
 
 
+class OfflineSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Learning from data sets alone, by `soulsai train --offline`."""
+
+    updates: Count = 20_000  # updates in all
+    # weight of the term against actions that the data do not hold
+    conservative: Annotated[float, Meta(ge=0)] = 1.0
+
+
 class StartSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Another policy to begin with: its networks and its normaliser, nothing else."""
 
@@ -321,6 +329,7 @@ class Config(AlgorithmSections, frozen=True, forbid_unknown_fields=True):
     training: TrainingSettings = TrainingSettings()
     demonstrations: DemonstrationSettings = DemonstrationSettings()
     start: StartSettings = StartSettings()
+    offline: OfflineSettings = OfflineSettings()
     trust: TrustSettings = TrustSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     evaluate: EvaluateSettings = EvaluateSettings()

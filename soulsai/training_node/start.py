@@ -125,14 +125,14 @@ def new_run(config: Config, spec: Spec, wire: TrainingWire, now: datetime) -> Tr
     folder = run_folder.create(config, now)
     try:
         folder.write_program(program)
-        run_spec = _run_spec(config, spec, program, algorithm, folder.run)
-        progress = Progress(folder.run, generation=wire.open(run_spec, program, fresh=True))
+        published = run_spec(config, spec, program, algorithm, folder.run)
+        progress = Progress(folder.run, generation=wire.open(published, program, fresh=True))
     except SoulsAIError:
         shutil.rmtree(folder.path, ignore_errors=True)  # nothing of it was ever visible
         raise
     log.info("run begun run=%s generation=%d", folder.run, progress.generation)
     _log_spec(spec)
-    return TrainingRun(config, folder, run_spec, program, algorithm, progress)
+    return TrainingRun(config, folder, published, program, algorithm, progress)
 
 
 def resumed_run(config: Config, spec: Spec, wire: TrainingWire, resume: str) -> TrainingRun:
@@ -172,8 +172,8 @@ def resumed_run(config: Config, spec: Spec, wire: TrainingWire, resume: str) -> 
     if kept is not None:
         keep_units(kept, algorithm)
     program = _kept_or_exported(config, folder, kept, algorithm.policy, spec)
-    run_spec = _run_spec(config, spec, program, algorithm, folder.run)
-    generation = reopen(wire, run_spec, program, progress.generation)
+    published = run_spec(config, spec, program, algorithm, folder.run)
+    generation = reopen(wire, published, program, progress.generation)
     folder.tidy()  # not before: the node that is replaced may be writing, and trims what it wrote
     if atomic_folders.numbered(folder.checkpoints) != seen:  # by the node that is replaced
         progress, note = _restored(folder, algorithm)
@@ -181,7 +181,7 @@ def resumed_run(config: Config, spec: Spec, wire: TrainingWire, resume: str) -> 
     folder.write_config(config)
     log.info("run resumed run=%s generation=%d", folder.run, progress.generation)
     _log_spec(spec)
-    return TrainingRun(config, folder, run_spec, program, algorithm, progress, note)
+    return TrainingRun(config, folder, published, program, algorithm, progress, note)
 
 
 def _log_spec(spec: Spec) -> None:
@@ -405,9 +405,18 @@ def export(config: Config, policy: Policy, spec: Spec) -> Program:
     return program
 
 
-def _run_spec(
+def run_spec(
     config: Config, spec: Spec, program: Program, algorithm: Algorithm, run: str
 ) -> RunSpec:
+    """Return the facts of a run that clients need.
+
+    Args:
+        config: All settings.
+        spec: Observations and actions of the environment.
+        program: The policy as clients run it.
+        algorithm: The learner.
+        run: The id of the run.
+    """
     environment = config.environment
     unnamed = RunSpec(
         run=run,

@@ -12,6 +12,7 @@ from soulsai.algorithms.dqn.update import (
     NO_UPDATE_NOISE,
     Learner,
     Report,
+    TDError,
     UpdateNoise,
     best_action,
     of_action,
@@ -78,7 +79,15 @@ def clone(
     mask = rows.get(f"obs.{MASK}")
     q = expected(online.quantiles(parts(leaves(rows, "obs.")), NO_NOISE))
     margin = (weights * large_margin_loss(q, rows["action"], mask, sizes)).mean()
-    total = (td.predicted * td.slope).sum() + MARGIN_WEIGHT * margin
+    report = _step(learner, td, MARGIN_WEIGHT * margin, settings)
+    best = best_action(q.detach(), mask, sizes)
+    equal = (best == rows["action"].long()).float().mean()
+    return report, margin.detach(), equal
+
+
+def _step(learner: Learner, td: TDError, loss: Tensor, settings: DQNSettings) -> Report:
+    """Do one gradient step of a temporal difference and another loss."""
+    total = (td.predicted * td.slope).sum() + loss
     gradient = learner.gradient.of(total, torch.ones_like(total))
     report = report_of(td, gradient)
     if report.done:
@@ -86,19 +95,52 @@ def clone(
             gradient.mul_(settings.grad_clip / report.norm.item())
         learner.optimizer.step(gradient)
         learner.target_weights.lerp_(learner.weights, settings.target_ema)
-    best = best_action(q.detach(), mask, sizes)
-    equal = (best == rows["action"].long()).float().mean()
-    return report, margin.detach(), equal
+    return report
 
 
-def conservative_penalty(q: Tensor, action: Tensor, sizes: Sequence[int]) -> Tensor:
+def conservative_update(
+    learner: Learner,
+    rows: Tensors,
+    weights: Tensor,
+    settings: DQNSettings,
+    conservative: float,
+    noise: UpdateNoise = NO_UPDATE_NOISE,
+) -> tuple[Report, Tensor]:
+    """Do one gradient step of conservative Q-learning (arXiv:2006.04779).
+
+    Args:
+        learner: The networks and the optimiser, changed in place.
+        rows: Columns of B transitions, the masks of ``obs`` included if there are masks.
+        weights: Importance weights [B].
+        settings: The settings of the algorithm.
+        conservative: Weight of the penalty.
+        noise: The random numbers of this update.
+
+    Returns:
+        The report, and the penalty [].
+    """
+    online, target = learner.online, learner.target
+    parts, sizes = online.observation.parts, online.sizes
+    td = td_error(parts, online.quantiles, target.quantiles, rows, weights, settings, noise, sizes)
+    q = expected(online.quantiles(parts(leaves(rows, "obs.")), NO_NOISE))
+    mask = rows.get(f"obs.{MASK}")
+    penalty = (weights * conservative_penalty(q, rows["action"], sizes, mask)).mean()
+    return _step(learner, td, conservative * penalty, settings), penalty.detach()
+
+
+def conservative_penalty(
+    q: Tensor, action: Tensor, sizes: Sequence[int], mask: Tensor | None = None
+) -> Tensor:
     """Return ``logsumexp_a q(a) - q(taken)`` [B], the mean over components (arXiv:2006.04779).
 
     Args:
         q: Values [B, A].
         action: Choices of the data [B] or [B, D].
         sizes: Number of choices of each component.
+        mask: Valid choices [B, A]; ``None``: all.
     """
+    if mask is not None:
+        q = q.masked_fill(~mask & mask.any(1, keepdim=True), torch.finfo(q.dtype).min)
     parts = q.split(list(sizes) or [q.shape[1]], 1)
     soft = torch.stack([part.logsumexp(1) for part in parts]).mean(0)
     return soft - of_action(q[..., None], action, sizes)[..., 0].mean(1)

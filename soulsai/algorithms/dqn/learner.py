@@ -16,7 +16,7 @@ from soulsai.algorithms.base import Skips, Stateful, Tensors
 from soulsai.algorithms.compile.flat import FlatAdam, Gradient, flatten
 from soulsai.algorithms.compile.form import Form, Package, examples
 from soulsai.algorithms.demonstrations import insert_part, measured
-from soulsai.algorithms.dqn.cloning import clone
+from soulsai.algorithms.dqn.cloning import clone, conservative_update
 from soulsai.algorithms.dqn.compiled import compiled_update, update_form
 from soulsai.algorithms.dqn.network import QPolicy
 from soulsai.algorithms.dqn.settings import DQNSettings
@@ -148,6 +148,21 @@ class DQN:
                 part.power_iteration()
         self.skips.count(skipped=not report.done)
         return report
+
+    def offline_update(self, conservative: float) -> Metrics:
+        """Do one update on demonstrations alone; see ``LearnsOffline``."""
+        batch = self.experience.sample_demonstrations()
+        device = self.learner.weights.device
+        rows, weights = tensors(batch.rows, device), torch.from_numpy(batch.weights).to(device)
+        noise = self._noise(self.rng)
+        report, penalty = conservative_update(
+            self.learner, rows, weights, self.config, conservative, noise
+        )
+        self.skips.count(skipped=not report.done)
+        if report.done and self.experience.demonstrations is not None:
+            errors = report.error.cpu().numpy()
+            self.experience.demonstrations.replay.update_priorities(batch.ids, errors)
+        return self._measured(report, noise) | {"conservative_penalty": penalty.item()}
 
     @torch.no_grad()
     def _shown(self, batch: Batch) -> Metrics:

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from soulsai.algorithms.demonstrations import fragment_state
 from soulsai.algorithms.pace import InFlight, Order, allowed
 from soulsai.algorithms.ppo.settings import BatchPace
 from soulsai.types import Fragment, Metrics
@@ -261,7 +262,7 @@ class Batches:
             "arrived_steps": self.arrived_steps,
             "doubts": self._ineffective,
             "halved": self._halved,
-            "waiting": [msgspec.structs.asdict(fragment) for fragment in self._pending],
+            "waiting": [fragment_state(fragment) for fragment in self._pending],
             "known": [[*key, *order] for key, order in self._known.items()],
             "heard": sorted(self._heard),
         }

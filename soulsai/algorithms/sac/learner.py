@@ -26,11 +26,14 @@ from soulsai.algorithms.sac import compiled
 from soulsai.algorithms.sac.network import Critics, SquashedActor, Temperature
 from soulsai.algorithms.sac.settings import SACSettings
 from soulsai.algorithms.sac.update import (
+    SAMPLES,
     ActorReport,
+    CriticLoss,
     CriticReport,
     Hyperparameters,
     actor_loss,
     actor_report,
+    conservative_penalty,
     critic_loss,
     critic_report,
 )
@@ -140,6 +143,35 @@ class SAC:
             "skipped": float(self.skips.total),
         }
 
+    def offline_update(self, conservative: float) -> Metrics:
+        """Do one update of critics and actor on demonstrations; see ``LearnsOffline``."""
+        batch = self.experience.sample_demonstrations()
+        rows = tensors(batch.rows, self._device)
+        weights = torch.from_numpy(batch.weights).to(self._device)
+        loss = self._critic_loss(rows, weights, self._noise(len(weights)))
+        penalty = self._conservative_penalty(rows)
+        total = (loss.predicted * loss.slope).sum() + conservative * (weights * penalty).mean()
+        report = self._step_critics(loss, self._critic_gradient.of(total, torch.ones_like(total)))
+        self.skips.count(skipped=not report.done)
+        actor = self.actor_step(rows, self._noise(len(weights)))
+        return {
+            "q_mean": report.predicted.mean().item(),
+            "td_error": report.error.mean().item(),
+            "actor_loss": actor.loss.item(),
+            "conservative_penalty": penalty.mean().item(),
+            "skipped": float(self.skips.total),
+        }
+
+    def _conservative_penalty(self, rows: Tensors) -> Tensor:
+        """Return the penalty [B] of a batch; see ``update.conservative_penalty``."""
+        size = len(rows["ret"])
+        obs = self.policy.observation.parts(leaves(rows, "obs."))
+        noise = self._noise(SAMPLES * size)
+        uniform = 2.0 * torch.rand(noise.shape, generator=self._generator, device=self._device) - 1
+        critics = partial(self.critics.quantiles, generator=self._generator)
+        action = rows["action"].flatten(1)
+        return conservative_penalty(self.policy.parameters_of, critics, obs, action, noise, uniform)
+
     def _agreement(self, mean: Tensor, action: Tensor) -> float:
         return action_agreement(self._spec.action, mean.tanh(), action).item()
 
@@ -201,8 +233,12 @@ class SAC:
             weights: Importance weights [B].
             noise: Standard normal noise [B, A] of the next actions.
         """
+        loss = self._critic_loss(rows, weights, noise)
+        return self._step_critics(loss, self._critic_gradient.of(loss.predicted, loss.slope))
+
+    def _critic_loss(self, rows: Tensors, weights: Tensor, noise: Tensor) -> CriticLoss:
         parts = self.policy.observation.parts
-        loss = critic_loss(
+        return critic_loss(
             self.policy.parameters_of,
             partial(self.critics.quantiles, generator=self._generator),
             partial(self.target.quantiles, generator=self._generator),
@@ -213,7 +249,8 @@ class SAC:
             self.temperature.value,
             self.constants,
         )
-        gradient = self._critic_gradient.of(loss.predicted, loss.slope)
+
+    def _step_critics(self, loss: CriticLoss, gradient: Tensor) -> CriticReport:
         report = critic_report(loss, gradient)
         if report.done:
             self.critic_adam.step(gradient)

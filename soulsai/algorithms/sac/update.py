@@ -3,6 +3,7 @@
 The eager and the compiled update both call them.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,6 +17,9 @@ from soulsai.algorithms.sac.network import actor_value, critic_loss_slope, trunc
 
 ActorFunction = Callable[[list[Tensor]], tuple[Tensor, Tensor]]  # parts to mean, log_std [B, A]
 CriticFunction = Callable[[list[Tensor], Tensor], Tensor]  # parts, actions to quantiles [B, C, N]
+
+
+SAMPLES = 10  # actions of the policy, and as many uniform ones, in the conservative penalty
 
 
 class Hyperparameters(Struct, frozen=True):
@@ -119,6 +123,40 @@ def actor_loss(
     action, logp = sample_squashed(*actor(obs), noise)
     loss = (temperature * logp - actor_value(critics(obs, action))).mean()
     return loss, -logp.detach().mean()
+
+
+def conservative_penalty(
+    actor: ActorFunction,
+    critics: CriticFunction,
+    obs: list[Tensor],
+    action: Tensor,
+    noise: Tensor,
+    uniform: Tensor,
+) -> Tensor:
+    """Return the penalty [B] of conservative Q-learning, CQL(H) of arXiv:2006.04779.
+
+    It is the log-sum-exp of values over actions, estimated from uniform ones and the policy's by
+    importance sampling, minus the value of the data's action; the mean over critics.
+
+    Args:
+        actor: The policy.
+        critics: The critics, of which the gradient is taken.
+        obs: The parts of the observations [B, ...].
+        action: Actions of the data [B, A].
+        noise: Standard normal noise of the policy's actions [S * B, A].
+        uniform: Uniform actions in -1..1 [S * B, A].
+    """
+    batch, size = action.shape
+    samples = len(noise) // batch
+    repeated = [part.repeat(samples, *[1] * (part.dim() - 1)) for part in obs]
+    with torch.no_grad():
+        drawn, logp = sample_squashed(*actor(repeated), noise)
+    both = []
+    for actions, density in ((drawn, logp[:, None]), (uniform, -size * math.log(2.0))):
+        values = critics(repeated, actions).mean(2) - density  # [S * B, C]
+        both.append(values.view(samples, batch, -1))
+    soft = torch.cat(both).logsumexp(0) - math.log(2 * samples)  # [B, C]
+    return (soft - critics(obs, action).mean(2)).mean(1)
 
 
 def actor_report(loss: Tensor, entropy: Tensor, gradient: Tensor) -> ActorReport:

@@ -18,6 +18,7 @@ from soulsai.algorithms.dqn.cloning import (
     large_margin_loss,
 )
 from soulsai.algorithms.dqn.learner import DQN
+from soulsai.algorithms.sac import update as sac_update
 from soulsai.algorithms.settings import DemonstrationSettings
 from soulsai.errors import ConfigError
 from soulsai.replay.ring import owner
@@ -258,3 +259,45 @@ def test_an_algorithm_that_cannot_is_refused():
             build.build("other", {}, spec(), seed=0, demonstrations=SETTINGS)
     finally:
         build._load = original
+
+
+def test_4_the_penalty_of_invalid_choices_is_none():
+    q = torch.tensor([[1.0, 50.0, 2.0]])
+    mask = torch.tensor([[True, False, True]])
+    found = conservative_penalty(q, torch.tensor([2]), (3,), mask)
+    assert found.item() == pytest.approx(np.log(np.exp(1.0) + np.exp(2.0)) - 2.0)
+
+
+def test_4_the_penalty_of_numbers_is_the_log_of_an_integral():
+    """Of a value that depends on the action alone, the integral over the square is known."""
+
+    def critics(parts, action):
+        return (action**2).sum(1)[:, None, None].expand(-1, 2, 3)
+
+    def actor(parts):
+        return torch.zeros(len(parts[0]), 1), torch.full((len(parts[0]), 1), -0.5)
+
+    rng = torch.Generator().manual_seed(0)
+    batch, samples = 2, 20_000
+    noise = torch.randn(samples * batch, 1, generator=rng)
+    uniform = 2.0 * torch.rand(samples * batch, 1, generator=rng) - 1.0
+    obs, action = [torch.zeros(batch, 3)], torch.tensor([[0.5], [-1.0]])
+    found = sac_update.conservative_penalty(actor, critics, obs, action, noise, uniform)
+    grid = np.linspace(-1, 1, 100_001)
+    integral = np.log(np.trapezoid(np.exp(grid**2), grid))
+    assert found.tolist() == pytest.approx([integral - 0.25, integral - 1.0], abs=0.02)
+
+
+@pytest.mark.parametrize("name", REPLAYED)
+def test_10_offline_updates_lower_values_of_actions_that_the_data_lack(name):
+    gaps, case = [], CASES[name]
+    learner = case.config.algorithm.name
+    fast = msgspec.structs.replace(getattr(case.config, learner), lr=5e-3)
+    case = case._replace(config=msgspec.structs.replace(case.config, **{learner: fast}))
+    for conservative in (0.0, 100.0):
+        algorithm = make(case)
+        penalties = [
+            algorithm.offline_update(conservative)["conservative_penalty"] for _ in range(300)
+        ]
+        gaps.append(np.mean(penalties[-20:]))
+    assert gaps[1] < gaps[0] - 0.05
