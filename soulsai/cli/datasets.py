@@ -39,6 +39,8 @@ _FORMATS = (
 )  # those of soulsai.datasets.files; importing it here would take time
 _PATH = click.Path(path_type=Path)
 
+FUNCTION = ".py:"  # in the name of a function of a file
+
 out_option = click.option(
     "--out", required=True, type=_PATH, help="New folder, or file for Parquet, to write."
 )
@@ -133,7 +135,9 @@ def import_data(
     "--episodes", type=click.IntRange(1), default=20, show_default=True, help="Episodes to play."
 )
 @click.option(
-    "--policy", default="", help="Run id, latest, or a policy.onnx that plays; empty: a person."
+    "--policy",
+    default="",
+    help="Run id, latest, policy.onnx or file.py:function that plays; empty: a person.",
 )
 @click.option(
     "--with",
@@ -182,7 +186,7 @@ def record(
     from soulsai.client import record as recording
     from soulsai.datasets.files import write
 
-    is_run = bool(policy) and not Path(policy).is_file()
+    is_run = bool(policy) and not Path(policy).is_file() and FUNCTION not in policy
     settings = _settings(saves, policy if is_run else "", env, config, sets)
     if out.exists():
         raise DatasetError(f"--out: {out} is there already; name a new one")
@@ -211,7 +215,15 @@ def record(
 
 
 def _policy(saves: str, policy: str, opened: "AdaptedEnvironment") -> "Chooser":
-    """Return a policy that plays an environment."""
+    """Return a policy that plays an environment: a run's, a file, or a function of a file."""
+    if FUNCTION in policy:
+        from soulsai.client.creation import find_creator
+        from soulsai.client.record import FunctionChooser
+
+        function = find_creator(policy)
+        if isinstance(function, str):
+            raise DatasetError(f"--policy: {policy} is no function")
+        return FunctionChooser(function, opened)
     from soulsai import runs
     from soulsai.client.record import PolicyChooser, check_policy
 

@@ -172,10 +172,18 @@ class AdaptedEnvironment:
             result = result._replace(intervention=self._intervention(info["intervention"]))
         return result
 
+    def action_row(self, element: Any) -> Array:
+        """Return an action of the environment as choices from zero and then numbers.
+
+        Raises:
+            ValueError: It is no element of the action space.
+        """
+        return self._adapted.native.row(element)
+
     def _intervention(self, element: Any) -> Array:
         """Return the row of the action that a person has done instead."""
         try:
-            return self._adapted.native.row(element)
+            return self.action_row(element)
         except ValueError as error:
             raise EnvironmentFault(f"{self.name}: info['intervention'] {error}") from None
 

@@ -68,6 +68,33 @@ class PolicyChooser:
         return row
 
 
+class FunctionChooser:
+    """A function that maps an observation to an action, as the environment gives and takes them.
+
+    An observation of one leaf is an array, of several a dict of arrays by name.
+
+    Args:
+        function: The function.
+        environment: The environment.
+    """
+
+    def __init__(self, function: Callable[[Any], Any], environment: AdaptedEnvironment) -> None:
+        self._function, self._environment = function, environment
+        self._names = [name for name in environment.spec.obs if name != MASK]
+
+    def begin(self) -> None:
+        """Do nothing."""
+
+    def choose(self, rows: dict[str, Array]) -> Array:
+        """Return the function's action; raise ``ConfigError`` if it is none."""
+        seen = {name: rows[name].copy() for name in self._names}
+        observation = seen if len(seen) > 1 else seen[self._names[0]]
+        try:
+            return self._environment.action_row(self._function(observation))
+        except ValueError as error:
+            raise ConfigError(f"--policy: its action {error}") from None
+
+
 class HumanChooser:
     """The actions of a person, who sees each frame before the next action.
 

@@ -40,6 +40,7 @@ def test_every_example_is_tried():
     assert {path.name for path in EXAMPLES.iterdir() if path.is_file()} == {
         "cartpole.yaml",
         "lunarlander.yaml",
+        "cartpole_expert.py",
         "custom_env.py",
         "play_policy.py",
         "python_api.py",

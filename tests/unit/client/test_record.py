@@ -6,7 +6,7 @@ import pygame
 import pytest
 
 from soulsai.client.human_input import Gamepad, Keyboard, default_keys, open_input, parse_keys
-from soulsai.client.record import HumanChooser, open_recorded, record
+from soulsai.client.record import FunctionChooser, HumanChooser, open_recorded, record
 from soulsai.config.schema import ClientSettings, EnvironmentSettings
 from soulsai.errors import ConfigError
 from soulsai.types import ActionSpec
@@ -55,6 +55,21 @@ def test_a_person_plays_cartpole_by_keys():
         np.testing.assert_array_equal(np.array(seen), episode.obs["obs"])
         assert rewards == episode.reward.tolist()
         assert (terminated, truncated) == (episode.terminated, episode.truncated)
+
+
+def test_a_function_is_a_policy_and_its_mistake_is_one_line():
+    environment, _ = open_recorded(
+        EnvironmentSettings(id="Pendulum-v1"), ClientSettings(), pictures=False
+    )
+    push = FunctionChooser(lambda obs: [0.5 * float(obs[2])], environment)
+    found = record(environment, push, episodes=1, seed=3, stopped=lambda: False)
+    (episode,) = found.episodes
+    wanted = np.clip(0.5 * episode.obs["obs"][:-1, 2], -2, 2)
+    assert episode.action[:, 0] == pytest.approx(wanted, rel=1e-6)
+    wrong = FunctionChooser(lambda obs: "left", environment)
+    with pytest.raises(ConfigError, match="--policy: its action is no element of Box"):
+        record(environment, wrong, episodes=1, seed=3, stopped=lambda: False)
+    environment.close()
 
 
 def test_a_closed_window_and_a_stop_end_without_the_unfinished_episode():
