@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
-from soulsai.types import Control, Hello, Pointer, Program, RunSpec, Weights
+from soulsai.types import Control, EvaluationRequest, Hello, Pointer, Program, RunSpec, Weights
 from soulsai.wire.protocols import ClientWire, Position
 
 Entry = tuple[Position, bytes]
@@ -85,6 +85,10 @@ class FaultyWire:
             else:
                 leaving.append(data)
         self._send(leaving)
+
+    def requested(self, request: EvaluationRequest) -> Pointer:
+        """Return the pointer of a request."""
+        return self._wire.requested(request)
 
     def pointer(self) -> Pointer | None:
         """Return the newest version that has come over our slow link, if any has."""

@@ -371,10 +371,18 @@ class RunSpec(Struct, frozen=True):
         return self.published_crc or zlib.crc32(msgspec.msgpack.encode(self, order="deterministic"))
 
 
+class EvaluationRequest(Struct, frozen=True):
+    """Greedy episodes that each client is to play with exactly one version, between its others."""
+
+    episodes: int
+    pointer: bytes  # the signed ``Pointer`` to the version
+
+
 class Control(Struct, frozen=True):
     """A message of the training node to all clients at once."""
 
     op: Literal["pause", "resume", "stop"]
+    evaluation: EvaluationRequest | None = None
 
 
 class Event(Struct, frozen=True):
@@ -409,6 +417,14 @@ class ReturnTo(Struct, frozen=True, tag="return_to"):
     reason: Annotated[str, Meta(max_length=500)] = ""
 
 
+class Evaluate(Struct, frozen=True, tag="evaluate"):
+    """Ask clients for greedy episodes with one version, which the server cannot play itself."""
+
+    generation: int
+    version: int
+    episodes: Annotated[int, Meta(ge=1, le=10_000)]
+
+
 class Stop(Struct, frozen=True, tag="stop"):
     """Save a last checkpoint, dismiss the clients, and end the run."""
 
@@ -439,7 +455,9 @@ class Pardon(Struct, frozen=True, tag="pardon"):
     client: str
 
 
-Command = Quicksave | SaveBest | ReturnTo | Stop | Pause | Resume | Purge | Pardon | Promote
+Command = (
+    Quicksave | SaveBest | ReturnTo | Evaluate | Stop | Pause | Resume | Purge | Pardon | Promote
+)
 
 
 class Answer(Struct, frozen=True):

@@ -52,6 +52,7 @@ class _Seat:
         self.exploration = Exploration(greedy=False, epsilon=0.0)
         self.at_random = 0.0  # share of random actions of the episode
         self.actor: Actor | None = None
+        self.evaluated: Actor | None = None  # that the server wants this episode to be played with
         self.newest = (0, 0)  # newest generation and version of the episode
         self.episode = 0
         self.taken_over = 0  # steps of the episode that a person chose
@@ -100,7 +101,8 @@ class Player:
 
     A greedy episode measures its version and keeps it to the end, unless it lasts so long that it
     may never end: then it goes on as one that explores. Every other episode takes the newest
-    version at the start of each fragment.
+    version at the start of each fragment. An evaluation that the server asks for is played in the
+    next episodes that begin, greedily and with its version.
     """
 
     def __init__(
@@ -168,6 +170,7 @@ class Player:
         self._absent = 0  # seats
         self._stepping: dict[IsolatedEnvironment, _Step] = {}
         self._resetting: dict[IsolatedEnvironment, _Seat] = {}
+        self._to_evaluate = 0  # episodes of the evaluation that was asked for
         self._longest = spec.environment.max_episode_steps  # or of an episode that ended
 
     def run(self, stopped: Callable[[], bool]) -> str:
@@ -206,6 +209,9 @@ class Player:
     def _follow(self, instructions: Instructions) -> None:
         if instructions.pointer is not self._instructions.pointer:
             self._used = 0
+        if instructions.evaluation is not self._instructions.evaluation:
+            task = instructions.evaluation
+            self._to_evaluate = task.episodes if task is not None else 0
         self._instructions = instructions
         self._progress.waiting = instructions.actor is None or self._spent()
         busy = self._busy()
@@ -214,8 +220,8 @@ class Player:
                 self._take_newest(seat)
 
     def _may_step(self) -> bool:
-        _, actor, paused, _ = self._instructions
-        return actor is not None and not paused and not self._spent()
+        given = self._instructions
+        return given.actor is not None and not given.paused and not self._spent()
 
     def _spent(self) -> bool:
         pointer = self._instructions.pointer
@@ -428,6 +434,9 @@ class Player:
         """Prepare for the first step of an episode, whose first observation has arrived."""
         for row in seat.memory.values():
             row[...] = 0
+        task = self._instructions.evaluation
+        seat.evaluated = task.actor if task is not None and self._to_evaluate > 0 else None
+        self._to_evaluate -= seat.evaluated is not None
         self._explore(seat, evaluate=True)
         seat.episode, self._episodes = self._episodes, self._episodes + 1
         self._rewards[seat.index], self._steps[seat.index] = 0.0, 0
@@ -442,6 +451,8 @@ class Player:
         """Draw how an episode is played from now on."""
         published = self._instructions.exploration
         drawn = explore(self._head, published, self._rng, evaluate=evaluate)
+        if seat.evaluated is not None:
+            drawn = Exploration(greedy=True, epsilon=0.0)
         seat.exploration = seat.recorder.exploration = drawn
         seat.at_random = max(drawn.epsilon, 0.0 if drawn.greedy else published.get("random", 0.0))
         for name in () if drawn.greedy else self._head.noise:
@@ -511,8 +522,9 @@ class Player:
         """Use the newest weights for the next fragment, unless the episode measures older ones."""
         steps = int(self._steps[seat.index])
         if seat.exploration.greedy and steps >= max(_GREEDY_STEPS, 4 * self._longest):
+            seat.evaluated = None
             self._explore(seat, evaluate=False)  # it may never end, and nothing is learnt from it
-        newest = self._instructions.actor
+        newest = seat.evaluated or self._instructions.actor
         pinned = seat.exploration.greedy and steps > 0 and seat.actor is not None
         if newest is not None and not pinned and newest is not seat.actor:
             seat.actor = newest

@@ -19,6 +19,13 @@ LONGEST_TEXT = 120  # of the trouble that a heartbeat reports
 _FOLDERS = re.compile(r"(?<![^\s'\"(])(?:[A-Za-z]:)?[/\\](?:[^\s'\"]*[/\\])?")
 
 
+class EvaluationTask(NamedTuple):
+    """Greedy episodes to play with one version, each from its first step to its last."""
+
+    actor: Actor
+    episodes: int
+
+
 class Instructions(NamedTuple):
     """The instructions of the server; replaced as a whole, never changed."""
 
@@ -26,6 +33,7 @@ class Instructions(NamedTuple):
     actor: Actor | None = None  # the newest version that is ready to act
     paused: bool = False
     over: Literal["", "stop", "run", "error"] = ""  # the reason to end
+    evaluation: EvaluationTask | None = None  # the last one that was asked for
 
     @property
     def exploration(self) -> dict[str, float]:

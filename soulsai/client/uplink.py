@@ -11,7 +11,13 @@ from types import TracebackType
 from typing import Self
 
 from soulsai.client.actor import Actor
-from soulsai.client.player_link import Instructions, Outbox, PlayerProgress, printable
+from soulsai.client.player_link import (
+    EvaluationTask,
+    Instructions,
+    Outbox,
+    PlayerProgress,
+    printable,
+)
 from soulsai.client.spool import Spool
 from soulsai.client.trial_load import try_program
 from soulsai.client.unconfirmed import PUSH_BYTES, Entry, UnconfirmedEntries
@@ -19,6 +25,7 @@ from soulsai.errors import AccessDenied, NoRun, Rejected, Unreachable, WireError
 from soulsai.types import (
     Control,
     Episode,
+    EvaluationRequest,
     Fragment,
     Heartbeat,
     Pointer,
@@ -136,6 +143,8 @@ class Uplink:
         self._slow = False  # a call to an environment takes long
         self._tried = (0, 0)  # generation and version of the last fetch
         self._damaged_until = 0.0
+        self._requested: EvaluationRequest | None = None  # that is not fetched yet
+        self._evaluated = (0, 0)  # generation and version of the last evaluation
         self._trial = trial
         self._fault = ""  # of the program, by its trial
         self._executor = ThreadPoolExecutor(1, "uplink")
@@ -217,6 +226,7 @@ class Uplink:
             self._push(now)
             if self._wire.hinted or now >= self._poll_due() or not self._connected:
                 self._poll(now)
+            self._fetch_requested()
             self._on_connected()
         except AccessDenied:
             raise
@@ -248,6 +258,7 @@ class Uplink:
         return self._polled_at + (IMPATIENT_SECONDS if self._progress.waiting else POLL_SECONDS)
 
     def _on_control(self, control: Control) -> None:
+        self._requested = control.evaluation or self._requested
         if control.op == "stop":
             log.info("control=stop")
             self._instruct(self._instructions._replace(over="stop"))
@@ -427,6 +438,32 @@ class Uplink:
             self._instruct(self._instructions._replace(pointer=pointer))
             return
         self._instruct(self._instructions._replace(pointer=pointer, actor=actor))
+
+    def _fetch_requested(self) -> None:
+        """Fetch the version of an evaluation that is asked for, and hand it over, once."""
+        request, self._requested = self._requested, None
+        if request is None:
+            return
+        try:
+            pointer = self._wire.requested(request)
+            if pointer.order == self._evaluated:
+                return
+            weights = self._wire.weights(pointer, self._program)
+            self._try_program(weights)
+            actor = Actor.load(self._program, weights, self._spec.spec)
+        except (Unreachable, AccessDenied) as error:
+            if isinstance(error, Unreachable):
+                self._requested = request
+                raise
+            log.warning("evaluation not played: %s", error)
+            return
+        except WireError as error:
+            log.warning("evaluation not played: %s", error)
+            return
+        self._evaluated = pointer.order
+        log.info("evaluation=%s episodes=%d", actor, request.episodes)
+        task = EvaluationTask(actor, request.episodes)
+        self._instruct(self._instructions._replace(evaluation=task))
 
     def _try_program(self, weights: Weights) -> None:
         """Load the program once in a process with limits; raise ``WireError`` if that failed."""

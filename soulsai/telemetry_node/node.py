@@ -23,7 +23,7 @@ from soulsai.telemetry_node.evaluator_watch import (
 )
 from soulsai.telemetry_node.run import FollowedRun
 from soulsai.telemetry_node.sinks import check_sinks
-from soulsai.types import Answer, Event, ReturnTo, SaveBest
+from soulsai.types import Answer, Evaluate, Event, ReturnTo, SaveBest
 from soulsai.web.commands import Enroller
 from soulsai.web.journal import Note
 from soulsai.web.run_store import Live
@@ -37,6 +37,7 @@ LOOK = 1.0  # seconds between two checks of the published run while no episodes 
 ASK = 2.0  # seconds to wait for an answer to SaveBest; episodes wait in the stream meanwhile
 LAST_ASK = 1.0  # the same during a stop
 DRAIN = 3.0  # longest time in seconds for the remaining episodes during a stop
+REQUEST_REST = 10.0  # seconds between two requests for an evaluation by clients
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
 
 _log = logging.getLogger(__name__)
@@ -96,6 +97,8 @@ class TelemetryNode:
         self._clock = clock
         self._looked = 0.0
         self._evaluator_watch = EvaluatorWatch()
+        self._requested = ""  # the model that clients were asked to play
+        self._request_due = -math.inf
         self._check_gap = True
         self._memory = MemoryRelease()
         # Clients to purge, since Unix seconds; an empty name: forget the best
@@ -181,6 +184,7 @@ class TelemetryNode:
         """Announce what the evaluator has found, and return to the best model where it is told."""
         for event in self._evaluator_watch.news(run.evaluator(), time.time()):
             self._wire.announce(event)
+        self._ask_clients(run)
         for line in run.evaluated():
             best = run.evaluations.best
             if not line.regressed or best is None:
@@ -188,6 +192,19 @@ class TelemetryNode:
             self._wire.announce(Event("regression", regression_text(line, best)))
             if self._config.training.rollback_on_regression:
                 self._return_to(best, line)
+
+    def _ask_clients(self, run: FollowedRun) -> None:
+        """Let clients play the version that the evaluator cannot; ask until there is an answer."""
+        state, now = run.evaluator(), self._clock()
+        if state is None or not state.request or state.request == self._requested:
+            return
+        if now < self._request_due:
+            return
+        self._request_due = now + REQUEST_REST
+        answer = self._command(Evaluate(state.generation, state.version, state.episodes), ASK)
+        if answer is not None:
+            self._requested = state.request  # also one that is refused: that does not change
+            self._wire.announce(Event("evaluator", answer.message))
 
     def _return_to(self, best: EvaluationLine, line: EvaluationLine) -> None:
         if not best.is_checkpoint:
@@ -271,7 +288,7 @@ class TelemetryNode:
             _log.warning("episodes missing run=%s after=%s", run.name, run.position)
         return gap
 
-    def _command(self, request: SaveBest | ReturnTo, timeout: float) -> Answer | None:
+    def _command(self, request: SaveBest | ReturnTo | Evaluate, timeout: float) -> Answer | None:
         try:
             return self._wire.command(request, timeout)
         except (Unreachable, AccessDenied):

@@ -13,6 +13,8 @@ from soulsai.training_node.trust.quarantine import Quarantine
 from soulsai.types import (
     Answer,
     Control,
+    Evaluate,
+    EvaluationRequest,
     Event,
     Pardon,
     Pause,
@@ -22,8 +24,9 @@ from soulsai.types import (
     Resume,
     ReturnTo,
     SaveBest,
+    Weights,
 )
-from soulsai.wire.protocols import Request
+from soulsai.wire.protocols import Request, TrainingWire
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +42,8 @@ class CommandHandler:
         audit: AuditLog,
         best_policy: Callable[[SaveBest], bytes | None],
         refusal: Callable[[str], str] = lambda _: "",
+        weights: Callable[[int, int], Weights | None] = lambda *_: None,
+        playing: Callable[[], int] = lambda: 1,
     ) -> None:
         """Prepare to answer commands.
 
@@ -50,6 +55,8 @@ class CommandHandler:
             best_policy: Makes a complete ``policy.onnx`` of the best version, if its weights are
                 still kept.
             refusal: Returns why the node cannot return to a checkpoint, or an empty text.
+            weights: Returns the weights of one generation's version, if they are still kept.
+            playing: Returns the number of clients that play.
         """
         self.return_to: ReturnTo | None = None  # the request to go back to a checkpoint
         self.paused = False
@@ -60,6 +67,8 @@ class CommandHandler:
         self._audit = audit
         self._best_policy = best_policy
         self._refusal = refusal
+        self._weights = weights
+        self._playing = playing
 
     @property
     def stopping(self) -> bool:
@@ -72,7 +81,7 @@ class CommandHandler:
         self._wire.attempt(lambda wire: requests.extend(wire.requests()))
         for request in requests:
             answer = self._carry_out(request)
-            if not isinstance(request.command, SaveBest):
+            if not isinstance(request.command, SaveBest | Evaluate):
                 message = answer.message if answer is not None else ""
                 command = msgspec.to_builtins(request.command)
                 self._audit.write("command", who=request.who, command=command, answer=message)
@@ -101,6 +110,8 @@ class CommandHandler:
             return self._announced(self._saver.promote(command), "best")
         if isinstance(command, ReturnTo):
             return self._return(command)
+        if isinstance(command, Evaluate):
+            return self._evaluate(command)
         if isinstance(command, Purge):
             self._wire.attempt(lambda wire: wire.forget(command.client))
             return self._quarantine.purge(command.client)
@@ -125,6 +136,24 @@ class CommandHandler:
             return Answer(done=False, message=fault)
         self.return_to = command
         return Answer(done=True, message=f"goes back to checkpoint {command.checkpoint}")
+
+    def _evaluate(self, command: Evaluate) -> Answer:
+        """Ask all clients to play some greedy episodes with one version."""
+        name = f"version {command.generation}-{command.version}"
+        weights = self._weights(command.generation, command.version)
+        if weights is None:
+            return Answer(
+                done=False, message=f"{name} is no longer kept; raise training.kept_weights_mb"
+            )
+        each = -(-command.episodes // max(1, self._playing()))
+        op: Literal["pause", "resume"] = "pause" if self.paused else "resume"
+
+        def ask(wire: TrainingWire) -> None:
+            wire.tell(Control(op, EvaluationRequest(each, wire.keep(weights))))
+
+        if not self._wire.attempt(ask):
+            return Answer(done=False, message=f"{name}: the clients could not be asked")
+        return Answer(done=True, message=f"asked clients for {each} greedy episodes of {name} each")
 
     def _pause(self, paused: bool) -> Answer:
         word = "paused" if paused else "resumed"

@@ -137,7 +137,8 @@ class TrainingNode:
         self._compile = self._new_compile()
         self._commands = CommandHandler(
             self._wire, self._saver, self._quarantine, self._audit, self._best_policy,
-            self._rollback.refusal,
+            self._rollback.refusal, self._publisher.kept_weights,
+            lambda: self._clients.sharing,
         )  # fmt: skip
         self._reporter = StatusReporter(
             run, self._wire, clients=self._clients, statistics=self._statistics,

@@ -13,7 +13,7 @@ from soulsai.algorithms.pace import divide
 from soulsai.errors import SoulsAIError
 from soulsai.training_node import onnx_export
 from soulsai.training_node.start import TrainingRun
-from soulsai.types import CARD_FORMAT, Array, PolicyCard, Program, Weights
+from soulsai.types import CARD_FORMAT, Array, PolicyCard, Program, Weights, WeightsDtype
 from soulsai.wire.weights import as_received, weights_bytes
 
 RETRY_SECONDS = 1.0  # after a version could not be published
@@ -72,6 +72,7 @@ class PublishedVersion(NamedTuple):
     arrays: Arrays
     exploration: dict[str, float]
     env_steps: int
+    dtype: WeightsDtype = "float32"  # of the weights on the wire
 
 
 class Publisher:
@@ -168,7 +169,7 @@ class Publisher:
         self.check.refused = 0
         progress.version += 1
         arrays, dtype = as_received(arrays, self._program, self._dtype)
-        self._keep(arrays)
+        self._keep(arrays, dtype)
         quota = divide(self._policy.quota, taken, self.granted)
         weights = Weights(
             run=self._spec.run,
@@ -210,6 +211,16 @@ class Publisher:
             return None
         return self._file(kept.arrays, generation, version, kept.env_steps)
 
+    def kept_weights(self, generation: int, version: int) -> Weights | None:
+        """Return one published version as it is sent to clients, if it is still kept."""
+        kept = self._kept.get((generation, version))
+        if kept is None:
+            return None
+        return Weights(
+            run=self._spec.run, generation=generation, version=version, arrays=kept.arrays,
+            dtype=kept.dtype,
+        )  # fmt: skip
+
     def kept(self, generation: int, version: int) -> PublishedVersion | None:
         """Return a published version, if it is still kept."""
         return self._kept.get((generation, version))
@@ -220,11 +231,11 @@ class Publisher:
         used = self._progress.env_steps - self._granted_at
         return self.granted is None or 2 * used >= self.granted
 
-    def _keep(self, arrays: Arrays) -> None:
+    def _keep(self, arrays: Arrays, dtype: WeightsDtype) -> None:
         progress = self._progress
         exploration = dict(self._policy.exploration)
         self._kept[progress.generation, progress.version] = PublishedVersion(
-            arrays, exploration, progress.env_steps
+            arrays, exploration, progress.env_steps, dtype
         )
         size = max(1, sum(array.nbytes for array in arrays.values()))
         while len(self._kept) > 1 and len(self._kept) * size > self._kept_bytes:

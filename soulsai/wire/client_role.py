@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 
 from soulsai.errors import AccessDenied, Forged, NoRun, Superseded, Unreachable, WireError
-from soulsai.types import Control, Hello, Pointer, Program, RunSpec, Weights
+from soulsai.types import Control, EvaluationRequest, Hello, Pointer, Program, RunSpec, Weights
 from soulsai.wire.codec import decode, encode_message, pack
 from soulsai.wire.names import Keys, checked
 from soulsai.wire.protocols import Position
@@ -126,6 +126,11 @@ class ClientRole:
         self._forged = False
         self._pointer = decode(pointed, Pointer)
         return self._pointer
+
+    def requested(self, request: EvaluationRequest) -> Pointer:
+        if self._verifier is None:
+            return decode(decode(request.pointer, Signed).data, Pointer)
+        return decode(self._authentic(self._verifier, "pointer", request.pointer), Pointer)
 
     def weights(self, pointer: Pointer, program: Program) -> Weights:
         if pointer.bytes != weights_bytes(program, pointer.dtype):

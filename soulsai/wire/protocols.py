@@ -15,6 +15,7 @@ from soulsai.types import (
     Command,
     Control,
     Episode,
+    EvaluationRequest,
     Event,
     Hello,
     Pointer,
@@ -89,6 +90,14 @@ class ClientWire(Protocol):
         Raises:
             WireError: The version has expired or does not match.
         """
+
+    def requested(self, request: EvaluationRequest) -> Pointer:
+        """Return the pointer of a request, checked as the newest one is.
+
+        Raises:
+            WireError: The training node has not signed it.
+        """
+        ...
 
     def wait(self, timeout: float) -> list[Control]:
         """Sleep until ``timeout`` seconds pass, new weights are published, or ``wake`` is called.
@@ -174,6 +183,10 @@ class TrainingWire(Protocol):
 
     def publish(self, weights: Weights) -> Pointer:
         """Store a version, point to it, then announce it on the channel."""
+
+    def keep(self, weights: Weights) -> bytes:
+        """Store an older version for an hour, and return its signed pointer."""
+        ...
 
     def is_published(self) -> bool:
         """Return whether the server still points to the version that was published last.

@@ -37,6 +37,7 @@ from soulsai.wire.weights import (
 _STATUS_SECONDS = 10
 _STATUS_BYTES = 2 * 2**20  # a thousand clients with long texts have more
 _REPLY_SECONDS = 60
+_KEPT_SECONDS = 3600  # of a version that clients are asked to play
 _OLD_VERSION_SECONDS = 300
 _RECEIVED_SECONDS = 60
 _OLD_VERSIONS_BYTES = 128 * 2**20  # superseded weights beyond this are deleted at once
@@ -295,16 +296,7 @@ class TrainingRole:
         if self._program is None:
             raise WireError("open a run before publishing weights")
         data = encode_weights(weights, self._program, weights.dtype)
-        pointer = Pointer(
-            run=self._run,
-            generation=self._generation,
-            version=weights.version,
-            bytes=len(data),
-            sha256=digest(data),
-            dtype=weights.dtype,
-            quota=weights.quota,
-            exploration=weights.exploration,
-        )
+        pointer = self._pointer(weights, data, self._generation)
         keys = self._store(pointer, data)
         self._pointed = self._signed("pointer", pointer)
         self._connection.execute("SET", self._keys.model, self._pointed)
@@ -321,6 +313,27 @@ class TrainingRole:
         )
         self._drop_old()
         return pointer
+
+    def keep(self, weights: Weights) -> bytes:
+        if self._program is None:
+            raise WireError("open a run before publishing weights")
+        data = encode_weights(weights, self._program, weights.dtype)
+        pointer = self._pointer(weights, data, weights.generation)
+        keys = self._store(pointer, data, _KEPT_SECONDS)
+        self._old = deque((old, size) for old, size in self._old if old != keys)
+        return self._signed("pointer", pointer)
+
+    def _pointer(self, weights: Weights, data: bytes, generation: int) -> Pointer:
+        return Pointer(
+            run=self._run,
+            generation=generation,
+            version=weights.version,
+            bytes=len(data),
+            sha256=digest(data),
+            dtype=weights.dtype,
+            quota=weights.quota,
+            exploration=weights.exploration,
+        )
 
     def is_published(self) -> bool:
         return (
@@ -394,7 +407,9 @@ class TrainingRole:
         self._closed.set()
         self._connection.close()
 
-    def _store(self, pointer: Pointer, data: bytes) -> list[str]:
+    def _store(
+        self, pointer: Pointer, data: bytes, seconds: int = _OLD_VERSION_SECONDS
+    ) -> list[str]:
         """Store the pieces, which expire unless a pointer follows; return their keys."""
         if self.generation() > self._generation:
             raise Superseded("a newer training node has taken over this run")
@@ -402,7 +417,7 @@ class TrainingRole:
         for number in range(-(-len(data) // PIECE_BYTES)):
             key = self._keys.piece(pointer.generation, pointer.version, number)
             piece = data[number * PIECE_BYTES : (number + 1) * PIECE_BYTES]
-            self._connection.execute("SET", key, piece, "EX", _OLD_VERSION_SECONDS)
+            self._connection.execute("SET", key, piece, "EX", seconds)
             keys.append(key)
         return keys
 

@@ -9,7 +9,18 @@ import numpy as np
 import pytest
 
 from soulsai.errors import Superseded, WireError
-from soulsai.types import Answer, Control, Episode, Event, Pause, Quicksave, SaveBest, Status, Stop
+from soulsai.types import (
+    Answer,
+    Control,
+    Episode,
+    EvaluationRequest,
+    Event,
+    Pause,
+    Quicksave,
+    SaveBest,
+    Status,
+    Stop,
+)
 from soulsai.wire.codec import encode
 from soulsai.wire.training_role import _Identified
 from tests.contract.wire_cases import KINDS, PROGRAM, program, run_spec, start, weights, wires
@@ -351,3 +362,26 @@ def test_events_reach_who_listens(wire, node):
     while len(heard) < 2:
         heard += telemetry.events(5)
     assert heard == [Event("checkpoint", "number 3"), Event("best", "12.5")]
+
+
+def test_an_older_version_is_kept_for_clients_that_are_asked_to_play_it(wire, node):
+    client = settled(wire.client("c1"))
+    first = node.publish(weights(1, 1.5))
+    node.publish(weights(2, 2.5))
+    old = msgspec.structs.replace(weights(1, 1.5), generation=first.generation)
+    request = EvaluationRequest(3, node.keep(old))
+    node.tell(Control("resume", request))
+    (control,) = [one for one in client.wait(2.0) if one.evaluation]
+    assert control == Control("resume", request)
+    pointer = client.requested(control.evaluation)
+    assert pointer.order == first.order
+    got = client.weights(pointer, PROGRAM)
+    np.testing.assert_array_equal(got.arrays["w"], old.arrays["w"])
+    assert client.pointer().version == 2, "the newest version stays the newest"
+
+
+def test_a_request_that_nobody_signed_is_refused(wire, node):
+    client = wire.client("c1")
+    client.spec()
+    with pytest.raises(WireError):
+        client.requested(EvaluationRequest(1, b"nonsense"))

@@ -71,3 +71,36 @@ def test_an_evaluator_that_is_killed_comes_back_and_the_run_goes_on(tmp_path):
         assert code == 143
         assert "evaluator was killed by SIGKILL, restarts in" in training.errors()
         assert (folder / "logs" / "evaluator.log").is_file()
+
+
+GAME = """
+import os
+import gymnasium
+
+def make():
+    if os.nice(0) == 19:  # as the evaluator is
+        raise RuntimeError("this game runs on a player's PC only")
+    return gymnasium.make("CartPole-v1", max_episode_steps=30)
+"""
+
+
+def test_clients_play_what_the_server_cannot_make(tmp_path):
+    (tmp_path / "game.py").write_text(GAME)
+    words = ("--env", "game.py:make", *EVALUATED[2:], "--max-env-steps", "0")
+    with Training(tmp_path, *words) as training:
+        training.until("learning", lambda status: status.updates > 10)
+        folder = training.run_folder()
+        lines = until(
+            "an evaluation by clients", lambda: Evaluations(folder).refresh(), timeout=3 * PATIENCE
+        )
+        code, _ = training.end(TERMINATE)
+    assert code == 143
+    assert {line.by for line in lines} == {"clients"}
+    assert lines[0].episodes == 6
+    assert lines[0].seeds == ()
+    played = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    asked = [one for one in played if one["greedy"] and one["version"] == lines[0].version]
+    assert len(asked) >= 6
+    events = (folder / "events.jsonl").read_text()
+    assert "cannot play here, so clients are asked" in events
+    assert "asked clients for 3 greedy episodes of version" in events

@@ -1,10 +1,13 @@
 """The loop: what it does with new weights, quotas, and instructions."""
 
+import copy
+
 import msgspec
 import numpy as np
 import pytest
 
 from soulsai.client.actor import Actor
+from soulsai.client.player_link import EvaluationTask
 from soulsai.testing.policy import linear_program
 from soulsai.types import Head, Pointer, Weights
 from tests.unit.client.player_cases import Diary, stage
@@ -253,3 +256,18 @@ def test_the_end_is_obeyed_between_two_steps(over, sent):
     assert go(100) == over
     assert progress.steps == 2
     assert sum(len(one) for one in line.fragments) == sent
+
+
+def test_an_evaluation_is_played_in_the_next_episodes_with_exactly_its_version():
+    _, line, go, _ = stage([Diary(length=6)], eval_fraction=0.0)
+    go(8)
+    newest = line.instructions.actor
+    older = copy.copy(newest)
+    older.version = 0
+    line.instructions = line.instructions._replace(evaluation=EvaluationTask(older, 2))
+    go(28)
+    kinds = [(episode.greedy, episode.version) for episode in line.episodes]
+    assert kinds == [(False, 1), (True, 0), (True, 0), (False, 1), (False, 1)]
+    for fragment in line.fragments:
+        assert fragment.greedy == (fragment.version == 0)
+    assert [len(one) for one in line.fragments if one.greedy] == [4, 2, 4, 2]

@@ -10,10 +10,19 @@ import pytest
 from soulsai.client import uplink as module
 from soulsai.client.uplink import Backoff
 from soulsai.errors import AccessDenied, EnvironmentFault, ServerFull, Superseded, Unreachable
-from soulsai.types import PROTOCOL, Episode, Fragment, Heartbeat, Hello
+from soulsai.types import (
+    PROTOCOL,
+    Control,
+    Episode,
+    EvaluationRequest,
+    Fragment,
+    Heartbeat,
+    Hello,
+    Weights,
+)
 from soulsai.wire.codec import decode_entry
 from soulsai.wire.protocols import Position
-from tests.unit.client.uplink_cases import RUN, House, episode, fragment, raises, until
+from tests.unit.client.uplink_cases import ARRAYS, RUN, House, episode, fragment, raises, until
 
 
 @pytest.fixture
@@ -182,3 +191,20 @@ def test_waits_grow_to_a_bound_and_differ_between_clients():
         assert np.mean(waits) == pytest.approx(bound / 2, rel=0.15)
     draws[0].reset()
     assert draws[0].next() <= 0.1
+
+
+def test_an_evaluation_is_fetched_once_and_handed_over(house):
+    house.publish(2)
+    old = Weights(RUN.run, house.generation, 1, ARRAYS)
+    request = EvaluationRequest(4, house.node.keep(old))
+    with house.uplink as uplink:
+        until(lambda: uplink.instructions.actor and uplink.instructions.actor.version == 2)
+        house.node.tell(Control("resume", request))
+        until(lambda: uplink.instructions.evaluation)
+        task = uplink.instructions.evaluation
+        assert (task.actor.version, task.episodes) == (1, 4)
+        house.node.tell(Control("resume", request))
+        house.node.tell(Control("resume", EvaluationRequest(4, b"nonsense")))
+        house.publish(3)
+        until(lambda: uplink.instructions.actor.version == 3)
+        assert uplink.instructions.evaluation is task

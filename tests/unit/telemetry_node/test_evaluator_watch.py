@@ -19,7 +19,7 @@ from soulsai.telemetry_node import best
 from soulsai.telemetry_node.evaluator_watch import EvaluatorWatch, evaluation_families
 from soulsai.telemetry_node.node import TelemetryNode
 from soulsai.telemetry_node.run import FollowedRun
-from soulsai.types import Answer, Episode, Event, ReturnTo, SaveBest
+from soulsai.types import Answer, Episode, Evaluate, Event, ReturnTo, SaveBest
 from tests.system.telemetry_cases import run_spec
 
 
@@ -189,3 +189,17 @@ def test_metrics_hold_the_newest_and_the_best(tmp_path, wire):
     assert values["evaluation_episodes"] == {"newest": 8.0, "best": 8.0}
     assert (values["evaluation_regressed"], values["evaluations"]) == (1.0, 2.0)
     run.close()
+
+
+def test_clients_are_asked_once_for_what_the_evaluator_cannot_play(tmp_path, wire):
+    node = node_of(tmp_path, wire)
+    node.turn(0.0)
+    write_state(
+        tmp_path / "r",
+        EvaluatorState(2e12, request="000004", generation=1, version=9, episodes=20),
+    )
+    node.turn(0.0)
+    node.turn(0.0)
+    assert wire.commands == [Evaluate(1, 9, 20)]
+    assert wire.announced == [Event("evaluator", "done")]
+    node.close()

@@ -7,7 +7,17 @@ import pytest
 
 from soulsai.training_node.saving import atomic_folders
 from soulsai.training_node.trust import quarantine
-from soulsai.types import Pause, PolicyCard, Promote, Quicksave, Resume, SaveBest, Status, Stop
+from soulsai.types import (
+    Evaluate,
+    Pause,
+    PolicyCard,
+    Promote,
+    Quicksave,
+    Resume,
+    SaveBest,
+    Status,
+    Stop,
+)
 from tests.memory_server import MemoryServer
 from tests.unit.training_node.node_cases import Counting, Node, Player, config, wait_for
 
@@ -327,3 +337,21 @@ def test_when_all_clients_wait_the_grant_is_renewed(monkeypatch, server, tmp_pat
             return player.pointer().version > first
 
         wait_for(renewed)
+
+
+def test_clients_are_asked_to_play_a_version_that_is_still_kept(monkeypatch, server, tmp_path):
+    with Node(monkeypatch, server, config(tmp_path)) as node:
+        player = Player(server)
+        first = player.pointer()
+        player.play(4)
+        wait_for(lambda: player.pointer().version > first.version)
+        answer = node.operator.command(Evaluate(1, first.version, 5), timeout=5.0)
+        assert (answer.done, answer.message) == (
+            True, f"asked clients for 5 greedy episodes of version 1-{first.version} each",
+        )  # fmt: skip
+        request = wait_for(
+            lambda: next((one.evaluation for one in player.wire.wait(0.1) if one.evaluation), None)
+        )
+        assert player.wire.requested(request).order == first.order
+        answer = node.operator.command(Evaluate(1, 999, 5), timeout=5.0)
+        assert (answer.done, "no longer kept" in answer.message) == (False, True)
