@@ -378,7 +378,7 @@ class EvaluationRequest(Struct, frozen=True):
     pointer: bytes  # the signed ``Pointer`` to the version
 
 
-class Control(Struct, frozen=True):
+class Control(Struct, frozen=True, omit_defaults=True):
     """A message of the training node to all clients at once."""
 
     op: Literal["pause", "resume", "stop"]
