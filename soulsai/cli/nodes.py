@@ -126,6 +126,7 @@ def evaluator(config: Path | None, run: str, saves: str, sets: Sequence[str]) ->
     help="Let a person steer the first environment by this device.",
 )
 @click.option("--keys", default="", help="With --take-over: keys, as for record.")
+@click.option("--video", metavar="DIR", default="", help="Record greedy episodes; keep the newest.")
 @set_option
 def client(
     config: Path | None,
@@ -141,6 +142,7 @@ def client(
     step_delay: float,
     take_over: "Device | None",
     keys: str,
+    video: str,
     sets: Sequence[str],
 ) -> None:
     """Play for a run on a server; needs only an invite."""
@@ -149,6 +151,7 @@ def client(
         "redis.secrets": secrets,
         "client.name": name,
         "environment.count": count,
+        "client.video": video,
         "redis.insecure": "true" if insecure else "",
     }
     with process.StopSignal(process.parent(), at_once=True) as stop:
@@ -157,6 +160,7 @@ def client(
             raise ConfigError(f"--name: the invite is that of {invited.client!r}; leave --name out")
         settings = connect.invited(_node_settings(config, named, sets), invited)
         settings = connect.with_own_server(settings)
+        _check_video(settings)
         spool = connect.spool_folder(settings)
         settings = connect.with_name(settings)
         from soulsai.client.session import serve
@@ -173,6 +177,14 @@ def client(
                 stopped=stop,
             )
     raise Exit(stop.exit_code)
+
+
+def _check_video(settings: Config) -> None:
+    """Raise ``VideoFault`` if videos are wanted and cannot be made here."""
+    if settings.client.video:
+        from soulsai.client.video import check_codec
+
+        check_codec(Path(settings.client.video) / "episode.webm")
 
 
 def _device(device: "Device | None", keys: str) -> "Callable[[ActionSpec], HumanInput] | None":

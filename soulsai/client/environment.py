@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
 
 from soulsai.client.adapted_spaces import AdaptedSpaces
 from soulsai.client.creation import RAISED, error_line, kind_of
+from soulsai.client.episode_videos import EpisodeVideos
 from soulsai.client.spaces import Rows, read_number
 from soulsai.errors import EnvironmentFault
 from soulsai.types import (
@@ -46,6 +47,15 @@ class RecordedEnvironment(Protocol):
 
     def check_bounds(self, rows: Rows) -> None:
         """Warn, once per leaf, of values in rows [N, ...] outside the bounds of the space."""
+        ...
+
+
+@runtime_checkable
+class Recordable(Protocol):
+    """An environment that can make videos of its episodes."""
+
+    def record(self, version: tuple[int, int]) -> None:
+        """Record the episode that has just begun, played by this generation and version."""
         ...
 
 
@@ -101,6 +111,7 @@ class AdaptedEnvironment:
         self.name = name
         self._largest_reward = largest_reward
         self.info: dict[str, Any] = {}
+        self.videos: EpisodeVideos | None = None  # of the episodes that ``record`` names
         self._env = env
         self._mask_key = mask_key
         try:
@@ -127,6 +138,8 @@ class AdaptedEnvironment:
 
     def reset(self, rows: Rows, seed: int | None = None) -> None:
         """Begin an episode and write its first observation into ``rows``."""
+        if self.videos is not None:
+            self.videos.drop()
         try:
             returned = self._env.reset(seed=seed)
         except RAISED as error:
@@ -170,6 +183,9 @@ class AdaptedEnvironment:
             self._adapted.check_mask(rows, "step")
         if "intervention" in info and info.get("intervened", True):
             result = result._replace(intervention=self._intervention(info["intervention"]))
+        if self.videos is not None:
+            over = result.terminated or result.truncated
+            self.videos.step(result.reward, self.render, ended=over)
         return result
 
     def action_row(self, element: Any) -> Array:
@@ -179,6 +195,11 @@ class AdaptedEnvironment:
             ValueError: It is no element of the action space.
         """
         return self._adapted.native.row(element)
+
+    def record(self, version: tuple[int, int]) -> None:
+        """Record the episode that has just begun; see ``Recordable``."""
+        if self.videos is not None:
+            self.videos.begin(version, self.render_fps, self.render)
 
     def _intervention(self, element: Any) -> Array:
         """Return the row of the action that a person has done instead."""
@@ -244,6 +265,8 @@ class AdaptedEnvironment:
 
     def close(self) -> None:
         """Close the environment; raise ``EnvironmentFault`` if that fails."""
+        if self.videos is not None:
+            self.videos.drop()
         try:
             self._env.close()
         except RAISED as error:

@@ -8,7 +8,7 @@ from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 import msgspec
 
-from soulsai.client.environment import StepResult
+from soulsai.client.environment import Recordable, StepResult
 from soulsai.client.isolation.watchdog import (
     HEALTHY_STEPS,
     RESETS,
@@ -94,6 +94,12 @@ class InProcessEnvironment:
         self.info = environment.info
         self._remade.stepped()
         return result
+
+    def record(self, version: tuple[int, int]) -> None:
+        """Record the episode that has just begun; see ``Recordable``."""
+        made = self._remade.made
+        if isinstance(made, Recordable):
+            made.record(version)
 
     def check_bounds(self, rows: Rows) -> None:
         """Warn of values outside the bounds; see ``AdaptedEnvironment.check_bounds``."""

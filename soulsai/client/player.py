@@ -8,7 +8,13 @@ from typing import Any, NamedTuple, TypeGuard
 import numpy as np
 
 from soulsai.client.actor import Actor
-from soulsai.client.environment import PlayableEnvironment, RecordedEnvironment, StepResult, numbers
+from soulsai.client.environment import (
+    PlayableEnvironment,
+    Recordable,
+    RecordedEnvironment,
+    StepResult,
+    numbers,
+)
 from soulsai.client.isolation.environment import IsolatedEnvironment, answered
 from soulsai.client.isolation.watchdog import EnvironmentBroken
 from soulsai.client.late_steps import LateSteps
@@ -142,10 +148,8 @@ class Player:
         count = len(sources := _sources(environments))
         self._spec = spec
         self._head = head
-        self._link = link
-        self._progress = progress
-        self._rng = rng
-        self._seeds = list(seeds)
+        self._link, self._progress = link, progress
+        self._rng, self._seeds = rng, list(seeds)
         self._step_delay = step_delay
         self._clock, self._sleep = clock, sleep
         self._instructions = Instructions()
@@ -170,8 +174,15 @@ class Player:
         self._absent = 0  # seats
         self._stepping: dict[IsolatedEnvironment, _Step] = {}
         self._resetting: dict[IsolatedEnvironment, _Seat] = {}
+        self._recordable: dict[int, Recordable] = {}
         self._to_evaluate = 0  # episodes of the evaluation that was asked for
         self._longest = spec.environment.max_episode_steps  # or of an episode that ended
+
+    def record_greedy(self) -> None:
+        """Let the environments that can do it make videos of greedy episodes."""
+        for seat in self._seats:
+            if isinstance(seat.source, Recordable):
+                self._recordable[seat.index] = seat.source
 
     def run(self, stopped: Callable[[], bool]) -> str:
         """Play until ``stopped()`` or the end of the instructions, and return the reason.
@@ -446,6 +457,9 @@ class Player:
         seat.late.begin()
         seat.recorder.begin(seat.episode, seat.rows)
         self._take_newest(seat)
+        recordable = self._recordable.get(seat.index)
+        if recordable is not None and seat.exploration.greedy:
+            recordable.record(seat.newest)
 
     def _explore(self, seat: _Seat, *, evaluate: bool) -> None:
         """Draw how an episode is played from now on."""

@@ -1,21 +1,27 @@
 """The spec of an environment, read by making and resetting it once."""
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 
 from soulsai.client.creation import make, make_vector
 from soulsai.client.environment import LARGEST_SEED, AdaptedEnvironment
+from soulsai.client.episode_videos import RENDER, EpisodeVideos
 from soulsai.client.own_values import numbered, with_own
 from soulsai.client.vector_environment import AdaptedVector, FirstOfVector
 from soulsai.config import schema
 from soulsai.errors import ConfigError, EnvironmentFault
 from soulsai.heads import act, to_environment
-from soulsai.types import ActionSpec, Array, EnvironmentOffer, Head, HeadKind, Spec
+from soulsai.types import ActionSpec, Array, EnvironmentOffer, Head, HeadKind, Kwargs, Spec
 
 SingleEnvironment = AdaptedEnvironment | FirstOfVector
+Made = TypeVar("Made", bound=AdaptedEnvironment | FirstOfVector)
+
+log = logging.getLogger(__name__)
 
 _NOTHING_OWN = schema.ClientSettings()
 
@@ -81,6 +87,27 @@ def open_offer(
         env = make(id, offer.kwargs, limit, offer.wrappers)
         return AdaptedEnvironment(env, id, mask_key=key, masked=masked, largest_reward=largest)
     return FirstOfVector(open_vector(id, offer, masked=masked, count=count))
+
+
+def with_videos(make: Callable[[Kwargs], Made], kwargs: Kwargs, folder: str, keep: int) -> Made:
+    """Make an environment that records episodes, or without that if it cannot show pictures.
+
+    Args:
+        make: Makes it with arguments.
+        kwargs: The arguments.
+        folder: The folder of the videos; empty: none are wanted.
+        keep: Videos that are kept.
+    """
+    if not folder:
+        return make(kwargs)
+    try:
+        made = make(kwargs | {"render_mode": RENDER})
+    except EnvironmentFault as fault:
+        log.warning("no videos, the play goes on: render_mode=%r: %s", RENDER, fault)
+        return make(kwargs)
+    if isinstance(made, AdaptedEnvironment):
+        made.videos = EpisodeVideos(Path(folder), keep)
+    return made
 
 
 def open_vector(id: str, offer: EnvironmentOffer, *, masked: bool, count: int) -> AdaptedVector:

@@ -13,6 +13,7 @@ from soulsai.client.actor import Actor, Arrays
 from soulsai.client.creation import make
 from soulsai.client.environment import AdaptedEnvironment
 from soulsai.client.environment_offer import check_offer, difference
+from soulsai.client.episode_videos import RENDER
 from soulsai.client.own_values import listed_only, numbered, with_own
 from soulsai.client.video import VideoFault, VideoLimits, VideoWriter
 from soulsai.config.schema import ClientSettings
@@ -20,7 +21,6 @@ from soulsai.errors import EnvironmentFault
 from soulsai.heads import act, to_environment
 from soulsai.types import MASK, Array, PolicyCard, zeros
 
-RENDER = "rgb_array"
 MOST_STEPS = 20_000  # of a trace; the video is shorter
 MOST_SCORES = 64  # of a step
 TRACE_ENDING = ".json"

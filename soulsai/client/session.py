@@ -19,7 +19,7 @@ from soulsai.client.isolation.environment import IsolatedEnvironment, start
 from soulsai.client.own_values import for_record, index_of, numbered, with_own
 from soulsai.client.player import Player
 from soulsai.client.player_link import Outbox, PlayerProgress
-from soulsai.client.probe import SingleEnvironment, open_offer, open_vector
+from soulsai.client.probe import SingleEnvironment, open_offer, open_vector, with_videos
 from soulsai.client.spool import Spool, clean
 from soulsai.client.take_over import TakenOverEnvironment
 from soulsai.client.trial_load import try_program
@@ -198,11 +198,20 @@ class _ClientContext(NamedTuple):
 
     def _in_process(self, id: str, offer: EnvironmentOffer, spec: Spec) -> InProcessEnvironment:
         return InProcessEnvironment(
-            lambda: make_own(id, offer, spec),
+            lambda: self._made(id, offer, spec),
             self.config.watchdog,
             rng=self.jitter,
             clock=self.clock,
             sleep=self.sleep,
+        )
+
+    def _made(self, id: str, offer: EnvironmentOffer, spec: Spec) -> SingleEnvironment:
+        own = self.config.client
+        return with_videos(
+            lambda kwargs: make_own(id, msgspec.structs.replace(offer, kwargs=kwargs), spec),
+            offer.kwargs,
+            own.video,
+            own.videos,
         )
 
     def _vector(self, id: str, offer: EnvironmentOffer, spec: Spec) -> InProcessVector:
@@ -226,6 +235,7 @@ class _ClientContext(NamedTuple):
             clock=self.clock,
             sleep=self.sleep,
         )
+        isolated.record_into(self.config.client.video, self.config.client.videos)
         start(isolated, self.stopped)
         return isolated
 
@@ -302,6 +312,8 @@ class _ClientContext(NamedTuple):
                 clock=self.clock,
                 sleep=self.sleep,
             )
+            if self.config.client.video:
+                player.record_greedy()
             return player.run(self.stopped)
 
     def _spool(self, spec: RunSpec) -> Spool | None:

@@ -153,6 +153,8 @@ class ClientSettings(Struct, frozen=True, forbid_unknown_fields=True):
     outbox_mb: Positive = 64.0  # memory for experience while the server cannot be reached, in MB
     # disk space for the same, in MB; 0, or a client without a name: no spool on disk
     spool_mb: Annotated[float, Meta(ge=0)] = 256.0
+    video: str = ""  # folder for videos of greedy episodes; empty: none are recorded
+    videos: Count = 10  # newest videos that are kept there
     spool: str = ""  # folder of the spool; empty: soulsai/spool in the user's cache folder
 
 

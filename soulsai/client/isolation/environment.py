@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Literal, NoReturn
 
 import msgspec
@@ -26,11 +27,13 @@ from soulsai.client.isolation.watchdog import EnvironmentBroken, Fault, Watchdog
 from soulsai.client.isolation.worker import (
     FAULT,
     READY,
+    RECORD,
     REPLY,
     REQUEST,
     RESET,
     STEP,
     TOKEN_BYTES,
+    VERSION_BITS,
     ReplyBuffer,
     WorkerSetup,
     action_bytes,
@@ -190,6 +193,24 @@ class IsolatedEnvironment:
             self.info = self.info if info is None else info
         result = StepResult(reward, bool(terminated), bool(truncated))
         return result if row is None else result._replace(intervention=np.array(row))
+
+    def record_into(self, folder: str, keep: int) -> None:
+        """Let it make videos of the episodes that ``record`` names, from its next start on.
+
+        Args:
+            folder: The folder of the videos; empty: none are made.
+            keep: Videos that are kept.
+        """
+        self._setup = msgspec.structs.replace(self._setup, video=folder, videos=keep)
+
+    def record(self, version: tuple[int, int]) -> None:
+        """Let it record the episode that has just begun; see ``Recordable``."""
+        if self._connection is None or self._awaited:
+            return
+        generation, number = version
+        packed = REQUEST.pack(RECORD, (generation << VERSION_BITS) | number)
+        with suppress(OSError):  # the next step finds out that it has died
+            self._connection.sendall(packed + self._no_action)
 
     @property
     def overdue(self) -> bool:

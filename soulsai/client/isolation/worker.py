@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from soulsai.client.creation import make
 from soulsai.client.environment import AdaptedEnvironment, StepResult, numbers
+from soulsai.client.probe import with_videos
 from soulsai.client.spaces import Rows
 from soulsai.errors import EnvironmentFault
 from soulsai.process import die_with_parent
@@ -29,7 +30,8 @@ from soulsai.types import ActionSpec, Array, Kwargs, Leaf, Spec, Wrappers
 REPLY = struct.Struct("<BBBxIdd")
 REQUEST = struct.Struct("<B7xq")  # kind, seed (or -1); the action follows
 READY, OBSERVATION, FAULT = 1, 2, 3  # kinds of replies
-RESET, STEP = 1, 2  # kinds of requests
+RESET, STEP, RECORD = 1, 2, 3  # kinds of requests; the last one gets no reply
+VERSION_BITS = 32  # of a request to record, below those of the generation
 TOKEN_BYTES = 32
 MOST_BYTES = 2**20  # that may follow an observation
 ARM_SECONDS = 5.0  # between two renewals of the timer that ends a process that hangs
@@ -51,6 +53,8 @@ class WorkerSetup(Struct, frozen=True):
     info_keys: tuple[str, ...]
     patience: float  # seconds after which a process that hangs ends itself
     paths: tuple[str, ...]  # of modules
+    video: str = ""  # folder of videos; empty: none
+    videos: int = 1  # that are kept
 
 
 class ReplyBuffer:
@@ -123,14 +127,7 @@ class _Worker:
         self._arm()
         setup = self._setup
         try:
-            env = make(setup.id, setup.kwargs, setup.max_episode_steps, setup.wrappers)
-            self._environment = AdaptedEnvironment(
-                env,
-                setup.id,
-                mask_key=setup.mask_key,
-                masked=setup.masked,
-                largest_reward=setup.largest_reward,
-            )
+            self._environment = with_videos(self._made, setup.kwargs, setup.video, setup.videos)
         except EnvironmentFault as fault:
             self._send(FAULT, str(fault).encode(errors="replace"))
             return
@@ -144,8 +141,22 @@ class _Worker:
         with suppress(EnvironmentFault):
             self._environment.close()
 
+    def _made(self, kwargs: Kwargs) -> AdaptedEnvironment:
+        setup = self._setup
+        env = make(setup.id, kwargs, setup.max_episode_steps, setup.wrappers)
+        return AdaptedEnvironment(
+            env,
+            setup.id,
+            mask_key=setup.mask_key,
+            masked=setup.masked,
+            largest_reward=setup.largest_reward,
+        )
+
     def _answer(self) -> None:
         kind, seed = REQUEST.unpack_from(self._request)
+        if kind == RECORD:
+            self._environment.record((seed >> VERSION_BITS, seed & (2**VERSION_BITS - 1)))
+            return
         self._arm()
         began = time.perf_counter()
         result, more = StepResult(0.0, terminated=False, truncated=False), b""
