@@ -100,6 +100,13 @@ def init(
 @click.option("--out", type=click.Path(path_type=Path), help="File for the invite.")
 @click.option("--renew", is_flag=True, help="Replace its password.")
 @click.option("--runs", default="", help="Runs it may join, like lab-*; else this one.")
+@click.option(
+    "--role",
+    type=click.Choice(["player", "demonstrator"]),
+    default="player",
+    show_default=True,
+    help="demonstrator: its whole play is a demonstration.",
+)
 @config_option
 @redis_option
 @admin_secrets_option
@@ -111,6 +118,7 @@ def enroll(
     out: Path | None,
     renew: bool,
     runs: str,
+    role: str,
     config: Path | None,
     redis: str,
     secrets: str,
@@ -118,6 +126,7 @@ def enroll(
     as_json: bool,
 ) -> None:
     """Make a user for a client; print its invite, one line."""
+    from soulsai.identity import folder as secrets_folder
     from soulsai.identity import users
 
     settings = server_settings(config, redis, secrets, sets)
@@ -126,6 +135,8 @@ def enroll(
     with _enrolment(settings) as enrolment:
         password = enrolment.enroll(name, run=runs or settings.run.name, renew=renew)
         lasting = enrolment.keep()
+    demonstrates = role == "demonstrator"
+    secrets_folder.set_demonstrator(Path(settings.redis.secrets), name, demonstrates=demonstrates)
     line = to_line(users.invite(place, settings.run.name, name, password, address))
     if out is not None:
         write_file(out, f"{line}\n")
@@ -156,6 +167,8 @@ def revoke(
     as_json: bool,
 ) -> None:
     """Remove a client's user, and end its connections."""
+    from soulsai.identity import folder as secrets_folder
+
     if bool(name) + shared + foreign != 1:
         raise click.BadParameter("name one client, or give --shared or --foreign")
     settings = server_settings(config, redis, secrets, sets)
@@ -170,6 +183,8 @@ def revoke(
     with _enrolment(settings) as enrolment:
         enrolment.revoke(name)
         deleted = shared or enrolment.delete_streams(name)
+        if name:
+            secrets_folder.set_demonstrator(Path(settings.redis.secrets), name, demonstrates=False)
         lasting = enrolment.keep()
     if as_json:
         print_json({"client": name, "revoked": True, "lasting": lasting})

@@ -15,6 +15,7 @@ from soulsai.identity import certificates
 from soulsai.wire.names import CLIENT_USER, OLDEST_SERVER, ROLES, Role, Version, acl
 from soulsai.wire.redis import server_settings
 from soulsai.wire.secrets import (
+    DEMONSTRATORS,
     PUBLIC_KEY,
     check_shared,
     file_of,
@@ -188,6 +189,24 @@ def replace_user(users: Path, name: str, line: str | None) -> None:
         if text != before:
             # The server may run as another user, and reads and writes this file, too.
             write_file(users, text, owner.st_mode & 0o777, (owner.st_uid, owner.st_gid))
+
+
+def set_demonstrator(folder: Path, client: str, *, demonstrates: bool) -> None:
+    """Add a client to those whose whole play is a demonstration, or remove it.
+
+    Args:
+        folder: The folder of secrets.
+        client: Name of the client.
+        demonstrates: Whether it is one of them from now on.
+    """
+    file = folder / DEMONSTRATORS
+    if not demonstrates and not file.is_file():
+        return
+    with _locked(folder):
+        before = set(file.read_text("ascii").split()) if file.is_file() else set()
+        names = before | {client} if demonstrates else before - {client}
+        if names != before:
+            write_file(file, "".join(f"{name}\n" for name in sorted(names)))
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from soulsai.training_node.admission import Admission, Arrival
 from soulsai.training_node.background_compile import BackgroundCompile
 from soulsai.training_node.client_table import ClientTable
 from soulsai.training_node.command_handler import CommandHandler
+from soulsai.training_node.demonstrators import Demonstrators
 from soulsai.training_node.failed_entries import FailedEntries
 from soulsai.training_node.publisher import Publisher
 from soulsai.training_node.receiver import INBOX_BYTES, Receiver
@@ -145,7 +146,7 @@ class TrainingNode:
             saver=self._saver, check=self._publisher.check, quarantine=self._quarantine,
             clock=clock, now=now,
         )  # fmt: skip
-        self._experience = self._new_experience_writer()
+        self._experience, self._demonstrators = self._new_writer(), self._new_demonstrators()
         self._requests = 0  # of the algorithm for arrivals since its last update
         self._waiting: deque[Arrival] = deque()  # received, but not admitted yet
         self._given: list[Arrival] = []  # to the algorithm, with the last answer
@@ -296,7 +297,7 @@ class TrainingNode:
         Before this, the receiver has decoded the entry, and ``Admission`` has checked its numbers
         and removed duplicates.
         """
-        arrival = self._quarantine.admit(arrival)
+        arrival = self._quarantine.admit(self._demonstrators.marked(arrival))
         self._receiver.excluded = self._quarantine.excluded
         fragments = self._grants.marked(self._until_full(arrival.fragments))
         steps = sum(len(fragment) for fragment in fragments)
@@ -566,7 +567,7 @@ class TrainingNode:
         receiver.excluded = self._quarantine.excluded
         return receiver
 
-    def _new_experience_writer(self) -> ExperienceWriter | NoExperienceWriter:
+    def _new_writer(self) -> ExperienceWriter | NoExperienceWriter:
         """Return the writer of experience; without a folder in the settings it keeps nothing."""
         run, settings = self._run, self._run.config.training
         if not settings.keep_experience:
@@ -583,6 +584,11 @@ class TrainingNode:
         return BackgroundCompile(
             run.config, run.spec.spec, run.algorithm, self._statistics, self._clock
         )
+
+    def _new_demonstrators(self) -> Demonstrators:
+        """Return those whose whole play is a demonstration."""
+        folder, taken = Path(self._run.config.redis.secrets), self._run.spec.interventions
+        return Demonstrators(folder, taken=taken, clock=self._clock)
 
     def _new_quarantine(self) -> Quarantine:
         """Return the quarantine, with its checks."""

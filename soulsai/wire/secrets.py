@@ -16,6 +16,7 @@ PASSWORD_FILE = "SOULSAI_REDIS_PASSWORD_FILE"  # noqa: S105 - a variable's name
 _CONTAINER_SECRET = Path("/run/secrets/redis_secret")
 _MAX_BYTES = 4096
 PUBLIC_KEY = "manifest.pub"  # in a folder of secrets: the training node's
+DEMONSTRATORS = "demonstrators"  # in a folder of secrets: clients that demonstrate, one a line
 CA = "ca.pem"  # in a folder of secrets: the authority that signed the server's certificate
 
 

@@ -179,6 +179,20 @@ def test_nobody_is_enrolled_twice_but_may_get_a_new_password(server, enrolment):
         enrolment.revoke("lab")
 
 
+def test_a_demonstrator_is_listed_until_it_is_revoked_or_gets_another_role(server, capsys):
+    listed = server.secrets / "demonstrators"
+    role = ("--role", "demonstrator")
+    assert server.command("enroll", "anna", "--address", ADDRESS, *role) == 0
+    assert server.command("enroll", "bert", "--address", ADDRESS, *role) == 0
+    assert listed.read_text().split() == ["anna", "bert"]
+    assert server.command("enroll", "bert", "--address", ADDRESS, "--renew") == 0
+    assert listed.read_text().split() == ["anna"]
+    assert server.command("revoke", "anna") == 0
+    assert listed.read_text() == ""
+    assert server.command("revoke", "bert") == 0
+    capsys.readouterr()
+
+
 def test_revoked_clients_stop_within_a_second_and_the_others_go_on(server, enrolment):
     """S7: one of ten."""
     players = [
