@@ -1,4 +1,4 @@
-"""The versions of the packages that had a part in an exception."""
+"""The versions of installed packages: gymnasium's, and those that had a part in an exception."""
 
 import re
 import sys
@@ -7,9 +7,30 @@ from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 
+from soulsai.errors import ConfigError
+
+OLDEST_GYMNASIUM = (1, 1)
 MOST_NAMED = 8
 
 _REQUIREMENT = re.compile(r"[A-Za-z0-9._-]+")
+
+
+def check_gymnasium(installed: str) -> None:
+    """Refuse a version of gymnasium that is too old, to which a package may have gone back.
+
+    Args:
+        installed: The version that is installed.
+
+    Raises:
+        ConfigError: It is too old.
+    """
+    found = tuple(int(number) for number in re.findall(r"\d+", installed)[:2])
+    if found < OLDEST_GYMNASIUM:
+        oldest = ".".join(map(str, OLDEST_GYMNASIUM))
+        raise ConfigError(
+            f"gymnasium {installed} is installed, and {oldest} is the oldest that works; pip "
+            f'install "gymnasium>={oldest}" (a package of environments may have gone back to it)'
+        )
 
 
 def versions_behind(error: BaseException) -> str:

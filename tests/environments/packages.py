@@ -140,6 +140,16 @@ PACKAGES = (
         needs="`LinearReward`, because a reward is one number",
     ),
     Package("mujoco", ("mujoco==4.0.0", "imageio==2.37.3"), "InvertedPendulum-v5", "sac"),
+    Package(
+        "nle",
+        ("nle==1.3.0",),
+        "nle:NetHackScore-v0",
+        sets=(
+            "environment.leave_out=[screen_descriptions, inv_strs, tty_chars, tty_colors]",
+            "environment.max_episode_steps=200",
+        ),
+        needs="`environment.leave_out`: texts of bytes look like pictures",
+    ),
     Package("panda-gym", ("panda-gym==3.0.7",), "panda_gym:PandaReach-v3", "sac"),
     Package("popgym", ("popgym==1.0.7",), "popgym:popgym-RepeatFirstEasy-v0", "ppo"),
     Package(
@@ -190,6 +200,7 @@ NOT_PLAYED = {
     "evogym-py313 0.1.0": "its wheel lacks the simulator, and evogym has none for Python 3.11",
     "gym-hil 0.1.14, miniworld 2.1.0": "need a display or OpenGL",
     "gym-mtsim 2.0.0": "imports pytz, which it does not install",
+    "memory-gym 1.0.2": "takes gymnasium 0.29",
     "pybullet 3.2.7 (pybullet_envs)": "reads a registry of gym before 0.26; its port is above",
     "procgen-gym 0.1.1": "needs Python 3.13",
     "safety-gymnasium 1.0.0": "builds an old pygame",
