@@ -2,6 +2,7 @@
 
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import gymnasium
@@ -9,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 from gymnasium import spaces
+from packaging.requirements import Requirement
 
 from soulsai.client.creation import EXTRAS, MODULES, check_extra, extra_of, make
 from soulsai.client.environment import AdaptedEnvironment
@@ -317,6 +319,19 @@ def test_the_extras_are_those_of_the_package_and_of_gymnasium():
     for module, extra in MODULES.items():
         first, *_ = project["project"]["optional-dependencies"][extra]
         assert first.startswith(module.replace("_", "-"))
+
+
+def test_the_extra_of_box2d_has_all_that_gymnasium_imports_with_any_of_its_environments():
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
+    ours = _names(project["project"]["optional-dependencies"]["box2d"])
+    of_gymnasium = [line for line in metadata.requires("gymnasium") or [] if "box2d" in line]
+    wanted = _names(line for line in of_gymnasium if "gymnasium[" not in line)
+    assert "box2d" in wanted
+    assert wanted <= ours
+
+
+def _names(lines):
+    return {Requirement(line).name for line in lines}
 
 
 @pytest.mark.parametrize(
