@@ -25,6 +25,7 @@ ON_POLICY = (
     "tests/unit/algorithms/ppo/test_learner.py",
 )
 TWINS = ("tests/contract/test_head_twins.py",)
+DEMONSTRATED = ("tests/unit/algorithms/test_demonstrations.py",)
 
 
 class Mutation(NamedTuple):
@@ -59,13 +60,13 @@ MUTATIONS = (
     Mutation(
         "the priority for the importance weight",
         "replay/prioritized.py",
-        "weights = (count * probability) ** -beta",
-        "weights = self._tree.leaves[slots]",
+        "weights = ((count * probability) ** -beta).reshape(batches, size)",
+        "weights = self._tree.leaves[slots].reshape(batches, size)",
     ),
     Mutation(
         "priorities that nothing is drawn by",
         "replay/prioritized.py",
-        "slots = self._tree.find((np.arange(size) + offset) * (total / size))",
+        "slots = self._tree.find((parts + offset) * (total / rows))",
         "slots = (offset * count).astype(np.int64)",
     ),
     Mutation(
@@ -216,6 +217,41 @@ MUTATIONS = (
         "rng=np.random.default_rng(replay_seed)",
         "rng=np.random.default_rng()",
     ),
+    Mutation(
+        "a margin for the demonstrated action, too",
+        "algorithms/dqn/cloning.py",
+        "torch.full_like(part, MARGIN).scatter(1, shown, 0.0)",
+        "torch.full_like(part, MARGIN)",
+        DEMONSTRATED,
+    ),
+    Mutation(
+        "a conservative penalty of the best action only",
+        "algorithms/dqn/cloning.py",
+        "part.logsumexp(1) for part in parts",
+        "part.amax(1) for part in parts",
+        DEMONSTRATED,
+    ),
+    Mutation(
+        "a conservative penalty without importance weights",
+        "algorithms/sac/update.py",
+        "critics(repeated, actions).mean(2) - density",
+        "critics(repeated, actions).mean(2)",
+        DEMONSTRATED,
+    ),
+    Mutation(
+        "the likelihood of a squashed action without its slope",
+        "algorithms/distributions.py",
+        "- 0.5 * LOG_2PI - log_tanh_slope(before)).sum(-1)",
+        "- 0.5 * LOG_2PI).sum(-1)",
+        DEMONSTRATED,
+    ),
+    Mutation(
+        "priorities of demonstrations from the errors of experience",
+        "algorithms/replay_learner.py",
+        "parts.append((self.demonstrations.replay, slice(own, None)))",
+        "parts.append((self.demonstrations.replay, slice(own)))",
+        DEMONSTRATED,
+    ),
 )
 IDS = [mutation.mistake for mutation in MUTATIONS]
 
@@ -233,7 +269,7 @@ def copied(tmp_path_factory):
         shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("pyproject.toml", "tests/conftest.py"):
         shutil.copy(ROOT / file, copy / file)
-    failed, said = fails(copy, (*OFF_POLICY, *ON_POLICY, *TWINS))
+    failed, said = fails(copy, (*OFF_POLICY, *ON_POLICY, *TWINS, *DEMONSTRATED))
     assert not failed, said
     return copy
 
