@@ -50,7 +50,8 @@ def is_regression(
     """Return whether a model is far worse than the best one.
 
     The upper end of its interval is below the lower end of the best model's by more than a share
-    of what the best model has gained since the first evaluation.
+    of what the best model has gained since the first evaluation. Before there is a gain, nothing can
+    be lost: in its first minutes, a policy may well become worse than an untrained one.
 
     Args:
         line: The model.
@@ -58,8 +59,9 @@ def is_regression(
         first: The first evaluation of the run.
         share: The share, such as 0.25.
     """
+    gained = first.mean - best.mean if line.smaller else best.mean - first.mean
+    if gained <= 0.0:
+        return False
     if line.smaller:
-        gained = max(0.0, first.mean - best.mean)
         return line.low > best.high + share * gained
-    gained = max(0.0, best.mean - first.mean)
     return line.high < best.low - share * gained

@@ -121,6 +121,7 @@ def test_a_loss_of_what_was_gained_is_a_regression_and_noise_is_none():
     assert is_regression(worse, best, first, 0.25)
     assert not is_regression(alike, best, first, 0.25)
     assert not is_regression(worse, best, first, 0.9), "most of the gain is still there"
+    assert not is_regression(first, best, best, 0.25), "the best is the first: nothing was gained"
 
 
 def test_a_smaller_number_may_be_the_better_one():
