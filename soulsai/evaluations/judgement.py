@@ -50,8 +50,8 @@ def is_regression(
     """Return whether a model is far worse than the best one.
 
     The upper end of its interval is below the lower end of the best model's by more than a share
-    of what the best model has gained since the first evaluation. Before there is a gain, nothing can
-    be lost: in its first minutes, a policy may well become worse than an untrained one.
+    of what the best model has gained since the first evaluation. Before there is a gain, nothing
+    can be lost: in its first minutes, a policy may well become worse than an untrained one.
 
     Args:
         line: The model.
