@@ -23,7 +23,7 @@ def bare(tmp_path):
     """Return a root folder with the bundle and the C library."""
     assert BUNDLE.is_file(), "run `make client-bundle`"
     root = tmp_path / "root"
-    for folder in ("tmp", "etc", "dev"):
+    for folder in ("tmp", "etc", "dev", "proc"):
         (root / folder).mkdir(parents=True)
     shutil.copy2(BUNDLE, root / BUNDLE.name)
     linked = subprocess.run(["ldd", str(BUNDLE)], capture_output=True, text=True, check=True).stdout
@@ -39,7 +39,9 @@ def bare(tmp_path):
 
 
 def within(root, *words, **more):
-    command = ["unshare", "--user", "--map-root-user", "chroot", str(root), f"/{BUNDLE.name}"]
+    apart = ["unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child"]
+    enter = 'mount -t proc proc "$1/proc" && exec chroot "$@"'
+    command = [*apart, "sh", "-c", enter, "sh", str(root), f"/{BUNDLE.name}"]
     return subprocess.Popen(
         [*command, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **more
     )
