@@ -99,11 +99,12 @@ class Place:
     def cut_connections(self, client):
         """Close all connections of one client, as a broken network does."""
         secrets = self.folder / "config" / "secrets"
-        admin = Server(
-            "rediss://localhost:6391", "admin", read_secret(secrets / "admin.secret"),
+        node = Server(
+            "rediss://localhost:6391", "training_node",
+            read_secret(secrets / "training_node.secret"),
             str(secrets / "ca.pem"),
         )  # fmt: skip
-        link = RedisConnection(admin, "test")
+        link = RedisConnection(node, "test")
         try:
             link.execute("CLIENT", "KILL", "USER", user_name("client", client))
         finally:
