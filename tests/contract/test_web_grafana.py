@@ -37,7 +37,8 @@ NAMES = {
     "soulsai_model_update_duration_seconds_bucket", "soulsai_sample_age_versions_bucket",
     "soulsai_stream_backlog_messages", "soulsai_weights_publish_bytes_total",
     "soulsai_episode_reward_mean", "soulsai_environment_restarts_total",
-    "soulsai_environment_faults_total",
+    "soulsai_environment_faults_total", "soulsai_evaluation_mean", "soulsai_evaluation_low",
+    "soulsai_evaluation_high", "soulsai_evaluation_episodes",
 }  # fmt: skip
 
 # What the plugin sends, and more than we look at.

@@ -99,7 +99,7 @@ def simulate(players, limit, updates_per_second=0.0):
     while now < limit and (pace.warming_up or updates_per_second):
         now += TICK
         clients.tick(now)
-        publisher.count(clients.sharing)
+        publisher.count(clients.sharing, clients.active)
         stuck = clients.need_grant(progress.version, publisher.tried + STALE_SECONDS)
         if publisher.due(now, starving=True, stuck=stuck):
             publisher.publish(now, clients.restart_counts())

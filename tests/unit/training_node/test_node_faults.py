@@ -61,8 +61,8 @@ def test_what_a_newer_node_needs_is_not_deleted(monkeypatch, server, tmp_path):
     wire = Trimmed(server)
     append = atomic_folders.append
 
-    def append_and_be_superseded(*args):
-        path = append(*args)
+    def append_and_be_superseded(*args, **options):
+        path = append(*args, **options)
         if path.name == "000001":
             spec = player.spec
             server.training().open(spec, player.wire.program(spec), fresh=False)
