@@ -63,8 +63,8 @@ class DemonstrationReplay:
 
     @property
     def cloning(self) -> bool:
-        """Whether behaviour cloning is not finished yet."""
-        return self.settings.clones and self.cloned < self.settings.clone_steps
+        """Whether there is something to clone, and cloning is not finished yet."""
+        return self.settings.clones and self.cloned < self.settings.clone_steps and len(self) > 0
 
     def share_of(self, batch: int) -> int:
         """Return the rows of a batch that are demonstrations; one is left for experience."""
@@ -219,8 +219,8 @@ class DemonstrationRollouts:
 
     @property
     def cloning(self) -> bool:
-        """Whether behaviour cloning is not finished yet."""
-        return self.settings.clones and self.cloned < self.settings.clone_steps
+        """Whether there is something to clone, and cloning is not finished yet."""
+        return self.settings.clones and self.cloned < self.settings.clone_steps and len(self) > 0
 
     def weight(self, iteration: int) -> float:
         """Return the weight of the cloning term in an iteration (DAPG, arXiv:1709.10087)."""

@@ -61,7 +61,7 @@ def bridge(
     insecure: bool,
     sets: Sequence[str],
 ) -> None:
-    """Play for a run with a game that connects to a port of this machine."""
+    """Play with a game that connects to a port of this machine."""
     named = {
         "redis.url": redis,
         "redis.secrets": secrets,

@@ -237,7 +237,7 @@ def test_a_taken_port_is_waited_for(tmp_path, caplog):
             until(lambda: results.exists() and results.read_text())
             over.set()
             node.join()
-    assert "in use, by another run?" in caplog.text
+    assert "in use, perhaps by another run" in caplog.text
     assert "web.port" in caplog.text
 
 

@@ -69,7 +69,7 @@ def test_an_evaluator_that_is_killed_comes_back_and_the_run_goes_on(tmp_path):
         until("an evaluation", lambda: Evaluations(folder).refresh(), timeout=3 * PATIENCE)
         code, _ = training.end(TERMINATE)
         assert code == 143
-        assert "evaluator was killed by SIGKILL, restarts in" in training.errors()
+        assert "evaluator was killed by SIGKILL, and starts again in" in training.errors()
         assert (folder / "logs" / "evaluator.log").is_file()
 
 

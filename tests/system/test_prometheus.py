@@ -109,7 +109,9 @@ def test_prometheus_scrapes_both_nodes_and_tells_of_a_dead_one(tmp_path):
 
 RARE = {
     "soulsai_samples_rejected_total",  # nothing was rejected,
-    "soulsai_environment_faults_total",  # and nothing broke
+    "soulsai_environment_faults_total",  # nothing broke,
+    # and nothing was evaluated
+    *(f"soulsai_evaluation_{name}" for name in ("mean", "low", "high", "episodes")),
 }
 
 

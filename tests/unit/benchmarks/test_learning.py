@@ -100,7 +100,8 @@ def test_settings_reach_both_sides_of_a_tax(monkeypatch, tmp_path):
         return result_of(10, 20, 30)
 
     monkeypatch.setattr("benchmarks.tax.run", run)
-    command.tax("scaling", seeds=3, saves=tmp_path, sets=["dqn.anneal_lr=true"])
+    options = ["--seeds", "3", "--saves", str(tmp_path), "--set", "dqn.anneal_lr=true"]
+    command.tax(["scaling", *options], standalone_mode=False)
     assert settings == [("dqn.anneal_lr=true",)] * 2
 
 

@@ -99,7 +99,7 @@ def test_it_gives_way_to_everybody_else(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("how", "limits", "words"),
     [
-        ("dies", LIMITS, "the environment's process ended with 7"),
+        ("dies", LIMITS, "the environment's process ended with exit code 7"),
         ("hangs", IMPATIENT, "the environment hangs: silent for 1 s"),
     ],
 )
