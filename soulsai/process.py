@@ -151,8 +151,8 @@ def yield_cores() -> None:
 
 def describe_exit(code: int) -> str:
     """Return an exit code in words."""
-    if code >= 0:
-        return f"ended with exit code {code}"
+    if code >= 0:  # Windows has codes of 32 bits
+        return f"ended with exit code {code if code < 256 else hex(code)}"
     try:
         return f"was killed by {signal.Signals(-code).name}"
     except ValueError:

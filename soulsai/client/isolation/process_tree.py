@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from soulsai.process import describe_exit
+
 if TYPE_CHECKING:  # imported late: most clients never need it, and should stay small
     import psutil
 
@@ -58,10 +60,7 @@ def describe(code: int | None) -> str:
     """Return a phrase for the exit code of a process."""
     if code is None:
         return "closed its connection"
-    if code < 0:
-        with suppress(ValueError):
-            return f"was killed by {signal.Signals(-code).name}"
-    return f"ended with exit code {code if abs(code) < 256 else hex(code & 0xFFFFFFFF)}"
+    return describe_exit(code)
 
 
 def _family(pid: int) -> "list[psutil.Process]":
