@@ -36,10 +36,13 @@ def test_the_last_checkpoint_is_played_and_the_best_is_one_that_was(evaluated):
     assert all(line.returns and line.mean > 0 for line in lines)
     assert {line.seeds[0] for line in lines} == {2_000_000}
     best = json.loads((evaluated / "best.json").read_bytes())
-    assert (best["checkpoint"], best["saved"]) == (evaluations.best.model, True)
-    assert best["low"] <= best["score"] <= best["high"]
+    assert best["saved"]
     about = json.loads((evaluated / "best_model" / "about.json").read_bytes())
-    assert about["checkpoint"] == evaluations.best.model
+    if len(evaluations.models) > 1:
+        assert best["checkpoint"] == about["checkpoint"] == evaluations.best.model
+        assert best["low"] <= best["score"] <= best["high"]
+    else:  # a slow machine: the moving average decides until two models have been compared
+        assert best["checkpoint"] == ""
     assert read_state(evaluated).ended
 
 

@@ -43,7 +43,7 @@ class Sick(gymnasium.Env):
         if self.left == 20 and self.how == "dies":
             os._exit(7)
         if self.left == 20 and self.how == "starts":
-            os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "600")
+            os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "613.25")  # nobody else's number
         return np.zeros(4, np.float32), 1.0, self.left == 0, False, {}
 
     def render(self):
@@ -114,7 +114,7 @@ def test_nothing_that_an_environment_started_stays_behind(sick):
     ours = [
         child
         for child in psutil.process_iter(["cmdline", "ppid"])
-        if child.info["cmdline"] == ["sleep", "600"] and child.status() != psutil.STATUS_ZOMBIE
+        if child.info["cmdline"] == ["sleep", "613.25"] and child.status() != psutil.STATUS_ZOMBIE
     ]
     assert ours == []
 
