@@ -205,7 +205,7 @@ class TrainingSettings(Struct, frozen=True, forbid_unknown_fields=True):
     compile_cache: bool = True
     # number format in which compiled updates multiply the matrices of hidden layers: float32 or
     # bfloat16; auto: bfloat16 if this machine is faster with it
-    matmul: Literal["auto", "float32", "bfloat16"] = "auto"
+    matmul: Literal["auto", "float32", "bfloat16"] = "float32"
     # memory for recent versions, of which the best is saved later, in MB
     kept_weights_mb: Positive = 64.0
     # return to the checkpoint of the best model when the evaluator finds a far worse one

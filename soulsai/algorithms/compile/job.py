@@ -38,7 +38,7 @@ class Job(Struct, frozen=True):
     spec: Spec
     device: str = "cpu"
     threads: int = 1
-    matmul: Literal["auto", "float32", "bfloat16"] = "auto"
+    matmul: Literal["auto", "float32", "bfloat16"] = "float32"
 
 
 class CompiledPackages(Struct, frozen=True):
