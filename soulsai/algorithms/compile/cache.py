@@ -12,6 +12,7 @@ import stat
 import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -59,8 +60,12 @@ class BuildCache:
             for file in made.iterdir():
                 if file.is_file() and file.name not in (JOB, LOG):
                     shutil.copyfile(file, copy / file.name)
-            with suppress(FileExistsError, OSError):  # another run was faster
-                copy.rename(self._folder / key(job))
+            path = self._folder / key(job)
+            try:
+                copy.rename(path)
+            except OSError:
+                if not path.is_dir():  # else another run was faster
+                    raise
         self._forget_old()
 
     def forget(self, job: Job) -> None:
@@ -89,15 +94,23 @@ def key(job: Job) -> str:
     processor with its instructions.
     """
     digest = hashlib.blake2b(digest_size=16)
-    for part in (msgspec.json.encode(job), torch.__version__.encode(), *_processor(), *_sources()):
-        digest.update(len(part).to_bytes(8, "little"))
-        digest.update(part)
+    version = torch.__version__.encode()
+    _add(digest, [msgspec.json.encode(job), version, *_processor(), _sources(SOURCES)])
     return digest.hexdigest()
 
 
-def _sources() -> Iterable[bytes]:
-    for path in sorted(SOURCES.rglob("*.py")):
-        yield path.read_bytes()
+def _add(digest: hashlib.blake2b, parts: Iterable[bytes]) -> None:
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+
+
+@cache
+def _sources(folder: Path) -> bytes:
+    """Return a digest of all code in a folder, which a process reads once."""
+    digest = hashlib.blake2b(digest_size=16)
+    _add(digest, (path.read_bytes() for path in sorted(folder.rglob("*.py"))))
+    return digest.digest()
 
 
 def _processor() -> Iterable[bytes]:

@@ -16,7 +16,7 @@ from soulsai.algorithms.dqn.update import (
     UpdateNoise,
     best_action,
     of_action,
-    report_of,
+    step,
     td_error,
 )
 from soulsai.algorithms.quantiles import expected
@@ -88,14 +88,7 @@ def clone(
 def _step(learner: Learner, td: TDError, loss: Tensor, settings: DQNSettings) -> Report:
     """Do one gradient step of a temporal difference and another loss."""
     total = (td.predicted * td.slope).sum() + loss
-    gradient = learner.gradient.of(total, torch.ones_like(total))
-    report = report_of(td, gradient)
-    if report.done:
-        if report.norm > settings.grad_clip:
-            gradient.mul_(settings.grad_clip / report.norm.item())
-        learner.optimizer.step(gradient)
-        learner.target_weights.lerp_(learner.weights, settings.target_ema)
-    return report
+    return step(learner, td, learner.gradient.of(total, torch.ones_like(total)), settings)
 
 
 def conservative_update(

@@ -91,7 +91,18 @@ def update(
     td = td_error(
         parts, online.quantiles, target.quantiles, rows, weights, settings, noise, online.sizes
     )
-    gradient = learner.gradient.of(td.predicted, td.slope)
+    return step(learner, td, learner.gradient.of(td.predicted, td.slope), settings)
+
+
+def step(learner: Learner, td: TDError, gradient: Tensor, settings: DQNSettings) -> Report:
+    """Step against a gradient, and move the target network, unless something is not finite.
+
+    Args:
+        learner: The networks and the optimiser, changed in place.
+        td: The temporal differences of the batch.
+        gradient: The gradient [P] of the whole loss; it is clipped in place.
+        settings: The settings of the algorithm.
+    """
     report = report_of(td, gradient)
     if report.done:
         if report.norm > settings.grad_clip:
