@@ -41,7 +41,7 @@ def exported(job: Job, *, keep: bool) -> Program | None:
     Returns:
         The program; ``None`` if the other process failed, for the reason in the log.
     """
-    cache = BuildCache(cache_folder() / "exported") if keep else None
+    cache = _cache() if keep else None
     try:
         if cache is not None and (found := cache.find(job)):
             return decode((found / PROGRAM).read_bytes(), Program)
@@ -70,6 +70,15 @@ def exported(job: Job, *, keep: bool) -> Program | None:
     except (OSError, subprocess.TimeoutExpired, SoulsAIError) as error:
         log.warning("the policy is exported in this process: %s", error)
         return None
+
+
+def forget(job: Job) -> None:
+    """Delete a kept program that does not fit, so that the next run exports anew."""
+    _cache().forget(job)
+
+
+def _cache() -> BuildCache:
+    return BuildCache(cache_folder() / "exported")
 
 
 def _keep(cache: BuildCache, job: Job, folder: Path) -> None:

@@ -23,8 +23,7 @@ from soulsai.datasets import files
 from soulsai.datasets.episodes import to_fragments
 from soulsai.episode_metrics import asked_info
 from soulsai.errors import CheckpointError, ConfigError, SoulsAIError, Superseded
-from soulsai.training_node import onnx_export, warm_start
-from soulsai.training_node.export_job import exported
+from soulsai.training_node import export_job, onnx_export, warm_start
 from soulsai.training_node.retrying_wire import RetryingWire
 from soulsai.training_node.saving import atomic_folders, run_folder, snapshot
 from soulsai.training_node.saving.run_folder import RunFolder
@@ -359,7 +358,7 @@ def _exported_apart(config: Config, policy: Policy, spec: Spec) -> Program | Non
     if not _is_ours(config):
         return None
     job = Job(config.algorithm.name, msgspec.to_builtins(config.learner), spec)
-    program = exported(job, keep=may_keep(config))
+    program = export_job.exported(job, keep=may_keep(config))
     if program is None:
         return None
     program = msgspec.structs.replace(program, head=policy.twin().head)
@@ -368,6 +367,7 @@ def _exported_apart(config: Config, policy: Policy, spec: Spec) -> Program | Non
         check_graph(program.graph, program.weights)
     except SoulsAIError as error:
         log.warning("the policy is exported anew: %s", error)
+        export_job.forget(job)
         return None
     return program
 

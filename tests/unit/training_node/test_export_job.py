@@ -80,3 +80,4 @@ def test_a_kept_program_of_another_network_is_not_used(cache, spawned, caplog):
     program = start.export(wanted, policy(wanted), SPEC)
     onnx_export.verify(program, policy(wanted), SPEC)
     assert "exported anew" in caplog.text
+    assert not list(cache.iterdir()), "the next run exports anew, and keeps that"
