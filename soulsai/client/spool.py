@@ -24,6 +24,18 @@ SUFFIX = ".sqlite3"
 READ_BYTES = 4_000_000  # read, and later deleted, in one transaction
 KEPT_DAYS = 7  # after the last write, until the file of an abandoned run is removed
 _OLD_SUFFIX = ".spool"  # of the segment files of versions before SQLite
+# Errors of the disk or of its use at this moment: the file is sound, and a later try may succeed.
+_PASSING = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_INTERRUPT,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_READONLY,
+}
 _OPEN = """
 PRAGMA page_size = 32768; PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 256;
 CREATE TABLE IF NOT EXISTS entries
@@ -78,23 +90,33 @@ class Spool:
     def append(self, entries: Sequence[Entry]) -> bool:
         """Write entries to the disk, all or none, and return whether this succeeded.
 
+        A file that is damaged is deleted, and the entries are written to a new one.
+
         Args:
             entries: Pairs of a position and its bytes, each later than all before.
         """
-        rows = [(*position, self._checksum(position, data), data) for position, data in entries]
         try:
-            database = self._database or self._open()
-            self._delete_sent()
-            database.execute("PRAGMA synchronous = FULL")  # an append survives a power failure
-            with database:
-                database.executemany("INSERT INTO entries VALUES (?, ?, ?, ?)", rows)
-            self._count += len(rows)
-            self.size += sum(len(data) for _, data in entries)
-            self._make_room(database)
+            self._append(entries)
         except (OSError, sqlite3.Error) as error:
-            self._fail("cannot be written", error)
-            return False
+            if not self._fail("cannot be written", error):
+                return False
+            try:
+                self._append(entries)
+            except (OSError, sqlite3.Error) as second:
+                self._fail("cannot be written", second)
+                return False
         return True
+
+    def _append(self, entries: Sequence[Entry]) -> None:
+        rows = [(*position, self._checksum(position, data), data) for position, data in entries]
+        database = self._database or self._open()
+        self._delete_sent()
+        database.execute("PRAGMA synchronous = FULL")  # an append survives a power failure
+        with database:
+            database.executemany("INSERT INTO entries VALUES (?, ?, ?, ?)", rows)
+        self._count += len(rows)
+        self.size += sum(len(data) for _, data in entries)
+        self._make_room(database)
 
     def oldest(self, most: int = PUSH_BYTES) -> list[Entry]:
         """Return the oldest entries, in order: one, and more up to ``most`` bytes."""
@@ -229,11 +251,21 @@ class Spool:
     def _checksum(self, position: Position, data: bytes) -> int:
         return zlib.crc32(data, zlib.crc32(b"%d-%d" % position, self._crc))
 
-    def _fail(self, trouble: str, error: Exception) -> None:
-        """Log an error, and delete a file that is damaged beyond reading."""
+    def _fail(self, trouble: str, error: Exception) -> bool:
+        """Log an error, delete a file that is damaged, and return whether it was deleted."""
         log.warning("spool=%s %s: %s", self._path, trouble, error)
-        if not isinstance(error, OSError | sqlite3.OperationalError):
-            self.discard()
+        if not _is_damage(error):
+            return False
+        self.discard()
+        return True
+
+
+def _is_damage(error: Exception) -> bool:
+    """Return whether an error says that the file is no database of ours, or is damaged."""
+    if not isinstance(error, sqlite3.Error):
+        return False
+    code = getattr(error, "sqlite_errorcode", None)  # the low byte is the kind of error
+    return code is not None and code & 0xFF not in _PASSING
 
 
 def clean(folder: Path, now: float | None = None) -> None:

@@ -204,7 +204,14 @@ def throughput(rows: Array, points: int = 120) -> tuple[Array, Array]:
     if len(rows) < 2 or times[-1] <= times[0]:
         return np.zeros(0), np.zeros(0)
     marks = np.unique(np.searchsorted(times, np.linspace(times[0], times[-1], points + 1)))
-    marks = marks[np.diff(times[marks], prepend=-np.inf) > 0]
+    # Episodes of many clients end within a millisecond, and those of a vector at one instant: the
+    # rate over such a span says nothing, so that each span lasts half of its share at least.
+    least = (times[-1] - times[0]) / points / 2
+    apart = [marks[0]]
+    for mark in marks[1:]:
+        if times[mark] - times[apart[-1]] >= least:
+            apart.append(mark)
+    marks = np.array(apart)
     rates = np.diff(taken[marks]) / np.diff(times[marks])
     return _column(rows, "env_steps")[marks[1:]], rates
 

@@ -93,10 +93,7 @@ def test_another_spec_of_the_same_run_is_not_sent(tmp_path, caplog):
 def test_damage_anywhere_costs_entries_and_gives_no_wrong_ones(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("spool")
     written = entries(1, 8, size=20_000)
-    spool = Spool(folder, RUN, "one", 10**8)
-    spool.append(written)
-    spool.close()
-    (file,) = folder.rglob("*.sqlite3")
+    file = write(folder, written)
     raw = bytearray(file.read_bytes())
     at = data.draw(st.integers(0, len(raw) - 1))
     if data.draw(st.booleans(), "cut"):
@@ -104,6 +101,31 @@ def test_damage_anywhere_costs_entries_and_gives_no_wrong_ones(tmp_path_factory,
     else:
         raw[at] ^= 1 << data.draw(st.integers(0, 7))
     file.write_bytes(bytes(raw))
+    check_damage(folder, written)
+
+
+def test_damage_of_any_bit_of_the_header_costs_entries_and_gives_no_wrong_ones(tmp_path):
+    written = entries(1, 2)
+    file = write(tmp_path, written)
+    sound = file.read_bytes()
+    for at in range(100):
+        for bit in range(8):
+            raw = bytearray(sound)
+            raw[at] ^= 1 << bit
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(raw)
+            check_damage(tmp_path, written)
+
+
+def write(folder, written):
+    spool = Spool(folder, RUN, "one", 10**8)
+    spool.append(written)
+    spool.close()
+    (file,) = folder.rglob("*.sqlite3")
+    return file
+
+
+def check_damage(folder, written):
     again = Spool(folder, RUN, "one", 10**8)
     found = everything(again)
     assert [entry for entry in written if entry in found] == found

@@ -59,6 +59,17 @@ def test_throughput_counts_steps_by_the_clock() -> None:
     assert throughput(np.ones((3, 7)))[1].size == 0
 
 
+@pytest.mark.parametrize("apart", [0.0, 1e-6, 1e-3])
+def test_episodes_that_end_almost_together_are_one_span_of_throughput(apart: float) -> None:
+    """Eight episodes end at a time, each time within milliseconds, at 160 env steps/s."""
+    made = rows([0.0] * 800)
+    made[:, History.COLUMNS.index("time")] = [100 + i // 8 / 2 + i % 8 * apart for i in range(800)]
+    rates = throughput(made)[1]
+    assert len(rates) > 50
+    assert rates.max() < 400
+    assert np.median(rates) == pytest.approx(160, rel=0.02)
+
+
 def test_the_figure_shows_both_kinds_and_the_best() -> None:
     shown = snapshot()
     shown.exploring[:, History.COLUMNS.index("steps")] += np.arange(50)
