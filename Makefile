@@ -143,7 +143,7 @@ clean:  ## Remove what can be made again; runs under saves/ stay.
 
 $(RUNS): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -c constraints.txt -e '.[server,box2d]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[server,lunarlander]'
 	touch $@
 
 $(READY): $(RUNS)

@@ -1,7 +1,9 @@
 """Environments made from their ids: Gymnasium's, those of packages, and those of files."""
 
 import importlib
+import importlib.util
 import inspect
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +26,7 @@ from soulsai.types import Kwargs, Wrappers
 
 EXTRAS = ("box2d", "mujoco")  # extras of this package, and families of Gymnasium's environments
 MODULES = {"ale_py": "atari", "minigrid": "minigrid"}  # and extras by the module that they bring
+BOX2D = "gymnasium.envs.box2d"
 
 RAISED = (Exception, SystemExit)  # an exit of an environment is a fault of it, not of the client
 
@@ -120,6 +123,7 @@ def _bare(id: str, kwargs: Kwargs, max_episode_steps: int) -> gymnasium.Env[Any,
             return old_gym.make(old, kwargs, max_episode_steps, _defined)
         creator = find_creator(id)
         if isinstance(creator, str):
+            _spare_pygame(creator)
             limit = {"max_episode_steps": max_episode_steps} if max_episode_steps else {}
             return gymnasium.make(creator, disable_env_checker=True, **limit, **kwargs)  # type: ignore[arg-type]
         env = creator(**kwargs)
@@ -163,19 +167,39 @@ def extra_of(id: str) -> str:
         return ""
     if place in MODULES:
         return MODULES[place]
-    registered = gymnasium.registry.get(newest_id(name))
-    words = str(registered.entry_point).split(".") if registered is not None else []
-    family = words[2] if words[:2] == ["gymnasium", "envs"] else ""
+    words = _module_of(name).split(".")
+    family = words[2] if words[:2] == ["gymnasium", "envs"] and len(words) > 2 else ""
     return family if family in EXTRAS else ""
+
+
+def _module_of(name: str) -> str:
+    """Return the module of a registered environment; empty: the name is not registered."""
+    registered = gymnasium.registry.get(newest_id(name))
+    return str(registered.entry_point).partition(":")[0] if registered is not None else ""
+
+
+def _spare_pygame(name: str) -> None:
+    """Let Gymnasium import one environment of Box2D where pygame is not installed.
+
+    Their package imports all of them, and CarRacing imports pygame, without which the others only
+    have no pictures. The package is therefore put in place as one that imports nothing.
+    """
+    if not _module_of(name).startswith(f"{BOX2D}.") or BOX2D in sys.modules:
+        return
+    package = importlib.util.find_spec(BOX2D)
+    if package is not None and importlib.util.find_spec("pygame") is None:
+        sys.modules[BOX2D] = importlib.util.module_from_spec(package)
 
 
 def check_extra(id: str) -> None:
     """Raise ``EnvironmentFault`` if the libraries of an environment's extra are not installed."""
     if not (extra := extra_of(id)):
         return
+    place, _, name = id.rpartition(":")
+    if not place:
+        _spare_pygame(name)
     try:
-        module = id.rpartition(":")[0] or f"gymnasium.envs.{extra}"
-        importlib.import_module(module)
+        importlib.import_module(place or _module_of(name))
     except (ImportError, gymnasium.error.DependencyNotInstalled):
         raise EnvironmentFault(
             f'{id}: its libraries are not installed; pip install "soulsai[{extra}]"'

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
+from gymnasium.error import DependencyNotInstalled
 
 from soulsai.client.adapted_spaces import AdaptedSpaces
 from soulsai.client.creation import RAISED, error_line, kind_of
@@ -319,6 +320,8 @@ def raised(name: str, where: str, error: BaseException) -> EnvironmentFault:
         )
     if isinstance(error, EnvironmentFault):  # of a wrapper of ours, which says it all
         return EnvironmentFault(str(error))
+    if isinstance(error, DependencyNotInstalled) and "pygame" in str(error):
+        return EnvironmentFault(f'{name}: its pictures need pygame; pip install "soulsai[play]"')
     return EnvironmentFault(f"{name}: {where} raised {error_line(error)}")
 
 

@@ -1,5 +1,7 @@
 """Any Gymnasium environment becomes named arrays, and is kept to its word."""
 
+import re
+import subprocess
 import sys
 import tomllib
 from importlib import metadata
@@ -330,8 +332,51 @@ def test_the_extra_of_box2d_has_all_that_gymnasium_imports_with_any_of_its_envir
     assert wanted <= ours
 
 
+def test_the_extra_of_lunarlander_is_that_of_box2d_without_pygame():
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
+    extras = project["project"]["optional-dependencies"]
+    assert {*extras["box2d"]} - {*extras["lunarlander"]} == {"pygame-ce>=2.5"}
+    assert {*extras["lunarlander"]} <= {*extras["box2d"]}
+
+
 def _names(lines):
     return {Requirement(line).name for line in lines}
+
+
+WITHOUT_PYGAME = """
+import sys
+sys.modules["pygame"] = None
+from soulsai.client.creation import check_extra, make
+from soulsai.client.environment import AdaptedEnvironment
+from soulsai.errors import EnvironmentFault
+for id in ("LunarLander-v3", "BipedalWalker-v3"):
+    check_extra(id)
+    env = make(id, {})
+    env.reset(seed=0)
+    print(id, env.step(env.action_space.sample())[1])
+try:
+    make("CarRacing-v3", {})
+except EnvironmentFault as fault:
+    print(fault)
+try:
+    shown = make("LunarLander-v3", {"render_mode": "rgb_array"})
+    shown.reset(seed=0)
+    AdaptedEnvironment(shown, "LunarLander-v3", mask_key="mask", masked=False).render()
+except EnvironmentFault as fault:
+    print(fault)
+"""
+
+
+def test_environments_of_box2d_that_need_pygame_for_pictures_only_are_played_without_it():
+    words = [sys.executable, "-c", WITHOUT_PYGAME]
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    lander, walker, *others = done.stdout.splitlines()
+    assert re.fullmatch(r"LunarLander-v3 -?\d+\.\d+", lander)
+    assert re.fullmatch(r"BipedalWalker-v3 -?\d+\.\d+", walker)
+    assert others == [
+        'CarRacing-v3: its libraries are not installed; pip install "soulsai[box2d]"',
+        'LunarLander-v3: its pictures need pygame; pip install "soulsai[play]"',
+    ]
 
 
 @pytest.mark.parametrize(
