@@ -7,13 +7,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Vision = Literal["auto", "small", "minatar", "nature", "impala"]
+from soulsai.errors import ConfigError
+
+Vision = Literal["auto", "small", "minatar", "efficient", "nature", "impala"]
 ImageShape = tuple[int, int, int]  # channels, height, width
 
 # Channels, kernel, stride and padding of each layer
 NATURE = ((32, 8, 4, 0), (64, 4, 2, 0), (64, 3, 1, 0))  # doi:10.1038/nature14236
+EFFICIENT = ((32, 5, 5, 0), (64, 5, 5, 0))  # data-efficient Rainbow (arXiv:1906.05243)
 MINATAR = ((16, 3, 1, 0),)  # arXiv:1903.03176
 SMALL = ((16, 3, 1, 1), (32, 3, 1, 1))
+LAYERS = {"nature": NATURE, "efficient": EFFICIENT, "minatar": MINATAR, "small": SMALL}
 STAGES = (16, 32, 32)  # channels of IMPALA's stages (arXiv:1802.01561), before widening
 POOLED = 6  # height and width after IMPALA's last stage (Beyond the Rainbow, arXiv:2411.03820)
 LARGE = 128  # pixels: features of images with a longer side are pooled if there are too many
@@ -29,6 +33,9 @@ def vision_encoder(kind: Vision, image: ImageShape, *, widen: int = 2) -> nn.Mod
             small image.
         image: Channels, height and width.
         widen: Factor of IMPALA's channels.
+
+    Raises:
+        ConfigError: The image is smaller than the layers of the architecture can read.
     """
     side = min(image[1:])
     if kind == "auto":
@@ -36,7 +43,22 @@ def vision_encoder(kind: Vision, image: ImageShape, *, widen: int = 2) -> nn.Mod
         kind = "nature" if side >= 36 else "minatar" if board else "small"
     if kind == "impala":
         return Impala(image, widen=widen)
-    return convolutions(image, {"nature": NATURE, "minatar": MINATAR, "small": SMALL}[kind])
+    least = smallest_side(LAYERS[kind])
+    if side < least:
+        _, height, width = image
+        raise ConfigError(
+            f"vision: {kind} reads images of {least} x {least} pixels or more, and these have "
+            f"{height} x {width}; take auto, which chooses by the size"
+        )
+    return convolutions(image, LAYERS[kind])
+
+
+def smallest_side(layers: Sequence[tuple[int, int, int, int]]) -> int:
+    """Return the least height and width of an image for convolutions as in ``convolutions``."""
+    side = 1
+    for _, kernel, stride, padding in reversed(layers):
+        side = max(1, (side - 1) * stride + kernel - 2 * padding)
+    return side
 
 
 def feature_count(encoder: nn.Module, image: ImageShape) -> int:

@@ -5,12 +5,15 @@ import torch
 from torch import nn
 
 from soulsai.algorithms.vision import (
+    LAYERS,
     Impala,
     MaxPoolToGrid,
     SpectralConv,
     feature_count,
+    smallest_side,
     vision_encoder,
 )
+from soulsai.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -22,6 +25,7 @@ from soulsai.algorithms.vision import (
         ("auto", (4, 10, 2), 32 * 20),
         ("minatar", (4, 10, 10), 16 * 8 * 8),
         ("nature", (4, 84, 84), 64 * 7 * 7),
+        ("efficient", (4, 84, 84), 64 * 3 * 3),
         ("impala", (4, 84, 84), 64 * 6 * 6),
         ("impala", (3, 20, 30), 64 * 3 * 4),
         ("auto", (3, 128, 128), 64 * 12 * 12),
@@ -37,6 +41,20 @@ def test_how_many_features_an_image_has(kind, planes, features):
     look = vision_encoder(kind, planes)
     assert feature_count(look, planes) == features
     assert look(torch.rand(2, *planes)).shape == (2, features)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_an_image_that_is_too_small_is_told_with_the_least_size(kind):
+    least = smallest_side(LAYERS[kind])
+    assert feature_count(vision_encoder(kind, (3, least, least + 40)), (3, least, least + 40)) > 0
+    if least > 1:
+        with pytest.raises(ConfigError, match=f"{kind} reads images of {least} x {least} pixels"):
+            vision_encoder(kind, (3, least + 40, least - 1))
+
+
+def test_the_least_sizes():
+    sizes = {kind: smallest_side(layers) for kind, layers in LAYERS.items()}
+    assert sizes == {"nature": 36, "efficient": 25, "minatar": 3, "small": 1}
 
 
 @pytest.mark.parametrize("shape", [(11, 11), (13, 7), (6, 5), (84, 9), (3, 40)])
