@@ -37,6 +37,13 @@ saves_option = click.option(
     show_default=True,
     help="Where runs and results go.",
 )
+peers_option = click.option(
+    "--peers",
+    metavar="PYTHON",
+    default=sys.executable,
+    show_default="this one",
+    help="Python in which the packages are installed that ours is compared with.",
+)
 set_option = click.option("--set", "sets", metavar="SECTION.KEY=VALUE", multiple=True)
 
 
@@ -121,6 +128,16 @@ def replay(as_json: bool) -> None:
     from benchmarks import replay
 
     _show(replay.measure(), as_json=as_json)
+
+
+@app.command()
+@peers_option
+@json_option
+def priorities(peers: str, as_json: bool) -> None:
+    """Rate of drawing a batch and setting its priorities in a million rows, against cpprb."""
+    from benchmarks import priorities
+
+    _show(priorities.measure(peers), as_json=as_json)
 
 
 @app.command()

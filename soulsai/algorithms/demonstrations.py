@@ -18,6 +18,7 @@ from soulsai.algorithms.settings import DemonstrationSettings
 from soulsai.errors import ConfigError
 from soulsai.replay.prioritized import PrioritizedReplay
 from soulsai.replay.ring import Batch
+from soulsai.replay.tree_routines import TreeRoutines
 from soulsai.replay.uniform import UniformReplay
 from soulsai.types import ActionSpec, Array, Fragment, Metrics
 
@@ -60,6 +61,11 @@ class DemonstrationReplay:
     def __len__(self) -> int:
         """Return the number of transitions."""
         return len(self.replay)
+
+    def use_routines(self, routines: TreeRoutines) -> None:
+        """Set and find priorities, if there are any, by compiled routines from now on."""
+        if isinstance(self.replay, PrioritizedReplay):
+            self.replay.use_routines(routines)
 
     @property
     def cloning(self) -> bool:

@@ -201,7 +201,10 @@ class TrainingSettings(Struct, frozen=True, forbid_unknown_fields=True):
     threads: Count = 1  # torch's threads; one is fastest for small networks
     # compile updates to machine code; auto: where that is faster
     compile: Literal["auto", "never", "always"] = "auto"
-    # keep compiled updates in the user's cache folder, so that the next run begins with them
+    # find and set priorities of replay by code that is compiled at the start, in about 0.1 s;
+    # false, or without a C++ compiler: by NumPy, which takes twice as long
+    compile_replay: bool = True
+    # keep what is compiled in the user's cache folder, so that the next run begins with it
     compile_cache: bool = True
     # number format in which compiled updates multiply the matrices of hidden layers: float32 or
     # bfloat16; auto: bfloat16 if this machine is faster with it

@@ -1,64 +1,26 @@
 """Prioritised experience replay (arXiv:1511.05952): rows with large errors are drawn more often."""
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from soulsai.replay.ring import Batch, Ring, rng_state, set_rng_state
 from soulsai.replay.storage import Allocate, in_memory
+from soulsai.replay.sum_tree import CompiledSumTree, SumTree, Tree
+from soulsai.replay.tree_routines import TreeRoutines
 from soulsai.types import Array, Leaf
 
-FAN = 64  # children per node: few levels, and each is one NumPy call for a whole batch
 UNIFORM_SHARE = 1e-3  # fraction of draws that ignore priorities, so that no row starves
-ROUNDING = 1.0 - 1e-12  # keeps a depth below a sum that was rounded down, so a leaf is positive
 DECAY = 0.9999  # of the largest priority, per update: one outlier must not keep it high for ever
 
 
-class SumTree:
-    """A tree of sums over non-negative numbers, for sampling in proportion to them in batches."""
+@runtime_checkable
+class HasTrees(Protocol):
+    """A part of an algorithm that draws by priorities."""
 
-    def __init__(self, size: int) -> None:
-        self.levels: list[Array] = []  # [blocks, FAN] each, leaves first; the last has one block
-        while True:
-            blocks = -(-size // FAN)
-            self.levels.append(np.zeros((blocks, FAN)))
-            if blocks == 1:
-                break
-            size = blocks
-
-    @property
-    def leaves(self) -> Array:
-        """All numbers, padded with zeros."""
-        return self.levels[0].reshape(-1)
-
-    @property
-    def total(self) -> float:
-        """The sum of all numbers."""
-        return float(self.levels[-1].sum())
-
-    def set(self, indices: Array, values: Array | float) -> None:
-        """Set leaves [B] and update the sums above; the last of equal indices counts."""
-        self.leaves[indices] = values
-        for below, above in zip(self.levels, self.levels[1:], strict=False):
-            indices = indices // FAN
-            above.reshape(-1)[indices] = below[indices].sum(axis=1)
-
-    def find(self, depths: Array) -> Array:
-        """Return the index [B] at which the running sum first exceeds each depth [B]."""
-        nodes = np.zeros(len(depths), np.int64)
-        firsts = np.arange(len(depths)) * FAN
-        for level in reversed(self.levels):
-            block = level if len(level) == 1 else level.take(nodes, axis=0)  # [1 or B, FAN]
-            sums = block.cumsum(axis=1)
-            depths = np.minimum(depths, sums[:, -1] * ROUNDING)
-            if len(level) == 1:
-                child = flat = sums[0].searchsorted(depths, side="right")
-            else:
-                child = (sums > depths[:, None]).argmax(axis=1)
-                flat = firsts + child
-            depths = depths - (sums.take(flat) - block.take(flat))
-            nodes = nodes * FAN + child
-        return nodes
+    def use_routines(self, routines: TreeRoutines) -> None:
+        """Set and find priorities by compiled routines from now on."""
+        ...
 
 
 class PrioritizedReplay:
@@ -83,13 +45,25 @@ class PrioritizedReplay:
     ) -> None:
         self.ring = Ring(capacity, columns, allocate=allocate)
         self.alpha = alpha
-        self._tree = SumTree(capacity)
+        self._routines: TreeRoutines | None = None
+        self._tree = self._new_tree()
         self._largest = 1.0  # priority of new rows
         self._rng = rng
 
     def __len__(self) -> int:
         """Return the number of rows."""
         return len(self.ring)
+
+    def use_routines(self, routines: TreeRoutines) -> None:
+        """Set and find priorities by compiled routines from now on."""
+        priorities = self.priorities
+        self._routines = routines
+        self._tree = self._new_tree()
+        self._tree.set(np.arange(len(priorities)), priorities)
+
+    def _new_tree(self) -> Tree:
+        size = self.ring.capacity
+        return SumTree(size) if self._routines is None else CompiledSumTree(size, self._routines)
 
     @property
     def priorities(self) -> Array:
@@ -128,7 +102,7 @@ class PrioritizedReplay:
         """Remove the rows of one client; return their number."""
         before, priorities = len(self.ring), self.priorities.copy()
         kept = self.ring.remove(client)
-        self._tree = SumTree(self.ring.capacity)
+        self._tree = self._new_tree()
         self._tree.set(np.arange(len(kept)), priorities[kept])
         return before - len(kept)
 
@@ -151,7 +125,7 @@ class PrioritizedReplay:
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
         """Load rows, priorities and generator state; rows of a uniform replay get the largest."""
         slots = self.ring.load_state_dict(state_dict["ring"])
-        self._tree = SumTree(self.ring.capacity)
+        self._tree = self._new_tree()
         self._largest = float(state_dict.get("largest", 1.0))
         priorities = (
             np.asarray(state_dict["priorities"])[slots]

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import msgspec
 
 from soulsai.algorithms.base import Algorithm
-from soulsai.algorithms.compile.cache import BuildCache
+from soulsai.algorithms.compile.cache import BuildCache, key
 from soulsai.algorithms.compile.form import Compilable, NotCompilable
 from soulsai.algorithms.compile.job import JOB, LOG, Job, made_in
 from soulsai.config.cache_folder import cache_folder
@@ -130,7 +130,7 @@ class BackgroundCompile:
             raise ConfigError(f"training.compile: always, but {reason_against}; choose auto")
         if reason_against:
             self._give_up(reason_against)
-        elif self._cache is not None and (found := self._cache.find(self._job)):
+        elif self._cache is not None and (found := self._cache.find(key(self._job))):
             self._adopt_found(found)
 
     @property
@@ -218,7 +218,7 @@ class BackgroundCompile:
             return
         if self._cache is not None:
             try:
-                self._cache.keep(self._job, folder)
+                self._cache.keep(key(self._job), folder)
             except OSError as error:
                 log.info("the compiled updates are not kept for the next run: %s", error)
         self._tidy()
@@ -226,7 +226,7 @@ class BackgroundCompile:
     def _adopt_found(self, folder: Path) -> None:
         """Adopt packages of the cache; delete them, and compile anew, if they do not fit."""
         if not self._adopt(folder, found=True) and self._cache is not None:
-            self._cache.forget(self._job)
+            self._cache.forget(key(self._job))
             self._over = False
 
     def _adopt(self, folder: Path, *, found: bool = False) -> bool:

@@ -16,7 +16,7 @@ import torch
 
 from soulsai import process
 from soulsai.algorithms.build import build
-from soulsai.algorithms.compile.cache import BuildCache
+from soulsai.algorithms.compile.cache import BuildCache, key
 from soulsai.algorithms.compile.job import JOB, LOG, Job
 from soulsai.config.cache_folder import cache_folder
 from soulsai.errors import SoulsAIError
@@ -43,7 +43,7 @@ def exported(job: Job, *, keep: bool) -> Program | None:
     """
     cache = _cache() if keep else None
     try:
-        if cache is not None and (found := cache.find(job)):
+        if cache is not None and (found := cache.find(key(job))):
             return decode((found / PROGRAM).read_bytes(), Program)
         with tempfile.TemporaryDirectory(prefix="soulsai-export-") as name:
             folder = Path(name)
@@ -74,7 +74,7 @@ def exported(job: Job, *, keep: bool) -> Program | None:
 
 def forget(job: Job) -> None:
     """Delete a kept program that does not fit, so that the next run exports anew."""
-    _cache().forget(job)
+    _cache().forget(key(job))
 
 
 def _cache() -> BuildCache:
@@ -83,7 +83,7 @@ def _cache() -> BuildCache:
 
 def _keep(cache: BuildCache, job: Job, folder: Path) -> None:
     try:
-        cache.keep(job, folder)
+        cache.keep(key(job), folder)
     except OSError as error:
         log.info("the exported policy is not kept for the next run: %s", error)
 

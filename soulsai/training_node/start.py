@@ -23,7 +23,7 @@ from soulsai.datasets import files
 from soulsai.datasets.episodes import to_fragments
 from soulsai.episode_metrics import asked_info
 from soulsai.errors import CheckpointError, ConfigError, SoulsAIError, Superseded
-from soulsai.training_node import export_job, onnx_export, warm_start
+from soulsai.training_node import compiled_replay, export_job, onnx_export, warm_start
 from soulsai.training_node.retrying_wire import RetryingWire
 from soulsai.training_node.saving import atomic_folders, run_folder, snapshot
 from soulsai.training_node.saving.run_folder import RunFolder
@@ -63,7 +63,7 @@ def build_algorithm(config: Config, spec: Spec, *, seed: int) -> Algorithm:
     name = config.algorithm.name
     if config.algorithm.options and name in BUILT_IN:
         raise ConfigError(f"algorithm.options: the settings of {name!r} stand in section {name!r}")
-    return build(
+    algorithm = build(
         name,
         config.learner,
         spec,
@@ -73,6 +73,9 @@ def build_algorithm(config: Config, spec: Spec, *, seed: int) -> Algorithm:
         device=config.training.device,
         demonstrations=config.demonstrations,
     )
+    if config.training.compile_replay:
+        compiled_replay.prepare(algorithm, keep=config.training.compile_cache)
+    return algorithm
 
 
 def demonstrate(config: Config, spec: Spec, algorithm: Algorithm) -> None:

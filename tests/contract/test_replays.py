@@ -7,6 +7,7 @@ from soulsai.replay.prioritized import PrioritizedReplay
 from soulsai.replay.ring import owner
 from soulsai.replay.uniform import UniformReplay
 from soulsai.types import Leaf
+from tests.unit.replay.tree_cases import routines
 
 COLUMNS = {"x": Leaf((), "<i8"), "y": Leaf((2, 3), "|u1")}
 
@@ -15,11 +16,17 @@ def prioritized(seed=0, capacity=200):
     return PrioritizedReplay(capacity, COLUMNS, alpha=0.6, rng=np.random.default_rng(seed))
 
 
+def compiled(seed=0, capacity=200):
+    replay = prioritized(seed, capacity)
+    replay.use_routines(routines())
+    return replay
+
+
 def uniform(seed=0, capacity=200):
     return UniformReplay(capacity, COLUMNS, rng=np.random.default_rng(seed))
 
 
-@pytest.fixture(params=[prioritized, uniform])
+@pytest.fixture(params=[prioritized, compiled, uniform])
 def make(request):
     return request.param
 

@@ -27,7 +27,7 @@ PROCESSOR = ("vendor_id", "cpu family", "model", "model name", "flags", "Feature
 
 
 class BuildCache:
-    """A folder with the results of jobs, one folder each.
+    """A folder with what was built, one folder each, by a name that covers all that shapes it.
 
     Args:
         folder: The folder; it is made when the first result is kept.
@@ -36,17 +36,21 @@ class BuildCache:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def find(self, job: Job) -> Path | None:
-        """Return the folder with the result of a job, if it was done before."""
-        path = self._folder / key(job)
+    def find(self, name: str) -> Path | None:
+        """Return the folder with a result, if it was kept."""
+        path = self._folder / name
         if not self._is_ours() or not path.is_dir():
             return None
         with suppress(OSError):
             os.utime(path)
         return path
 
-    def keep(self, job: Job, made: Path) -> None:
-        """Copy the files of a job's folder, but for its order and its log.
+    def keep(self, name: str, made: Path) -> None:
+        """Copy the files of a folder, but for the order and the log of a job.
+
+        Args:
+            name: The name of the result, such as ``key`` returns.
+            made: The folder with the result.
 
         Raises:
             OSError: They cannot be written, or the folder is not this user's own.
@@ -54,13 +58,13 @@ class BuildCache:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not self._is_ours():
             raise PermissionError(f"{self._folder} can be written by other users")
-        with tempfile.TemporaryDirectory(dir=self._folder, prefix=".") as name:
-            copy = Path(name) / "copy"
+        with tempfile.TemporaryDirectory(dir=self._folder, prefix=".") as beside:
+            copy = Path(beside) / "copy"
             copy.mkdir()
             for file in made.iterdir():
                 if file.is_file() and file.name not in (JOB, LOG):
                     shutil.copyfile(file, copy / file.name)
-            path = self._folder / key(job)
+            path = self._folder / name
             try:
                 copy.rename(path)
             except OSError:
@@ -68,9 +72,9 @@ class BuildCache:
                     raise
         self._forget_old()
 
-    def forget(self, job: Job) -> None:
-        """Delete the result of a job."""
-        shutil.rmtree(self._folder / key(job), ignore_errors=True)
+    def forget(self, name: str) -> None:
+        """Delete a result."""
+        shutil.rmtree(self._folder / name, ignore_errors=True)
 
     def _forget_old(self) -> None:
         kept = [path for path in self._folder.iterdir() if not path.name.startswith(".")]

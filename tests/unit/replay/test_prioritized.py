@@ -1,12 +1,11 @@
-"""Prioritised replay: its tree, what is drawn, how it weighs, and what is written back."""
+"""Prioritised replay: what is drawn, how it weighs, and what is written back."""
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from soulsai.replay.prioritized import DECAY, FAN, UNIFORM_SHARE, PrioritizedReplay, SumTree
+from soulsai.replay.prioritized import DECAY, UNIFORM_SHARE, PrioritizedReplay
 from soulsai.types import Leaf
+from tests.unit.replay.tree_cases import routines
 
 COLUMNS = {"x": Leaf((), "<i8")}
 
@@ -16,30 +15,6 @@ def replay(capacity=100, *, rows=0, alpha=1.0, seed=0):
     if rows:
         made.append({"x": np.arange(rows)})
     return made
-
-
-@pytest.mark.parametrize("size", [1, FAN, FAN + 1, 5000, FAN**2 + 3])
-def test_the_tree_finds_what_a_running_sum_finds(size):
-    rng = np.random.default_rng(1)
-    tree = SumTree(size)
-    values = rng.integers(1, 50, size).astype(float)  # whole numbers: no rounding
-    tree.set(np.arange(size), values)
-    some = rng.integers(0, size, 200)
-    tree.set(some, 7.0)
-    values[some] = 7.0
-    assert tree.total == values.sum()
-    depths = rng.integers(0, int(values.sum()), 500).astype(float) + 0.5
-    assert (tree.find(depths) == np.searchsorted(values.cumsum(), depths, side="right")).all()
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.integers(1, 300), st.integers(0, 2**32 - 1))
-def test_the_tree_never_finds_an_empty_place(size, seed):
-    rng = np.random.default_rng(seed)
-    tree = SumTree(5000)
-    tree.set(np.arange(size), 10.0 ** rng.uniform(-9, 9, size))
-    edges = np.array([0.0, 0.5, 1.0 - 1e-16, 1.0, 1.0 + 1e-9]) * tree.total
-    assert (tree.find(edges) < size).all()
 
 
 def test_rows_are_drawn_in_proportion_to_their_priority_and_weighed_against_it():
@@ -103,3 +78,18 @@ def test_no_row_starves():
     r.update_priorities(np.arange(20), np.r_[1e6, np.zeros(19)])
     drawn = np.concatenate([r.sample(64, beta=1.0).rows["x"] for _ in range(3000)])
     assert len(np.unique(drawn)) == 20
+
+
+def test_compiled_routines_draw_the_same_from_what_is_there():
+    ours, oracle = (replay(300, rows=250, alpha=0.6, seed=4) for _ in range(2))
+    for r in (ours, oracle):
+        r.update_priorities(np.arange(250), np.arange(250.0) ** 2)
+    ours.use_routines(routines())
+    assert (ours.priorities == oracle.priorities).all()
+    for step in range(200):
+        batches = [r.sample(32, beta=0.5, batches=2) for r in (ours, oracle)]
+        assert (batches[0].ids == batches[1].ids).all()
+        assert batches[0].weights == pytest.approx(batches[1].weights, rel=1e-6)
+        for r, batch in zip((ours, oracle), batches, strict=True):
+            r.update_priorities(batch.ids, np.sin(batch.ids + step))
+            r.append({"x": np.arange(5)})

@@ -30,11 +30,15 @@ def cache(monkeypatch, tmp_path):
 
 @pytest.fixture
 def spawned(monkeypatch):
-    """The commands that are run."""
+    """The commands that export."""
     commands, run = [], subprocess.run
-    monkeypatch.setattr(
-        export_job.subprocess, "run", lambda *a, **k: (commands.append(a[0]), run(*a, **k))[1]
-    )
+
+    def noted(command, **options):
+        if export_job.__name__ in command:
+            commands.append(command)
+        return run(command, **options)
+
+    monkeypatch.setattr(export_job.subprocess, "run", noted)
     return commands
 
 

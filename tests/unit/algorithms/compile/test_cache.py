@@ -30,16 +30,16 @@ def kept(tmp_path):
 
 
 def test_what_was_kept_is_found(kept, made):
-    assert kept.find(JOB) is None
-    kept.keep(JOB, made)
-    kept.keep(JOB, made)
-    found = kept.find(JOB)
+    assert kept.find(key(JOB)) is None
+    kept.keep(key(JOB), made)
+    kept.keep(key(JOB), made)
+    found = kept.find(key(JOB))
     assert {path.name: path.read_bytes() for path in found.iterdir()} == {
         "update.pt2": b"code",
         MADE: b"{}",
     }
-    kept.forget(JOB)
-    assert kept.find(JOB) is None
+    kept.forget(key(JOB))
+    assert kept.find(key(JOB)) is None
 
 
 @pytest.mark.parametrize(
@@ -54,8 +54,8 @@ def test_what_was_kept_is_found(kept, made):
     ],
 )
 def test_another_job_is_not_found(kept, made, change):
-    kept.keep(JOB, made)
-    assert kept.find(msgspec.structs.replace(JOB, **change)) is None
+    kept.keep(key(JOB), made)
+    assert kept.find(key(msgspec.structs.replace(JOB, **change))) is None
 
 
 def test_other_code_another_torch_and_another_processor_have_other_packages(monkeypatch, tmp_path):
@@ -76,16 +76,16 @@ def test_the_one_used_longest_ago_gives_way(kept, made, monkeypatch):
     monkeypatch.setattr(cache, "MOST", 2)
     jobs = [msgspec.structs.replace(JOB, threads=threads) for threads in (1, 2, 3)]
     for age, job in zip((200, 100), jobs[:2], strict=True):
-        kept.keep(job, made)
-        os.utime(kept.find(job), (0, 1e9 - age))
-    kept.find(jobs[0])  # now it is used
-    kept.keep(jobs[2], made)
-    assert [kept.find(job) is not None for job in jobs] == [True, False, True]
+        kept.keep(key(job), made)
+        os.utime(kept.find(key(job)), (0, 1e9 - age))
+    kept.find(key(jobs[0]))  # now it is used
+    kept.keep(key(jobs[2]), made)
+    assert [kept.find(key(job)) is not None for job in jobs] == [True, False, True]
 
 
 def test_a_folder_that_others_may_write_to_is_neither_read_nor_written(kept, made, tmp_path):
-    kept.keep(JOB, made)
+    kept.keep(key(JOB), made)
     (tmp_path / "cache" / "compiled").chmod(0o777)
-    assert kept.find(JOB) is None
+    assert kept.find(key(JOB)) is None
     with pytest.raises(PermissionError, match="other users"):
-        kept.keep(JOB, made)
+        kept.keep(key(JOB), made)
