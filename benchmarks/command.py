@@ -66,6 +66,24 @@ def wire(as_json: bool) -> None:
 
 
 @app.command()
+@click.option("--clients", type=click.IntRange(1), default=1000, show_default=True)
+@click.option(
+    "--rate",
+    type=click.FloatRange(0.1),
+    default=20.0,
+    show_default=True,
+    help="Env steps/s of each.",
+)
+@click.option("--seconds", type=click.FloatRange(15), default=300.0, show_default=True)
+@json_option
+def fleet(clients: int, rate: float, seconds: float, as_json: bool) -> None:
+    """Share of a core that many clients cost the training node, and the bytes of its weights."""
+    from benchmarks import fleet
+
+    _show(fleet.measure(clients, rate, seconds), as_json=as_json)
+
+
+@app.command()
 @json_option
 def admission(as_json: bool) -> None:
     """Price of checking a batch of experience in full."""

@@ -70,7 +70,7 @@ def measure(transitions: int = 300_000) -> Iterator[Figure]:
     spec = _run_spec(environment, graph)
     messages = [
         Message(encode_message(fragment, spec), len(fragment))
-        for fragment in _play(environment, spec, steps=20_000)
+        for fragment in played(environment, spec, steps=20_000)
     ]
     environment.close()
     with EmbeddedServer() as server:
@@ -173,7 +173,7 @@ def _run_spec(environment: AdaptedEnvironment, graph: Program) -> RunSpec:
     )
 
 
-def _play(environment: AdaptedEnvironment, spec: RunSpec, steps: int) -> Iterator[Fragment]:
+def played(environment: AdaptedEnvironment, spec: RunSpec, steps: int) -> Iterator[Fragment]:
     """Play at random, and cut as a client cuts; use each fragment before the next."""
     action_spec, leaf = environment.spec.action, environment.spec.action.leaf
     rng = np.random.default_rng(0)

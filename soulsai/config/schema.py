@@ -197,6 +197,9 @@ class TrainingSettings(Struct, frozen=True, forbid_unknown_fields=True):
     # number format in which matrices are sent: float32, or float16 with half the bytes; clients
     # act with the rounded numbers, and actions are checked against these
     weights_dtype: Literal["float32", "float16"] = "float32"
+    # longest time for which messages of more than 32 clients gather before they are read together,
+    # in seconds; 0: they are read as they come, which costs a core for every thousand clients
+    read_seconds: Annotated[float, Meta(ge=0, le=1)] = 0.2
     device: str = "cpu"  # device of the networks: cpu, mps, cuda or cuda:1
     threads: Count = 1  # torch's threads; one is fastest for small networks
     # compile updates to machine code; auto: where that is faster

@@ -244,7 +244,11 @@ class TrainingNode:
                 return
             starving = self._starving
             since = self._publisher.tried + STALE_SECONDS
-            stuck = starving and self._clients.need_grant(self._progress.version, since)
+            stuck = (
+                starving
+                and self._publisher.only_grants
+                and self._clients.need_grant(self._progress.version, since)
+            )
             if self._publisher.due(now, starving=starving, stuck=stuck):
                 self._publish()
             self._receive()
@@ -562,7 +566,8 @@ class TrainingNode:
         )
         receiver = Receiver(
             self._raw_wire, admission, most=OVERFULL * run.spec.stream_entries,
-            failed=self._failed, rng=Random(), clock=self._clock,
+            pause=run.config.training.read_seconds, failed=self._failed, rng=Random(),
+            clock=self._clock,
         )  # fmt: skip
         receiver.excluded = self._quarantine.excluded
         return receiver

@@ -127,12 +127,17 @@ class Publisher:
         if self._is_crowded:
             return True
         if not self.unpublished:
-            return stuck and bool(self._policy.quota) and since >= self._seconds
+            return stuck and self.only_grants and since >= self._seconds
         if self._policy.quota == 0:  # a version would only take back the grants
             return False
         if self._policy.eager or since >= self._seconds:
             return True
         return starving and self._policy.quota is not None and self._is_scarce
+
+    @property
+    def only_grants(self) -> bool:
+        """Whether the next version would grant env steps, and change nothing else."""
+        return not self.unpublished and bool(self._policy.quota)
 
     @property
     def least_seconds(self) -> float:

@@ -15,7 +15,10 @@ from soulsai.training_node.failed_entries import FailedEntries
 from soulsai.wire.protocols import Entry, Position, TrainingWire
 
 READ_SECONDS = 0.25  # that one read may sleep, and a stop may take
-DISCOVER_SECONDS = 0.4  # between two looks for new clients
+FEW_STREAMS = 32  # which are read as fast as entries come
+STREAM_SECONDS = 2e-4  # between two reads of more streams, for each of them
+DISCOVER_SECONDS = 0.4  # between two looks for new clients, and
+DISCOVER_STREAM_SECONDS = 1e-3  # longer for each stream that is known
 INBOX_BYTES = 32 * 2**20
 BACK_OFF = (0.1, 2.0)  # seconds: first and longest
 
@@ -73,6 +76,7 @@ class Receiver:
         admission: Admission,
         *,
         most: int,
+        pause: float,
         failed: FailedEntries,
         rng: random.Random,
         clock: Callable[[], float] = time.monotonic,
@@ -83,6 +87,7 @@ class Receiver:
             wire: The server.
             admission: Turns entries into arrivals; used by the thread only.
             most: Entries that are left in each stream; older ones are deleted.
+            pause: The longest time between two reads of many streams, in seconds.
             failed: The entries that have ended a node before.
             rng: Spreads the times of new attempts.
             clock: Seconds of a monotonic clock.
@@ -93,6 +98,7 @@ class Receiver:
         self.crowded = False  # a client's entries take much of the server's memory
         self._wire = wire
         self._most = most
+        self._pause = pause
         self._failed = failed
         self._admission = admission
         self._rng = rng
@@ -153,12 +159,14 @@ class Receiver:
         failures = 0
         while not self._stop.is_set():
             try:
-                if self._clock() - looked >= DISCOVER_SECONDS:
+                if self._clock() - looked >= self._discover_seconds(len(clients)):
                     clients = self._discover()
                     looked = self._clock()
+                began = self._clock()
                 entries = self._wire.read(self._positions(clients), READ_SECONDS)
                 if not self._hand_over(entries):
                     return
+                self._rest(began, len(clients))
             except AccessDenied:
                 raise
             except WireError as error:
@@ -171,6 +179,25 @@ class Receiver:
                 if failures:
                     log.info("receiving again failures=%d", failures)
                 failures = 0
+
+    @staticmethod
+    def _discover_seconds(streams: int) -> float:
+        """Return the time between two looks for new clients, each of which bounds all streams."""
+        return DISCOVER_SECONDS + (
+            DISCOVER_STREAM_SECONDS * streams if streams > FEW_STREAMS else 0
+        )
+
+    def _rest(self, began: float, streams: int) -> None:
+        """Let entries of many streams gather, as each read asks for all of them.
+
+        Args:
+            began: The time at which the last read began.
+            streams: The number of streams.
+        """
+        pause = min(self._pause, STREAM_SECONDS * streams) if streams > FEW_STREAMS else 0.0
+        left = began + pause - self._clock()
+        if left > 0:
+            self._stop.wait(left)
 
     def _discover(self) -> list[str]:
         while self._forgotten:

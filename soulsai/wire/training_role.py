@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
@@ -52,6 +52,7 @@ _STREAM_BYTES = (
     128 * 2**20
 )  # of entries that were read, per client, until a checkpoint deletes them
 _ENTRY_COST = 2**16  # bytes that an entry counts at least: a read has a few hundred of them
+_BOUNDED_STREAMS = 64  # per look for clients, besides those that may be too long
 _SCAN_KEYS = 1000  # per command, and
 _SCAN_COMMANDS = 32  # per look for clients: keys of others must not delay the reading
 _ID_END = 2**64  # both numbers of an entry's id are below that
@@ -93,6 +94,7 @@ class TrainingRole:
         self._cursor = 0  # of the present one
         self._may_close = True  # connections of clients
         self._kept: dict[str, KeptEntries] = {}  # that were read, and are still on the server
+        self._bounded = 0  # looks for streams that are too long
         self._deleted: deque[tuple[str, Position]] = deque()  # of them, by any thread
         self._pointed = b""  # the pointer to the newest weights, as it is stored
         self._episode_sizes: deque[int] = deque()  # of the newest episodes
@@ -283,7 +285,8 @@ class TrainingRole:
             if (position := kept.excess(_STREAM_BYTES)) is not None
         }
         commands: list[RedisCommand] = [
-            ("XTRIM", self._keys.experience(client), "MAXLEN", entries) for client in clients
+            ("XTRIM", self._keys.experience(client), "MAXLEN", entries)
+            for client in self._may_exceed(clients, entries)
         ]
         commands += [
             ("XTRIM", self._keys.experience(client), "MINID", _after(position))
@@ -291,6 +294,21 @@ class TrainingRole:
         ]
         self._all(commands)
         return any(2 * kept.bytes > _STREAM_BYTES for kept in self._kept.values())
+
+    def _may_exceed(self, clients: Sequence[str], entries: int) -> Iterator[str]:
+        """Yield the clients whose streams may have more than so many entries.
+
+        Of a stream that was read to its end, the length is known. Since a server may have lost
+        deletions, each stream is taken in its turn, too.
+        """
+        turns = -(-len(clients) // _BOUNDED_STREAMS)
+        for number, client in enumerate(clients):
+            stream, kept = self._streams.get(client), self._kept.get(client)
+            is_read = stream is not None and not stream.was_full and kept is not None
+            is_short = is_read and kept is not None and 2 * len(kept) < entries
+            if not is_short or number % turns == self._bounded % turns:
+                yield client
+        self._bounded += 1
 
     def publish(self, weights: Weights) -> Pointer:
         if self._program is None:
@@ -486,6 +504,10 @@ class KeptEntries:
     def __init__(self) -> None:
         self.bytes = 0
         self._entries: deque[tuple[Position, int]] = deque()
+
+    def __len__(self) -> int:
+        """Return their number."""
+        return len(self._entries)
 
     def add(self, position: Position, size: int) -> None:
         """Note an entry that was read."""

@@ -84,7 +84,7 @@ def test_through_a_real_server_each_kind_is_refused_and_the_honest_goes_on(tmp_p
         judges._now = lambda: 4e9
         failed = FailedEntries(tmp_path)
         shuffle = random.Random(0)
-        with Receiver(node, judges, most=10_000, failed=failed, rng=shuffle) as receiver:
+        with Receiver(node, judges, most=10_000, pause=0.1, failed=failed, rng=shuffle) as receiver:
             for name, make in KINDS.items():
                 data = make(rng)
                 at = Position(at.epoch, at.seq + 1)

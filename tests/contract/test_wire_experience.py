@@ -325,6 +325,43 @@ def test_the_bytes_of_a_stream_that_were_read_are_bounded(wire, node, monkeypatc
     assert not node.bound(["c1", "c2"], 100)
 
 
+def test_of_many_streams_each_look_bounds_those_that_may_be_long_and_some_others(
+    wire, node, monkeypatch
+):
+    monkeypatch.setattr("soulsai.wire.training_role._BOUNDED_STREAMS", 2)
+    names = [f"c{number}" for number in range(6)]
+    clients = {name: wire.client(name) for name in names}
+    positions = {name: next_positions(clients[name].hello(HELLO), 12) for name in names}
+    after = dict.fromkeys(names, START)
+    for part in (slice(2), slice(2, 3)):  # the second read finds fewer than it asks for
+        for name in names:
+            push(clients[name], positions[name][part])
+        for _ in range(4):
+            for entry in node.read(after, 0.0):
+                after[entry.client] = entry.position
+    push(clients["c0"], positions["c0"][3:])  # which nobody has read
+
+    def lengths():
+        return {name: len(node.read({name: START}, 0.0)) for name in names}
+
+    trimmed = []
+    real = node._connection.execute_all
+
+    def noted(commands, *rest):
+        trimmed.extend(command[1] for command in commands if command[0] == "XTRIM")
+        return real(commands, *rest)
+
+    monkeypatch.setattr(node._connection, "execute_all", noted)
+    looks = []
+    for _ in range(3):
+        trimmed.clear()
+        node.bound(names, 10)
+        looks.append(set(trimmed))
+    assert max(map(len, looks)) < len(names)
+    assert set.union(*looks) == {node._keys.experience(name) for name in names}
+    assert lengths()["c0"] == 10
+
+
 def test_a_stream_is_discarded_or_bounded_and_its_ids_go_on(wire, node):
     client = wire.client("c1")
     positions = next_positions(client.hello(HELLO), 10)

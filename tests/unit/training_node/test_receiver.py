@@ -8,7 +8,7 @@ import pytest
 from soulsai.errors import AccessDenied, Rejected, Unreachable
 from soulsai.training_node.admission import Admission, Arrival, Mark
 from soulsai.training_node.failed_entries import FailedEntries
-from soulsai.training_node.receiver import Inbox, Receiver, RefusalLog
+from soulsai.training_node.receiver import FEW_STREAMS, Inbox, Receiver, RefusalLog
 from soulsai.types import (
     PROTOCOL,
     ActionSpec,
@@ -68,7 +68,7 @@ def entry(client, seq, epoch=1):
     return Entry(client, Position(epoch, seq), b"%d" % seq)
 
 
-def receiver(wire, folder, **marks):
+def receiver(wire, folder, pause=0.1, **marks):
     def decode(entry):
         if entry.data == b"13":
             raise Rejected("frame", "unlucky")
@@ -78,7 +78,7 @@ def receiver(wire, folder, **marks):
         SPEC, Head("epsilon_greedy"), decode, marks=marks, newest=(1, 1), now=lambda: 0.0
     )
     failed = FailedEntries(folder)
-    return Receiver(wire, admission, most=10_000, failed=failed, rng=random.Random(0))
+    return Receiver(wire, admission, most=10_000, pause=pause, failed=failed, rng=random.Random(0))
 
 
 def collect(receiving, count):
@@ -97,6 +97,28 @@ def test_streams_are_discovered_and_read_in_order_from_their_marks(tmp_path):
         assert [a.mark.position.seq for a in collect(receiving, 4)] == [4, 5, 6, 7]
         wire.streams["b"] = [entry("b", seq) for seq in range(1, 4)]
         assert [a.heartbeat.steps for a in collect(receiving, 3)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.2])
+def test_entries_of_many_streams_gather_and_arrive_as_without_a_pause(pause, tmp_path):
+    wire = Wire()
+    names = [f"c{number}" for number in range(2 * FEW_STREAMS)]
+    for name in names:
+        wire.streams[name] = [entry(name, seq) for seq in range(1, 5)]
+    with receiver(wire, tmp_path, pause=pause) as receiving:
+        arrived = collect(receiving, 4 * len(names))
+    for name in names:
+        assert [a.heartbeat.steps for a in arrived if a.client == name] == [1, 2, 3, 4]
+
+
+def test_a_pause_between_reads_grows_with_the_streams_up_to_its_bound(tmp_path):
+    waits = []
+    receiving = receiver(Wire(), tmp_path, pause=0.2)
+    receiving._clock = lambda: 10.0
+    receiving._stop.wait = waits.append
+    for streams in (1, FEW_STREAMS, 100, 500, 100_000):
+        receiving._rest(9.99, streams)
+    assert waits == pytest.approx([0.01, 0.09, 0.19])
 
 
 def test_an_outage_is_survived(caplog, tmp_path):
