@@ -81,6 +81,7 @@ class EvaluatorNode:
         self._tries: dict[str, int] = {}
         self._requested: ClientEpisodes | None = None
         self._unplayable = ""  # the reason why nothing can be played here
+        self._no_video = ""  # the reason why there was no video the last time
         finished = tuple(self._evaluations.models)[-MOST_FINISHED:]
         self._state = EvaluatorState(now(), every=self._every, finished=finished)
         self._state_due = -float("inf")
@@ -231,8 +232,13 @@ class EvaluatorNode:
         try:
             reply = self._run_job(order, self._job_stopped)
         except JobFailed as failure:
-            self._fault(f"no video of {model}: {failure}")
+            if str(failure) == self._no_video:  # of each model in turn, which is said once
+                self._doing("")
+            else:
+                self._no_video = str(failure)
+                self._fault(f"no video of {model}: {failure}")
         else:
+            self._no_video = ""
             self._fault(reply.notice)
 
     # ---- where this machine cannot make the environment ----

@@ -181,6 +181,23 @@ def test_without_a_video_the_evaluation_counts_all_the_same(place):
     )
 
 
+def test_a_reason_against_videos_is_said_once_and_not_of_each_best_model(place):
+    place.save(0, 1)
+    place.broken[RecordOrder] = JobFailed("av: not installed")
+    evaluator, faults = place.evaluator(9), []
+    for skill in range(1, 4):
+        place.save(skill, 10 * skill)
+        while evaluator._turn():
+            pass
+        faults.append(read_state(place.folder).fault)
+    place.broken[RecordOrder] = JobFailed("the disk is full")
+    place.save(4, 50)
+    evaluator._turn()
+    assert sum(isinstance(order, RecordOrder) for order in place.orders) == 4
+    assert {*faults} == {"no video of 000001: av: not installed"}
+    assert read_state(place.folder).fault == "no video of 000004: the disk is full"
+
+
 def test_a_full_disk_is_waited_for(place, monkeypatch):
     def refuse(folder, line):
         raise OSError(28, "No space left on device", "x")
