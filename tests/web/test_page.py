@@ -298,8 +298,9 @@ def test_before_the_first_episode(tmp_path, opened):
         trainer.status = msgspec.structs.replace(trainer.status, clients=(), checkpoint="")
         with telemetry(settings(tmp_path), server) as url:
             page = opened(url, patient=True)
-            page.get_by_text("The first episode has not ended yet.").wait_for()
+            drawn = "the reward per env step is drawn below."
+            page.get_by_text(f"The first episode has not ended yet; {drawn}").wait_for()
             trainer.play(episode(0, 2000, random.Random(0)))
-            page.get_by_text("1 episodes", exact=True).wait_for()
+            page.get_by_text("1 episode", exact=True).wait_for()
             page.get_by_role("link", name="Clients").click()
             page.get_by_text("No client has connected").wait_for()

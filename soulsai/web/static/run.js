@@ -160,7 +160,7 @@ function reward(context, changed) {
     chart.show(uPlot.join(columns));
     const rows = feeds.reduce((sum, feed) => sum + feed.rows.length, 0);
     const episodes = Math.max(...feeds.flatMap((feed) => feed.rows.slice(-1).map((row) => row.episode)));
-    say(note, rows < episodes ? `${count(rows)} points for ${count(episodes)} episodes` : `${count(episodes)} episodes`);
+    say(note, rows < episodes ? `${count(rows)} points for ${counted(episodes, "episodes")}` : counted(episodes, "episodes"));
     read(null);
   };
   const read = (index) => {
