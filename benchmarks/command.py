@@ -302,6 +302,39 @@ def tax(
         _show(figures, as_json=as_json)
 
 
+@app.command()
+@click.argument(
+    "of",
+    default="cartpole,pendulum,lander,interventions,offline",
+    help="cartpole, pendulum, lander, interventions or offline; several by commas.",
+)
+@seeds_option
+@first_seed_option
+@saves_option
+@set_option
+@resume_option
+@json_option
+def demonstrations(
+    of: str,
+    seeds: int,
+    first_seed: int,
+    saves: Path,
+    sets: Sequence[str],
+    resume: bool,
+    as_json: bool,
+) -> None:
+    """Measure what demonstrations, interventions and data alone are worth.
+
+    Runs with and without take turns, seed by seed; their results are kept where "learning" does.
+    """
+    from benchmarks import demonstrations, learning
+
+    with StopSignal() as stop:
+        bench = learning.Bench(saves, 1, tuple(sets), resume, curves=False, stopped=stop, said=_say)
+        chosen = range(first_seed, first_seed + seeds)
+        _show(demonstrations.measure(of, chosen, bench), as_json=as_json)
+
+
 def _say(result: Seed) -> None:
     """Tell a person what a seed has come to."""
     came = result.fault or (

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -30,24 +30,23 @@ class Crowd:
     def __init__(
         self,
         redis: RedisSettings,
-        environment: str,
+        environments: Sequence[str],
         *,
-        clients: int,
         seed: int,
         faults: Faults,
         log: Path,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._redis = redis
-        self._environment = environment
-        self._clients = clients
+        self._environments = environments  # of each client
+        self._clients = len(environments)
         self._seed = seed
         self._faults = faults
         self._log_path = log
         self._clock = clock
         self._due = clock() + faults.kill_seconds
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._lives = [0] * clients
+        self._lives = [0] * self._clients
         self._victim = faults.slow_clients
 
     def __enter__(self) -> Self:
@@ -87,7 +86,7 @@ class Crowd:
         named = {
             "--redis": self._redis.url,
             "--secrets": self._redis.secrets,
-            "--env": self._environment,
+            "--env": self._environments[number],
             "--name": f"client-{number}-{life}",
             "--seed": life_seed(self._seed, 0, number, life),
             "--faults": msgspec.json.encode(self._faults).decode(),

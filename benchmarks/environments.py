@@ -1,5 +1,6 @@
 """Environments of the learning targets that Gymnasium does not register itself."""
 
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -10,6 +11,8 @@ from soulsai.errors import EnvironmentFault
 from soulsai.types import Array
 
 LONGEST_GAME = 5_000  # env steps; MinAtar itself would play for ever
+TAKEN_OVER = 0.1  # share of the steps that an expert takes over
+STRETCH = 25  # such steps in a row
 
 
 def cartpole_positions() -> gymnasium.Env[Array, Any]:
@@ -32,3 +35,47 @@ def breakout() -> gymnasium.Env[Array, Any]:
     return gymnasium.wrappers.TimeLimit(
         BaseEnv("breakout", use_minimal_action_set=True), LONGEST_GAME
     )
+
+
+class _Steered(gymnasium.Wrapper[Array, Any, Array, Any]):
+    """An environment that an expert takes over for stretches of steps, at random times.
+
+    Args:
+        env: The environment.
+        expert: Maps environment and observation to an action.
+    """
+
+    def __init__(self, env: gymnasium.Env[Array, Any], expert: Callable[[Any, Array], Any]) -> None:
+        super().__init__(env)
+        self._expert = expert
+        self._left = 0  # steps of the stretch
+        self._obs = np.zeros(0)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Array, dict[str, Any]]:
+        """Begin an episode; a stretch goes on in it."""
+        self._obs, info = self.env.reset(seed=seed, options=options)
+        return self._obs, info
+
+    def step(self, action: Any) -> tuple[Array, Any, bool, bool, dict[str, Any]]:
+        """Take the expert's action, if he has taken over, and say so."""
+        # So many stretches begin that they are that share of all steps.
+        begins = TAKEN_OVER / (STRETCH * (1.0 - TAKEN_OVER))
+        if not self._left and self.np_random.random() < begins:
+            self._left = STRETCH
+        steers = self._left > 0
+        if steers:
+            self._left -= 1
+            action = self._expert(self.env.unwrapped, self._obs)
+        self._obs, reward, terminated, truncated, info = self.env.step(action)
+        if steers:
+            info = {**info, "intervention": action, "intervened": True}
+        return self._obs, reward, terminated, truncated, info
+
+
+def steered_lander() -> gymnasium.Env[Array, Any]:
+    """Make LunarLander, a tenth of whose steps Gymnasium's heuristic takes over."""
+    from gymnasium.envs.box2d.lunar_lander import heuristic
+
+    return _Steered(gymnasium.make("LunarLander-v3"), heuristic)

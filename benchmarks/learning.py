@@ -17,7 +17,6 @@ from msgspec import Struct
 
 from benchmarks.calls import INTERRUPTED, Interrupted, answer, never, options
 from benchmarks.crowd import Crowd
-from benchmarks.faults import Faults
 from benchmarks.ledger import Ledger, Seed, revision
 from benchmarks.statistics import interval, iqm, steps_to
 from benchmarks.targets import Target
@@ -153,8 +152,8 @@ def _train(chosen: Target, blank: Seed, bench: Bench) -> Seed:
 
 
 def _trained(chosen: Target, words: list[str], seed: int, bench: Bench) -> dict[str, Any]:
-    """Train to the end, with clients of the command's own or with ours that suffer."""
-    if chosen.faults == Faults():
+    """Train to the end, with clients of the command's own or with ours."""
+    if chosen.own_clients:
         return answer("train", *words, stopped=bench.stopped)
     from soulsai.wire.redis.embedded_server import EmbeddedServer
 
@@ -163,8 +162,7 @@ def _trained(chosen: Target, words: list[str], seed: int, bench: Bench) -> dict[
         words = [*words, f"--set=redis.url={redis.url}", f"--set=redis.secrets={redis.secrets}"]
         crowd = Crowd(
             redis,
-            chosen.environment,
-            clients=chosen.clients,
+            chosen.environments,
             seed=seed,
             faults=chosen.faults,
             log=bench.saves / f"crowd-{chosen.name}-{seed}.log",
@@ -191,12 +189,11 @@ def finite(number: float) -> float | None:
 
 def _words(chosen: Target, bench: Bench) -> list[str]:
     """Return what all seeds have in common on the command line."""
-    calm = chosen.faults == Faults()
     named = {
         "--env": chosen.environment,
         "--algorithm": chosen.algorithm,
         "--max-env-steps": chosen.steps,
-        "--clients": chosen.clients if calm else 0,
+        "--clients": chosen.clients if chosen.own_clients else 0,
     }
     kept = (f"checkpoint.every={chosen.along}", "checkpoint.keep=1000") if chosen.along else ()
     sets = (*QUIET, *kept, *chosen.overrides, *bench.overrides)
@@ -206,10 +203,13 @@ def _words(chosen: Target, bench: Bench) -> list[str]:
 def _settings(chosen: Target, bench: Bench) -> list[str]:
     """Return all that a result depends on but the seed and the source."""
     words = _words(chosen, bench)
-    if chosen.faults == Faults():
+    if chosen.own_clients:
         return words
     suffering = msgspec.json.encode(chosen.faults).decode()
-    return [*words, f"and {chosen.clients} clients that suffer {suffering}"]
+    words.append(f"and {chosen.clients} clients that suffer {suffering}")
+    if chosen.steered_clients:
+        words.append(f"{chosen.steered_clients} of them in {chosen.steered}")
+    return words
 
 
 def _with(blank: Seed, **known: Any) -> Seed:

@@ -27,6 +27,19 @@ class Target(Struct, frozen=True):
     overrides: tuple[str, ...] = ()
     along: int = 0  # updates between checkpoints that are evaluated, too; 0: only the final one
     faults: Faults = Faults()
+    steered: str = ""  # environment of the first ``steered_clients``, which steers itself at times
+    steered_clients: int = 0
+
+    @property
+    def own_clients(self) -> bool:
+        """Whether ``soulsai train`` starts the clients."""
+        return self.faults == Faults() and not self.steered_clients
+
+    @property
+    def environments(self) -> list[str]:
+        """The environment of each client."""
+        others = self.clients - self.steered_clients
+        return [self.steered] * self.steered_clients + [self.environment] * others
 
 
 CALM = Target(

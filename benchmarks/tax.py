@@ -77,7 +77,11 @@ def measure(chosen: Sequence[Tax], seeds: Sequence[int], bench: Bench) -> Iterat
 def to_bar(score: Score) -> float:
     """Return the IQM of the env steps to the bar; infinite if too many seeds never got there."""
     steps = [math.inf if taken is None else taken for taken in score.to_bar]
-    steps += [math.inf] * len(score.failed)
+    return middle([*steps, *[math.inf] * len(score.failed)])
+
+
+def middle(steps: Sequence[float]) -> float:
+    """Return the IQM of numbers; infinite if too many of them are."""
     ordered = np.sort(steps)
     cut = int(0.25 * len(ordered))
     return math.inf if math.isinf(ordered[len(ordered) - cut - 1]) else iqm(steps)

@@ -36,7 +36,7 @@ def test_a_crowd_loses_one_after_the_other_and_nobody_stays(tmp_path):
     def gathered(server):
         redis = RedisSettings(url=server.url, secrets=str(server.secrets))
         crowd = Crowd(
-            redis, "soulsai.testing:ToyEnv", clients=3, seed=1, faults=faults, log=log, clock=clock
+            redis, ["soulsai.testing:ToyEnv"] * 3, seed=1, faults=faults, log=log, clock=clock
         )
         with crowd:
             until("three clients", lambda: len(clients()) == 3)
