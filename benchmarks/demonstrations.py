@@ -124,8 +124,9 @@ def _best_policy(folder: Path, curve: Sequence[tuple[int, float]]) -> Path:
     return checkpoints[best] / POLICY
 
 
-def _compared(what: str, without: Played, shown: Played, limit: float) -> Figure:
+def _compared(what: str, both: Sequence[Played], limit: float) -> Figure:
     """Return the env steps to the bar, held against a share of those of runs without."""
+    without, shown = both
     each = ", ".join(f"{a:g} for {b:g}" for a, b in zip(shown.to_bar, without.to_bar, strict=True))
     return at_most(
         f"demonstrations: {what} ({each})",
@@ -154,24 +155,22 @@ def cartpole(study: Study) -> Iterator[Figure]:
 def pendulum(study: Study) -> Iterator[Figure]:
     """Yield the env steps to the bar of sac with 5 demonstrated episodes, against none."""
     both = study.in_turns(lambda: PENDULUM_ALONE, lambda: study.shown(PENDULUM_ALONE, 5))
-    yield _compared("Pendulum, sac, 5 episodes", *both, PENDULUM_LIMIT)
+    yield _compared("Pendulum, sac, 5 episodes", both, PENDULUM_LIMIT)
 
 
 def lander(study: Study) -> Iterator[Figure]:
     """Yield the env steps to the bar of dqn with 20 demonstrated episodes, against none."""
     alone = study.kept(LANDER_ALONE)
     both = study.in_turns(lambda: alone, lambda: study.shown(alone, 20))
-    yield _compared("LunarLander, dqn, 20 episodes", *both, LANDER_LIMIT)
+    yield _compared("LunarLander, dqn, 20 episodes", both, LANDER_LIMIT)
 
 
 def interventions(study: Study) -> Iterator[Figure]:
     """Yield the same with a scripted expert who takes over on 2 of 8 clients, and the ledger."""
     alone = study.kept(LANDER_ALONE)
-    without, steered = study.in_turns(lambda: alone, lambda: LANDER_STEERED)
-    yield _compared(
-        "LunarLander, dqn, 10 % taken over on 2 of 8 clients", without, steered, STEERED_LIMIT
-    )
-    statuses = [_status(folder) for folder in steered.runs]
+    both = study.in_turns(lambda: alone, lambda: LANDER_STEERED)
+    yield _compared("LunarLander, dqn, 10 % taken over on 2 of 8 clients", both, STEERED_LIMIT)
+    statuses = [_status(folder) for folder in both[1].runs]
     counted = sum(status.env_steps for status in statuses)
     missing = sum(_missing(status) for status in statuses)
     free = [not client.held for status in statuses for client in status.clients]

@@ -85,6 +85,6 @@ def _environments(run: RunSpec, *, vector: bool) -> Sequence[PlayableEnvironment
             lambda: make_own_vector(ENVIRONMENT, offer, run.spec), limits, rng=rng
         )
     return [
-        InProcessEnvironment(lambda: make_own(ENVIRONMENT, offer, run.spec), limits, rng=rng)
+        InProcessEnvironment(lambda _: make_own(ENVIRONMENT, offer, run.spec), limits, rng=rng)
         for _ in range(COUNT)
     ]

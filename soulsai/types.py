@@ -36,6 +36,8 @@ WIDE = 1e6  # a bound of integers from which it says nothing about their usual s
 UNBOUNDED = 1e30  # a bound of an action beyond this is none; JSON cannot carry infinity
 CARD_FORMAT = 1  # of the cards that it writes, and the newest that it reads
 MOST_ENVIRONMENTS = 256  # of one client
+MOST_STAGES = 64  # of a schedule
+STAGE = "stage"  # value published with each version: the stages of the schedule that have begun
 LARGEST_NUMBER = 1e30  # of an episode's floats: their sums and squares stay finite
 
 
@@ -298,8 +300,9 @@ class Weights(Struct, frozen=True, eq=False):
     """One version of the policy, with all that a client needs in order to act.
 
     ``quota`` bounds the env steps one client may take between this version and the next (``None``:
-    no bound). ``exploration`` holds numbers for the head: ``random`` is the least share of uniform
-    random actions of all episodes that explore. ``dtype`` is that in which matrices are sent.
+    no bound). ``exploration`` holds numbers for the player: ``random`` is the least share of
+    uniform random actions of all episodes that explore, and ``stage`` the number of stages of the
+    schedule that have begun. ``dtype`` is that in which matrices are sent.
     """
 
     run: str
@@ -329,6 +332,13 @@ class Pointer(Struct, frozen=True):
         return self.generation, self.version
 
 
+class ScheduleStage(Struct, frozen=True):
+    """Arguments of the environment from an env step of the run on."""
+
+    env_step: Count
+    kwargs: Kwargs = {}
+
+
 class EnvironmentOffer(Struct, frozen=True):
     """The environment of the server's run; a client checks it against its own list."""
 
@@ -343,6 +353,24 @@ class EnvironmentOffer(Struct, frozen=True):
     realtime: bool = False  # it goes on by itself, and is therefore slow
     largest_reward: float = 1e6  # of one step, with either sign
     vector: bool = False  # the package's own environment plays all at once
+    schedule: tuple[ScheduleStage, ...] = ()  # in the order of their env steps
+
+    def begun(self, env_steps: int) -> int:
+        """Return the number of stages that have begun after so many env steps of the run."""
+        return sum(stage.env_step <= env_steps for stage in self.schedule)
+
+    def at_stage(self, begun: int) -> "EnvironmentOffer":
+        """Return the environment in which so many stages have begun, and no other ever will.
+
+        The arguments of the last of them replace those of the offer; stages before it do not count.
+        """
+        kwargs = self.kwargs | self.schedule[begun - 1].kwargs if begun else self.kwargs
+        return msgspec.structs.replace(self, kwargs=kwargs, schedule=())
+
+    @property
+    def last(self) -> "EnvironmentOffer":
+        """The environment of the last stage."""
+        return self.at_stage(len(self.schedule))
 
 
 class RunSpec(Struct, frozen=True):

@@ -69,6 +69,14 @@ class PlayableEnvironment(RecordedEnvironment, Protocol):
         """Return whether it can be reset, after at most ``timeout`` seconds of waiting and work."""
         ...
 
+    def begin_stage(self, begun: int) -> None:
+        """Take the arguments of the run's stage before the next reset; ``ready`` says when.
+
+        Args:
+            begun: The number of stages of the schedule that have begun.
+        """
+        ...
+
     def reset(self, rows: Rows, seed: int | None = None) -> None:
         """Begin an episode and write its first observation into ``rows``."""
         ...
@@ -136,6 +144,10 @@ class AdaptedEnvironment:
         """Return true: it can always be reset."""
         del timeout
         return True
+
+    def begin_stage(self, begun: int) -> None:
+        """Refuse: only what can make it anew gives it other arguments."""
+        raise EnvironmentFault(f"{self.name}: stage {begun} needs another environment")
 
     def reset(self, rows: Rows, seed: int | None = None) -> None:
         """Begin an episode and write its first observation into ``rows``."""

@@ -29,6 +29,7 @@ def check_offer(
     named: str,
     listed: Sequence[str],
     own_kwargs: Kwargs,
+    own_stages: Sequence[Kwargs] = (),
     own_wrappers: Wrappers | None = None,
     allowed_wrappers: Sequence[str] = (),
 ) -> str:
@@ -39,6 +40,7 @@ def check_offer(
         named: An id named by the user, which replaces the offer's.
         listed: The ids that the client's own configuration allows.
         own_kwargs: The arguments in the client's own configuration, which may hold paths.
+        own_stages: Those of each stage of the schedule there, which may, too.
         own_wrappers: The wrappers in the client's own configuration.
         allowed_wrappers: The names of others that it allows.
 
@@ -50,8 +52,10 @@ def check_offer(
             f"the server requests {offer.count} environments of one client; at most "
             f"{MOST_ENVIRONMENTS} are allowed"
         )
-    for key, value in offer.kwargs.items():
-        foreign = key not in own_kwargs or own_kwargs[key] != value
+    every = [offer.kwargs, *(stage.kwargs for stage in offer.schedule)]
+    for key, value in (pair for kwargs in every for pair in kwargs.items()):
+        ours = [kwargs[key] for kwargs in (own_kwargs, *own_stages) if key in kwargs]
+        foreign = value not in ours
         if foreign and any("/" in text or "\\" in text for text in _strings(value)):
             raise ConfigError(
                 f"the server requests {offer.id!r} with a path in {key}={value!r}; if you want "

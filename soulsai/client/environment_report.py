@@ -14,10 +14,11 @@ from soulsai.algorithms.registry import AlgorithmSections
 from soulsai.algorithms.settings import LearnerSettings
 from soulsai.algorithms.spec_text import describe_action, describe_leaf
 from soulsai.client.environment import numbers
-from soulsai.client.probe import SingleEnvironment, open_environment, random_action
+from soulsai.client.probe import SingleEnvironment, check_schedule, open_environment, random_action
 from soulsai.client.spaces import Rows
 from soulsai.client.vector_environment import FirstOfVector
 from soulsai.config.schema import Config
+from soulsai.config.yaml_file import emit
 from soulsai.episode_metrics import asked_info
 from soulsai.types import MASK, Array, Spec, zeros
 
@@ -75,6 +76,7 @@ def check(
         finally:
             before("close")
             environment.close()
+    check_schedule(settings, config.client, environment.spec, lambda: before("start"))
     masked = MASK in environment.spec.obs
     together = environment.count if isinstance(environment, FirstOfVector) else 1
     mask = ("observation" if environment.mask_in_obs else "info") if masked else ""
@@ -137,6 +139,8 @@ def describe(report: EnvironmentReport, config: Config) -> Iterator[str]:
     yield f"  isolation    {_isolation(config)}"
     if settings.vector:
         yield f"  vector       {settings.count} environments of each client in one, by the package"
+    for stage in settings.schedule:
+        yield f"  schedule     from env step {stage.env_step:,}: {emit(stage.kwargs)}"
     if step > SLOW_SECONDS and not settings.realtime:
         yield "               if it goes on by itself, set environment.realtime: true"
     yield f"  train        {_training(report, config)}"

@@ -93,8 +93,8 @@ def evaluate(
     if trial and policy.is_file() and policy.stat().st_size <= MOST_FILE_BYTES:
         try_file(policy)
     actor, card = Actor.from_file(policy)
-    offer = with_own(card.environment, listed_only(own, card.environment))
-    own_kwargs = own.kwargs | (card.environment.kwargs if environment else {})
+    offer = with_own(card.environment, listed_only(own, card.environment)).last
+    own_kwargs = own.kwargs | (card.environment.last.kwargs if environment else {})
     own_wrappers = own.wrappers | (card.environment.wrappers if environment else {})
     id = check_offer(
         offer, named=environment, listed=(), own_kwargs=own_kwargs, own_wrappers=own_wrappers,
@@ -175,7 +175,9 @@ def _open(
         first.close()
         raise EnvironmentFault(f"{id}: is not the environment of the policy: {different}")
     made = iter([first])
-    environments.append(InProcessEnvironment(lambda: next(made, None) or again(), limits, rng=rng))
+    environments.append(
+        InProcessEnvironment(lambda _: next(made, None) or again(), limits, rng=rng)
+    )
 
 
 def _close(environments: list[PlayableEnvironment]) -> None:

@@ -48,7 +48,7 @@ class InProcessEnvironment:
 
     def __init__(
         self,
-        make: Callable[[], SingleEnvironment],
+        make: Callable[[int], SingleEnvironment],
         limits: WatchdogSettings,
         *,
         rng: random.Random,
@@ -58,13 +58,14 @@ class InProcessEnvironment:
         """Make the environment for the first time.
 
         Args:
-            make: Makes it, or raises ``EnvironmentFault``.
+            make: Makes it for a stage of the schedule, or raises ``EnvironmentFault``.
             limits: The pauses after faults.
             rng: Of these pauses.
             clock: Monotonic seconds.
             sleep: How to sleep.
         """
-        self._remade = _Remade(make, limits, rng, clock, sleep)
+        self._make = make
+        self._remade = _Remade(lambda: make(0), limits, rng, clock, sleep)
         self.name = self._remade.name
         self.info: dict[str, Any] = {}
 
@@ -74,6 +75,10 @@ class InProcessEnvironment:
     def ready(self, timeout: float) -> bool:
         """Return whether it can be reset, after at most ``timeout`` seconds of waiting."""
         return self._remade.ready(timeout)
+
+    def begin_stage(self, begun: int) -> None:
+        """Close it, so that ``ready`` makes it with the arguments of a stage."""
+        self._remade.replace(lambda: self._make(begun))
 
     def reset(self, rows: Rows, seed: int | None = None) -> None:
         """Begin an episode; see ``AdaptedEnvironment.reset``."""
@@ -208,6 +213,14 @@ class _Remade(Generic[Made]):
                 self._fail(Fault("crash", str(error)), error)
             self._watchdog.launched()
         return True
+
+    def replace(self, make: Callable[[], Made]) -> None:
+        """Close the environment; ``ready`` makes another one."""
+        self._make = make
+        try:
+            self.close()
+        except EnvironmentFault as closing:
+            log.warning("close: %s", closing)
 
     def playing(self) -> Made:
         """Return the environment."""

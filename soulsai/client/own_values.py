@@ -41,6 +41,10 @@ def with_own(offer: EnvironmentOffer, own: ClientSettings) -> EnvironmentOffer:
     return msgspec.structs.replace(
         offer,
         kwargs=offer.kwargs | own.kwargs,
+        schedule=tuple(
+            msgspec.structs.replace(stage, kwargs=stage.kwargs | own.kwargs)
+            for stage in offer.schedule
+        ),
         wrappers=own.wrappers | {n: w for n, w in offer.wrappers.items() if n not in own.wrappers},
         max_episode_steps=offer.max_episode_steps if limit is None else limit,
     )
@@ -58,8 +62,14 @@ def numbered(offer: EnvironmentOffer, index: int) -> EnvironmentOffer:
 
     A text that consists of digits alone after that becomes an integer.
     """
-    kwargs = {name: _numbered(value, index) for name, value in offer.kwargs.items()}
-    return msgspec.structs.replace(offer, kwargs=kwargs)
+    return msgspec.structs.replace(
+        offer,
+        kwargs=_numbered(offer.kwargs, index),
+        schedule=tuple(
+            msgspec.structs.replace(stage, kwargs=_numbered(stage.kwargs, index))
+            for stage in offer.schedule
+        ),
+    )
 
 
 def index_of(number: int, count: int, place: int) -> int:
@@ -73,10 +83,19 @@ def index_of(number: int, count: int, place: int) -> int:
     return (number - 1) * count + place + 1
 
 
-def for_record(offer: EnvironmentOffer) -> ClientValues:
-    """Return the values that the run lets clients set, in a bounded form for the record."""
-    values = offer.kwargs | {LIMIT: offer.max_episode_steps}
-    listed = [name for name in offer.client_kwargs if name in values]
+def for_record(offer: EnvironmentOffer, stage: int = 0) -> ClientValues:
+    """Return the values that differ among episodes of a run, in a bounded form for the record.
+
+    These are those that the run lets clients set, and those of its schedule.
+
+    Args:
+        offer: The run's environment.
+        stage: The number of stages of the schedule that have begun.
+    """
+    values = offer.at_stage(stage).kwargs | {LIMIT: offer.max_episode_steps}
+    scheduled = [name for each in offer.schedule for name in each.kwargs]
+    named = dict.fromkeys([*offer.client_kwargs, *scheduled])
+    listed = [name for name in named if name in values]
     fit = [name for name in listed if name.isprintable() and len(name) <= LARGEST_NAME]
     return {name: _bounded(values[name]) for name in fit[:MOST_CLIENT_KWARGS]}
 

@@ -30,7 +30,7 @@ from soulsai.heads import (
     to_environment,
     to_environment_rows,
 )
-from soulsai.types import INTERVENED, MASK, Array, Episode, Head, RunSpec, zeros
+from soulsai.types import INTERVENED, MASK, Array, ClientValues, Episode, Head, RunSpec, zeros
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +64,7 @@ class _Seat:
         self.taken_over = 0  # steps of the episode that a person chose
         self.began = 0.0  # of the episode
         self.late = LateSteps()
+        self.stage = 0  # of the schedule, by which the environment was made
         self.absent = True  # until an episode begins
 
 
@@ -123,6 +124,7 @@ class Player:
         epoch: int,
         rng: np.random.Generator,
         seeds: Sequence[int | None],
+        values: Sequence[ClientValues] = ({},),
         step_delay: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
@@ -139,6 +141,8 @@ class Player:
             epoch: The epoch of this session.
             rng: Of exploration and of drawn actions.
             seeds: Of the first reset of each environment; the first one is that of a vector.
+            values: What the record says of the arguments in each stage of the schedule, the first
+                before any has begun.
             step_delay: Seconds to sleep after each round of steps.
             clock: Monotonic seconds.
             sleep: How to sleep.
@@ -150,6 +154,7 @@ class Player:
         self._head = head
         self._link, self._progress = link, progress
         self._rng, self._seeds = rng, list(seeds)
+        self._values = values
         self._step_delay = step_delay
         self._clock, self._sleep = clock, sleep
         self._instructions = Instructions()
@@ -424,6 +429,9 @@ class Player:
 
     def _begin(self, seat: _Seat) -> None:
         """Begin an episode; its first observation is no step of the episode before."""
+        if self._stage != seat.stage:
+            self._begin_stage(seat)
+            return
         seed, self._seeds[seat.index] = self._seeds[seat.index], None
         environment = self._environments[seat.index]
         try:
@@ -440,6 +448,20 @@ class Player:
         self._set_absent(seat, absent=False)
         if environment not in self._resetting:
             self._begun(seat)
+
+    @property
+    def _stage(self) -> int:
+        """The number of stages of the schedule that have begun."""
+        return min(self._instructions.stage, len(self._values) - 1)
+
+    def _begin_stage(self, seat: _Seat) -> None:
+        """Let an environment take the arguments of a stage; the player rejoins when it is ready."""
+        seat.stage = self._stage
+        self._set_absent(seat, absent=True)
+        self._environments[seat.index].begin_stage(seat.stage)
+        if self._progress.kwargs != self._values[seat.stage]:
+            log.info("schedule stage=%d values=%s", seat.stage, self._values[seat.stage])
+        self._progress.kwargs = self._values[seat.stage]
 
     def _begun(self, seat: _Seat) -> None:
         """Prepare for the first step of an episode, whose first observation has arrived."""
@@ -567,7 +589,7 @@ class Player:
                 epsilon=seat.at_random,
                 info=numbers(seat.source.info, self._spec.environment.info_keys)
                 | ({INTERVENED: float(seat.taken_over)} if seat.taken_over else {}),
-                kwargs=self._progress.kwargs,
+                kwargs=self._values[seat.stage],
             )
         )
         self._progress.episodes += 1

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, Protocol
 from msgspec import Struct
 
 from soulsai.client.actor import Actor
-from soulsai.types import ClientValues, Episode, Fragment, Pointer
+from soulsai.types import MOST_STAGES, STAGE, ClientValues, Episode, Fragment, Pointer
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,12 @@ class Instructions(NamedTuple):
     paused: bool = False
     over: Literal["", "stop", "run", "error"] = ""  # the reason to end
     evaluation: EvaluationTask | None = None  # the last one that was asked for
+
+    @property
+    def stage(self) -> int:
+        """Return the number of stages of the schedule that have begun; 0 if it makes no sense."""
+        stage = self.exploration.get(STAGE, 0.0)
+        return int(stage) if 0 <= stage <= MOST_STAGES else 0
 
     @property
     def exploration(self) -> dict[str, float]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from soulsai.client.creation import make, make_vector
 from soulsai.client.environment import LARGEST_SEED, AdaptedEnvironment
+from soulsai.client.environment_offer import difference
 from soulsai.client.episode_videos import RENDER, EpisodeVideos
 from soulsai.client.own_values import numbered, with_own
 from soulsai.client.vector_environment import AdaptedVector, FirstOfVector
@@ -39,7 +40,43 @@ def probe(
         return _spec_from(Path(environment.spec_file))
     probed = open_environment(environment, own)
     probed.close()
+    check_schedule(environment, own, probed.spec)
     return probed.spec
+
+
+def check_schedule(
+    environment: schema.EnvironmentSettings,
+    own: schema.ClientSettings,
+    spec: Spec,
+    before: Callable[[], object] = lambda: None,
+) -> None:
+    """Make the environment of each stage once, and compare its spaces with those of the run.
+
+    Args:
+        environment: The settings of the environment.
+        own: The settings of a client on this machine.
+        spec: The spaces of the environment without a schedule.
+        before: Is called before each is made.
+
+    Raises:
+        ConfigError: One of them cannot be made, or has other spaces; the message names the stage.
+    """
+    offer = environment.offer
+    for begun, stage in enumerate(offer.schedule, 1):
+        where = f"environment.schedule: from env step {stage.env_step}"
+        kwargs = offer.at_stage(begun).kwargs
+        before()
+        try:
+            at_stage = msgspec.structs.replace(environment, kwargs=kwargs, schedule=())
+            opened = open_environment(at_stage, own)
+            opened.close()
+        except EnvironmentFault as fault:
+            raise ConfigError(f"{where}: {fault}") from None
+        if different := difference(opened.spec, spec):
+            raise ConfigError(
+                f"{where}: the spaces differ from those before ({different}); a schedule changes "
+                "arguments that leave the spaces as they are"
+            )
 
 
 def open_environment(

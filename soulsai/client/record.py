@@ -134,7 +134,7 @@ def open_recorded(
         own: The settings of a client on this machine.
         pictures: Whether the environment draws pictures for a person.
     """
-    offer = numbered(with_own(environment.offer, own), 0)
+    offer = numbered(with_own(environment.offer, own).last, 0)
     kwargs = offer.kwargs | ({"render_mode": "rgb_array"} if pictures else {})
     env = make(environment.id, kwargs, offer.max_episode_steps, offer.wrappers)
 

@@ -78,12 +78,12 @@ class RecordedPolicy:
             EnvironmentFault: It cannot be made, or not with that mode.
         """
         self.actor, self.card = Actor.from_file(policy)
-        offer = with_own(self.card.environment, listed_only(own, self.card.environment))
+        offer = with_own(self.card.environment, listed_only(own, self.card.environment)).last
         self.id = check_offer(
             offer,
             named=environment,
             listed=(),
-            own_kwargs=own.kwargs | (self.card.environment.kwargs if environment else {}),
+            own_kwargs=own.kwargs | (self.card.environment.last.kwargs if environment else {}),
             own_wrappers=own.wrappers | (self.card.environment.wrappers if environment else {}),
             allowed_wrappers=own.allowed_wrappers,
         )

@@ -133,6 +133,7 @@ class _ClientContext(NamedTuple):
             named=self.named,
             listed=self.config.client.environments,
             own_kwargs=own.kwargs | self.config.client.kwargs,
+            own_stages=[stage.kwargs for stage in own.schedule],
             own_wrappers=own.wrappers | self.config.client.wrappers,
             allowed_wrappers=self.config.client.allowed_wrappers,
         )
@@ -142,7 +143,8 @@ class _ClientContext(NamedTuple):
         if self.take_over is not None:
             environments = self._steered(environments, spec, self.take_over)
         try:
-            return self._play(spec, _public_id(id), for_record(offer), environments)
+            values = [for_record(offer, stage) for stage in range(len(offer.schedule) + 1)]
+            return self._play(spec, _public_id(id), values, environments)
         finally:
             _close(environments)
 
@@ -198,7 +200,7 @@ class _ClientContext(NamedTuple):
 
     def _in_process(self, id: str, offer: EnvironmentOffer, spec: Spec) -> InProcessEnvironment:
         return InProcessEnvironment(
-            lambda: self._made(id, offer, spec),
+            lambda stage: self._made(id, offer.at_stage(stage), spec),
             self.config.watchdog,
             rng=self.jitter,
             clock=self.clock,
@@ -243,7 +245,7 @@ class _ClientContext(NamedTuple):
         self,
         spec: RunSpec,
         id: str,
-        values: ClientValues,
+        values: Sequence[ClientValues],
         environments: Sequence[PlayableEnvironment] | InProcessVector,
     ) -> str:
         count = len(environments) if isinstance(environments, Sequence) else environments.count
@@ -260,7 +262,7 @@ class _ClientContext(NamedTuple):
             started = self._retry(lambda: self._say_hello(spec, hello, spool, unconfirmed))
             if started is None:
                 return "run"
-            log.info("run=%s environment=%s count=%d values=%s", spec.run, id, count, values)
+            log.info("run=%s environment=%s count=%d values=%s", spec.run, id, count, values[0])
             over = self._run_player(spec, *started, values, environments, spool, unconfirmed)
             if over == "run" and spool is not None:
                 spool.discard()
@@ -274,14 +276,14 @@ class _ClientContext(NamedTuple):
         spec: RunSpec,
         program: Program,
         position: Position,
-        values: ClientValues,
+        values: Sequence[ClientValues],
         environments: Sequence[PlayableEnvironment] | InProcessVector,
         spool: Spool | None,
         unconfirmed: UnconfirmedEntries,
     ) -> str:
         """Play, and return the reason of the end."""
         outbox = Outbox(int(self.config.client.outbox_mb * 1e6), self.clock)
-        progress = PlayerProgress(kwargs=values)
+        progress = PlayerProgress(kwargs=values[0])
         several = len(environments) if isinstance(environments, Sequence) else 1
         exploration, *seeds = np.random.SeedSequence(self.seed).spawn(1 + several)
         with Uplink(
@@ -308,6 +310,7 @@ class _ClientContext(NamedTuple):
                 rng=np.random.default_rng(exploration),
                 # Below 2**31, because many environments take an int32.
                 seeds=[int(one.generate_state(1)[0]) >> 1 for one in seeds],
+                values=values,
                 step_delay=self.step_delay,
                 clock=self.clock,
                 sleep=self.sleep,

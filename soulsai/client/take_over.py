@@ -52,6 +52,10 @@ class TakenOverEnvironment:
         """Return whether it can be reset; see ``PlayableEnvironment.ready``."""
         return self._environment.ready(timeout)
 
+    def begin_stage(self, begun: int) -> None:
+        """Take the arguments of a stage; see ``PlayableEnvironment.begin_stage``."""
+        self._environment.begin_stage(begun)
+
     def reset(self, rows: Rows, seed: int | None = None) -> None:
         """Begin an episode; see ``PlayableEnvironment.reset``."""
         self._environment.reset(rows, seed)

@@ -257,4 +257,6 @@ def _wanted(kind: inspect.Type) -> str:
             return f"a list in brackets, each item {_wanted(item_type)}"
         case inspect.DictType():
             return "`name: value` lines"
+        case inspect.StructType(fields=fields):
+            return "{" + ", ".join(f"{field.name}: ..." for field in fields) + "}"
     return "something else"

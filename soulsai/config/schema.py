@@ -6,6 +6,7 @@
 import re
 from collections.abc import Iterator
 from ipaddress import ip_address
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -18,11 +19,13 @@ from soulsai.algorithms.settings import DemonstrationSettings, LearnerSettings
 from soulsai.errors import ConfigError
 from soulsai.types import (
     MOST_ENVIRONMENTS,
+    MOST_STAGES,
     Count,
     EnvironmentOffer,
     Kwargs,
     Natural,
     Positive,
+    ScheduleStage,
     Wrappers,
 )
 
@@ -63,6 +66,13 @@ class RedisSettings(Struct, frozen=True, forbid_unknown_fields=True):
     stream_entries: Count = 4096
 
 
+class StageSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """A stage of the schedule of an environment."""
+
+    env_step: Count
+    kwargs: Kwargs
+
+
 class EnvironmentSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The environment that clients play."""
 
@@ -76,6 +86,9 @@ class EnvironmentSettings(Struct, frozen=True, forbid_unknown_fields=True):
         tuple[Annotated[str, Meta(min_length=1, max_length=LARGEST_NAME)], ...],
         Meta(max_length=MOST_CLIENT_KWARGS),
     ] = ()
+    # arguments that replace those of kwargs from an env step on, between episodes, as in
+    # [{env_step: 20000, kwargs: {gravity: -9.0}}]; evaluations play the last of these stages
+    schedule: Annotated[tuple[StageSettings, ...], Meta(max_length=MOST_STAGES)] = ()
     # wrappers with their arguments, from the innermost to the outermost: Gymnasium's by name, as in
     # FrameStackObservation: {stack_size: 4}, others as "module:Class"
     wrappers: Wrappers = {}
@@ -120,6 +133,7 @@ class EnvironmentSettings(Struct, frozen=True, forbid_unknown_fields=True):
             realtime=self.realtime,
             largest_reward=self.largest_reward,
             vector=self.vector,
+            schedule=tuple(ScheduleStage(one.env_step, one.kwargs) for one in self.schedule),
         )
 
     def _own_wrappers(self) -> Wrappers:
@@ -401,6 +415,8 @@ def _faults(config: Config) -> Iterator[str]:
             yield f"{path}: must not be empty"
     yield from _environment_faults(config.environment)
     yield from _unquoted("environment.kwargs", config.environment.kwargs)
+    for stage in config.environment.schedule:
+        yield from _unquoted("environment.schedule", stage.kwargs)
     yield from _unquoted("client.kwargs", config.client.kwargs)
     if config.client.name and not re.match(NAME_PATTERN, config.client.name):
         yield f"client.name: {config.client.name!r} is not a name of a-z, 0-9, _ and -, at most 64"
@@ -438,6 +454,15 @@ def _environment_faults(environment: EnvironmentSettings) -> Iterator[str]:
             "environment.vector: the package's own vector environment is played in the client's "
             "process; set environment.realtime and environment.isolate to false"
         )
+    if environment.vector and environment.schedule:
+        yield (
+            "environment.schedule: a vector environment begins its episodes by itself, and cannot "
+            "take other arguments; set environment.vector to false"
+        )
+    steps = [stage.env_step for stage in environment.schedule]
+    for before, after in pairwise(steps):
+        if after <= before:
+            yield f"environment.schedule: env_step {after} after {before}; wanted growing env steps"
     if len(environment.action_range) == 1:
         yield "environment.action_range: one number; wanted [low, high]"
 

@@ -380,6 +380,7 @@ def _environment(config: Config, spec: RunSpec, named: str = "") -> CheckResult:
             named=named,
             listed=config.client.environments,
             own_kwargs=config.environment.kwargs | config.client.kwargs,
+            own_stages=[stage.kwargs for stage in config.environment.schedule],
             own_wrappers=config.environment.wrappers | config.client.wrappers,
             allowed_wrappers=config.client.allowed_wrappers,
         )

@@ -13,7 +13,7 @@ from soulsai.algorithms.pace import divide
 from soulsai.errors import SoulsAIError
 from soulsai.training_node import onnx_export
 from soulsai.training_node.start import TrainingRun
-from soulsai.types import CARD_FORMAT, Array, PolicyCard, Program, Weights, WeightsDtype
+from soulsai.types import CARD_FORMAT, STAGE, Array, PolicyCard, Program, Weights, WeightsDtype
 from soulsai.wire.weights import as_received, weights_bytes
 
 RETRY_SECONDS = 1.0  # after a version could not be published
@@ -106,6 +106,7 @@ class Publisher:
         self._granted_at = 0  # env steps admitted then
         self._counted = 0  # clients among which the quota was divided
         self._is_crowded = False  # more clients have come since
+        self._stage = 0  # of the schedule, with the newest version
 
     def __repr__(self) -> str:
         progress = self._progress
@@ -126,6 +127,8 @@ class Publisher:
             return since >= RETRY_SECONDS
         if self._is_crowded:
             return True
+        if self.stage != self._stage and self._policy.quota != 0:
+            return True
         if not self.unpublished:
             return stuck and self.only_grants and since >= self._seconds
         if self._policy.quota == 0:  # a version would only take back the grants
@@ -137,7 +140,13 @@ class Publisher:
     @property
     def only_grants(self) -> bool:
         """Whether the next version would grant env steps, and change nothing else."""
-        return not self.unpublished and bool(self._policy.quota)
+        begins = self.stage != self._stage
+        return not self.unpublished and not begins and bool(self._policy.quota)
+
+    @property
+    def stage(self) -> int:
+        """The number of stages of the environment's schedule that have begun."""
+        return self._spec.environment.begun(self._progress.env_steps)
 
     @property
     def least_seconds(self) -> float:
@@ -174,7 +183,8 @@ class Publisher:
         self.check.refused = 0
         progress.version += 1
         arrays, dtype = as_received(arrays, self._program, self._dtype)
-        self._keep(arrays, dtype)
+        exploration = self._exploration()
+        self._keep(arrays, exploration, dtype)
         quota = divide(self._policy.quota, taken, self.granted)
         weights = Weights(
             run=self._spec.run,
@@ -182,7 +192,7 @@ class Publisher:
             version=progress.version,
             arrays=arrays,
             quota=quota,
-            exploration=dict(self._policy.exploration),
+            exploration=exploration,
             dtype=dtype,
         )
         self._failed = not self._send(weights)
@@ -192,6 +202,16 @@ class Publisher:
         self.granted, self._granted_at = quota, progress.env_steps
         self._counted, self._is_crowded = len(taken), False
         return not self._failed
+
+    def _exploration(self) -> dict[str, float]:
+        """Return the values to publish, with the stage of the schedule if there is one."""
+        values = dict(self._policy.exploration)
+        if self._spec.environment.schedule:
+            values[STAGE] = float(self.stage)
+        if self.stage != self._stage:
+            self._stage = self.stage
+            log.info("schedule stage=%d env_steps=%d", self._stage, self._progress.env_steps)
+        return values
 
     def hurry(self) -> None:
         """Repeat a failed attempt at once: the server may have room now."""
@@ -236,9 +256,8 @@ class Publisher:
         used = self._progress.env_steps - self._granted_at
         return self.granted is None or 2 * used >= self.granted
 
-    def _keep(self, arrays: Arrays, dtype: WeightsDtype) -> None:
+    def _keep(self, arrays: Arrays, exploration: dict[str, float], dtype: WeightsDtype) -> None:
         progress = self._progress
-        exploration = dict(self._policy.exploration)
         self._kept[progress.generation, progress.version] = PublishedVersion(
             arrays, exploration, progress.env_steps, dtype
         )

@@ -43,8 +43,9 @@ class BridgedEnvironment:
     """Plays through one game at a time; each of its messages gets exactly one answer.
 
     The answers are ``{"type": "action", "action": ...}``, ``{"type": "reset"}`` after the end of an
-    episode, ``{"type": "spec", ...}`` to a hello, and before the connection closes
-    ``{"type": "error", "message": ...}`` or ``{"type": "end"}``.
+    episode, with ``"kwargs"`` if a stage of the schedule has begun, ``{"type": "spec", ...}`` to a
+    hello, and before the connection closes ``{"type": "error", "message": ...}`` or
+    ``{"type": "end"}``.
     """
 
     def __init__(self, door: Door, offer: EnvironmentOffer, spec: Spec, stopped: Stopped) -> None:
@@ -58,6 +59,9 @@ class BridgedEnvironment:
         """
         self.name = offer.id
         self.info: dict[str, Any] = {}
+        self._offer = offer
+        self._kwargs = offer.kwargs
+        self._tells = False  # the game does not know the arguments of the stage yet
         self._door = door
         self._spec = spec
         self._largest_reward = offer.largest_reward
@@ -80,13 +84,19 @@ class BridgedEnvironment:
                 log.info("game=connected")
         return self._game is not None
 
+    def begin_stage(self, begun: int) -> None:
+        """Tell the game the arguments of a stage with the next request for an episode."""
+        self._kwargs, self._tells = self._offer.at_stage(begun).kwargs, True
+
     def reset(self, rows: Rows, seed: int | None = None) -> None:
         """Wait for an episode of the game; a seed means nothing to it."""
         del seed
         begun, self._begun = self._begun, None
         if begun is None:
             if self._owes:
-                self._answer({"type": "reset"})
+                more = {"kwargs": self._kwargs} if self._tells else {}
+                self._tells = False
+                self._answer({"type": "reset", **more})
             report = self._report()
             if not isinstance(report, GameReset):
                 raise self._broken("wanted a message of the type reset", tells=True)
@@ -140,7 +150,9 @@ class BridgedEnvironment:
             if not isinstance(report, GameHello):
                 return report
             spec = msgspec.to_builtins(self._spec)
-            self._answer({"type": "spec", "environment": self.name, **spec})
+            self._answer({
+                "type": "spec", "environment": self.name, "kwargs": self._kwargs, **spec,
+            })  # fmt: skip
 
     def _answer(self, value: dict[str, Any]) -> None:
         self._owes = False

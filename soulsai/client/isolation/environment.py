@@ -85,6 +85,7 @@ class IsolatedEnvironment:
             sleep: How to sleep.
         """
         self.name = id
+        self._offer = offer
         self.info: dict[str, Any] = {}
         self.spec = spec
         self._limits = limits
@@ -148,6 +149,12 @@ class IsolatedEnvironment:
                 return True
             if self._clock() >= until:
                 return False
+
+    def begin_stage(self, begun: int) -> None:
+        """End its process, so that ``ready`` starts it with the arguments of a stage."""
+        kwargs = self._offer.at_stage(begun).kwargs
+        self._setup = msgspec.structs.replace(self._setup, kwargs=kwargs)
+        self.close()
 
     def reset(self, rows: Rows, seed: int | None = None) -> None:
         """Begin an episode; see ``AdaptedEnvironment.reset``."""

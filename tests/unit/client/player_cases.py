@@ -85,7 +85,9 @@ class Recording:
 
 def stage(envs, kind="epsilon_greedy", *, memory=False, clock=lambda: 0.0, quota=None, **options):
     """Return a player, its line, and how to play so many more env steps."""
-    player_options = {key: options.pop(key) for key in ("step_delay", "sleep") if key in options}
+    player_options = {
+        key: options.pop(key) for key in ("step_delay", "sleep", "values") if key in options
+    }
     head = Head(
         kind,
         eval_fraction=options.pop("eval_fraction", 0.0),
@@ -93,7 +95,7 @@ def stage(envs, kind="epsilon_greedy", *, memory=False, clock=lambda: 0.0, quota
     )
     exploration = options.pop("exploration", {})
     masked = options.pop("masked", False)
-    offer = EnvironmentOffer(
+    offer = options.pop("offer", None) or EnvironmentOffer(
         "it", info_keys=options.pop("info_keys", ()), realtime=options.pop("realtime", False)
     )
     if isinstance(envs, list):

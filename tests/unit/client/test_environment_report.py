@@ -11,14 +11,16 @@ from gymnasium import spaces
 
 from soulsai.algorithms.spec_text import describe_leaf
 from soulsai.client.environment_report import check, describe
+from soulsai.client.probe import probe
 from soulsai.config import Config
 from soulsai.config.schema import (
     AlgorithmSettings,
     EnvironmentSettings,
     RunSettings,
+    StageSettings,
     TelemetrySettings,
 )
-from soulsai.errors import EnvironmentFault
+from soulsai.errors import ConfigError, EnvironmentFault
 from soulsai.testing import BoxToy, DictToy, MaskedToy, MultiDiscreteToy, ToyEnv
 from soulsai.types import Leaf
 
@@ -307,3 +309,46 @@ def test_unknown_keys_of_the_info_are_named_and_known_ones_listed(monkeypatch):
 def test_faults_that_only_steps_show_are_found(fault, found):
     with pytest.raises(EnvironmentFault, match=found):
         check(config("soulsai.testing:RudeEnv", kwargs={"fault": fault}))
+
+
+def scheduled(*stages):
+    schedule = tuple(StageSettings(10 * (i + 1), kwargs) for i, kwargs in enumerate(stages))
+    return config("soulsai.testing:ToyEnv", kwargs={"length": 8}, schedule=schedule)
+
+
+def test_each_stage_of_a_schedule_is_made_and_told():
+    said = words(scheduled({"length": 4}, {}))
+    assert "  schedule     from env step 10: {length: 4}" in said
+    assert "  schedule     from env step 20: {}" in said
+
+
+@pytest.mark.parametrize(
+    ("stages", "told"),
+    [
+        ([{"length": 4}, {"lenght": 4}], r"^environment\.schedule: from env step 20: .*lenght"),
+        ([{"length": "many"}], r"^environment\.schedule: from env step 10: "),
+    ],
+)
+def test_a_stage_that_cannot_be_made_is_named_in_one_line(stages, told):
+    with pytest.raises(ConfigError, match=told) as caught:
+        check(scheduled(*stages))
+    assert "\n" not in str(caught.value)
+
+
+class Growing(ToyEnv):
+    def __init__(self, size=4):
+        super().__init__()
+        self.observation_space = spaces.Box(-1.0, 1.0, (size,), np.float32)
+
+    def _observation(self):
+        return np.zeros(self.observation_space.shape, np.float32)
+
+
+def test_a_stage_with_other_spaces_is_named_in_one_line():
+    schedule = (StageSettings(7, {"size": 5}),)
+    found = config(f"{__file__}:Growing", schedule=schedule)
+    told = r"^environment\.schedule: from env step 7: the spaces differ .*leaf 'obs' is"
+    with pytest.raises(ConfigError, match=told):
+        check(found)
+    with pytest.raises(ConfigError, match=told):
+        probe(found.environment)

@@ -44,7 +44,7 @@ def kind():
 
 @pytest.fixture
 def played(kind):
-    def adapted():
+    def adapted(stage=0):
         return AdaptedEnvironment(kind(), "it", mask_key="", masked=False)
 
     now = [0.0]

@@ -270,3 +270,41 @@ def test_what_is_dumped_loads_back_equal(tmp_path_factory, config: Config) -> No
     folder = tmp_path_factory.mktemp("dump")
     assert load(written(folder, "c.yaml", dump(config)), {}, []) == config
     assert load(written(folder, "c.json", to_json(config)), {}, []) == config
+
+
+@pytest.mark.parametrize(
+    ("schedule", "told"),
+    [
+        ("[{env_step: 0, kwargs: {}}]", "environment.schedule: wanted a list in brackets"),
+        ("[{env_step: 5, kwarg: {}}]", r"each item {env_step: ..., kwargs: ...}"),
+        ("[{kwargs: {a: 1}}]", "environment.schedule: wanted a list in brackets"),
+        ("[{env_step: 5}]", "environment.schedule: wanted a list in brackets"),
+        ("{5: {}}", "a key must be text"),
+        (
+            "[{env_step: 9, kwargs: {}}, {env_step: 9, kwargs: {}}]",
+            "environment.schedule: env_step 9 after 9; wanted growing env steps",
+        ),
+        (
+            "[{env_step: 9, kwargs: {port: {index}}}]",
+            'environment.schedule.port: {index} is a mapping in YAML; write "{index}"',
+        ),
+    ],
+)
+def test_a_schedule_that_makes_no_sense_is_one_line(schedule: str, told: str) -> None:
+    said = complaint(overrides=[f"environment.schedule={schedule}"])
+    assert told in said
+    assert "\n" not in said
+
+
+def test_a_vector_environment_has_no_schedule() -> None:
+    schedule = "environment.schedule=[{env_step: 9, kwargs: {length: 4}}]"
+    said = complaint(overrides=[schedule, "environment.vector=true"])
+    assert said.startswith("environment.schedule: a vector environment")
+
+
+def test_a_schedule_is_offered_and_written_back() -> None:
+    schedule = "[{env_step: 9, kwargs: {a: 1}}, {env_step: 20, kwargs: {}}]"
+    config = load(None, {}, [f"environment.schedule={schedule}"])
+    offer = config.environment.offer
+    assert [(stage.env_step, stage.kwargs) for stage in offer.schedule] == [(9, {"a": 1}), (20, {})]
+    assert msgspec.json.decode(to_json(config), type=Config) == config

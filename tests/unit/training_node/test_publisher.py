@@ -9,20 +9,23 @@ from soulsai.config.schema import Config, RunSettings, TrainingSettings
 from soulsai.training_node.publisher import RETRY_SECONDS, Publisher
 from soulsai.training_node.saving.snapshot import Progress
 from soulsai.training_node.start import TrainingRun
-from soulsai.types import PROTOCOL, EnvironmentOffer, RunSpec
+from soulsai.types import PROTOCOL, EnvironmentOffer, RunSpec, ScheduleStage
 from tests.unit.training_node.node_cases import SPEC, Linear, program
 
 
 class Desk:
     """A publisher with a clock at hand, and what it sent."""
 
-    def __init__(self, *, quota=None, eager=False, kept_mb=64.0, clients=1, **training):
+    def __init__(
+        self, *, quota=None, eager=False, kept_mb=64.0, clients=1, schedule=(), **training
+    ):
         self.sent = []
         self.works = True
         self.progress = Progress("run", generation=2, version=5)
         self.policy = Linear()
         self.policy.quota, self.policy.eager = quota, eager
-        spec = RunSpec("run", PROTOCOL, PROTOCOL, EnvironmentOffer("x"), SPEC, "dqn", "")
+        offer = EnvironmentOffer("x", schedule=schedule)
+        spec = RunSpec("run", PROTOCOL, PROTOCOL, offer, SPEC, "dqn", "")
         config = Config(
             training=TrainingSettings(
                 publish_seconds=10.0,
@@ -212,3 +215,30 @@ def test_before_anybody_was_heard_of_a_run_s_own_clients_share_or_some_strangers
     assert not unknown.due(1.0)
     unknown.publisher.count(9, 9)  # they could take more than the quota
     assert unknown.due(1.0)
+
+
+def test_a_stage_of_the_schedule_is_published_as_soon_as_it_begins():
+    desk = Desk(schedule=(ScheduleStage(50, {"a": 1}), ScheduleStage(80, {"a": 2})))
+    desk.publish(0.0)
+    assert desk.sent[-1].exploration["stage"] == 0
+    desk.progress.env_steps = 49
+    assert not desk.due(1.0)
+    desk.progress.env_steps = 50
+    assert desk.due(1.0), "no update is needed for it"
+    desk.publish(1.0)
+    assert desk.sent[-1].exploration["stage"] == 1
+    assert not desk.due(2.0)
+    desk.progress.env_steps = 500
+    assert desk.due(2.0)
+    desk.publish(2.0)
+    assert desk.sent[-1].exploration["stage"] == 2
+    desk.progress.env_steps = 60  # back to a checkpoint
+    assert desk.due(3.0)
+    desk.publish(3.0)
+    assert desk.sent[-1].exploration["stage"] == 1
+
+
+def test_without_a_schedule_no_stage_is_published():
+    desk = Desk()
+    desk.publish(0.0)
+    assert "stage" not in desk.sent[-1].exploration
