@@ -10,6 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from benchmarks.calls import answer, options
+from benchmarks.environments import steered_lander
 from benchmarks.experts import write_episodes
 from benchmarks.figure import Figure, at_least, at_most
 from benchmarks.learning import EPISODES, FIRST_SEED, Bench, Score, run
@@ -23,7 +24,7 @@ from soulsai.types import Status
 
 CLONE = 2_000  # updates of behaviour cloning
 LANDER, PENDULUM, CARTPOLE = "LunarLander-v3", "Pendulum-v1", "CartPole-v1"
-STEERED = "benchmarks.environments:steered_lander"
+STEERED = f"{steered_lander.__module__}:{steered_lander.__name__}"
 CARTPOLE_BAR, CARTPOLE_EPISODES = 400.0, 10
 CARTPOLE_STEPS = 200  # far fewer than learning_starts: nothing is learnt but by cloning
 LANDER_LIMIT, STEERED_LIMIT, PENDULUM_LIMIT = 0.5, 0.7, 0.6

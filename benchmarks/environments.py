@@ -37,7 +37,7 @@ def breakout() -> gymnasium.Env[Array, Any]:
     )
 
 
-class _Steered(gymnasium.Wrapper[Array, Any, Array, Any]):
+class Steered(gymnasium.Wrapper[Array, Any, Array, Any]):
     """An environment that an expert takes over for stretches of steps, at random times.
 
     Args:
@@ -78,4 +78,4 @@ def steered_lander() -> gymnasium.Env[Array, Any]:
     """Make LunarLander, a tenth of whose steps Gymnasium's heuristic takes over."""
     from gymnasium.envs.box2d.lunar_lander import heuristic
 
-    return _Steered(gymnasium.make("LunarLander-v3"), heuristic)
+    return Steered(gymnasium.make("LunarLander-v3"), heuristic)

@@ -1,7 +1,6 @@
 """A schedule of arguments: every kind of environment takes them between two episodes."""
 
 import random
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -16,9 +15,10 @@ from soulsai.client.probe import open_offer
 from soulsai.client.take_over import TakenOverEnvironment
 from soulsai.config.schema import ClientSettings, WatchdogSettings
 from soulsai.types import EnvironmentOffer, Pointer, ScheduleStage
+from tests.contract import staged_env
 from tests.unit.client.player_cases import stage as scene
 
-FILE = f"{Path(__file__).with_name('staged_env.py')}:Staged"
+FILE = f"{staged_env.__file__}:{staged_env.Staged.__name__}"
 OFFER = EnvironmentOffer(
     FILE,
     {"reward": 1.0, "steps": 4},

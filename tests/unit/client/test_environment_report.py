@@ -346,7 +346,7 @@ class Growing(ToyEnv):
 
 def test_a_stage_with_other_spaces_is_named_in_one_line():
     schedule = (StageSettings(7, {"size": 5}),)
-    found = config(f"{__file__}:Growing", schedule=schedule)
+    found = config(f"{__file__}:{Growing.__name__}", schedule=schedule)
     told = r"^environment\.schedule: from env step 7: the spaces differ .*leaf 'obs' is"
     with pytest.raises(ConfigError, match=told):
         check(found)
