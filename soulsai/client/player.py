@@ -153,10 +153,8 @@ class Player:
         self._spec = spec
         self._head = head
         self._link, self._progress = link, progress
-        self._rng, self._seeds = rng, list(seeds)
-        self._values = values
-        self._step_delay = step_delay
-        self._clock, self._sleep = clock, sleep
+        self._rng, self._seeds, self._values = rng, list(seeds), values
+        self._step_delay, self._clock, self._sleep = step_delay, clock, sleep
         self._instructions = Instructions()
         self._used = 0  # env steps since the newest pointer arrived
         self._cut = 0  # env steps in fragments, of this epoch
