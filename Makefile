@@ -7,7 +7,7 @@ RUNS := .venv/.ready-run
 READY := .venv/.ready
 
 # What a client runs, which must work on Windows, too
-WINDOWS := -p soulsai.client -m soulsai.process -m soulsai.wire.redis.roles
+WINDOWS := -p soulsai.client -m soulsai.process -m soulsai.wire.redis.roles -m soulsai.cli.nodes -m soulsai.cli.bridge
 
 LOCK := --universal --python-version 3.11 --generate-hashes --no-header -c constraints.txt
 
@@ -87,6 +87,12 @@ check-workflows:  ## Check .github/workflows; needs node and npm.
 
 test-client: $(READY)  ## Run the tests of what a client runs, which must work on Windows, too.
 	$(BIN)/python -m pytest -n 3 -m "not long and not tools and not web" tests/unit/client tests/unit/wire tests/unit/config $(ARGS)
+
+# Warnings of an encoding that is not named are errors in soulsai alone, which the simulation sees to.
+test-windows: $(READY)  ## Run these tests, and the client, with everything of POSIX removed.
+	PYTHONWARNDEFAULTENCODING=1 $(BIN)/python -m pytest -n 3 -p tests.windows.plugin -W ignore::EncodingWarning \
+		-m "not long and not tools and not web" tests/unit/client tests/unit/wire tests/unit/config $(ARGS)
+	$(BIN)/python -m pytest tests/system/test_windows.py
 
 lock: .venv/.ready-dist  ## Write the locked requirements, with hashes, for all systems and Pythons.
 	$(BIN)/uv pip compile -q $(LOCK) --extra box2d -o requirements/client.txt pyproject.toml

@@ -34,7 +34,9 @@ class Missing(SoulsAIError):
 
 
 def need_server_extra() -> None:
-    """Raise ``Missing`` if a package of the nodes is not installed, without importing any."""
+    """Raise ``Missing`` if the nodes cannot run here: the system, or a package that they need."""
+    if sys.platform == "win32":
+        raise Missing("a server and its nodes run on Linux and macOS; on Windows, run them in WSL2")
     need(*SERVER_EXTRA, extra="server")
 
 

@@ -6,6 +6,7 @@ import platform
 import secrets
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,17 +23,23 @@ LAST_SECONDS = 10  # for an orphan to save and end
 RELEASE_SECONDS = 60.0  # between two releases of free memory
 
 _PR_SET_PDEATHSIG = 1
-_SIGNALS = [signal.SIGINT, signal.SIGTERM]
-if sys.platform != "win32":
-    _SIGNALS.append(signal.SIGHUP)
+CONSOLE_SECONDS = 4.5  # to end in; a console that closes waits for 5 seconds
+
+if sys.platform == "win32":
+    INTERRUPTS = (signal.SIGINT, signal.SIGBREAK)  # Ctrl-C, and Ctrl-Break
+    _SIGNALS = (*INTERRUPTS, signal.SIGTERM)
+else:
+    INTERRUPTS = (signal.SIGINT,)
+    _SIGNALS = (*INTERRUPTS, signal.SIGTERM, signal.SIGHUP)
 
 
 class StopSignal:
     """Whether to stop, because of a signal or of the parent's death.
 
     The first SIGINT or SIGTERM sets it; the second one kills. On Linux the kernel sends SIGTERM
-    when the parent dies; elsewhere each call compares the parent's id. Each call also touches the
-    file named by ``SOULSAI_PULSE``, at most once a second, to show that the main loop runs.
+    when the parent dies; elsewhere each call compares the parent's id. On Windows also Ctrl-Break,
+    a window that closes, and the end of the session set it. Each call also touches the file named
+    by ``SOULSAI_PULSE``, at most once a second, to show that the main loop runs.
     """
 
     def __init__(
@@ -56,12 +63,15 @@ class StopSignal:
         self._parent = parent
         self._before: dict[int, object] = {}
         self._at_once = at_once
+        self._console_handler = self._on_console_event  # the same object when it is removed
+        self._left = threading.Event()
 
     def __enter__(self) -> Self:
         for number in _SIGNALS:
             if signal.getsignal(number) == signal.SIG_IGN:
                 continue  # as nohup does
             self._before[number] = signal.signal(number, self._handle)
+        self._watch_console(begin=True)
         if self._parent is not None:
             die_with_parent(at_once=self._at_once)
         return self
@@ -72,6 +82,8 @@ class StopSignal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._left.set()
+        self._watch_console(begin=False)
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
@@ -101,6 +113,28 @@ class StopSignal:
         self.signal = number
         if sys.platform != "win32" and self.orphaned:
             signal.setitimer(signal.ITIMER_REAL, LAST_SECONDS)  # SIGALRM kills
+
+    def _watch_console(self, *, begin: bool) -> None:
+        if sys.platform == "win32":
+            import win32api
+
+            win32api.SetConsoleCtrlHandler(self._console_handler, begin)
+
+    def _on_console_event(self, event: int) -> bool:
+        """Stop when the console closes or the session ends; called in a thread of Windows.
+
+        Windows kills the process as soon as this returns.
+        """
+        import win32con
+
+        if event not in (
+            win32con.CTRL_CLOSE_EVENT, win32con.CTRL_LOGOFF_EVENT, win32con.CTRL_SHUTDOWN_EVENT
+        ):  # fmt: skip
+            return False  # the others are signals
+        if self.signal is None:
+            self.signal = signal.SIGTERM
+        self._left.wait(CONSOLE_SECONDS)
+        return True
 
 
 def release_free_memory() -> None:

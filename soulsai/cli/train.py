@@ -162,7 +162,9 @@ def serve(
             "--host: give this machine's name or address for clients, as --host train.example.org"
         )
     secrets_folder.init(place, hosts=host or [], port=port, now=datetime.now(UTC))
-    click.echo(_welcome(settings, (place / secrets_folder.ADDRESS).read_text().strip()), err=True)
+    click.echo(
+        _welcome(settings, (place / secrets_folder.ADDRESS).read_text("utf-8").strip()), err=True
+    )
     code = run(
         settings,
         resume=resume,

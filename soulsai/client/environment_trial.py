@@ -104,7 +104,8 @@ def main() -> None:
     """Try the environment of the settings on the standard input, and write the result."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a word
     die_with_parent(at_once=True)
-    report = os.fdopen(os.dup(1), "w", buffering=1)
+    process_tree.bind_children()
+    report = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     with suppress(OSError):
         os.dup2(2, 1)  # the output of games goes to the standard error
     setup = msgspec.json.decode(sys.stdin.buffer.read(), type=TrialSetup)

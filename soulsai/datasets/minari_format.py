@@ -63,7 +63,7 @@ def read(path: Path, spec: Spec) -> EpisodeDataset:
     if data is None:
         raise DatasetError(f"{path}: is no data set of Minari; it has no {METADATA}")
     try:
-        about = json.loads((data / METADATA).read_text())
+        about = json.loads((data / METADATA).read_text("utf-8"))
         # Without them, Minari makes the environment that the file names.
         if not {"observation_space", "action_space"} <= about.keys():
             raise DatasetError(f"{path}: its {METADATA} does not describe its spaces")

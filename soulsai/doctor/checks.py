@@ -93,9 +93,11 @@ def secrets(folder: Path) -> Iterator[CheckResult]:
     readable = [
         file.name
         for file in files
-        if file.stat().st_mode & 0o077 and (not closed or file.name in _OURS_ALONE)
+        if os.name == "posix"
+        and file.stat().st_mode & 0o077
+        and (not closed or file.name in _OURS_ALONE)
     ]
-    if readable and os.name == "posix":
+    if readable:
         paths = " ".join(str(folder / name) for name in readable)
         yield finding("secrets.readable", names=", ".join(readable), folder=folder, files=paths)
     weak = [file.name for file in files if file.suffix == ".secret" and len(read_secret(file)) < 16]

@@ -3,6 +3,7 @@
 import os
 import re
 import secrets
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -98,7 +99,7 @@ def init(
     if hosts:
         made.append(ADDRESS)
         if (folder / ADDRESS).is_file():
-            former = (folder / ADDRESS).read_text().strip()
+            former = (folder / ADDRESS).read_text("utf-8").strip()
         address = f"rediss://{_bracketed(hosts[0])}:{port or TLS_PORT}\n"
         write_file(folder / ADDRESS, address, READABLE)
     users = folder / USERS
@@ -121,7 +122,7 @@ def _make_keys(folder: Path, mode: int) -> list[str]:
         written.append(private.name)
     private.chmod(mode)
     text = f"{read_signer(private).public}\n"
-    if not public.is_file() or public.read_text() != text:
+    if not public.is_file() or public.read_text("ascii") != text:
         write_file(public, text, READABLE)
         written.append(public.name)
     return written
@@ -137,7 +138,7 @@ def _make_server_settings(folder: Path, port: int | None) -> bool:
     file = folder / server_settings.FILE
     if file.is_file():
         try:
-            text, url = file.read_text(), server_settings.local_url(file)
+            text, url = file.read_text("utf-8"), server_settings.local_url(file)
         except (ConfigError, UnicodeDecodeError):
             return False
         before = int(url.rpartition(":")[2])
@@ -152,7 +153,7 @@ def _make_server_settings(folder: Path, port: int | None) -> bool:
         port=port or (TLS_PORT if tls else PLAIN_PORT),
         certificate=certificate if tls else None,
     )
-    if file.is_file() and file.read_text() == new:
+    if file.is_file() and file.read_text("utf-8") == new:
         return False
     write_file(file, new)
     return True
@@ -212,7 +213,9 @@ def set_demonstrator(folder: Path, client: str, *, demonstrates: bool) -> None:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold the lock of a folder of secrets, so that two changes of the users are both kept."""
-    import fcntl  # not on Windows, where no server runs
+    if sys.platform == "win32":
+        raise ConfigError(f"{folder}: users are made where the server is; on Windows, in WSL2")
+    import fcntl
 
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -231,7 +231,9 @@ def invite(redis: RedisSettings, run: str, client: str, password: str, address: 
         run=run,
         client=client,
         password=password,
-        ca=authority.read_text() if url.startswith("rediss:") and authority.is_file() else "",
+        ca=authority.read_text("ascii")
+        if url.startswith("rediss:") and authority.is_file()
+        else "",
         key=read_secret(key) if key.is_file() else "",
     )
 

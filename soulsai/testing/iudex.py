@@ -286,7 +286,7 @@ class _FaultMaker:
 
     def _record(self) -> None:
         if diary := os.environ.get(DIARY):
-            with Path(diary).open("a") as file:
+            with Path(diary).open("a", encoding="utf-8") as file:
                 file.write(f"{time.time():.1f} {self._fault}\n")
 
 

@@ -395,7 +395,8 @@ def answered(
         timeout: Seconds to wait for the first of them.
     """
     connected = [one for one in environments if one.fileno() >= 0]
-    readable = set(select.select(connected, [], [], timeout)[0])
+    # Windows selects from no empty list; those without a connection are overdue.
+    readable = set(select.select(connected, [], [], timeout)[0]) if connected else set()
     return [one for one in environments if one in readable or one.overdue]
 
 

@@ -1,12 +1,13 @@
 """The memory and the end of a process with all its descendants."""
 
+import logging
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from soulsai.process import describe_exit
 
@@ -18,6 +19,51 @@ if sys.platform == "win32":
 else:
     APART = 0  # a session of its own has the same effect
 WAIT_SECONDS = 5.0  # for the end of a process that was killed
+
+log = logging.getLogger(__name__)
+
+
+class WindowsJob:
+    """A job object of Windows with this process, which kills its processes with the last handle.
+
+    So everything that this process starts ends with it, also what has lost its parent meanwhile.
+    The process itself makes it: in a virtual environment, the process that another one starts is
+    a launcher, which may have started this one before it could be put into a job.
+    """
+
+    def __init__(self) -> None:
+        """Join a new job; raise ``OSError`` if the present one does not let this process do so."""
+        import pywintypes
+        import win32api
+        import win32job
+
+        limits_kind = win32job.JobObjectExtendedLimitInformation
+        try:
+            create: Any = win32job.CreateJobObject  # whose stub says that it returns nothing
+            self._handle = create(None, "")
+            limits = win32job.QueryInformationJobObject(self._handle, limits_kind)
+            kill = win32job.JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE
+            limits["BasicLimitInformation"]["LimitFlags"] |= kill
+            win32job.SetInformationJobObject(self._handle, limits_kind, limits)
+            win32job.AssignProcessToJobObject(self._handle, win32api.GetCurrentProcess())
+        except pywintypes.error as error:
+            raise OSError(f"no job: {error.strerror}") from None
+
+
+_jobs: list[WindowsJob] = []  # of this process; they end with it and not before
+
+
+def bind_children() -> None:
+    """Let everything that this process starts end with it, however it ends.
+
+    On Windows only: elsewhere the process leads a session, which is killed after it.
+    """
+    if sys.platform != "win32":
+        return
+    try:
+        _jobs.append(WindowsJob())
+    except OSError as error:
+        log.warning("processes of the environment may stay behind: %s", error)
 
 
 def resident(pid: int) -> int:

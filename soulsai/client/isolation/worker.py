@@ -20,10 +20,11 @@ from msgspec import Struct
 
 from soulsai.client.creation import make
 from soulsai.client.environment import AdaptedEnvironment, StepResult, numbers
+from soulsai.client.isolation.process_tree import bind_children
 from soulsai.client.probe import with_videos
 from soulsai.client.spaces import Rows
 from soulsai.errors import EnvironmentFault
-from soulsai.process import die_with_parent
+from soulsai.process import INTERRUPTS, die_with_parent
 from soulsai.types import ActionSpec, Array, Kwargs, Leaf, Spec, Wrappers
 
 # kind, terminated, truncated, bytes that follow the observation, reward, seconds in the environment
@@ -90,7 +91,8 @@ def _action_from(data: bytes, spec: ActionSpec) -> Array:
 
 def main() -> None:
     """Serve one environment until the client closes the connection."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the client decides when to stop
+    for number in INTERRUPTS:
+        signal.signal(number, signal.SIG_IGN)  # the client decides when to stop
     die_with_parent(at_once=True)
     with suppress(OSError):
         os.dup2(2, 1)  # the output of games goes to the standard error
@@ -98,6 +100,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s")
     faulthandler.enable()
     sys.path += [path for path in setup.paths if path not in sys.path]
+    bind_children()
     try:
         connection = socket.create_connection(("127.0.0.1", setup.port))
     except OSError:  # the client has left meanwhile

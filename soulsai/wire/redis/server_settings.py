@@ -82,7 +82,7 @@ def shared(
 def local_url(file: Path) -> str:
     """Return the URL by which this machine reaches the server of a file that ``shared`` made."""
     try:
-        text = file.read_text()
+        text = file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: cannot be read ({type(error).__name__})") from None
     ports = dict(re.findall(r"^(tls-port|port) (\d{1,5})$", text, re.MULTILINE))

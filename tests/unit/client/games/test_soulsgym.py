@@ -158,7 +158,7 @@ def test_an_observation_that_is_none_of_a_fight_is_refused():
 
 
 def test_a_pc_without_windows_or_the_game_is_told_so(monkeypatch):
-    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr("soulsai.client.games.soulsgym.sys.platform", "linux")
     with pytest.raises(
         EnvironmentFault, match="SoulsGym needs Windows and the game; this is linux"
     ):
@@ -182,7 +182,7 @@ class Process:
     ],
 )
 def test_the_game_is_looked_at_before_a_fight(monkeypatch, running, open, size, fact):
-    monkeypatch.setattr("sys.platform", "win32")
+    monkeypatch.setattr("soulsai.client.games.soulsgym.sys.platform", "win32")
     monkeypatch.setattr(soulsgym.importlib.metadata, "version", lambda _name: "1.1.0")
     monkeypatch.setattr("psutil.process_iter", lambda _attrs: [Process(name) for name in running])
     monkeypatch.setattr(soulsgym, "_may_open", lambda _pid: open)
@@ -192,7 +192,7 @@ def test_the_game_is_looked_at_before_a_fight(monkeypatch, running, open, size, 
 
 
 def test_pictures_of_the_first_release_need_its_python(monkeypatch):
-    monkeypatch.setattr("sys.platform", "win32")
+    monkeypatch.setattr("soulsai.client.games.soulsgym.sys.platform", "win32")
     monkeypatch.setattr("sys.version_info", (3, 13))
     monkeypatch.setattr(soulsgym.importlib.metadata, "version", lambda _name: "1.1.0")
     monkeypatch.setattr(soulsgym, "_game_problems", lambda: iter(()))

@@ -1,0 +1,5 @@
+"""Plays ``win32con``."""
+
+CTRL_CLOSE_EVENT = 2
+CTRL_LOGOFF_EVENT = 5
+CTRL_SHUTDOWN_EVENT = 6
