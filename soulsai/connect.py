@@ -125,7 +125,7 @@ def client_server(config: Config, secret_file: Path | None, invited: Invite | No
     environ = dict(os.environ)
     if secret_file is not None:
         environ[PASSWORD_FILE] = str(secret_file)
-    return server_for("client", _named(config), environ)
+    return server_for("client", _named(config, ", or give your invite: --invite FILE"), environ)
 
 
 def operator(config: Config) -> AbstractContextManager[OperatorWire]:
@@ -205,7 +205,8 @@ def _read(file: Path) -> str:
         raise ConfigError(f"{file}: cannot be read as an invite ({type(error).__name__})") from None
 
 
-def _named(config: Config) -> RedisSettings:
+def _named(config: Config, other_way: str = "") -> RedisSettings:
     if not config.redis.url:
-        raise ConfigError("redis.url: no server; name it with --redis redis://host:6379")
+        way = f"name it with --redis redis://host:6379{other_way}"
+        raise ConfigError(f"redis.url: no server; {way}")
     return config.redis

@@ -24,6 +24,18 @@ _VARIABLES = re.compile(
     "ACME_SERVER|BASE|BIND|DEBIAN|DOMAIN|EMAIL|EVALUATOR_MEMORY|GID|HTTPS_PORT|HTTP_PORT|IMAGES|METRICS_DAYS|PORT|"
     "PREBUILT|PUBLIC_BIND|STAND_INS|TLS_PORT|TRAINING_MEMORY|UID)"
 )
+# What Stable-Baselines3 calls settings of algorithms
+OTHER_NAMES = {
+    "learning_rate": "lr",
+    "buffer_size": "capacity",
+    "tau": "target_ema",
+    "n_steps": "batch_steps",
+    "n_epochs": "epochs",
+    "clip_range": "clip",
+    "ent_coef": "entropy",
+    "vf_coef": "value",
+    "max_grad_norm": "grad_clip",
+}
 _TRUTHS = {"yes": True, "on": True, "1": True, "no": False, "off": False, "0": False}
 
 
@@ -193,6 +205,8 @@ def _nearest(where: KeyPath) -> str:
     """Return the known path most like an unknown one, or nothing."""
     last = where[-1]
     if len(where) > 1 and where[0] in _TYPES:
+        if (ours := OTHER_NAMES.get(last, "")) in _TYPES[where[0]]:
+            return f"{where[0]}.{ours}"
         near = difflib.get_close_matches(last, _TYPES[where[0]], 1)
         if near:
             return f"{where[0]}.{near[0]}"

@@ -187,7 +187,9 @@ def find(saves: Path, resume: str) -> RunFolder:
     for path in runs:
         if path.name == resume:
             return RunFolder(path)
-    known = ", ".join(path.name for path in runs[-5:]) or "none"
+    known = ", ".join(path.name for path in runs[-5:]) or (
+        "none; begin one with `soulsai train`, or name the folder of yours: --saves FOLDER"
+    )
     raise CheckpointError(f"{saves}: there is no run {resume!r}; newest runs: {known}")
 
 
