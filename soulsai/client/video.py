@@ -4,6 +4,7 @@ imageio-ffmpeg would bring a program of its own and a pipe to it; PyAV encodes i
 writes to a file that we bound.
 """
 
+import functools
 import importlib.util
 from io import RawIOBase
 from pathlib import Path
@@ -201,7 +202,7 @@ class _BoundedFile(RawIOBase):
 
 def _picture(frame: Array, caption: str) -> Array:
     """Return a frame of even size with its caption below."""
-    from PIL import Image, ImageDraw, ImageFont  # of the extra "video"
+    from PIL import Image  # of the extra "video"
 
     given = np.asarray(frame)
     if given.ndim != 3 or given.shape[2] != 3 or given.dtype != np.uint8:
@@ -209,14 +210,31 @@ def _picture(frame: Array, caption: str) -> Array:
             f"render gives {given.dtype} {given.shape} instead of bytes [height, width, 3]; "
             'return an rgb array for render_mode="rgb_array"'
         )
-    image = Image.fromarray(given)
-    if image.width > WIDEST:
-        image = image.resize((WIDEST, max(2, round(image.height * WIDEST / image.width))))
-    factor = max(1, 240 // max(1, image.width))  # a frame of 84 pixels has no room for a caption
-    image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
-    size = (image.width + image.width % 2, image.height + image.height % 2 + CAPTION_HEIGHT)
-    page = Image.new("RGB", size, _DARK)
-    page.paste(image, (0, 0))
-    font = ImageFont.load_default(size=13)
-    ImageDraw.Draw(page).text((6, size[1] - CAPTION_HEIGHT + 4), caption, fill=_LIGHT, font=font)
-    return np.asarray(page)
+    if given.shape[1] > WIDEST:
+        size = (WIDEST, max(2, round(given.shape[0] * WIDEST / given.shape[1])))
+        given = np.asarray(Image.fromarray(given).resize(size))
+    factor = max(1, 240 // max(1, given.shape[1]))  # 84 pixels have no room for a caption
+    if factor > 1:
+        given = given.repeat(factor, 0).repeat(factor, 1)
+    height, width = given.shape[:2]
+    page = np.empty((height + height % 2 + CAPTION_HEIGHT, width + width % 2, 3), np.uint8)
+    page[:height, :width] = given
+    page[height:], page[:height, width:] = _DARK, _DARK
+    page[-CAPTION_HEIGHT:] = _line(caption, page.shape[1])
+    return page
+
+
+def _line(text: str, width: int) -> Array:
+    """Return a picture of one line of text [height, width, 3]."""
+    from PIL import Image, ImageDraw
+
+    line = Image.new("RGB", (width, CAPTION_HEIGHT), _DARK)
+    ImageDraw.Draw(line).text((6, 4), text, fill=_LIGHT, font=_font())
+    return np.asarray(line)
+
+
+@functools.cache  # reading it takes as long as drawing a line with it
+def _font() -> Any:
+    from PIL import ImageFont
+
+    return ImageFont.load_default(size=13)
