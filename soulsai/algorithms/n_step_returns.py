@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 
+from soulsai.replay.next_observations import NEXT_NUMBER, NUMBER
 from soulsai.replay.ring import OWNER, owner
 from soulsai.types import MASK, Array, Fragment, Leaf, Spec
 
@@ -138,6 +139,7 @@ class NStepReturns:
         self._leaves = tuple(spec.seen) + ((MASK,) if MASK in spec.obs else ())
         self._columns = transition_columns(spec, masks=True, spans=True)
         self._waiting: dict[Key, Steps] = {}  # least recently continued first
+        self._numbered = 0  # observations of all groups so far
 
     def __len__(self) -> int:
         """Return the number of steps that wait for their look-ahead."""
@@ -225,6 +227,8 @@ class NStepReturns:
         rows = {"action": action[complete], "ret": ret[complete], "discount": discount[complete]}
         owners = np.array([owner(stretch.client) for stretch in stretches], np.uint64)
         rows[OWNER] = owners[which[complete]]
+        rows[NUMBER], rows[NEXT_NUMBER] = self._numbered + here, self._numbered + there
+        self._numbered += len(which) + len(stretches)
         shown = _join([piece.shown for s in stretches for piece in s.pieces])[complete]
         if shown.any():
             rows[SHOWN] = shown
@@ -245,8 +249,9 @@ class NStepReturns:
         return _join(parts)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the waiting steps."""
+        """Return the waiting steps, and the number of numbered observations."""
         return {
+            "numbered": self._numbered,
             "waiting": [
                 {
                     "client": client,
@@ -259,11 +264,12 @@ class NStepReturns:
                     "shown": steps.shown,
                 }
                 for (client, epoch, episode), steps in self._waiting.items()
-            ]
+            ],
         }
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
         """Restore the waiting steps."""
+        self._numbered = int(state_dict.get("numbered", 0))
         self._waiting = {
             (saved["client"], saved["epoch"], saved["episode"]): Steps(
                 {name: np.array(rows) for name, rows in saved["obs"].items()},

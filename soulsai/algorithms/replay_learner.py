@@ -19,7 +19,7 @@ from soulsai.replay.prioritized import PrioritizedReplay
 from soulsai.replay.ring import Batch
 from soulsai.replay.storage import allocator
 from soulsai.replay.uniform import UniformReplay
-from soulsai.types import MASK, Array, Fragment, Metrics, Spec
+from soulsai.types import MASK, Array, Fragment, Leaf, Metrics, Spec
 
 CHUNK = 2**16  # rows of replay read at once
 
@@ -64,14 +64,9 @@ class Experience:
         self.explore_steps = explore_steps
         self.returns = NStepReturns(spec, n=self.horizon.n_at(0), gamma=self.horizon.gamma_at(0))
         spans = self.horizon.changes_gamma
-        self.columns = columns = transition_columns(spec, masks=masks, spans=spans)
-        rows = settings.capacity, columns
-        allocate = allocator(settings.replay_folder)
-        self.replay: PrioritizedReplay | UniformReplay = (
-            PrioritizedReplay(*rows, alpha=settings.priority_alpha, rng=rng, allocate=allocate)
-            if settings.prioritized
-            else UniformReplay(*rows, rng=rng, allocate=allocate)
-        )
+        self.columns = transition_columns(spec, masks=masks, spans=spans)
+        self._allocate = allocator(settings.replay_folder)
+        self.replay = self._new_replay(settings.capacity, self.columns, rng)
         policy.warmup = settings.learning_starts
         self.normalizer = ObservationNormalizer(observation, self._stored)
         self.pace = Pace(
@@ -81,7 +76,7 @@ class Experience:
             learning_starts=settings.learning_starts,
         )
         self._in_flight = InFlight()
-        self._spec, self._rng, self._allocate = spec, rng, allocate
+        self._spec, self._rng = spec, rng
         self.demonstrations: DemonstrationReplay | None = None
         self.parts: dict[str, Stateful] = {
             "replay": self.replay,
@@ -125,19 +120,29 @@ class Experience:
         columns = transition_columns(
             self._spec, masks=MASK in self._spec.obs, spans=self.horizon.changes_gamma
         )
-        rows = settings.capacity, columns
         (child,) = self._rng.spawn(1)
-        own = self.settings
-        replay: PrioritizedReplay | UniformReplay = (
-            PrioritizedReplay(*rows, alpha=own.priority_alpha, rng=child, allocate=self._allocate)
-            if own.prioritized
-            else UniformReplay(*rows, rng=child, allocate=self._allocate)
-        )
+        replay = self._new_replay(settings.capacity, columns, child)
         horizon = self.horizon
         returns = NStepReturns(self._spec, n=horizon.n_at(0), gamma=horizon.gamma_at(0))
         self.demonstrations = DemonstrationReplay(settings, replay, returns)
         self._grant()
         return self.demonstrations
+
+    def _new_replay(
+        self, capacity: int, columns: dict[str, Leaf], rng: np.random.Generator
+    ) -> PrioritizedReplay | UniformReplay:
+        settings, allocate = self.settings, self._allocate
+        shared = settings.share_observations
+        if not settings.prioritized:
+            return UniformReplay(capacity, columns, rng=rng, allocate=allocate, shared=shared)
+        return PrioritizedReplay(
+            capacity,
+            columns,
+            alpha=settings.priority_alpha,
+            rng=rng,
+            allocate=allocate,
+            shared=shared,
+        )
 
     def demonstrate(self, episodes: Sequence[Fragment]) -> None:
         """Add whole episodes to the demonstrations, and count their statistics."""

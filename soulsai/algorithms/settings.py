@@ -116,6 +116,7 @@ class ReplaySettings(LearnerSettings, frozen=True, forbid_unknown_fields=True):
     updates_per_call: int
     capacity: int
     replay_folder: str
+    share_observations: bool
     learning_starts: int
     prioritized: bool
     priority_alpha: float

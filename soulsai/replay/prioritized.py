@@ -32,6 +32,7 @@ class PrioritizedReplay:
         alpha: Exponent of the errors; 0 samples uniformly.
         rng: Source of randomness.
         allocate: Allocates the columns.
+        shared: Whether to store each observation once; else next observations are copies.
     """
 
     def __init__(
@@ -42,8 +43,9 @@ class PrioritizedReplay:
         alpha: float,
         rng: np.random.Generator,
         allocate: Allocate = in_memory,
+        shared: bool = True,
     ) -> None:
-        self.ring = Ring(capacity, columns, allocate=allocate)
+        self.ring = Ring(capacity, columns, allocate=allocate, shared=shared)
         self.alpha = alpha
         self._routines: TreeRoutines | None = None
         self._tree = self._new_tree()

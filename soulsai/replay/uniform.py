@@ -17,6 +17,7 @@ class UniformReplay:
         columns: Shape and type of each column.
         rng: Source of randomness.
         allocate: Allocates the columns.
+        shared: Whether to store each observation once; else next observations are copies.
     """
 
     def __init__(
@@ -26,8 +27,9 @@ class UniformReplay:
         *,
         rng: np.random.Generator,
         allocate: Allocate = in_memory,
+        shared: bool = True,
     ) -> None:
-        self.ring = Ring(capacity, columns, allocate=allocate)
+        self.ring = Ring(capacity, columns, allocate=allocate, shared=shared)
         self._rng = rng
 
     def __len__(self) -> int:

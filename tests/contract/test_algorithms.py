@@ -175,6 +175,8 @@ def test_a_device_that_is_not_there_is_refused():
 class Foreign:
     """An algorithm of another package."""
 
+    parts = {}  # nothing to save
+
     class Config(msgspec.Struct, forbid_unknown_fields=True):
         lr: float = 0.1
 

@@ -61,6 +61,8 @@ class DQNSettings(ReplaySettings, frozen=True, forbid_unknown_fields=True):
     updates_per_call: Count = 8
     capacity: Count = 100_000  # transitions in replay; the oldest give way
     replay_folder: str = ""  # folder for replay on disk, when memory is short; empty: in memory
+    # store each observation once, not again as the next one of an earlier transition
+    share_observations: bool = True
     learning_starts: Natural = 2_000  # env steps of uniform random actions before the first update
     # share of the online network that moves into the target network in each update
     target_ema: Annotated[float, Meta(gt=0, le=1)] = 0.005

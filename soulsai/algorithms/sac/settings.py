@@ -50,6 +50,8 @@ class SACSettings(ReplaySettings, frozen=True, forbid_unknown_fields=True):
     updates_per_call: Count = 4
     capacity: Count = 300_000  # transitions in replay; the oldest give way
     replay_folder: str = ""  # folder for replay on disk, when memory is short; empty: in memory
+    # store each observation once, not again as the next one of an earlier transition
+    share_observations: bool = True
     learning_starts: Natural = 1_000  # env steps of uniform random actions before the first update
     # share of the critics that moves into their targets in each update
     target_ema: Annotated[float, Meta(gt=0, le=1)] = 0.005

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from soulsai.algorithms.n_step_returns import NStepReturns, transition_columns
+from soulsai.replay.next_observations import NEXT_NUMBER, NUMBER
 from soulsai.replay.ring import OWNER
 from soulsai.types import MASK, ActionSpec, Leaf, Spec
 from tests.unit.algorithms.learning_cases import cut, episode, part, spec
@@ -59,7 +60,7 @@ def test_every_step_becomes_the_defined_transition_once(n, steps, cuts, end, mas
     check(rows, by_definition(whole, n, 0.9))
     assert len(returns) == 0
     columns = transition_columns(spec(masked=masked), masks=True, spans=True)
-    assert set(rows) == {OWNER, *columns}
+    assert set(rows) == {OWNER, NUMBER, NEXT_NUMBER, *columns}
 
 
 def test_an_unfinished_episode_keeps_its_last_steps_waiting_and_flush_lets_them_go():

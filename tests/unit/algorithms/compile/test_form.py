@@ -66,6 +66,19 @@ def test_updates_done_in_one_go_are_those_done_one_by_one(make):
     assert metrics[0] == metrics[1]
 
 
+@pytest.mark.parametrize("make", [dqn, sac])
+@pytest.mark.parametrize("prioritized", [True, False])
+def test_replay_that_keeps_each_observation_once_changes_nothing(make, prioritized):
+    both = [make(prioritized=prioritized, share_observations=once) for once in (True, False)]
+    metrics = [learnt(algorithm, at_once=True) for algorithm in both]
+    for a, b in zip(*map(state_of, both), strict=True):
+        assert torch.equal(a, b)
+    assert metrics[0] == metrics[1]
+    shared, copied = (algorithm.experience.replay.ring for algorithm in both)
+    assert copied.next is None
+    assert shared.next.behind < len(shared) / 2
+
+
 def test_priorities_are_written_before_the_next_experience_is_taken():
     algorithm = dqn(updates_per_call=8)
     learnt(algorithm, updates=8)
