@@ -20,8 +20,9 @@ from soulsai.replay.prioritized import PrioritizedReplay
 from soulsai.replay.ring import Batch
 from soulsai.replay.tree_routines import TreeRoutines
 from soulsai.replay.uniform import UniformReplay
-from soulsai.types import ActionSpec, Array, Fragment, Metrics
+from soulsai.types import ActionSpec, Array, Fragment, Leaf, Metrics
 
+IMITATION = "imitation"  # column of a batch: the weight with which its actions are imitated
 PART = "demonstrations"  # the name under which a checkpoint saves them
 
 
@@ -136,8 +137,10 @@ def insert_part(parts: dict[str, Stateful], demonstrations: Stateful) -> None:
     parts[PART], parts["progress"] = demonstrations, last
 
 
-def joined(experience: Batch, shown: Batch) -> Batch:
+def joined(experience: Batch, shown: Batch | None) -> Batch:
     """Return one batch of both, experience first; columns keep their order and types."""
+    if shown is None:
+        return experience
     return Batch(
         {
             name: np.concatenate((column, shown.rows[name].astype(column.dtype, copy=False)))
@@ -146,6 +149,34 @@ def joined(experience: Batch, shown: Batch) -> Batch:
         np.concatenate((experience.ids, shown.ids)),
         np.concatenate((experience.weights, shown.weights)),
     )
+
+
+def with_columns(batch: Batch, columns: dict[str, Leaf]) -> Batch:
+    """Return a batch with the flags that experience does not store: all true.
+
+    Args:
+        batch: The batch.
+        columns: All columns that it is to have; those that it lacks are flags.
+    """
+    lacking = {
+        name: np.ones((len(batch.ids), *leaf.shape), leaf.dtype)
+        for name, leaf in columns.items()
+        if name not in batch.rows and np.dtype(leaf.dtype).kind == "b"
+    }
+    return Batch(batch.rows | lacking, batch.ids, batch.weights)
+
+
+def with_imitation(batch: Batch, shown: int, weight: float) -> Batch:
+    """Return a batch with the column of weights with which actions are imitated.
+
+    Args:
+        batch: The batch.
+        shown: The last rows, which are demonstrations.
+        weight: Their weight.
+    """
+    weights = np.zeros(len(batch.ids), "<f4")
+    weights[len(weights) - shown :] = weight
+    return Batch(batch.rows | {IMITATION: weights}, batch.ids, batch.weights)
 
 
 def action_agreement(action: ActionSpec, greedy: Tensor, shown: Tensor) -> Tensor:

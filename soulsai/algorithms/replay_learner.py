@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from soulsai.algorithms.base import Policy, Stateful, Tensors, remaining
-from soulsai.algorithms.demonstrations import DemonstrationReplay, joined
+from soulsai.algorithms.demonstrations import (
+    IMITATION,
+    DemonstrationReplay,
+    joined,
+    with_columns,
+    with_imitation,
+)
 from soulsai.algorithms.n_step_returns import SHOWN, Horizon, NStepReturns, transition_columns
 from soulsai.algorithms.networks import Observation
 from soulsai.algorithms.normalize import ObservationNormalizer
@@ -183,10 +189,31 @@ class Experience:
         """Draw ``count`` batches of transitions, the last ``shown`` of each are demonstrations."""
         size, shown = self.settings.batch_size, self.shown
         batches = self._drawn(self.replay, size - shown, count)
-        if not shown or self.demonstrations is None:
+        if self.demonstrations is None:
             return batches
-        demonstrated = self._drawn(self.demonstrations.replay, shown, count)
-        return [joined(*both) for both in zip(batches, demonstrated, strict=True)]
+        demonstrated: Sequence[Batch | None] = [None] * count
+        if shown:
+            demonstrated = self._drawn(self.demonstrations.replay, shown, count)
+        columns, weight = self.batch_columns, self.imitation
+        return [
+            with_imitation(joined(with_columns(batch, columns), other), shown, weight)
+            for batch, other in zip(batches, demonstrated, strict=True)
+        ]
+
+    @property
+    def batch_columns(self) -> dict[str, Leaf]:
+        """The columns of a batch: those of replay, and more if there may be demonstrations."""
+        if self.demonstrations is None:
+            return self.columns
+        flags = {f"obs.{MASK}": self._spec.obs[MASK]} if MASK in self._spec.obs else {}
+        return {**self.columns, **flags, IMITATION: Leaf((), "<f4")}
+
+    @property
+    def imitation(self) -> float:
+        """The weight of imitation; it falls to zero over the planned env steps."""
+        if self.demonstrations is None:
+            return 0.0
+        return self.demonstrations.settings.imitation * self.remaining
 
     def sample_demonstrations(self) -> Batch:
         """Draw a batch of demonstrations only."""

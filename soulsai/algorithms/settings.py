@@ -15,6 +15,9 @@ class DemonstrationSettings(Struct, frozen=True, forbid_unknown_fields=True):
     data: tuple[str, ...] = ()
     # off-policy: share of each batch that comes from demonstrations
     share: Fraction = 0.5
+    # off-policy: weight of imitating the demonstrations of each batch, beside learning from their
+    # rewards; it falls to 0 over the planned env steps. 0: rewards alone
+    imitation: Annotated[float, Meta(ge=0)] = 1.0
     # updates of behaviour cloning before the first env step; the first version then plays already
     clone_steps: Natural = 0
     # on-policy: weight of cloning in the first iteration

@@ -123,6 +123,7 @@ class BackgroundCompile:
             training.device,
             training.threads,
             training.matmul,
+            config.demonstrations.used,
         )
         self._cache = BuildCache(cache_folder() / "compiled") if start.may_keep(config) else None
         reason_against = obstacle(config, algorithm)

@@ -219,7 +219,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a margin for the demonstrated action, too",
-        "algorithms/dqn/cloning.py",
+        "algorithms/dqn/margin.py",
         "torch.full_like(part, MARGIN).scatter(1, shown, 0.0)",
         "torch.full_like(part, MARGIN)",
         DEMONSTRATED,

@@ -23,6 +23,7 @@ from soulsai.algorithms.compile.form import (
     compile_form,
     load,
 )
+from soulsai.algorithms.settings import DemonstrationSettings
 from soulsai.errors import SoulsAIError
 from soulsai.types import Spec
 
@@ -39,6 +40,7 @@ class Job(Struct, frozen=True):
     device: str = "cpu"
     threads: int = 1
     matmul: Literal["auto", "float32", "bfloat16"] = "float32"
+    demonstrations: bool = False  # whether batches may hold any
 
 
 class CompiledPackages(Struct, frozen=True):
@@ -51,7 +53,10 @@ def run(folder: Path) -> None:
     """Compile all forms of the algorithm that ``job.json`` describes."""
     job = msgspec.json.decode((folder / JOB).read_bytes(), type=Job)
     torch.set_num_threads(job.threads)
-    algorithm = build(job.algorithm, job.settings, job.spec, seed=0, device=job.device)
+    shown = DemonstrationSettings(interventions=job.demonstrations)
+    algorithm = build(
+        job.algorithm, job.settings, job.spec, seed=0, device=job.device, demonstrations=shown
+    )
     if not isinstance(algorithm, Compilable):
         raise NotCompilable(f"{job.algorithm} has no compiled form")
     matmul = fastest_format(*algorithm.hidden_product) if job.matmul == "auto" else job.matmul

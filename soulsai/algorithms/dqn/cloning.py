@@ -6,15 +6,16 @@ import torch
 from torch import Tensor
 
 from soulsai.algorithms.base import Tensors
+from soulsai.algorithms.dqn.margin import large_margin_loss
 from soulsai.algorithms.dqn.network import NO_NOISE
 from soulsai.algorithms.dqn.settings import DQNSettings
 from soulsai.algorithms.dqn.update import (
     NO_UPDATE_NOISE,
     Learner,
     Report,
-    TDError,
     UpdateNoise,
     best_action,
+    gradient_of,
     of_action,
     step,
     td_error,
@@ -23,35 +24,7 @@ from soulsai.algorithms.quantiles import expected
 from soulsai.algorithms.replay_learner import leaves
 from soulsai.types import MASK
 
-MARGIN = 0.8  # by which the value of a demonstrated action exceeds all others, in the loss
 MARGIN_WEIGHT = 1.0  # of this loss, relative to that of temporal differences
-
-
-def large_margin_loss(
-    q: Tensor, action: Tensor, mask: Tensor | None, sizes: Sequence[int]
-) -> Tensor:
-    """Return ``max_a (q(a) + margin(a)) - q(demonstrated)`` [B], the mean over components.
-
-    The margin is zero for the demonstrated choice; invalid choices do not count (equation 2 of
-    arXiv:1704.03732).
-
-    Args:
-        q: Values [B, A].
-        action: Demonstrated choices [B] or [B, D].
-        mask: Valid choices [B, A]; ``None``: all.
-        sizes: Number of choices of each component.
-    """
-    parts = q.split(list(sizes) or [q.shape[1]], 1)
-    chosen = action.long().reshape(len(q), -1).split(1, 1)
-    masks = [None] * len(parts) if mask is None else mask.split(list(sizes) or [q.shape[1]], 1)
-    losses = []
-    for part, shown, valid in zip(parts, chosen, masks, strict=True):
-        margin = torch.full_like(part, MARGIN).scatter(1, shown, 0.0)
-        raised = part + margin
-        if valid is not None:  # the demonstrated choice counts, even where no choice is valid
-            raised = raised.masked_fill(~valid & (margin > 0), -torch.inf)
-        losses.append(raised.amax(1) - part.gather(1, shown)[:, 0])
-    return torch.stack(losses).mean(0)
 
 
 def clone(
@@ -79,16 +52,10 @@ def clone(
     mask = rows.get(f"obs.{MASK}")
     q = expected(online.quantiles(parts(leaves(rows, "obs.")), NO_NOISE))
     margin = (weights * large_margin_loss(q, rows["action"], mask, sizes)).mean()
-    report = _step(learner, td, MARGIN_WEIGHT * margin, settings)
+    report = step(learner, td, gradient_of(learner, td, MARGIN_WEIGHT * margin), settings)
     best = best_action(q.detach(), mask, sizes)
     equal = (best == rows["action"].long()).float().mean()
     return report, margin.detach(), equal
-
-
-def _step(learner: Learner, td: TDError, loss: Tensor, settings: DQNSettings) -> Report:
-    """Do one gradient step of a temporal difference and another loss."""
-    total = (td.predicted * td.slope).sum() + loss
-    return step(learner, td, learner.gradient.of(total, torch.ones_like(total)), settings)
 
 
 def conservative_update(
@@ -118,7 +85,8 @@ def conservative_update(
     q = expected(online.quantiles(parts(leaves(rows, "obs.")), NO_NOISE))
     mask = rows.get(f"obs.{MASK}")
     penalty = (weights * conservative_penalty(q, rows["action"], sizes, mask)).mean()
-    return _step(learner, td, conservative * penalty, settings), penalty.detach()
+    gradient = gradient_of(learner, td, conservative * penalty)
+    return step(learner, td, gradient, settings), penalty.detach()
 
 
 def conservative_penalty(

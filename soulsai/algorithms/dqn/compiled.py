@@ -10,7 +10,14 @@ from soulsai.algorithms.compile.flat import Moments, adam, chosen, clipped, corr
 from soulsai.algorithms.compile.form import Form, Functional, NotCompilable, Package, examples
 from soulsai.algorithms.dqn.network import Noise, QPolicy
 from soulsai.algorithms.dqn.settings import DQNSettings
-from soulsai.algorithms.dqn.update import Learner, Report, UpdateNoise, report_of, td_error
+from soulsai.algorithms.dqn.update import (
+    Learner,
+    Report,
+    UpdateNoise,
+    imitation_loss,
+    report_of,
+    td_error,
+)
 from soulsai.algorithms.replay_learner import packed
 
 STATE = 5  # tensors that are changed: weights, target weights, and Adam's three
@@ -45,7 +52,13 @@ def update_form(learner: Learner, settings: DQNSettings, rows: Tensors, noise: U
             _nested(numbers, noise),
             learner.online.sizes,
         )
-        (gradient,) = torch.autograd.grad(td.predicted, free, td.slope)
+        batch = dict(zip(rows, columns, strict=True))
+        imitation = imitation_loss(td, batch, importance, learner.online.sizes)
+        if imitation is None:
+            (gradient,) = torch.autograd.grad(td.predicted, free, td.slope)
+        else:
+            total = (td.predicted * td.slope).sum() + imitation
+            (gradient,) = torch.autograd.grad(total, free)
         report = report_of(td, gradient)
         now = Moments(weights, mean, square, steps)
         by = correction(steps + 1, rate)

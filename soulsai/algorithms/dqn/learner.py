@@ -18,6 +18,7 @@ from soulsai.algorithms.compile.form import Form, Package, examples
 from soulsai.algorithms.demonstrations import insert_part, measured
 from soulsai.algorithms.dqn.cloning import clone, conservative_update
 from soulsai.algorithms.dqn.compiled import compiled_update, update_form
+from soulsai.algorithms.dqn.margin import large_margin_loss
 from soulsai.algorithms.dqn.network import QPolicy
 from soulsai.algorithms.dqn.settings import DQNSettings
 from soulsai.algorithms.dqn.update import (
@@ -174,10 +175,15 @@ class DQN:
         rows = tensors({name: column[-shown:] for name, column in batch.rows.items()}, device)
         memory = {name: zeros(leaf, shown) for name, leaf in self.policy.memory.items()}
         q = self.policy(leaves(rows, "obs."), tensors(memory, device))[0]["q"]
-        best = best_action(q, rows.get(f"obs.{MASK}"), self.policy.sizes)
+        mask, sizes = rows.get(f"obs.{MASK}"), self.policy.sizes
+        best = best_action(q, mask, sizes)
         agreement = (best == rows["action"].long()).float().mean().item()
         metrics = measured(experience.demonstrations, shown, self.config.batch_size)
-        return metrics | {"demonstration_agreement": agreement}
+        return metrics | {
+            "demonstration_agreement": agreement,
+            "imitation_loss": large_margin_loss(q, rows["action"], mask, sizes).mean().item(),
+            "imitation_weight": experience.imitation,
+        }
 
     def _step(self, rows: Tensors, weights: Tensor, noise: UpdateNoise) -> Report:
         return update(self.learner, rows, weights, self.config, noise)
@@ -197,7 +203,7 @@ class DQN:
     def forms(self) -> dict[str, Form]:
         """Return the update as a form to compile."""
         device = self.learner.weights.device
-        columns = {name: zeros(leaf, 0) for name, leaf in self.experience.columns.items()}
+        columns = {name: zeros(leaf, 0) for name, leaf in self.experience.batch_columns.items()}
         rows = examples(tensors(columns, device), self.config.batch_size)
         noise = self._noise(torch.Generator(device).manual_seed(0))
         return {"update": update_form(self.learner, self.config, rows, noise)}

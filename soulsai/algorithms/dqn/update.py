@@ -13,6 +13,8 @@ from torch import Tensor
 
 from soulsai.algorithms.base import Tensors
 from soulsai.algorithms.compile.flat import FlatAdam, Gradient
+from soulsai.algorithms.demonstrations import IMITATION
+from soulsai.algorithms.dqn.margin import large_margin_loss
 from soulsai.algorithms.dqn.network import NO_NOISE, Noise, QPolicy
 from soulsai.algorithms.dqn.settings import DQNSettings
 from soulsai.algorithms.quantiles import expected, quantile_huber_slope
@@ -58,6 +60,7 @@ class TDError(NamedTuple):
     goal: Tensor  # [B * D, M]
     slope: Tensor  # [B * D, N] derivative of the loss with respect to the predictions
     error: Tensor  # [B] mean of the goal minus mean of the prediction; of several, mean magnitude
+    values: Tensor  # [B, A] differentiable; of all actions
 
 
 class Report(NamedTuple):
@@ -91,7 +94,33 @@ def update(
     td = td_error(
         parts, online.quantiles, target.quantiles, rows, weights, settings, noise, online.sizes
     )
-    return step(learner, td, learner.gradient.of(td.predicted, td.slope), settings)
+    imitation = imitation_loss(td, rows, weights, online.sizes)
+    return step(learner, td, gradient_of(learner, td, imitation), settings)
+
+
+def imitation_loss(
+    td: TDError, rows: Tensors, weights: Tensor, sizes: Sequence[int]
+) -> Tensor | None:
+    """Return the large-margin loss [] of the demonstrations in a batch (arXiv:1704.03732).
+
+    Args:
+        td: The temporal differences of the batch.
+        rows: Columns of B transitions; without ``imitation`` there is no loss.
+        weights: Importance weights [B].
+        sizes: Number of choices of each component.
+    """
+    if IMITATION not in rows:
+        return None
+    loss = large_margin_loss(td.values, rows["action"], rows.get(f"obs.{MASK}"), sizes)
+    return (rows[IMITATION] * weights * loss).mean()
+
+
+def gradient_of(learner: Learner, td: TDError, more: Tensor | None) -> Tensor:
+    """Return the gradient [P] of temporal differences and of another loss [], if there is one."""
+    if more is None:
+        return learner.gradient.of(td.predicted, td.slope)
+    total = (td.predicted * td.slope).sum() + more
+    return learner.gradient.of(total, torch.ones_like(total))
 
 
 def step(learner: Learner, td: TDError, gradient: Tensor, settings: DQNSettings) -> Report:
@@ -147,7 +176,7 @@ def td_error(
     error = expected(goal) - expected(detached)
     if count > 1:
         error = error.view(-1, count).abs().mean(1)
-    return TDError(predicted, goal, slope, error)
+    return TDError(predicted, goal, slope, error, expected(quantiles))
 
 
 def report_of(td: TDError, gradient: Tensor) -> Report:

@@ -10,6 +10,7 @@ from torch import Tensor
 from soulsai.algorithms.base import Tensors
 from soulsai.algorithms.compile.flat import BESIDE, FlatAdam, Moments, adam, chosen, correction
 from soulsai.algorithms.compile.form import Form, Functional, NotCompilable, Package
+from soulsai.algorithms.demonstrations import IMITATION
 from soulsai.algorithms.replay_learner import packed
 from soulsai.algorithms.sac.network import Critics, SquashedActor
 from soulsai.algorithms.sac.update import (
@@ -22,6 +23,7 @@ from soulsai.algorithms.sac.update import (
     actor_report,
     critic_loss,
     critic_report,
+    imitation_in,
 )
 
 MOMENTS = 4  # tensors of ``Moments``
@@ -141,14 +143,14 @@ def actor_form(sac: SACState, rows: Tensors) -> Form:
     """
     _check_compilable(sac)
     networks, optimizer, constants = FunctionalNetworks(sac), sac.actor_adam, sac.constants
-    state, obs = _actor_state(sac), _observation_columns(sac, rows)
+    state, given = _actor_state(sac), _actor_columns(sac, rows)
 
     def function(*tensors: Tensor) -> list[Tensor]:
         now = Moments(*tensors[:MOMENTS])
         temperature = Moments(*tensors[MOMENTS : 2 * MOMENTS])
         critics, *buffers = tensors[2 * MOMENTS : len(state)]
         noise, *columns = tensors[len(state) :]
-        batch = dict(zip(obs, columns, strict=True))
+        batch = dict(zip(given, columns, strict=True))
         free = now.weights.detach().requires_grad_(True)
         loss, entropy = actor_loss(
             networks.actor(free),
@@ -156,6 +158,7 @@ def actor_form(sac: SACState, rows: Tensors) -> Form:
             networks.parts(batch, "obs.", now.weights, tuple(buffers)),
             noise,
             temperature.weights.exp(),
+            imitation_in(batch),
         )
         (gradient,) = torch.autograd.grad(loss, free)
         report = actor_report(loss, entropy, gradient)
@@ -168,7 +171,7 @@ def actor_form(sac: SACState, rows: Tensors) -> Form:
         temperature.assign(chosen(report.done, temperature_after, temperature))
         return [*report, *by]
 
-    return Form(function, (*state, _noise_example(sac, rows), *obs.values()))
+    return Form(function, (*state, _noise_example(sac, rows), *given.values()))
 
 
 def compiled_critic_step(
@@ -187,7 +190,7 @@ def compiled_actor_step(
     """Return the actor step of a compiled ``actor_form``."""
     state = _actor_state(sac)
     return lambda rows, noise: ActorReport(
-        *package(*state, noise, *packed(_observation_columns(sac, rows)))[:-BESIDE]
+        *package(*state, noise, *packed(_actor_columns(sac, rows)))[:-BESIDE]
     )
 
 
@@ -224,8 +227,10 @@ def _moments(weights: Tensor, optimizer: FlatAdam) -> Moments:
     return Moments(weights, optimizer.mean, optimizer.square, optimizer.steps)
 
 
-def _observation_columns(sac: SACState, rows: Tensors) -> Tensors:
-    return {f"obs.{name}": rows[f"obs.{name}"] for name in sac.policy.inputs}
+def _actor_columns(sac: SACState, rows: Tensors) -> Tensors:
+    """Return the columns of a batch that the step of the actor reads."""
+    imitated = ("action", IMITATION) if IMITATION in rows else ()
+    return {name: rows[name] for name in (*(f"obs.{n}" for n in sac.policy.inputs), *imitated)}
 
 
 def _noise_example(sac: SACState, rows: Tensors) -> Tensor:

@@ -36,6 +36,7 @@ from soulsai.algorithms.sac.update import (
     conservative_penalty,
     critic_loss,
     critic_report,
+    imitation_in,
 )
 from soulsai.algorithms.settings import DemonstrationSettings
 from soulsai.replay.ring import Batch
@@ -184,7 +185,12 @@ class SAC:
         last = {name: column[-shown:] for name, column in rows.items()}
         mean, _ = self.policy.parameters_of(self.policy.observation.parts(leaves(last, "obs.")))
         metrics = measured(experience.demonstrations, shown, self.config.batch_size)
-        return metrics | {"demonstration_agreement": self._agreement(mean, last["action"])}
+        distance = (mean.tanh() - last["action"].flatten(1)).square().mean()
+        return metrics | {
+            "demonstration_agreement": self._agreement(mean, last["action"]),
+            "imitation_loss": distance.item(),
+            "imitation_weight": experience.imitation,
+        }
 
     def _updates(self, batches: list[Batch]) -> Iterator[Metrics]:
         done, errors = [], []
@@ -263,8 +269,9 @@ class SAC:
         critics = partial(self.critics.quantiles, generator=self._generator)
         self.critics.requires_grad_(False)  # or unused gradients would be computed
         loss, entropy = actor_loss(
-            self.policy.parameters_of, critics, obs, noise, self.temperature.value
-        )
+            self.policy.parameters_of, critics, obs, noise, self.temperature.value,
+            imitation_in(rows),
+        )  # fmt: skip
         gradient = self._actor_gradient.of(loss, torch.ones_like(loss))
         self.critics.requires_grad_(True)
         report = actor_report(loss, entropy, gradient)
@@ -284,7 +291,7 @@ class SAC:
 
     def forms(self) -> dict[str, Form]:
         """Return both steps in a form that can be compiled."""
-        columns = self.experience.columns.items()
+        columns = self.experience.batch_columns.items()
         empty = tensors({name: zeros(leaf, 0) for name, leaf in columns}, self._device)
         rows = examples(empty, self.config.batch_size)
         return {

@@ -12,6 +12,7 @@ from msgspec import Struct
 from torch import Tensor
 
 from soulsai.algorithms.base import Tensors
+from soulsai.algorithms.demonstrations import IMITATION
 from soulsai.algorithms.distributions import sample_squashed
 from soulsai.algorithms.sac.network import actor_value, critic_loss_slope, truncated
 
@@ -19,6 +20,7 @@ ActorFunction = Callable[[list[Tensor]], tuple[Tensor, Tensor]]  # parts to mean
 CriticFunction = Callable[[list[Tensor], Tensor], Tensor]  # parts, actions to quantiles [B, C, N]
 
 
+RELIANCE = 2.5  # on values, against imitation: alpha of arXiv:2106.06860
 SAMPLES = 10  # actions of the policy, and as many uniform ones, in the conservative penalty
 
 
@@ -38,6 +40,13 @@ class CriticLoss(NamedTuple):
     target: Tensor  # [B, M]
     slope: Tensor  # [B, C, N]
     error: Tensor  # [B] absolute difference of the means
+
+
+class Imitation(NamedTuple):
+    """The actions to imitate, and how much."""
+
+    action: Tensor  # [B, A]
+    weight: Tensor  # [B] zero where an action is not to be imitated
 
 
 class CriticReport(NamedTuple):
@@ -107,6 +116,7 @@ def actor_loss(
     obs: list[Tensor],
     noise: Tensor,
     temperature: Tensor,
+    imitation: Imitation | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the actor's loss and its entropy.
 
@@ -116,13 +126,40 @@ def actor_loss(
         obs: The parts of the observations.
         noise: Standard normal noise [B, A] of the actions.
         temperature: The temperature [1].
+        imitation: The demonstrations in the batch.
 
     Returns:
         The loss [], differentiable, and the entropy [] in nats.
     """
-    action, logp = sample_squashed(*actor(obs), noise)
-    loss = (temperature * logp - actor_value(critics(obs, action))).mean()
+    mean, log_std = actor(obs)
+    action, logp = sample_squashed(mean, log_std, noise)
+    value = actor_value(critics(obs, action))
+    loss = (temperature * logp - value).mean()
+    if imitation is not None:
+        loss = loss + imitation_loss(mean, value.detach(), imitation)
     return loss, -logp.detach().mean()
+
+
+def imitation_in(rows: Tensors) -> Imitation | None:
+    """Return the demonstrations in the columns of a batch, if it may have any."""
+    if IMITATION not in rows:
+        return None
+    return Imitation(rows["action"].flatten(1), rows[IMITATION])
+
+
+def imitation_loss(mean: Tensor, value: Tensor, imitation: Imitation) -> Tensor:
+    """Return the squared distance [] to actions, in proportion to the size of the values.
+
+    This is the loss of TD3+BC (arXiv:2106.06860), times the mean magnitude of the values over
+    ``RELIANCE``.
+
+    Args:
+        mean: Means of the policy before the squashing [B, A].
+        value: Values of its actions [B].
+        imitation: The actions to imitate.
+    """
+    distance = (mean.tanh() - imitation.action).square().mean(1)
+    return (imitation.weight * distance).mean() * value.abs().mean() / RELIANCE
 
 
 def conservative_penalty(

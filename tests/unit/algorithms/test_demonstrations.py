@@ -11,13 +11,9 @@ import torch.nn.functional as F
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
 from soulsai.algorithms.distributions import squashed_log_prob
-from soulsai.algorithms.dqn.cloning import (
-    MARGIN,
-    clone,
-    conservative_penalty,
-    large_margin_loss,
-)
+from soulsai.algorithms.dqn.cloning import clone, conservative_penalty
 from soulsai.algorithms.dqn.learner import DQN
+from soulsai.algorithms.dqn.margin import MARGIN, large_margin_loss
 from soulsai.algorithms.sac import update as sac_update
 from soulsai.algorithms.settings import DemonstrationSettings
 from soulsai.errors import ConfigError
