@@ -225,6 +225,27 @@ MUTATIONS = (
         DEMONSTRATED,
     ),
     Mutation(
+        "imitation of experience, too",
+        "algorithms/demonstrations.py",
+        "weights[len(weights) - shown :] = weight",
+        "weights[:] = weight",
+        DEMONSTRATED,
+    ),
+    Mutation(
+        "imitation without importance weights",
+        "algorithms/dqn/update.py",
+        "(rows[IMITATION] * weights * loss).mean()",
+        "(rows[IMITATION] * loss).mean()",
+        DEMONSTRATED,
+    ),
+    Mutation(
+        "imitation that does not know the size of the values",
+        "algorithms/sac/update.py",
+        "(imitation.weight * distance).mean() * value.abs().mean() / RELIANCE",
+        "(imitation.weight * distance).mean() / RELIANCE",
+        DEMONSTRATED,
+    ),
+    Mutation(
         "a conservative penalty of the best action only",
         "algorithms/dqn/cloning.py",
         "part.logsumexp(1) for part in parts",

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
 from soulsai.algorithms.distributions import squashed_log_prob
+from soulsai.algorithms.dqn import update as dqn_update
 from soulsai.algorithms.dqn.cloning import clone, conservative_penalty
 from soulsai.algorithms.dqn.learner import DQN
 from soulsai.algorithms.dqn.margin import MARGIN, large_margin_loss
@@ -186,6 +188,107 @@ def test_6_masks_and_returns_are_as_in_the_first_replay():
     for name, column in one.items():
         np.testing.assert_array_equal(column[:20], other[name][:20], name)
     np.testing.assert_array_equal(other[f"obs.{MASK}"][:20], whole.obs[MASK][:-1])
+
+
+def test_6_a_batch_holds_the_masks_of_what_was_shown():
+    made = settings(n_step=3), spec(masked=True)
+    learner = DQN(*made, seed=0, steps=0, realtime=False)
+    learner.prepare_demonstrations(DemonstrationSettings(data=("x",)))
+    learner.experience.ingest([episode(30, masked=True)])
+    (batch,) = learner.experience.sample()
+    assert batch.rows[f"obs.{MASK}"].all(), "nothing is imitated of experience"
+    learner.demonstrate([episode(40, number=1, masked=True)])
+    (batch,) = learner.experience.sample()
+    shown = learner.experience.shown
+    ring = learner.experience.demonstrations.replay.ring
+    wanted = ring.rows(batch.ids[-shown:])[f"obs.{MASK}"]
+    np.testing.assert_array_equal(batch.rows[f"obs.{MASK}"][-shown:], wanted)
+    assert batch.rows[f"obs.{MASK}"][:-shown].all()
+
+
+def test_11_only_demonstrations_are_imitated_and_less_and_less():
+    learner = DQN(settings(), spec(), seed=0, steps=100, realtime=False)
+    learner.prepare_demonstrations(DemonstrationSettings(data=("x",), imitation=3.0))
+    learner.demonstrate([episode(40)])
+    weights = []
+    for number in range(3):
+        learner.experience.ingest([episode(50, number=number)])
+        (batch,) = learner.experience.sample()
+        shown = learner.experience.shown
+        assert (batch.rows["imitation"][:-shown] == 0).all()
+        weights.append(set(batch.rows["imitation"][-shown:].tolist()))
+    assert weights == [{1.5}, {0.0}, {0.0}]
+
+
+def test_11_without_a_planned_end_the_weight_stays():
+    learner = demonstrated(imitation=0.5)
+    learner.demonstrate([episode(40)])
+    learner.experience.ingest([episode(500)])
+    assert learner.experience.imitation == 0.5
+
+
+def test_12_an_update_follows_the_gradient_of_imitation_too(monkeypatch):
+    """The sum of both losses of DQfD, with the margin on the demonstrations alone."""
+    gradients, seen, step = [], [], dqn_update.step
+
+    def recorded(learner, td, gradient, config):
+        seen.append(gradient.clone())
+        return step(learner, td, gradient, config)
+
+    monkeypatch.setattr(dqn_update, "step", recorded)
+    for imitation in (0.0, 2.0):
+        learner = demonstrated(imitation=imitation)
+        learner.demonstrate([episode(40)])
+        learner.experience.ingest([episode(60, number=1)])
+        (batch,) = learner.experience.sample()
+        rows = {name: torch.from_numpy(column) for name, column in batch.rows.items()}
+        weights = torch.from_numpy(batch.weights)
+        online, shown = copy.deepcopy(learner.policy), learner.experience.shown
+        q = online.quantiles(online.observation.parts({"obs": rows["obs.obs"]})).mean(2)
+        margin = large_margin_loss(q[-shown:], rows["action"][-shown:], None, (3,))
+        loss = imitation * (weights[-shown:] * margin).sum() / len(weights)
+        parts = torch.autograd.grad(loss, list(online.parameters()), allow_unused=True)
+        seen.clear()
+        dqn_update.update(learner.learner, rows, weights, learner.config)
+        pairs = zip(parts, online.parameters(), strict=True)
+        wanted = torch.cat([
+            (torch.zeros_like(one) if part is None else part).reshape(-1) for part, one in pairs
+        ])  # fmt: skip
+        gradients.append((seen[0], wanted))
+    (plain, nothing), (both, imitated) = gradients
+    assert not nothing.any()
+    assert imitated.abs().max() > 0.01
+    assert torch.allclose(both - plain, imitated, atol=1e-5)
+
+
+def test_13_numbers_are_imitated_in_proportion_to_the_values():
+    """Equation 5 of arXiv:2106.06860, the normalisation on the other side."""
+    rng = torch.Generator().manual_seed(1)
+    mean, action = torch.randn(8, 2, generator=rng), torch.rand(8, 2, generator=rng) * 2 - 1
+    value, weight = torch.randn(8, generator=rng) * 50, torch.tensor([0.0] * 4 + [0.5] * 4)
+    found = sac_update.imitation_loss(mean, value, sac_update.Imitation(action, weight))
+    distances = ((np.tanh(mean.numpy()) - action.numpy()) ** 2).mean(1)
+    wanted = 0.5 * distances[4:].sum() / 8 * np.abs(value.numpy()).mean() / 2.5
+    assert found.item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_13_the_actor_s_loss_is_the_sum_of_both():
+    case = CASES["sac, demonstrations"]
+    learner = make(case)
+    learner.experience.ingest(list(itertools.chain(*stream(case, 200))))
+    (batch,) = learner.experience.sample()
+    rows = {name: torch.from_numpy(column) for name, column in batch.rows.items()}
+    names = learner.policy.inputs
+    obs = learner.policy.observation.parts({name: rows[f"obs.{name}"] for name in names})
+    noise = torch.randn(len(batch.ids), rows["action"].flatten(1).shape[1])
+    critics = partial(learner.critics.quantiles, generator=None)
+    given = (learner.policy.parameters_of, critics, obs, noise, torch.ones(1))
+    imitation = sac_update.imitation_in(rows)
+    assert (imitation.weight > 0).sum() == learner.experience.shown
+    both, plain = sac_update.actor_loss(*given, imitation), sac_update.actor_loss(*given)
+    assert both[0].item() > plain[0].item()
+    assert both[1].item() == plain[1].item()
+    assert sac_update.imitation_in({}) is None
 
 
 @pytest.mark.parametrize("name", SHOWN)

@@ -1,11 +1,13 @@
 """What is compiled computes what runs eagerly; here the functions themselves, by no compiler."""
 
+import numpy as np
 import pytest
 import torch
 
 from soulsai.algorithms.compile.flat import FlatAdam, Moments, adam, correction
 from soulsai.algorithms.compile.form import Compilable, Form, NotCompilable, compare
-from tests.unit.algorithms.compile.compiled_cases import branching, dqn, learnt, sac
+from soulsai.algorithms.settings import DemonstrationSettings
+from tests.unit.algorithms.compile.compiled_cases import branching, dqn, learnt, played, sac
 
 STATES = ("policy", "target", "optimizer", "critics", "temperature", "actor_adam", "critic_adam")
 
@@ -44,6 +46,45 @@ def test_learning_is_the_same_on_and_off_the_fast_path(make, changes):
     for a, b in zip(state_of(eager), state_of(fast), strict=True):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
     assert metrics[0] == pytest.approx(metrics[1], rel=1e-3, abs=1e-4)
+
+
+def shown(algorithm):
+    """Return the algorithm with demonstrations, which it imitates."""
+    algorithm.prepare_demonstrations(DemonstrationSettings(data=("x",), imitation=2.0))
+    algorithm.demonstrate([played(algorithm, 9)])
+    return algorithm
+
+
+@pytest.mark.parametrize("make", [dqn, branching, sac])
+def test_learning_with_demonstrations_is_the_same_on_and_off_the_fast_path(make):
+    eager, fast, without = shown(make()), functional(shown(make())), shown(make())
+    without.experience.demonstrations.settings = DemonstrationSettings(data=("x",), imitation=0.0)
+    metrics = learnt(eager), learnt(fast)
+    learnt(without)
+    for a, b in zip(state_of(eager), state_of(fast), strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+    assert metrics[0] == pytest.approx(metrics[1], rel=1e-3, abs=1e-4)
+    assert metrics[0]["imitation_weight"] > 1.0
+    pairs = zip(state_of(eager), state_of(without), strict=True)
+    assert not all(torch.equal(*pair) for pair in pairs)
+
+
+@pytest.mark.parametrize("make", [dqn, branching, sac])
+def test_forms_have_the_columns_of_every_batch(make):
+    """Also before the first demonstration: a person may take over at any time."""
+    algorithm = make()
+    algorithm.prepare_demonstrations(DemonstrationSettings(interventions=True))
+    algorithm.experience.ingest([played(algorithm, 1)])
+    (batch,) = algorithm.experience.sample()
+    columns = algorithm.experience.batch_columns
+    assert list(batch.rows) == list(columns)
+    for name, column in batch.rows.items():
+        leaf = columns[name]
+        assert (column.shape[1:], column.dtype) == (leaf.shape, np.dtype(leaf.dtype)), name
+    algorithm.demonstrate([played(algorithm, 2)])
+    (after,) = algorithm.experience.sample()
+    assert list(after.rows) == list(columns)
+    assert (batch.rows["imitation"] == 0).all()
 
 
 @pytest.mark.parametrize("make", [dqn, sac])
