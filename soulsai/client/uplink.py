@@ -167,6 +167,8 @@ class Uplink:
         self._closing = True
         self._wire.wake()
         self._executor.shutdown()
+        if self._progress.steps:  # for somebody who has lent a PC and ends it
+            self._log("played")
         if error is None and self._thread is not None:
             self._thread.result()
 
@@ -311,13 +313,16 @@ class Uplink:
 
     def _log_progress(self, now: float) -> None:
         """Log, from the first env steps on and now and then, that this client takes part."""
-        progress = self._progress
-        if not progress.steps or now < self._log_at:
+        if not self._progress.steps or now < self._log_at:
             return
         self._log_at = now + LOG_SECONDS
+        self._log("playing")
+
+    def _log(self, state: str) -> None:
+        progress = self._progress
         log.info(
-            "playing env_steps=%d episodes=%d version=%d queued=%d",
-            progress.steps, progress.episodes, progress.version, len(self._outbox),
+            "%s env_steps=%d episodes=%d version=%d queued=%d",
+            state, progress.steps, progress.episodes, progress.version, len(self._outbox),
         )  # fmt: skip
 
     def _send(self, entries: list[Entry]) -> None:

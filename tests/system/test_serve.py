@@ -84,6 +84,7 @@ def test_a_volunteer_plays_after_three_commands_and_is_shut_out_by_one(tmp_path)
             assert soulsai("revoke", "lab", cwd=here).returncode == 0
             assert volunteer.process.wait(60) == 5
             assert "refuses the invite of lab: it was revoked" in volunteer.log.read_text()
+            assert "played env_steps=" in volunteer.log.read_text()
         left = server.children()
         assert server.end(signal.SIGINT)[0] == 130
         assert not any(process.is_running() for process in left)

@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, sync_playwright
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 PORT = 8099
-SHORT, LONG, SHOWN = 20_000, 150_000, 90_000  # env steps, and those after which pictures are taken
+SHORT, LONG, SHOWN = 15_000, 150_000, 60_000  # env steps, and those after which pictures are taken
 PATIENCE = 1800.0
 PICTURES = {
     "run-light": ("run", 1280, 1000, "light"),
