@@ -27,6 +27,7 @@ HeadKind = Literal[
     "epsilon_greedy", "categorical", "gaussian", "scaled_gaussian", "squashed", "hybrid"
 ]
 
+EpisodeKind = Literal["exploring", "greedy", "intervened"]
 INTERVENED = "intervened"  # key of an episode's info: the steps that a person chose
 MASK = "mask"  # the observation leaf that says which actions are valid
 # 2: clients repeat the checksum that the spec carries, so they need not know all of its fields.
@@ -210,6 +211,13 @@ class Episode(Struct, frozen=True):
     epoch: int = 0  # with client and episode it names this episode for all time; 0: not known
     verified: bool = True  # all its steps were admitted, and their rewards add up to ``reward``
     kwargs: ClientValues = {}  # of the arguments that clients may set
+
+    @property
+    def kind(self) -> "EpisodeKind":
+        """The episodes with which it can be compared: a person's part makes it one of its own."""
+        if self.info.get(INTERVENED):
+            return "intervened"
+        return "greedy" if self.greedy else "exploring"
 
 
 class Hello(Struct, frozen=True):

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from soulsai.types import Array
 from soulsai.web.journal import RecordReader
-from soulsai.web.series import Kind, rolling
+from soulsai.web.series import Kind, of_kind, rolling
 from soulsai.web.tables import ENV_STEPS, NUMBER, TIME
 
 Axis = Literal["env_steps", "wall_time", "episodes"]
@@ -29,15 +29,13 @@ def read(folder: Path, *, x: Axis, kind: Kind, window: int, metric: str = "rewar
     Args:
         folder: The run's folder.
         x: The axis; wall time counts in seconds from the start of the first episode.
-        kind: Exploring episodes, greedy episodes, or all.
+        kind: Which episodes; see ``series.of_kind``.
         window: Episodes in the rolling mean.
         metric: A column of the record.
     """
     columns = RecordReader(folder).read().table.view().columns
     values = columns.get(metric, np.full(len(columns[NUMBER]), np.nan))
-    wanted = np.isfinite(values)
-    if kind != "all" and "greedy" in columns:
-        wanted &= (columns["greedy"] > 0) == (kind == "greedy")
+    wanted = np.isfinite(values) & of_kind(columns, kind)
     axis = columns[{"env_steps": ENV_STEPS, "episodes": NUMBER, "wall_time": TIME}[x]]
     if x == "wall_time" and len(axis):
         axis = axis - (axis[0] - columns["seconds"][0])

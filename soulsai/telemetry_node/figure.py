@@ -4,7 +4,7 @@ import gc
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,13 +17,19 @@ from msgspec import Struct
 
 from soulsai.process import release_free_memory
 from soulsai.telemetry_node.statistics import Best, History
-from soulsai.types import Array
+from soulsai.types import Array, EpisodeKind
 
 NAME = "telemetry.png"
 REST = 9.0  # pause after a drawing in drawing times: at most a tenth of a core
 
 _log = logging.getLogger(__name__)
-_EXPLORING, _GREEDY, _BEST, _GREY = "#0072B2", "#D55E00", "#CC79A7", "#555555"
+_COLOURS: dict[EpisodeKind, str] = {
+    "exploring": "#0072B2",
+    "greedy": "#D55E00",
+    "intervened": "#009E73",
+}
+_NAMES: dict[EpisodeKind, str] = {"intervened": "taken over by a person"}
+_BEST, _GREY = "#CC79A7", "#555555"
 
 
 class Snapshot(Struct, frozen=True, eq=False):
@@ -31,8 +37,7 @@ class Snapshot(Struct, frozen=True, eq=False):
 
     title: str
     window: int
-    exploring: Array  # rows of a History
-    greedy: Array
+    curves: Mapping[EpisodeKind, Array]  # rows of a History
     best: Best | None
     goal: str = "reward"  # the metric that ranks models
     shown: str = ""  # label of the measure beside reward, length and throughput
@@ -97,14 +102,11 @@ def draw(snapshot: Snapshot) -> Figure:
     Panels of constant values are left out, and the legend is outside of all panels.
     """
     kinds = [
-        (name, colour, _by_steps(rows))
-        for name, colour, rows in (
-            ("exploring", _EXPLORING, snapshot.exploring),
-            ("greedy", _GREEDY, snapshot.greedy),
-        )
+        (_NAMES.get(kind, kind), _COLOURS[kind], _by_steps(rows))
+        for kind, rows in snapshot.curves.items()
         if len(rows)
     ]
-    every = np.vstack([snapshot.exploring, snapshot.greedy])
+    every = np.vstack(list(snapshot.curves.values()))
     wanted = [("extra", snapshot.shown)] if snapshot.shown else []
     wanted.append(("steps", "episode length"))
     panels = [(column, label) for column, label in wanted if _varies(every, column)]

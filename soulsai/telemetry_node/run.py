@@ -23,7 +23,7 @@ from soulsai.evaluations.record import (
 from soulsai.telemetry_node import best, figure, record
 from soulsai.telemetry_node.sinks import Sinks
 from soulsai.telemetry_node.statistics import Best, Goal, Statistics
-from soulsai.types import INTERVENED, Episode, RunSpec
+from soulsai.types import Episode, RunSpec
 from soulsai.web.journal import parts
 from soulsai.web.tables import Episodes
 
@@ -215,8 +215,7 @@ class FollowedRun:
             window=self._settings.window,
             goal=self._settings.best_metric,
             shown=self._shown_label,
-            exploring=numbers.exploring_history.rows(),
-            greedy=numbers.greedy_history.rows(),
+            curves={kind: history.rows() for kind, history in numbers.histories.items()},
             best=numbers.best,
         )
 
@@ -271,7 +270,7 @@ class FollowedRun:
         self._rank(id, episode, measured)
 
     def _rank(self, id: str, episode: Episode, measured: Mapping[str, float]) -> None:
-        alone = not episode.info.get(INTERVENED)  # no person has played a part of it
+        alone = episode.kind != "intervened"
         ranked = episode.verified and alone and not self._forgotten.covers(id, episode.client)
         is_best = self.statistics.add(episode, measured, ranked=ranked)
         if is_best and self.statistics.best and not self._is_evaluated:

@@ -4,11 +4,12 @@ import math
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Callable, Mapping
+from typing import get_args
 
 import numpy as np
 from msgspec import Struct
 
-from soulsai.types import Array, Episode
+from soulsai.types import Array, Episode, EpisodeKind
 
 OUTLIER = 100.0  # in ranges or magnitudes of the middle 80 % of a window
 
@@ -179,8 +180,9 @@ class Statistics:
         self.best: Best | None = None
         self.score = Window(window)
         self.greedy_score = Window(window)
-        self.exploring_history = History()
-        self.greedy_history = History()
+        self.histories: dict[EpisodeKind, History] = {
+            kind: History() for kind in get_args(EpisodeKind)
+        }
         self._goal = goal
         self._shown = shown
 
@@ -200,8 +202,7 @@ class Statistics:
         """
         self.episodes += 1
         self.env_steps = episode.env_steps
-        history = self.greedy_history if episode.greedy else self.exploring_history
-        history.add(episode, measured.get(self._shown, 0.0))
+        self.histories[episode.kind].add(episode, measured.get(self._shown, 0.0))
         value = self._goal.value(episode, measured)
         if value is None or not ranked:
             return False

@@ -20,7 +20,7 @@ from soulsai.training_node.saving.snapshot import Progress
 from soulsai.training_node.settled_marks import SettledMarks
 from soulsai.training_node.start import TrainingRun
 from soulsai.training_node.trust.quarantine import EXCLUDED, Quarantine
-from soulsai.types import INTERVENED, Episode, Event, Fragment, Metrics, Status, Weights
+from soulsai.types import Episode, Event, Fragment, Metrics, Status, Weights
 
 WINDOW = 100  # episodes in the mean reward
 LAGS = 256  # fragments in the mean lag, and in the mean reward of a step
@@ -100,8 +100,10 @@ class TrainingStatistics:
             self._unseen_info = [key for key in self._unseen_info if key not in episode.info]
         if not episode.verified:  # its reward is a mere claim
             return
+        if episode.kind == "intervened":  # a person has played a part of it
+            return
         self._rewards.append(episode.reward)
-        if episode.greedy and not episode.info.get(INTERVENED):
+        if episode.greedy:
             self._greedy.append(episode.reward)
 
     def updated(self, metrics: Metrics) -> None:

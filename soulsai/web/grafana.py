@@ -24,7 +24,7 @@ Label = dict[str, Any]
 
 _SELECTS = {
     "x": ("time", "env_steps", "episode"),
-    "kind": ("all", "exploring", "greedy"),
+    "kind": ("all", "exploring", "greedy", "intervened"),
     "window": ("1", "20", "100", "500"),
 }
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from soulsai.episode_metrics import Measure
+from soulsai.types import INTERVENED
 from soulsai.web.schemas import Metric
 from soulsai.web.series import HIGH, LOW, MEAN, has
 from soulsai.web.tables import ENV_STEPS, NUMBER, TIME, TableView
@@ -30,6 +31,7 @@ TRAINING = (
     ("dropped", "env steps", "dropped by clients, or by the learner as too old or too many"),
     ("reward_per_step", "", "mean reward of recent env steps, also where no episode ends"),
 )
+INFOS = {INTERVENED: ("env steps", "env steps of the episode that a person chose")}
 ALGORITHM = {  # names that the built-in algorithms share
     "loss": "mean loss of the batch",
     "policy_loss": "loss of the policy",
@@ -52,6 +54,16 @@ ALGORITHM = {  # names that the built-in algorithms share
     "greedy_steps": "env steps of greedy episodes, which are played to be measured",
     "batch_steps": "env steps of the batch so far",
     "epochs": "passes over the batch",
+    "demonstrations": "demonstrated transitions or env steps",
+    "demonstration_share": "share of demonstrations in a batch",
+    "demonstrations_left_out": "demonstrated transitions for which there was no room",
+    "demonstration_agreement": "share of equal choices of greedy and demonstrated actions; of "
+    "numbers, 1 minus half of their mean distance",
+    "clone_loss": "loss of cloning demonstrations",
+    "clone_weight": "weight of cloning in the loss of the policy",
+    "imitation_loss": "loss of imitating demonstrations while learning",
+    "imitation_weight": "weight of imitation, which falls to zero over the planned env steps",
+    "conservative_penalty": "penalty for values of actions that the data do not hold",
 }
 _AXES = (NUMBER, ENV_STEPS, TIME)
 
@@ -121,7 +133,11 @@ def _unit(measure: Measure) -> str:
 
 def _others(already: list[Metric], view: TableView, description: str) -> list[Metric]:
     names = {metric.name for metric in already}
-    return [Metric(name, "", description, "episodes") for name in _names(view) if name not in names]
+    return [
+        Metric(name, *INFOS.get(name, ("", description)), "episodes")
+        for name in _names(view)
+        if name not in names
+    ]
 
 
 def _names(view: TableView) -> list[str]:

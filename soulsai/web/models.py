@@ -11,7 +11,7 @@ import numpy as np
 
 from soulsai.web.run_store import RunStore, read_json
 from soulsai.web.schemas import File, Model, iso
-from soulsai.web.series import rolling
+from soulsai.web.series import of_kind, rolling
 from soulsai.web.tables import ENV_STEPS, TableView
 
 MANIFEST = "manifest.json"
@@ -132,8 +132,9 @@ def _score(view: TableView, env_steps: int | None) -> float | None:
     if env_steps is None or "reward" not in view.columns:
         return None
     before = view.columns[ENV_STEPS] <= env_steps
-    rewards = view.columns["reward"][before]
-    greedy = rewards[view.columns["greedy"][before] > 0]
+    alone = before & ~of_kind(view.columns, "intervened")
+    rewards = view.columns["reward"][alone]
+    greedy = view.columns["reward"][before & of_kind(view.columns, "greedy")]
     some = (greedy if len(greedy) >= WINDOW else rewards)[-WINDOW:]
     return float(rolling(some, WINDOW)[0][-1]) if len(some) and np.isfinite(some).any() else None
 

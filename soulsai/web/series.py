@@ -10,11 +10,11 @@ from typing import Literal
 import numpy as np
 from msgspec import Struct
 
-from soulsai.types import Array
+from soulsai.types import INTERVENED, Array
 from soulsai.web.tables import ENV_STEPS, NUMBER, TIME, TableView
 
 Axis = Literal["env_steps", "number", "time"]
-Kind = Literal["all", "exploring", "greedy"]
+Kind = Literal["all", "exploring", "greedy", "intervened"]
 Columns = dict[str, Array]
 
 MEAN, LOW, HIGH = "_mean", "_low", "_high"  # after a metric's name: its mean, and one deviation off
@@ -165,14 +165,27 @@ def _middle_half(ascending: Array, n: Array) -> Array:
     return np.asarray(weighted.sum(axis=0) / (0.5 * n))
 
 
+def of_kind(columns: Mapping[str, Array], kind: Kind) -> Array:
+    """Return whether each row is an episode of a kind; rows of other tables are of any.
+
+    Args:
+        columns: The columns of a table.
+        kind: Episodes with steps that a person chose are of their own kind, and of no other.
+    """
+    every = np.ones(len(columns[NUMBER]), np.bool_)
+    if kind == "all" or "greedy" not in columns:
+        return every
+    intervened: Array = columns[INTERVENED] > 0 if INTERVENED in columns else ~every
+    if kind == "intervened":
+        return intervened
+    greedy: Array = columns["greedy"] > 0
+    return np.asarray(~intervened & (greedy == (kind == "greedy")))
+
+
 def _wanted(view: TableView, query: SeriesQuery) -> Columns:
     """Return the rows of the query's kind, as far back as a rolling mean reaches."""
     columns = view.columns
-    if query.kind != "all" and "greedy" in columns:
-        greedy = columns["greedy"] > 0
-        rows = np.flatnonzero(greedy if query.kind == "greedy" else ~greedy)
-    else:
-        rows = np.arange(len(view))
+    rows = np.flatnonzero(of_kind(columns, query.kind))
     if query.after:
         first = int(np.searchsorted(columns[NUMBER][rows], query.after, side="right"))
         rows = rows[max(0, first - query.window) :]

@@ -98,6 +98,8 @@ class Tally(Struct):
     reward: float = 0.0  # the sum of all
     greedy_episodes: int = 0
     greedy_reward: float = 0.0  # the sum of the greedy ones
+    intervened_episodes: int = 0
+    intervened_reward: float = 0.0  # the sum of those in which a person chose steps
     steps: int = 0
     env_steps: int = 0  # at the newest
     recent: deque[float] = field(default_factory=partial(deque, maxlen=RECENT))
@@ -109,9 +111,12 @@ class Tally(Struct):
         self.steps += episode.steps
         self.env_steps = episode.env_steps
         self.recent.append(episode.reward)
-        if episode.greedy:
+        if episode.kind == "greedy":
             self.greedy_episodes += 1
             self.greedy_reward += episode.reward
+        elif episode.kind == "intervened":
+            self.intervened_episodes += 1
+            self.intervened_reward += episode.reward
 
     @property
     def reward_mean(self) -> float | None:
@@ -127,8 +132,9 @@ class Tally(Struct):
     @property
     def exploring_mean(self) -> float | None:
         """The mean reward of exploring episodes."""
-        count = self.episodes - self.greedy_episodes
-        return (self.reward - self.greedy_reward) / count if count else None
+        count = self.episodes - self.greedy_episodes - self.intervened_episodes
+        reward = self.reward - self.greedy_reward - self.intervened_reward
+        return reward / count if count else None
 
     @property
     def greedy_mean(self) -> float | None:

@@ -77,10 +77,11 @@ def test_means_and_bands(browser):
 def test_kinds_add_up(browser):
     counts = [
         len(browser.get(f"/api/v1/series?metrics=reward&max_points=5000&kind={kind}"))
-        for kind in ("all", "exploring", "greedy")
+        for kind in ("all", "exploring", "greedy", "intervened")
     ]
     assert counts[0] == counts[1] + counts[2] == 1000
     assert 0 < counts[2] < 200
+    assert counts[3] == 0, "nobody has taken over"
 
 
 def test_rows_after_a_number_and_within_a_time(browser):

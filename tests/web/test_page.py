@@ -304,3 +304,21 @@ def test_before_the_first_episode(tmp_path, opened):
             page.get_by_text("1 episode", exact=True).wait_for()
             page.get_by_role("link", name="Clients").click()
             page.get_by_text("No client has connected").wait_for()
+
+
+def test_episodes_that_a_person_took_over_are_drawn_apart(few, opened):
+    url, trainer = few
+    page = opened(url)
+    page.wait_for_selector(DRAWN)
+    button = page.get_by_role("button", name="taken over by a person")
+    assert button.count() == 0, "nobody has"
+    rng = random.Random(0)
+    first = Browser(url).get("/api/v1/status")["episode"]
+    for number in range(first, first + 3):
+        one = episode(number, 500, rng)
+        steered = one.info | {"intervened": 7.0}
+        trainer.play(msgspec.structs.replace(one, info=steered))
+    button.wait_for(timeout=5000)
+    rows = Browser(url).get("/api/v1/series?metrics=reward&kind=intervened")
+    assert len(rows) == 3
+    page.get_by_role("heading", name="Env steps chosen by a person").wait_for()

@@ -66,11 +66,10 @@ class Sinks:
         if not self._points:
             return
         for episode, numbers in zip(episodes, measured, strict=True):
-            kind = "greedy" if episode.greedy else "exploring"
             own = {"reward": episode.reward, "steps": float(episode.steps), **numbers}
             info = self._info.numbers(episode)
             values = {f"info_{name}" if name in own else name: x for name, x in info.items()} | own
-            curves = {f"{kind}/{name}": value for name, value in values.items()}
+            curves = {f"{episode.kind}/{name}": value for name, value in values.items()}
             self._offer(Point(episode.time, episode.env_steps, curves))
 
     def sample(self, row: Mapping[str, float]) -> None:

@@ -13,15 +13,23 @@ const curves = [
   { name: "low", colour: "greedy", kind: "edge", metric: "reward_low" },
   { name: "high", colour: "greedy", kind: "edge", metric: "reward_high", band: true },
   { name: "greedy", colour: "greedy", metric: "reward_mean" },
+  { name: "episodes that a person took over", colour: "intervened", kind: "points", metric: "reward" },
+  { name: "low", colour: "intervened", kind: "edge", metric: "reward_low" },
+  { name: "high", colour: "intervened", kind: "edge", metric: "reward_high", band: true },
+  { name: "taken over", colour: "intervened", metric: "reward_mean" },
 ];
-const half = curves.length / 2;
-const metrics = curves.slice(0, half).map((curve) => curve.metric);
+const episodeKinds = { exploring: "exploring", greedy: "greedy", intervened: "taken over by a person" };
+const part = curves.length / Object.keys(episodeKinds).length; // curves of one kind
+const metrics = curves.slice(0, part).map((curve) => curve.metric);
 const quiet = ["reward", "epsilon", "greedy", "version", "seconds", "updates", "duplicates", "lost", "dropped", "queued", "rejected"];
 const names = {
   steps: "Episode length", reward_per_step: "Reward per env step", greedy_steps: "Greedy env steps", terminated: "Terminated share", env_steps_per_second: "Env steps per second",
   updates_per_second: "Updates per second", lag: "Policy lag", replay_ratio: "Replay ratio", clients: "Clients",
   lr: "Learning rate", td_error: "TD error", q_mean: "Mean Q value", beta: "Importance exponent β", skipped: "Skipped updates",
   grad_norm: "Gradient norm", replay_size: "Replay size", kl: "KL divergence", explained_variance: "Explained variance",
+  demonstrations: "Demonstrations", demonstration_share: "Share of demonstrations", demonstration_agreement: "Agreement with demonstrations",
+  demonstrations_left_out: "Demonstrations left out", clone_loss: "Loss of cloning", clone_weight: "Weight of cloning", imitation_loss: "Loss of imitation",
+  imitation_weight: "Weight of imitation", conservative_penalty: "Conservative penalty", intervened: "Env steps chosen by a person",
   clip: "Clip range", clip_fraction: "Clipped share", ratio: "Probability ratio",
 };
 
@@ -123,14 +131,16 @@ function reward(context, changed) {
   smoothing.addEventListener("input", () => say(span, `${windows[smoothing.value]}`));
   smoothing.addEventListener("change", () => { choice.window = windows[smoothing.value]; restart(); changed(); });
   dots.addEventListener("change", () => { choice.points = dots.checked; keep(); points(); });
-  const legend = h("ul", { class: "legend" }, ["exploring", "greedy"].map((name, i) => {
-    const button = h("button", { type: "button", "aria-pressed": "true" }, h("i", { class: `swatch ${name}` }), `${name}, mean ± deviation`);
+  const entries = [];
+  const legend = h("ul", { class: "legend" }, Object.entries(episodeKinds).map(([kind, text], i) => {
+    const button = h("button", { type: "button", "aria-pressed": "true" }, h("i", { class: `swatch ${kind}` }), `${text}, mean ± deviation`);
     button.addEventListener("click", () => {
       const shown = button.getAttribute("aria-pressed") !== "true";
       button.setAttribute("aria-pressed", shown);
-      for (let c = i * half; c < (i + 1) * half; c += 1) chart?.toggle(c, shown && (curves[c].kind !== "points" || choice.points));
+      for (let c = i * part; c < (i + 1) * part; c += 1) chart?.toggle(c, shown && (curves[c].kind !== "points" || choice.points));
     });
-    return h("li", {}, button);
+    entries.push(h("li", { hidden: kind === "intervened" }, button)); // shown with the first of them
+    return entries[i];
   }), h("li", {}, h("span", { class: "key" }, h("i", { class: "star" }, "★"), "best average")));
   const element = h("section", { class: "card", "aria-labelledby": "reward-title" },
     h("div", { class: "row spread" }, h("h2", { id: "reward-title" }, "Reward per episode"), readout),
@@ -158,6 +168,7 @@ function reward(context, changed) {
         curves: curves.map((curve) => ({ ...curve, show: curve.kind !== "points" || choice.points })) });
     }
     chart.show(uPlot.join(columns));
+    entries.forEach((entry, i) => { if (feeds[i].rows.length) entry.hidden = false; });
     const rows = feeds.reduce((sum, feed) => sum + feed.rows.length, 0);
     const episodes = Math.max(...feeds.flatMap((feed) => feed.rows.slice(-1).map((row) => row.episode)));
     say(note, rows < episodes ? `${count(rows)} points for ${counted(episodes, "episodes")}` : counted(episodes, "episodes"));
@@ -165,7 +176,7 @@ function reward(context, changed) {
   };
   const read = (index) => {
     if (!chart) return;
-    const parts = [half - 1, 2 * half - 1].map((curve) => [curves[curve].name, chart.value(curve, index)]).filter(([, value]) => value !== null);
+    const parts = entries.map((_, i) => (i + 1) * part - 1).map((curve) => [curves[curve].name, chart.value(curve, index)]).filter(([, value]) => value !== null);
     say(readout, [index === null ? "" : place(choice.x, chart.data[0][index]), ...parts.map(([name, value]) => `${name} ${number(value)}`)].filter(Boolean).join(" · "));
   };
   const points = () => curves.forEach((curve, i) => { if (curve.kind === "points") chart?.toggle(i, choice.points); });
@@ -174,7 +185,7 @@ function reward(context, changed) {
     const query = { run: context.run, metrics, x: choice.x, window: choice.window };
     csv.href = address("series", { ...query, x: choice.x === "relative" ? "time" : choice.x, max_points: 5000, format: "csv" });
     figure.href = address(`runs/${encodeURIComponent(context.run)}/figure.png`);
-    const mine = ["exploring", "greedy"].map((kind) => new Feed({ ...query, kind }));
+    const mine = Object.keys(episodeKinds).map((kind) => new Feed({ ...query, kind }));
     feeds = mine;
     if (!context.run) return draw();
     await Promise.all(mine.map((feed) => feed.load()));

@@ -28,7 +28,8 @@ def rows(rewards: list[float], *, width: int = 1) -> Array:
 
 def snapshot(count: int = 50) -> Snapshot:
     rewards = list(np.sin(np.arange(count)))
-    return Snapshot("run\ndqn on Toy", 20, rows(rewards), rows(rewards[::7]), BEST)
+    curves = {"exploring": rows(rewards), "greedy": rows(rewards[::7]), "intervened": rows([])}
+    return Snapshot("run\ndqn on Toy", 20, curves, BEST)
 
 
 @pytest.mark.parametrize("window", [1, 3, 20, 500])
@@ -72,7 +73,7 @@ def test_episodes_that_end_almost_together_are_one_span_of_throughput(apart: flo
 
 def test_the_figure_shows_both_kinds_and_the_best() -> None:
     shown = snapshot()
-    shown.exploring[:, History.COLUMNS.index("steps")] += np.arange(50)
+    shown.curves["exploring"][:, History.COLUMNS.index("steps")] += np.arange(50)
     drawn = draw(shown)
     reward, steps, speed = drawn.axes
     labels = [text.get_text() for text in drawn.legends[0].get_texts()]
@@ -87,6 +88,14 @@ def test_the_figure_shows_both_kinds_and_the_best() -> None:
     assert speed.get_xlabel() == "env steps"
 
 
+def test_the_figure_shows_what_a_person_took_over_apart() -> None:
+    shown = snapshot()
+    curves = {**shown.curves, "intervened": rows([3.0] * 30)}
+    drawn = draw(Snapshot(shown.title, 20, curves, BEST))
+    labels = [text.get_text() for text in drawn.legends[0].get_texts()]
+    assert labels[2].startswith("taken over by a person")
+
+
 def test_the_legend_covers_no_panel() -> None:
     drawn = draw(snapshot())
     drawn.canvas.draw()
@@ -96,12 +105,12 @@ def test_the_legend_covers_no_panel() -> None:
 
 def test_panels_whose_metric_never_changed_are_left_out() -> None:
     one = snapshot()
-    constant = Snapshot(one.title, 20, one.exploring, one.greedy, BEST, shown="win")
+    constant = Snapshot(one.title, 20, one.curves, BEST, shown="win")
     assert [axes.get_ylabel() for axes in draw(constant).axes] == [
         "reward per episode",
         "env steps/s",
     ]
-    constant.exploring[:5, History.COLUMNS.index("extra")] = 1.0
+    constant.curves["exploring"][:5, History.COLUMNS.index("extra")] = 1.0
     assert [axes.get_ylabel() for axes in draw(constant).axes] == [
         "reward per episode",
         "win",
@@ -111,7 +120,7 @@ def test_panels_whose_metric_never_changed_are_left_out() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_few_episodes_can_be_drawn(tmp_path: Path, count: int) -> None:
-    few = Snapshot("run", 20, rows([1.0] * count), rows([]), None)
+    few = Snapshot("run", 20, {"exploring": rows([1.0] * count), "greedy": rows([])}, None)
     save(draw(few), tmp_path / "few.png")
     assert (tmp_path / "few.png").read_bytes().startswith(PNG)
 
@@ -173,8 +182,8 @@ def test_the_last_snapshot_is_always_drawn(tmp_path: Path, monkeypatch) -> None:
 
     monkeypatch.setattr(figure, "draw", note)
     painter = Painter(tmp_path / "x.png")
-    painter.draw(Snapshot("first", 20, rows([]), rows([]), None))
-    painter.close(Snapshot("last", 20, rows([]), rows([]), None))
+    painter.draw(Snapshot("first", 20, {"greedy": rows([])}, None))
+    painter.close(Snapshot("last", 20, {"greedy": rows([])}, None))
     assert titles == ["first", "last"]
     assert not any(thread.name.startswith("figure") for thread in threading.enumerate())
 

@@ -2,6 +2,7 @@
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -147,6 +148,15 @@ def test_the_best_is_best_in_what_is_asked_for(goal: Goal, best: float) -> None:
         statistics.add(episode(0.0, number=number, version=number), measured)
     assert statistics.best
     assert statistics.best.score == best
+
+
+def test_what_a_person_took_over_has_a_history_of_its_own() -> None:
+    statistics = Statistics(2)
+    steered = msgspec.structs.replace(episode(9.0), info={"intervened": 1.0})
+    for one in (episode(1.0), steered, msgspec.structs.replace(steered, greedy=True)):
+        statistics.add(one, ranked=one.kind != "intervened")
+    sizes = {kind: len(history.rows()) for kind, history in statistics.histories.items()}
+    assert sizes == {"exploring": 1, "greedy": 0, "intervened": 2}
 
 
 def test_what_cannot_be_measured_is_never_best() -> None:

@@ -14,7 +14,7 @@ numbers = st.floats(-1e6, 1e6) | st.just(np.nan)
 columns = st.integers(1, 60).flatmap(lambda n: arrays(float, n, elements=numbers))
 
 
-def table(rewards, *, env_steps=None, greedy=None, time=None):
+def table(rewards, *, env_steps=None, greedy=None, time=None, **more):
     answer = Table()
     for i, reward in enumerate(rewards):
         answer.append(
@@ -23,6 +23,7 @@ def table(rewards, *, env_steps=None, greedy=None, time=None):
                 "time": 100.0 + i if time is None else time[i],
                 "reward": reward,
                 "greedy": 0.0 if greedy is None else greedy[i],
+                **{name: column[i] for name, column in more.items()},
             }
         )
     return answer.view()
@@ -92,7 +93,7 @@ def test_never_more_points_than_asked_for(n, points, seed):
     st.lists(st.integers(0, 30), min_size=1, max_size=80),
     st.sampled_from(["env_steps", "number", "time"]),
     st.integers(2, 40),
-    st.sampled_from(["all", "exploring", "greedy"]),
+    st.sampled_from(["all", "exploring", "greedy", "intervened"]),
 )
 def test_the_axis_ascends_strictly(steps, x, points, kind):
     view = table(
@@ -119,8 +120,9 @@ def test_a_resumed_run_is_shown_in_order():
 
 def test_rows_after_a_number_go_on_with_the_same_means():
     rng = np.random.default_rng(0)
-    view = table(rng.normal(size=200), greedy=rng.random(200) < 0.3)
-    for kind in ("all", "exploring", "greedy"):
+    taken_over = np.where(rng.random(200) < 0.2, 5.0, np.nan)
+    view = table(rng.normal(size=200), greedy=rng.random(200) < 0.3, intervened=taken_over)
+    for kind in ("all", "exploring", "greedy", "intervened"):
         query = {"metrics": ("reward_mean", "reward_low"), "window": 7, "kind": kind}
         whole = curves(view, SeriesQuery(**query))
         rest = curves(view, SeriesQuery(**query, after=150))
@@ -128,6 +130,21 @@ def test_rows_after_a_number_go_on_with_the_same_means():
         assert late.any()
         for name, column in rest.items():
             assert column == pytest.approx(whole[name][late])
+
+
+def test_episodes_that_a_person_took_over_are_a_kind_of_their_own():
+    nobody = np.nan
+    view = table(range(6), greedy=[0, 1, 0, 1, 0, 1], intervened=[nobody, nobody, 3, 4, 0, nobody])
+    found = {
+        kind: curves(view, SeriesQuery(("reward",), kind=kind))["reward"].tolist()
+        for kind in ("all", "exploring", "greedy", "intervened")
+    }
+    assert found == {
+        "all": [0, 1, 2, 3, 4, 5],
+        "exploring": [0, 4],
+        "greedy": [1, 5],
+        "intervened": [2, 3],
+    }
 
 
 def test_a_span_of_time():

@@ -30,6 +30,17 @@ def test_rows_are_numbered_and_gaps_are_nan():
     assert np.isnan(columns["win"][0])
 
 
+def test_a_tally_keeps_what_a_person_took_over_apart():
+    played = Episodes()
+    for reward, greedy, taken_over in ((1.0, False, 0.0), (5.0, True, 0.0), (90.0, True, 3.0)):
+        info = {"intervened": taken_over} if taken_over else {}
+        played.add(episode(reward=reward, greedy=greedy, info=info))
+    (tally,) = played.versions.values()
+    assert (tally.episodes, tally.greedy_episodes, tally.intervened_episodes) == (3, 1, 1)
+    assert (tally.exploring_mean, tally.greedy_mean) == (1.0, 5.0)
+    assert tally.reward_mean == 32.0
+
+
 def test_a_view_does_not_change():
     table = Table()
     for i in range(10):

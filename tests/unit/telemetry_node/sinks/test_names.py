@@ -1,6 +1,7 @@
 """The names of curves in sinks: an environment's own, never those of strangers without number."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 
@@ -49,4 +50,15 @@ def test_an_environment_cannot_hide_our_numbers(tmp_path: Path) -> None:
     assert point.values == {
         "exploring/reward": 2.5, "exploring/steps": 7.0, "exploring/solved": 1.0,
         "exploring/info_reward": -9.0, "exploring/info_solved": 5.0, "exploring/win": 1.0,
+    }  # fmt: skip
+
+
+def test_episodes_that_a_person_took_over_have_curves_of_their_own(tmp_path: Path) -> None:
+    points: list = []
+    spec, _, _ = toy_run(EnvironmentOffer("soulsai.testing:ToyEnv"))
+    sinks = Sinks(TelemetrySettings(tensorboard=False), spec, tmp_path)
+    sinks._points = [SimpleNamespace(offer=points.append)]
+    sinks.episodes([episode(intervened=2.0)], [{}])
+    assert points[0].values == {
+        "intervened/reward": 2.5, "intervened/steps": 7.0, "intervened/intervened": 2.0,
     }  # fmt: skip
