@@ -44,7 +44,7 @@ test-site: .venv/.ready-site  ## Build the site, and follow each of its links.
 	$(BIN)/python -m pytest -m site tests/site $(ARGS)
 
 bench: .venv/.ready-bench  ## Measure what we promise.
-	for figure in wire replay admission discovery client vector learner start telemetry; do $(BIN)/python -m benchmarks $$figure || exit 1; done
+	for figure in wire replay admission discovery client bridge vector learner start telemetry; do $(BIN)/python -m benchmarks $$figure || exit 1; done
 
 sbom: $(READY)  ## List what a server is made of, with licences, as CycloneDX in build/.
 	$(BIN)/python script/sbom.py build/soulsai.cdx.json

@@ -112,6 +112,15 @@ def client(as_json: bool) -> None:
 
 @app.command()
 @json_option
+def bridge(as_json: bool) -> None:
+    """Rate of steps of a game in C behind the bridge; needs a C compiler."""
+    from benchmarks import bridge
+
+    _show(bridge.measure(), as_json=as_json)
+
+
+@app.command()
+@json_option
 def vector(as_json: bool) -> None:
     """Env steps per second of a package's own vector environment, against single ones."""
     from benchmarks import vector

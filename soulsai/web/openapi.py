@@ -109,12 +109,13 @@ class Operation:
     def document(self) -> dict[str, Any]:
         """Return the operation in the form of an OpenAPI document."""
         name = self._handler.__name__.lstrip("_")
+        root = f"{self.path}root" if self.path.endswith("/") else self.path
         refused = {JSON: Content(JSON, Problem).schema()}
         answered = {each.media: each.schema() for each in self._answers}
         whole: dict[str, Any] = {
             "summary": name.replace("_", " ").title(),
             "description": inspect.getdoc(self._handler),
-            "operationId": re.sub(r"\W+", "_", f"{name}{self.path}").strip("_"),
+            "operationId": re.sub(r"\W+", "_", f"{name}{root}").strip("_"),
         }
         parameters = [*_parameters("path", self._path), *_parameters("query", self._query)]
         if parameters:

@@ -249,6 +249,12 @@ def test_the_documentation_is_the_committed_one(browser):
     assert json.loads(committed.read_text()) == document, f"python -m soulsai.web.app {committed}"
 
 
+def test_no_two_operations_have_the_same_id(browser):
+    paths = browser.get("/api/v1/openapi.json")["paths"]
+    ids = [operation["operationId"] for path in paths.values() for operation in path.values()]
+    assert len(set(ids)) == len(ids) > 20
+
+
 def test_an_episode_is_in_the_next_answer(tmp_path):
     server = MemoryServer()
     with training(server) as trainer, telemetry(settings(tmp_path), server) as url:

@@ -191,10 +191,15 @@ def test_the_training_nodes_silence_is_seen(tmp_path, monkeypatch):
     server = MemoryServer()
     with training(server) as trainer, telemetry(settings(tmp_path), server) as url:
         browser = Browser(url)
-        until(lambda: browser.get("/healthz")["training"])
+        until(lambda: browser.get("/healthz")["training"] and browser.get("/api/v1/status")["live"])
+        until(lambda: texts(browser))  # its start is in the journal, so its end can be, too
         trainer.silent = True
-        clock[0] += 60
-        until(lambda: not browser.get("/healthz")["training"])
+
+        def is_silent():
+            clock[0] += 60  # a status may still be on its way when the silence begins
+            return not browser.get("/healthz")["training"]
+
+        until(is_silent)
         until(lambda: "the training node is silent" in texts(browser))
 
 

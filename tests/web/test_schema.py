@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from tests.contract.web_cases import (
     LIVE,
@@ -30,6 +31,12 @@ PATHS = (
     "/api/v1/runs", "/api/v1/clients", "/api/v1/metrics", "/api/v1/events", "/api/v1/status",
     "/api/v1/models", "/api/v1/config",
 )  # fmt: skip
+
+
+def test_the_document_keeps_to_openapi(tmp_path):
+    with telemetry(settings(tmp_path), MemoryServer()) as url:
+        document = Browser(url).get("/api/v1/openapi.json")
+    assert [fault.message for fault in OpenAPIV31SpecValidator(document).iter_errors()] == []
 
 
 @pytest.mark.timeout(1800)
