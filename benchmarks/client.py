@@ -17,13 +17,16 @@ from benchmarks.figure import Figure, at_least, at_most
 from soulsai.client.actor import Actor
 from soulsai.client.creation import make
 from soulsai.client.environment import AdaptedEnvironment, PlayableEnvironment
+from soulsai.client.in_process import InProcessEnvironment
 from soulsai.client.isolation.environment import IsolatedEnvironment, start
 from soulsai.client.player import Player
 from soulsai.client.player_link import Outbox, PlayerProgress
+from soulsai.client.probe import probe
+from soulsai.client.session import make_own
 from soulsai.client.unconfirmed import UnconfirmedEntries
 from soulsai.client.uplink import Uplink
 from soulsai.client.vector_environment import PlayableVector
-from soulsai.config.schema import Config, RedisSettings, WatchdogSettings
+from soulsai.config.schema import Config, EnvironmentSettings, RedisSettings, WatchdogSettings
 from soulsai.testing import ToyEnv
 from soulsai.testing.policy import toy_run
 from soulsai.training_node.onnx_export import program, weights
@@ -47,6 +50,9 @@ from soulsai.wire.weights import program_digest
 ENVIRONMENT = "LunarLander-v3"
 CLIENT = "bench"
 STEP_LIMIT = 60.0  # microseconds
+SMALL = "CartPole-v1"
+SMALL_LIMITS = {1: 45.0, 16: 12.0}  # microseconds, by environments in one client
+SMALL_STEPS = 40_000
 ISOLATED_LIMIT = 150.0  # microseconds
 SIDE_BY_SIDE, SLOW_STEP = 4, 0.05  # isolated environments in one client; seconds of a step
 SIDE_BY_SIDE_LIMIT = 70.0  # steps/s, of 80 that are possible
@@ -102,6 +108,14 @@ def measure(steps: int = 100_000) -> Iterator[Figure]:
         "client: a step beyond env.step and inference", 1e6 * spent / steps, "us", STEP_LIMIT
     )
     environment.close()
+    bare = min(_bare() for _ in range(3))
+    for count, limit in SMALL_LIMITS.items():
+        yield at_most(
+            f"client: a step of {SMALL} beyond the environment's own, {count} in one client",
+            1e6 * (min(_small(count) for _ in range(3)) - bare),
+            "us",
+            limit,
+        )
     yield at_most(
         "client: a step in a process of its own beyond the same step here",
         1e6 * _isolated(),
@@ -174,6 +188,50 @@ def _inference(actor: Actor, spec: Spec, calls: int = 20_000) -> float:
     for _ in range(calls):
         actor(obs, {})
     return (time.thread_time() - began) / calls
+
+
+def _bare(steps: int = SMALL_STEPS) -> float:
+    """Return the seconds of a random step of a small environment, resets included."""
+    env = make(SMALL, {})
+    actions = np.random.default_rng(0).integers(0, 2, steps).tolist()
+    env.reset(seed=0)
+    began = time.process_time()
+    for action in actions:
+        _, _, terminated, truncated, _ = env.step(action)
+        if terminated or truncated:
+            env.reset()
+    return (time.process_time() - began) / steps
+
+
+def _small(count: int, steps: int = SMALL_STEPS) -> float:
+    """Return the seconds of a random step of small environments in one client, with its policy."""
+    offer = EnvironmentOffer(SMALL, count=count)
+    spec = probe(EnvironmentSettings(id=SMALL))
+    policy = build_algorithm(Config(), spec, seed=0).policy
+    graph = program(policy, spec)
+    run = RunSpec(
+        run=CLIENT,
+        protocol=PROTOCOL,
+        oldest_protocol=OLDEST_PROTOCOL,
+        environment=offer,
+        spec=spec,
+        algorithm="dqn",
+        program_sha256=program_digest(graph),
+    )
+    limits, rng = WatchdogSettings(), random.Random(0)
+    environments = [
+        InProcessEnvironment(lambda _: make_own(SMALL, offer, spec), limits, rng=rng)
+        for _ in range(count)
+    ]
+    with EmbeddedServer() as server:
+        redis = RedisSettings(url=server.url, secrets=str(server.secrets))
+        training = connect_training(server_for("training_node", redis), "soulsai")
+        generation = training.open(run, graph, fresh=True)
+        arrays = weights(policy, graph)
+        training.publish(Weights(CLIENT, generation, 1, arrays, exploration={"random": 1.0}))
+        spent = play(redis, run, graph, environments, steps).cpu
+        training.close()
+    return spent / steps
 
 
 def _isolated(steps: int = 20_000) -> float:

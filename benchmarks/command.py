@@ -85,6 +85,15 @@ def fleet(clients: int, rate: float, seconds: float, as_json: bool) -> None:
 
 @app.command()
 @json_option
+def publish(as_json: bool) -> None:
+    """Milliseconds from the publication of a version to its use by a client on this machine."""
+    from benchmarks import publish
+
+    _show(publish.measure(), as_json=as_json)
+
+
+@app.command()
+@json_option
 def admission(as_json: bool) -> None:
     """Price of checking a batch of experience in full."""
     from benchmarks import admission

@@ -71,11 +71,14 @@ def act(
     uniform = ~greedy & (rng.random(len(greedy)) < np.maximum(epsilon, random))
     shape, dtype = (len(greedy), *action_spec.shape), action_spec.leaf.dtype
     if head.kind == "epsilon_greedy":
-        q = outputs["q"]
-        action = best_choices(action_spec.sizes, q, mask)
-        if uniform.any():
-            drawn = best_choices(action_spec.sizes, rng.random(q.shape), mask)
-            action = np.where(uniform[:, None], drawn, action)
+        q, count = outputs["q"], np.count_nonzero(uniform)
+        if not count:
+            action = best_choices(action_spec.sizes, q, mask)
+        else:
+            action = best_choices(action_spec.sizes, rng.random(q.shape), mask)
+            if count < len(uniform):
+                best = best_choices(action_spec.sizes, q, mask)
+                action = np.where(uniform[:, None], action, best)
         return action.reshape(shape).astype(dtype), {}
     if head.kind == "categorical":
         action, logp = _categorical(action_spec, outputs["logits"], mask, greedy, uniform, rng)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -129,7 +129,14 @@ def environments(saves: Path, run: str) -> int:
     if Path(run).is_file() or (Path(run) / POLICY).is_file():
         return 0
     then = load(find(saves, run) / CONFIG, {}, [])
-    return then.run.clients * then.environment.count
+    return then.run.clients * then.environment.offer.count
+
+
+def count(saves: Path, run: str) -> int:
+    """Return the number of environments that each client of a run plays; 0 without such a run."""
+    with suppress(CheckpointError, ConfigError):
+        return load(find(saves, run) / CONFIG, {}, []).environment.offer.count if run else 0
+    return 0
 
 
 def status(folder: Path) -> Status | None:

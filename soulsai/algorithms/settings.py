@@ -50,6 +50,7 @@ class LearnerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     actions: ClassVar[tuple[ActionKind, ...]]  # kinds of action spaces it can learn
     needs_bounds: ClassVar[bool] = False  # whether all numbers of an action need bounds
     fixed: ClassVar[tuple[str, ...]] = ()  # settings that shape the saved networks and statistics
+    waits_for_steps: ClassVar[bool] = False  # whether env steps, and not updates, take the time
     networks: ClassVar[tuple[str, ...]] = ("layers",)  # values of ``network`` that are ours
 
     def problems(self) -> Iterator[str]:

@@ -133,6 +133,8 @@ class Actor:
             feed[f"memory_{name}"] = memory[name]
         results = self._session.run(self._results, feed)
         outputs = dict(zip(self._outputs, results, strict=False))
+        if not memory:
+            return outputs, {}
         return outputs, dict(zip(memory, results[len(outputs) :], strict=True))
 
     def rehearse(self, spec: Spec, head: Head) -> None:

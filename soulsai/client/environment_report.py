@@ -138,7 +138,8 @@ def describe(report: EnvironmentReport, config: Config) -> Iterator[str]:
     )
     yield f"  isolation    {_isolation(config)}"
     if settings.vector:
-        yield f"  vector       {settings.count} environments of each client in one, by the package"
+        count = settings.offer.count
+        yield f"  vector       {count} environments of each client in one, by the package"
     for stage in settings.schedule:
         yield f"  schedule     from env step {stage.env_step:,}: {emit(stage.kwargs)}"
     if step > SLOW_SECONDS and not settings.realtime:
@@ -280,7 +281,7 @@ def _training(report: EnvironmentReport, config: Config) -> str:
         mend = "set environment.action_range, or " if within else ""
         return f"{name} cannot learn these actions; {mend}give --algorithm {' or '.join(others)}"
     run = config.run
-    together = 1 if config.environment.vector else config.environment.count
+    together = 1 if config.environment.vector else config.environment.offer.count
     rate = report.steps_per_second * max(1, run.clients) * together
     steps = f"{run.max_env_steps:,} env steps" if run.max_env_steps else "no planned end"
     least = ""

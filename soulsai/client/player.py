@@ -35,6 +35,7 @@ from soulsai.types import INTERVENED, MASK, Array, ClientValues, Episode, Head, 
 log = logging.getLogger(__name__)
 
 _WAIT_SECONDS = 0.1  # between two checks of ``stopped``
+_TOGETHER = 8  # environments from which on recording them together takes less time
 _GREEDY_STEPS = 1_000  # played greedily in any case; beyond, four times the longest episode
 
 
@@ -126,6 +127,7 @@ class Player:
         seeds: Sequence[int | None],
         values: Sequence[ClientValues] = ({},),
         step_delay: float = 0.0,
+        together: bool = True,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -144,6 +146,7 @@ class Player:
             values: What the record says of the arguments in each stage of the schedule, the first
                 before any has begun.
             step_delay: Seconds to sleep after each round of steps.
+            together: Whether to record the steps of several environments at once.
             clock: Monotonic seconds.
             sleep: How to sleep.
         """
@@ -168,6 +171,8 @@ class Player:
         self._steps = np.zeros(count, np.int64)
         self._deadlines = np.zeros(count)  # of the fragments
         self._columns = Columns(spec, count)
+        self._together = together and self._may_record_together()
+        self._present: list[_Seat] = []  # that take the next step together
         self._seats = []
         for index, source in enumerate(sources):
             recorder = Recorder(client, epoch, spec, self._columns, index)
@@ -180,6 +185,14 @@ class Player:
         self._recordable: dict[int, Recordable] = {}
         self._to_evaluate = 0  # episodes of the evaluation that was asked for
         self._longest = spec.environment.max_episode_steps  # or of an episode that ended
+
+    def _may_record_together(self) -> bool:
+        """Whether all steps of a round are done before the next, and none has a time of its own."""
+        return (
+            len(self._environments) >= _TOGETHER
+            and not self._spec.environment.realtime
+            and not any(isinstance(one, IsolatedEnvironment) for one in self._environments)
+        )
 
     def record_greedy(self) -> None:
         """Let the environments that can do it make videos of greedy episodes."""
@@ -266,6 +279,9 @@ class Player:
         began = self._clock()
         if self._vector is not None:
             self._step_vector(self._vector, began)
+            return
+        if self._together:
+            self._step_each(began)
             return
         for actor, indices, seats in self._groups:
             actions, extras = self._act(actor, indices)
@@ -358,6 +374,76 @@ class Player:
             self._send(seat, terminated=False, truncated=False)
             self._take_newest(seat)
 
+    def _step_each(self, began: float) -> None:
+        """Take one step in each environment of this process, and record all steps at once.
+
+        It does what ``_step`` does one by one. With several versions in use, their actions are
+        drawn before the first step.
+        """
+        actions, extras = self._act_together()
+        natives, progress = self._natives(actions), self._progress
+        outcomes: list[tuple[_Seat, StepResult]] = []
+        broken: list[tuple[_Seat, EnvironmentBroken]] = []
+        progress.called = began
+        for seat in self._present:
+            index = seat.index
+            try:
+                outcomes.append((seat, self._environments[index].step(natives[index], seat.rows)))
+            except EnvironmentBroken as error:
+                broken.append((seat, error))
+        progress.called = None
+        if outcomes:
+            self._record(outcomes, actions, extras, began)
+        for seat, fault in broken:
+            self._leave([seat], fault)
+
+    def _natives(self, actions: Array) -> Sequence[Any]:
+        """Return the arguments of ``step`` for actions [E, ...]; see ``to_environment``."""
+        spec = self._spec.spec.action
+        if spec.kind == "discrete":
+            indices: list[int] = actions.tolist()
+            return indices
+        if spec.kind == "multidiscrete":
+            return list(actions.astype(np.int64))
+        return list(to_environment_rows(self._head, spec, actions))
+
+    def _record(
+        self,
+        outcomes: Sequence[tuple[_Seat, StepResult]],
+        actions: Array,
+        extras: Rows,
+        began: float,
+    ) -> None:
+        """Record a step of several environments, and send what it has completed.
+
+        Args:
+            outcomes: The environments that have taken it, with its result.
+            actions: The actions [E, ...] of all environments.
+            extras: The head's extra values [E, ...].
+            began: The time at which the first of them began.
+        """
+        taken = np.array([seat.index for seat, _ in outcomes])
+        reward = np.zeros(len(self._seats))
+        reward[taken] = [outcome.reward for _, outcome in outcomes]
+        columns = self._columns
+        columns.add(taken, actions, reward, extras, self._obs)
+        self._rewards += reward
+        self._steps[taken] += 1
+        self._used += len(outcomes)
+        self._progress.steps += len(outcomes)
+        now, lengths = self._clock(), columns.lengths[taken]
+        self._deadlines[taken[lengths == 1]] = began + self._spec.fragment_seconds
+        due = ((lengths >= columns.capacity) | (now >= self._deadlines[taken])).tolist()
+        for (seat, outcome), is_due in zip(outcomes, due, strict=True):
+            if outcome.intervention is not None:
+                self._intervene(seat, outcome.intervention)
+            if outcome.terminated or outcome.truncated:
+                self._end(seat, outcome, now)
+                self._begin(seat)
+            elif is_due:
+                self._send(seat, terminated=False, truncated=False)
+                self._take_newest(seat)
+
     def _intervene(self, seat: _Seat, row: Array) -> None:
         """Record the action that a person has done in the last step."""
         action = self._spec.spec.action
@@ -391,7 +477,7 @@ class Player:
     def _act_together(self) -> tuple[Array, Rows]:
         """Choose the actions [E, ...] of all environments, whatever their versions are."""
         parts = [(indices, *self._act(actor, indices)) for actor, indices, _ in self._groups]
-        if len(parts) == 1:
+        if len(parts) == 1 and parts[0][0] is None:
             return parts[0][1:]
         count, spec = len(self._seats), self._spec
         actions = zeros(spec.spec.action.leaf, count)
@@ -610,6 +696,7 @@ class Player:
         self._regroup = False
         busy = self._busy()
         present = [seat for seat in self._seats if not seat.absent and seat not in busy]
+        self._present = [seat for seat in present if seat.actor is not None]
         actors = dict.fromkeys(seat.actor for seat in present if seat.actor is not None)
         self._groups = []
         for actor in actors:

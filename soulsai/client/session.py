@@ -312,6 +312,7 @@ class _ClientContext(NamedTuple):
                 seeds=[int(one.generate_state(1)[0]) >> 1 for one in seeds],
                 values=values,
                 step_delay=self.step_delay,
+                together=self.config.client.record_together,
                 clock=self.clock,
                 sleep=self.sleep,
             )

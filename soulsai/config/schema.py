@@ -98,8 +98,9 @@ class EnvironmentSettings(Struct, frozen=True, forbid_unknown_fields=True):
     image: Kwargs = {}
     # [low, high] for numbers of actions that have no bounds; empty: none
     action_range: Annotated[tuple[float, ...], Meta(max_length=2)] = ()
-    # environments that one client plays side by side
-    count: Annotated[int, Meta(ge=1, le=MOST_ENVIRONMENTS)] = 1
+    # environments that one client plays side by side; 0: as many as make 16 with all clients here,
+    # if the learner waits for env steps (ppo) and a measurement finds a step cheap, otherwise 1
+    count: Annotated[int, Meta(ge=0, le=MOST_ENVIRONMENTS)] = 0
     # play them in one vector environment, if the package has one (gymnasium.make_vec); much faster
     # for small environments
     vector: bool = False
@@ -126,7 +127,7 @@ class EnvironmentSettings(Struct, frozen=True, forbid_unknown_fields=True):
             kwargs=self.kwargs,
             client_kwargs=self.client_kwargs,
             wrappers=self.wrappers | self._own_wrappers(),
-            count=self.count,
+            count=max(1, self.count),
             max_episode_steps=self.max_episode_steps,
             mask_key=self.mask_key,
             info_keys=self.info_keys,
@@ -167,6 +168,8 @@ class ClientSettings(Struct, frozen=True, forbid_unknown_fields=True):
     outbox_mb: Positive = 64.0  # memory for experience while the server cannot be reached, in MB
     # disk space for the same, in MB; 0, or a client without a name: no spool on disk
     spool_mb: Annotated[float, Meta(ge=0)] = 256.0
+    # record the steps of eight or more environments of one process together, which takes less time
+    record_together: bool = True
     video: str = ""  # folder for videos of greedy episodes; empty: none are recorded
     videos: Count = 10  # newest videos that are kept there
     spool: str = ""  # folder of the spool; empty: soulsai/spool in the user's cache folder
@@ -211,6 +214,9 @@ class TrainingSettings(Struct, frozen=True, forbid_unknown_fields=True):
     # number format in which matrices are sent: float32, or float16 with half the bytes; clients
     # act with the rounded numbers, and actions are checked against these
     weights_dtype: Literal["float32", "float16"] = "float32"
+    # send most versions as the difference to the last whole one, in a quarter of the bytes, where
+    # weights_mbps would make them rarer than publish_seconds
+    weights_deltas: bool = True
     # longest time for which messages of more than 32 clients gather before they are read together,
     # in seconds; 0: they are read as they come, which costs a core for every thousand clients
     read_seconds: Annotated[float, Meta(ge=0, le=1)] = 0.2

@@ -350,7 +350,7 @@ class EvaluatorNode:
     def _first_index(self) -> int:
         """The index of the first environment here; the run's own clients play those before."""
         config = self._config
-        return config.run.clients * config.environment.count + config.client.number
+        return config.run.clients * config.environment.offer.count + config.client.number
 
 
 def _score(metric: str, episode: Episode, measured: dict[str, float]) -> float:

@@ -16,6 +16,7 @@ class PPOSettings(LearnerSettings, frozen=True, forbid_unknown_fields=True):
     """Proximal policy optimisation, from fresh experience of all clients."""
 
     learner = "soulsai.algorithms.ppo.learner:PPO"
+    waits_for_steps = True
     actions = ("discrete", "multidiscrete", "box", "hybrid")
     fixed = ("hidden", "activation", "network", "feature_extractor", "memory", "normalize_obs")
 

@@ -85,9 +85,8 @@ class Recording:
 
 def stage(envs, kind="epsilon_greedy", *, memory=False, clock=lambda: 0.0, quota=None, **options):
     """Return a player, its line, and how to play so many more env steps."""
-    player_options = {
-        key: options.pop(key) for key in ("step_delay", "sleep", "values") if key in options
-    }
+    names = ("step_delay", "sleep", "values", "together")
+    player_options = {key: options.pop(key) for key in names if key in options}
     head = Head(
         kind,
         eval_fraction=options.pop("eval_fraction", 0.0),
