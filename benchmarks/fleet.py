@@ -35,6 +35,7 @@ from soulsai.types import (
     Fragment,
     Heartbeat,
     Hello,
+    Pointer,
     RunSpec,
     Status,
 )
@@ -49,6 +50,7 @@ NODE_LIMIT = 25.0  # per cent of a core
 GROWTH_LIMIT = 2.0  # points, from the first third of the time to the last
 ARRIVED_LIMIT = 99.9  # per cent of the env steps
 WEIGHTS_LIMIT = 30.0  # MB/s, of all clients
+VERSION_LIMIT = 6.0  # seconds; twelve if each is sent whole
 STARTING_SECONDS = 120.0
 SETTLING_SECONDS = 15.0  # of play, before the node is watched
 LAST_SECONDS = 5.0  # for the last env steps to be admitted
@@ -78,6 +80,7 @@ def measure(clients: int, rate: float, seconds: float) -> Iterator[Figure]:
         stack.callback(operator.close)
         fleet.play(SETTLING_SECONDS)
         shares: list[float] = []
+        versions = fleet.versions
         downloaded, began = fleet.downloaded, time.monotonic()
         while time.monotonic() - began < seconds:
             spent, since = _cpu_seconds(node), time.monotonic()
@@ -95,6 +98,8 @@ def measure(clients: int, rate: float, seconds: float) -> Iterator[Figure]:
     yield at_most(f"{title}, training node, share of a core", float(last), "%", NODE_LIMIT)
     yield at_most(f"{title}, its growth", float(last - first), "points", GROWTH_LIMIT)
     megabytes = 1e-6 * clients * (fleet.downloaded - downloaded) / taken
+    each = taken / max(1, fleet.versions - versions)
+    yield at_most(f"{title}, seconds between two versions", each, "s", VERSION_LIMIT)
     yield at_most(f"{title}, weights for all of them", megabytes, "MB/s", WEIGHTS_LIMIT)
 
 
@@ -132,6 +137,8 @@ class Fleet:
     ) -> None:
         self.sent = 0  # env steps
         self.downloaded = 0  # bytes of weights, by one client
+        self.versions = 0  # of weights
+        self._base = 0  # the last version that came whole
         self._rate, self._rng = rate, random.Random(0)
         wires = [connect_client(server, "soulsai", f"fleet-{n}") for n in range(clients)]
         self._first = wires[0]
@@ -181,7 +188,8 @@ class Fleet:
                 weights = self._first.weights(pointer, self._program)
             except WireError:  # there is a newer one
                 return bool(self._messages)
-            self.downloaded += pointer.bytes
+            self.downloaded += self._size(pointer)
+            self.versions += 1
             self._version = (pointer.generation, pointer.version)
             actor = Actor.load(self._program, weights, self._spec.spec)
             self._messages = [
@@ -189,6 +197,14 @@ class Fleet:
                 for episode in self._recorded
             ]
         return True
+
+    def _size(self, pointer: Pointer) -> int:
+        """Return the bytes that a client downloads of a version that follows the one before."""
+        if pointer.delta is None:
+            self._base = pointer.version
+            return pointer.bytes
+        base, self._base = self._base, pointer.delta.base.version
+        return pointer.delta.bytes + (pointer.delta.base.bytes if base != self._base else 0)
 
     def _chosen(self, fragment: Fragment, actor: Actor) -> Fragment:
         """Return a fragment with the actions of a version."""

@@ -304,6 +304,13 @@ class PolicyCard(Struct, frozen=True):
 WeightsDtype = Literal["float32", "float16"]
 
 
+class Delta(Struct, frozen=True, eq=False):
+    """A version as the difference to an earlier whole one of the same generation."""
+
+    base: int  # the number of that version
+    data: bytes
+
+
 class Weights(Struct, frozen=True, eq=False):
     """One version of the policy, with all that a client needs in order to act.
 
@@ -311,6 +318,7 @@ class Weights(Struct, frozen=True, eq=False):
     no bound). ``exploration`` holds numbers for the player: ``random`` is the least share of
     uniform random actions of all episodes that explore, and ``stage`` the number of stages of the
     schedule that have begun. ``dtype`` is that in which matrices are sent.
+    With a ``delta``, clients may download that instead.
     """
 
     run: str
@@ -320,6 +328,23 @@ class Weights(Struct, frozen=True, eq=False):
     quota: int | None = None
     exploration: dict[str, float] = {}
     dtype: WeightsDtype = "float32"
+    delta: Delta | None = None
+
+
+class WholeVersion(Struct, frozen=True):
+    """An earlier version that is sent whole: its number, its bytes and their digest."""
+
+    version: int
+    bytes: int
+    sha256: str
+    dtype: WeightsDtype = "float32"
+
+
+class DeltaPointer(Struct, frozen=True):
+    """A delta of the newest version: its bytes, and the version that it is the difference to."""
+
+    bytes: int
+    base: WholeVersion
 
 
 class Pointer(Struct, frozen=True):
@@ -333,6 +358,7 @@ class Pointer(Struct, frozen=True):
     dtype: WeightsDtype = "float32"
     quota: int | None = None
     exploration: dict[str, float] = msgspec.field(default_factory=dict, name="knobs")  # on the wire
+    delta: DeltaPointer | None = None  # of fewer bytes, for clients that can use it
 
     @property
     def order(self) -> tuple[int, int]:

@@ -13,11 +13,23 @@ from soulsai.algorithms.pace import divide
 from soulsai.errors import SoulsAIError
 from soulsai.training_node import onnx_export
 from soulsai.training_node.start import TrainingRun
-from soulsai.types import CARD_FORMAT, STAGE, Array, PolicyCard, Program, Weights, WeightsDtype
+from soulsai.types import (
+    CARD_FORMAT,
+    STAGE,
+    Array,
+    Delta,
+    PolicyCard,
+    Program,
+    Weights,
+    WeightsDtype,
+)
+from soulsai.wire.delta import encode_delta
 from soulsai.wire.weights import as_received, weights_bytes
 
 RETRY_SECONDS = 1.0  # after a version could not be published
 UNKNOWN_CLIENTS = 8  # expected before the first is heard of, if the run starts none itself
+WHOLE_EVERY = 16  # versions, of which the others are deltas if there are many clients
+WORTH_IT = 0.7  # of the bytes of a whole version, from which on a delta is not sent
 PATIENCE = 3  # unsound versions in a row, after which learning returns to the last checkpoint
 
 log = logging.getLogger(__name__)
@@ -91,7 +103,10 @@ class Publisher:
         self._seconds = training.publish_seconds
         self._dtype = training.weights_dtype
         self._bytes_per_second = training.weights_mbps * 1e6 / 8 or math.inf
-        self._bytes = weights_bytes(run.program, self._dtype)
+        self._whole_bytes = weights_bytes(run.program, self._dtype)
+        self._bytes = self._whole_bytes  # that a client downloads of the newest version
+        self._deltas = training.weights_deltas
+        self._base: tuple[int, Arrays] | None = None  # the last version that was sent whole
         self._clients = 1
         self._kept_bytes = training.kept_weights_mb * 2**20
         self._send = send
@@ -182,7 +197,7 @@ class Publisher:
             return False
         self.check.refused = 0
         progress.version += 1
-        arrays, dtype = as_received(arrays, self._program, self._dtype)
+        arrays, dtype, delta = self._to_send(arrays)
         exploration = self._exploration()
         self._keep(arrays, exploration, dtype)
         quota = divide(self._policy.quota, taken, self.granted)
@@ -194,8 +209,16 @@ class Publisher:
             quota=quota,
             exploration=exploration,
             dtype=dtype,
+            delta=delta,
         )
         self._failed = not self._send(weights)
+        self._bytes = self._whole_bytes
+        if self._failed:
+            self._base = None  # the server may lack it
+        elif delta is None:
+            self._base = progress.version, arrays
+        else:
+            self._bytes = len(delta.data)
         self.unpublished = self._failed
         if not self._failed:
             self._policy.newest = progress.generation, progress.version
@@ -213,6 +236,21 @@ class Publisher:
             log.info("schedule stage=%d env_steps=%d", self._stage, self._progress.env_steps)
         return values
 
+    def _to_send(self, arrays: Arrays) -> tuple[Arrays, WeightsDtype, Delta | None]:
+        """Return arrays as clients will have them, the dtype of a whole version, and a delta.
+
+        A delta is sent where whole versions would have to be rarer than they should be.
+        """
+        many = self._whole_bytes * self._clients > self._seconds * self._bytes_per_second
+        if self._deltas and many and self._base is not None:
+            number, base = self._base
+            if self._progress.version - number < WHOLE_EVERY:
+                encoded = encode_delta(base, arrays, self._program)
+                if encoded is not None and len(encoded[0]) < WORTH_IT * self._whole_bytes:
+                    return encoded[1], "float32", Delta(number, encoded[0])
+        received, dtype = as_received(arrays, self._program, self._dtype)
+        return received, dtype, None
+
     def hurry(self) -> None:
         """Repeat a failed attempt at once: the server may have room now."""
         if self._failed:
@@ -221,6 +259,7 @@ class Publisher:
     def restart(self) -> None:
         """Continue with weights of a checkpoint; forget the grants."""
         self.check.refused, self._failed, self.unpublished = 0, False, True
+        self._base = None
         self.granted, self._granted_at = None, self._progress.env_steps
 
     def file(self) -> bytes:

@@ -1,18 +1,34 @@
 """A client's side of the wire: writes its own stream and reads the published run."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from soulsai.errors import AccessDenied, Forged, NoRun, Superseded, Unreachable, WireError
-from soulsai.types import Control, EvaluationRequest, Hello, Pointer, Program, RunSpec, Weights
+from soulsai.types import (
+    Array,
+    Control,
+    DeltaPointer,
+    EvaluationRequest,
+    Hello,
+    Pointer,
+    Program,
+    RunSpec,
+    Weights,
+)
 from soulsai.wire.codec import decode, encode_message, pack
+from soulsai.wire.delta import weights_by_delta
 from soulsai.wire.names import Keys, checked
 from soulsai.wire.protocols import Position
 from soulsai.wire.redis.connection import OldId, RedisConnection
 from soulsai.wire.redis.subscriber import Subscriber
 from soulsai.wire.signing import Manifest, Signed, Verifier
 from soulsai.wire.version import ProtocolRange, check_protocol
-from soulsai.wire.weights import PIECE_BYTES, decode_weights, digest, weights_bytes
+from soulsai.wire.weights import (
+    PIECE_BYTES,
+    decode_weights,
+    digest,
+    weights_bytes,
+)
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +59,8 @@ class ClientRole:
         self._made: int | None = None  # connections when entries were sent last
         self._is_confirmed = True  # until we may not read it: an invite of an earlier release
         self._hinted = False  # by the last wait
+        self._base: dict[str, Array] | None = None  # the arrays of a version that came whole
+        self._base_order = (0, 0)  # its generation and version
         self._subscriber = Subscriber(connection, (self._keys.model, self._keys.control))
 
     def __repr__(self) -> str:
@@ -137,14 +155,50 @@ class ClientRole:
             raise WireError(
                 f"weights {pointer.generation}-{pointer.version} are of another program"
             )
+        if pointer.delta is not None and pointer.delta.bytes < pointer.bytes:
+            try:
+                return self._weights_by_delta(pointer, pointer.delta, program)
+            except (Unreachable, AccessDenied):
+                raise
+            except WireError as error:
+                log.warning("weights=whole: %s", error)
+        weights = self._whole_weights(pointer, program)
+        if self._base is None or pointer.order > self._base_order:
+            self._base_order, self._base = pointer.order, weights.arrays
+        return weights
+
+    def _whole_weights(self, pointer: Pointer, program: Program) -> Weights:
+        pieces = self._pieces(pointer, pointer.bytes, self._keys.piece)
+        return decode_weights(pieces, pointer, program)
+
+    def _weights_by_delta(self, pointer: Pointer, delta: DeltaPointer, program: Program) -> Weights:
+        """Fetch a delta, and before it the version that it is the difference to, if we lack that.
+
+        The digest is that of the whole version, so it covers both.
+        """
+        order = (pointer.generation, delta.base.version)
+        base = self._base if self._base_order == order else None
+        if base is None:
+            whole = Pointer(
+                pointer.run, *order, delta.base.bytes, delta.base.sha256, delta.base.dtype
+            )
+            if whole.bytes != weights_bytes(program, whole.dtype):
+                raise WireError(f"weights {order[0]}-{order[1]} are of another program")
+            base = self._whole_weights(whole, program).arrays
+            self._base_order, self._base = order, base
+        data = self._pieces(pointer, delta.bytes, self._keys.delta_piece)
+        return weights_by_delta(data, pointer, base, program)
+
+    def _pieces(self, pointer: Pointer, size: int, key: Callable[[int, int, int], str]) -> bytes:
+        """Return all pieces of weights, joined."""
         pieces: list[bytes] = []
-        for number in range(-(-pointer.bytes // PIECE_BYTES)):
-            key = self._keys.piece(pointer.generation, pointer.version, number)
-            piece: bytes = self._connection.execute("GETRANGE", key, 0, PIECE_BYTES - 1)
+        for number in range(-(-size // PIECE_BYTES)):
+            place = key(pointer.generation, pointer.version, number)
+            piece: bytes = self._connection.execute("GETRANGE", place, 0, PIECE_BYTES - 1)
             if not piece:
                 raise WireError(f"weights {pointer.generation}-{pointer.version} are gone")
             pieces.append(piece)
-        return decode_weights(b"".join(pieces), pointer, program)
+        return b"".join(pieces)
 
     @property
     def hinted(self) -> bool:

@@ -92,6 +92,16 @@ class Keys:
         """
         return f"{self.prefix}model:{generation}-{version}:{number}"
 
+    def delta_piece(self, generation: int, version: int, number: int) -> str:
+        """Return the key of one piece of the delta of one version's weights (string).
+
+        Args:
+            generation: Generation of the training node.
+            version: Version of the weights.
+            number: Number of the piece, from 0.
+        """
+        return f"{self.prefix}model:{generation}-{version}:d{number}"
+
     @property
     def control(self) -> str:
         """String: the last ``Control``; also the channel of all controls."""

@@ -2,9 +2,10 @@
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
+import msgspec
 from msgspec import Meta, Struct
 
 from soulsai.errors import AccessDenied, ServerFull, Superseded, Unreachable, WireError
@@ -12,6 +13,8 @@ from soulsai.types import (
     Answer,
     Command,
     Control,
+    Delta,
+    DeltaPointer,
     Episode,
     Event,
     Pointer,
@@ -19,6 +22,7 @@ from soulsai.types import (
     RunSpec,
     Status,
     Weights,
+    WholeVersion,
 )
 from soulsai.wire.client_role import position_of, text_of
 from soulsai.wire.codec import check_spec, decode, encode
@@ -100,6 +104,8 @@ class TrainingRole:
         self._episode_sizes: deque[int] = deque()  # of the newest episodes
         self._episode_bytes = 0  # their sum
         self._newest: list[str] = []  # keys of the newest weights
+        self._base: Pointer | None = None  # to the last version that was published whole
+        self._base_keys: list[str] = []  # of its weights
         self._old: deque[tuple[list[str], int]] = deque()
 
     def __repr__(self) -> str:
@@ -316,12 +322,19 @@ class TrainingRole:
         data = encode_weights(weights, self._program, weights.dtype)
         pointer = self._pointer(weights, data, self._generation)
         keys = self._store(pointer, data)
+        if weights.delta is None:
+            self._base, base = pointer, keys
+        else:
+            pointer = self._with_delta(pointer, weights.delta)
+            keys += self._store(pointer, weights.delta.data, piece=self._keys.delta_piece)
+            base = self._base_keys
         self._pointed = self._signed("pointer", pointer)
         self._connection.execute("SET", self._keys.model, self._pointed)
-        older = [] if self._newest == keys else self._newest
-        self._newest = keys
+        current = {*keys, *base}
+        older = [key for key in {*self._newest, *self._base_keys} if key not in current]
+        self._newest, self._base_keys = keys, base
         if older:
-            self._old.append((older, len(data)))
+            self._old.append((sorted(older), len(data)))
         self._all(
             [
                 *(("PERSIST", key) for key in keys),
@@ -332,13 +345,23 @@ class TrainingRole:
         self._drop_old()
         return pointer
 
+    def _with_delta(self, pointer: Pointer, delta: Delta) -> Pointer:
+        """Return a pointer that names a delta, too."""
+        base = self._base
+        if base is None or base.order != (pointer.generation, delta.base):
+            raise WireError(f"version {delta.base} was not the last one to be published whole")
+        whole = WholeVersion(base.version, base.bytes, base.sha256, base.dtype)
+        return msgspec.structs.replace(pointer, delta=DeltaPointer(len(delta.data), whole))
+
     def keep(self, weights: Weights) -> bytes:
         if self._program is None:
             raise WireError("open a run before publishing weights")
         data = encode_weights(weights, self._program, weights.dtype)
         pointer = self._pointer(weights, data, weights.generation)
         keys = self._store(pointer, data, _KEPT_SECONDS)
-        self._old = deque((old, size) for old, size in self._old if old != keys)
+        self._old = deque(
+            ([key for key in old if key not in keys], size) for old, size in self._old
+        )
         return self._signed("pointer", pointer)
 
     def _pointer(self, weights: Weights, data: bytes, generation: int) -> Pointer:
@@ -426,16 +449,20 @@ class TrainingRole:
         self._connection.close()
 
     def _store(
-        self, pointer: Pointer, data: bytes, seconds: int = _OLD_VERSION_SECONDS
+        self,
+        pointer: Pointer,
+        data: bytes,
+        seconds: int = _OLD_VERSION_SECONDS,
+        piece: Callable[[int, int, int], str] | None = None,
     ) -> list[str]:
         """Store the pieces, which expire unless a pointer follows; return their keys."""
         if self.generation() > self._generation:
             raise Superseded("a newer training node has taken over this run")
         keys: list[str] = []
         for number in range(-(-len(data) // PIECE_BYTES)):
-            key = self._keys.piece(pointer.generation, pointer.version, number)
-            piece = data[number * PIECE_BYTES : (number + 1) * PIECE_BYTES]
-            self._connection.execute("SET", key, piece, "EX", seconds)
+            key = (piece or self._keys.piece)(pointer.generation, pointer.version, number)
+            part = data[number * PIECE_BYTES : (number + 1) * PIECE_BYTES]
+            self._connection.execute("SET", key, part, "EX", seconds)
             keys.append(key)
         return keys
 
@@ -448,7 +475,8 @@ class TrainingRole:
         while len(self._old) > 1 and total > _OLD_VERSIONS_BYTES:
             keys, size = self._old.popleft()
             total -= size
-            self._connection.execute("UNLINK", *keys)
+            if keys:
+                self._connection.execute("UNLINK", *keys)
 
     def _request(self, who: CommandingRole, fields: Sequence[bytes], age: float) -> Request | None:
         try:

@@ -3,6 +3,7 @@
 import itertools
 import threading
 import time
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -12,16 +13,22 @@ from soulsai.errors import Superseded, WireError
 from soulsai.types import (
     Answer,
     Control,
+    Delta,
     Episode,
     EvaluationRequest,
     Event,
+    Head,
+    Leaf,
     Pause,
+    Program,
     Quicksave,
     SaveBest,
     Status,
     Stop,
+    Weights,
 )
 from soulsai.wire.codec import encode
+from soulsai.wire.delta import encode_delta
 from soulsai.wire.training_role import _Identified
 from tests.contract.wire_cases import KINDS, PROGRAM, program, run_spec, start, weights, wires
 from tests.memory_server import MemoryServer, set_clock
@@ -97,6 +104,117 @@ def test_large_weights_travel_in_pieces(wire):
     assert pointer.bytes == 1_400_000 * 4 + 8
     got = wire.client("c1").weights(pointer, large)
     assert np.array_equal(got.arrays["w"], sent.arrays["w"])
+
+
+MATRIX = Program(b"", "weights", ("obs",), ("q",), Head("epsilon_greedy"),
+                 {"m": Leaf((16, 32), "<f4"), "b": Leaf((32,), "<f4")})  # fmt: skip
+
+
+class Series:
+    """Versions of a matrix: the first is sent whole, the others as deltas unless it is said."""
+
+    def __init__(self, wire):
+        self.node = wire.training()
+        generation = self.node.open(run_spec(program=MATRIX), MATRIX, fresh=True)
+        self.first = Weights("run-1", generation, 0, {})
+        self.rng = np.random.default_rng(0)
+        self.base, self.version = None, 0
+        self.arrays = {"m": self.drawn(16, 32), "b": self.drawn(32)}
+
+    def drawn(self, *shape):
+        return self.rng.standard_normal(shape).astype("<f4")
+
+    def publish(self, *, whole=False, damage=b""):
+        self.version += 1
+        change = {"m": 1e-3 * self.drawn(16, 32), "b": self.drawn(32)}
+        self.arrays = {name: self.arrays[name] + change[name] for name in self.arrays}
+        delta = None
+        if self.base is not None and not whole:
+            data, self.arrays = encode_delta(self.base[1], self.arrays, MATRIX)
+            delta = Delta(self.base[0], damage or data)
+        weights = msgspec.structs.replace(
+            self.first, version=self.version, arrays=self.arrays, delta=delta
+        )
+        if delta is None:
+            self.base = self.version, self.arrays
+        return self.node.publish(weights)
+
+    def taken(self, client, pointer):
+        """Let a client take a version; return the kinds of the pieces that it has read."""
+        read = []
+        real = client._connection.execute
+
+        def noted(*command):
+            read.append(command[1].rpartition("model:")[2])
+            return real(*command)
+
+        client._connection.execute = noted
+        got = client.weights(pointer, MATRIX)
+        client._connection.execute = real
+        assert {n: a.tobytes() for n, a in got.arrays.items()} == {
+            n: a.tobytes() for n, a in self.arrays.items()
+        }
+        return [key.partition("-")[2] for key in read]
+
+
+def test_versions_travel_as_deltas_to_the_last_whole_one(wire):
+    series, client = Series(wire), wire.client("c1")
+    assert series.taken(client, series.publish()) == ["1:0"]
+    assert series.taken(client, series.publish()) == ["2:d0"]
+    series.publish()  # which this client misses
+    pointer = series.publish()
+    assert pointer.delta.bytes < pointer.bytes / 2
+    assert series.taken(client, pointer) == ["4:d0"]
+    newcomer = wire.client("c2")
+    assert series.taken(newcomer, pointer) == ["1:0", "4:d0"]
+    assert series.taken(newcomer, series.publish()) == ["5:d0"]
+    assert series.taken(client, series.publish(whole=True)) == ["6:0"]
+    assert series.taken(newcomer, series.publish()) == ["6:0", "7:d0"]  # it has missed the 6th
+
+
+def test_a_client_that_knows_no_deltas_gets_the_same_numbers(wire):
+    series, client = Series(wire), wire.client("c1")
+    series.publish()
+    pointer = msgspec.structs.replace(series.publish(), delta=None)
+    assert series.taken(client, pointer) == ["2:0"]
+
+
+def test_a_delta_that_is_damaged_is_replaced_by_the_whole_version(wire, caplog):
+    series, client = Series(wire), wire.client("c1")
+    assert series.taken(client, series.publish()) == ["1:0"]
+    assert series.taken(client, series.publish(damage=b"x" * 40)) == ["2:d0", "2:0"]
+    assert "weights=whole" in caplog.text
+    pointer = series.publish()
+    wrong = msgspec.structs.replace(pointer.delta.base, sha256="0" * 64)
+    delta = msgspec.structs.replace(pointer.delta, base=wrong)
+    bad = msgspec.structs.replace(pointer, delta=delta)
+    assert series.taken(wire.client("c2"), bad) == ["1:0", "3:0"]
+
+
+def test_a_delta_to_another_version_than_the_last_whole_one_is_not_published(wire):
+    series = Series(wire)
+    series.publish()
+    series.base = (7, series.base[1])
+    with pytest.raises(WireError, match="version 7 was not"):
+        series.publish()
+
+
+def test_the_whole_version_stays_while_deltas_are_made_to_it(monkeypatch):
+    now = [1000.0]
+    set_clock(monkeypatch, lambda: now[0])
+    monkeypatch.setattr("soulsai.wire.training_role._OLD_VERSIONS_BYTES", 100)
+    memory = MemoryServer()
+    series = Series(SimpleNamespace(training=memory.training))
+    pointers = [series.publish()]
+    for _ in range(9):
+        now[0] += 200
+        pointers.append(series.publish())
+    assert series.taken(memory.client("c1"), pointers[-1]) == ["1:0", "10:d0"]
+    now[0] += 200
+    series.publish(whole=True)
+    now[0] += 400
+    with pytest.raises(WireError, match="gone"):
+        memory.client("c2").weights(pointers[-1], MATRIX)
 
 
 def test_an_older_version_can_still_be_fetched_for_a_while(wire, node):

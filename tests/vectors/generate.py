@@ -78,6 +78,7 @@ FAMILIES = {
     "runs": runs,
     "entries": entries,
     "weights": published.weights,
+    "deltas": published.deltas,
     "pointers": published.pointers,
     "signatures": published.signatures,
     "invites": published.invites,
@@ -94,6 +95,8 @@ def files() -> dict[str, bytes]:
     for family, vectors in FAMILIES.items():
         rows = []
         for vector in vectors():
+            if isinstance(base := vector.get("base"), bytes):
+                vector = vector | {"base": {"hex": base.hex()}}
             if isinstance(data := vector.get("data"), bytes):
                 if len(data) <= LONGEST:
                     vector = vector | {"data": {"hex": data.hex()}}

@@ -1,5 +1,6 @@
 """Vectors of the data that a client reads: weights, signatures, invites, names, versions, heads."""
 
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,13 +13,16 @@ from soulsai.types import (
     PROTOCOL,
     ActionSpec,
     Control,
+    DeltaPointer,
     Head,
     Leaf,
     Pointer,
     Program,
     Weights,
+    WholeVersion,
 )
 from soulsai.wire.codec import encode
+from soulsai.wire.delta import encode_delta
 from soulsai.wire.invite import Invite, to_line
 from soulsai.wire.signing import Manifest, Signed, Signer
 from soulsai.wire.weights import digest, encode_weights
@@ -73,6 +77,44 @@ def weights() -> Iterator[Vector]:
             }  # fmt: skip
 
 
+def deltas() -> Iterator[Vector]:
+    """Yield deltas to a version, whose digest is that of the whole one, and damaged ones."""
+    base = ARRAYS | {"a": np.array([[0.5, -1.25, 2.0], [40.0, -0.000244140625, 0.0]], "<f4")}
+    new = base | {
+        "a": base["a"] + np.array([[1e-3, -2e-3, 7e-4], [3e-2, 1e-9, 0.0]], "<f4"),
+        "b": base["b"] * np.float32(1.5),
+        "steps": np.array(2**40 + 9, "<i8"),
+    }
+    encoded = encode_delta(base, new, PROGRAM)
+    if encoded is None:
+        raise ValueError("the vectors' delta is too coarse")
+    packed, received = encoded
+    raw = zlib.decompress(packed)
+    data = zlib.compress(raw, 0)  # alike with every version of zlib
+    whole = encode_weights(Weights("vectors-plain", 1, 5, base), PROGRAM)
+    after = encode_weights(Weights("vectors-plain", 1, 7, received), PROGRAM)
+    known = WholeVersion(5, len(whole), digest(whole))
+    pointer = Pointer(
+        "vectors-plain", 1, 7, len(after), digest(after), delta=DeltaPointer(len(data), known)
+    )
+
+    def vector(name: str, bad: bytes | None = None, **changes: Any) -> Vector:
+        return {
+            "name": f"delta-{name}", "valid": bad is None and not changes,
+            "pointer": msgspec.to_builtins(msgspec.structs.replace(pointer, **changes)),
+            "base": whole, "data": data if bad is None else bad,
+            "arrays": {key: array.tolist() for key, array in received.items()},
+        }  # fmt: skip
+
+    yield vector("whole")
+    yield vector("shortened", data[:-1])
+    yield vector("of-another-program", zlib.compress(raw + b"\0", 0))
+    yield vector("cut-off", zlib.compress(raw[:-1], 0))
+    yield vector("no-zlib", b"delta")
+    yield vector("changed", zlib.compress(raw[:8] + bytes([raw[8] ^ 16]) + raw[9:], 0))
+    yield vector("of-another-digest", sha256="0" * 64)
+
+
 def _pointing(pointer: Pointer, data: bytes) -> Pointer:
     return msgspec.structs.replace(pointer, bytes=len(data), sha256=digest(data))
 
@@ -86,6 +128,9 @@ def pointers() -> Iterator[Vector]:
         "with-a-quota": msgspec.structs.replace(plain, quota=0),
         "random": msgspec.structs.replace(plain, exploration={"random": 1.0}),
         "halves": msgspec.structs.replace(plain, dtype="float16"),
+        "delta": msgspec.structs.replace(
+            plain, delta=DeltaPointer(40, WholeVersion(5, 96, "1" * 64, "float16"))
+        ),
     }.items():
         data = encode(Signed(encode(pointer)))
         values = msgspec.to_builtins(pointer)

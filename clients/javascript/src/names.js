@@ -37,4 +37,9 @@ export class Keys {
   piece(generation, version, number) {
     return `${this.prefix}model:${generation}-${version}:${number}`;
   }
+
+  /** Return the key of one piece of the delta of one version's weights. */
+  deltaPiece(generation, version, number) {
+    return `${this.prefix}model:${generation}-${version}:d${number}`;
+  }
 }

@@ -1,7 +1,8 @@
 /** The data that the training node publishes: spec, program, pointer, weights, controls. */
 
 import { createHash, createPublicKey, verify } from "node:crypto";
-import { bytesOf, fromHalf, isFloat, sizeOf, toBytes, zeros } from "./arrays.js";
+import { inflateSync } from "node:zlib";
+import { bytesOf, fromBytes, fromHalf, isFloat, sizeOf, toBytes, zeros } from "./arrays.js";
 import { decode } from "./codec.js";
 import { Forged, ProtocolError, WireError } from "./errors.js";
 import { padded } from "./layout.js";
@@ -16,6 +17,7 @@ const SPKI = Buffer.from("302a300506032b6570032100", "hex"); // of an Ed25519 ke
 
 const isText = (value) => typeof value === "string";
 const isMap = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
+const isDtype = (value) => value === "float32" || value === "float16";
 const isCount = (value) => Number.isInteger(value) && value >= 0;
 
 function need(condition, what) {
@@ -81,8 +83,15 @@ export function readPointer(bytes) {
   const raw = decode(bytes);
   need(isMap(raw) && isText(raw.run) && RUN.test(raw.run), "pointer");
   need([raw.generation, raw.version, raw.bytes].every(isCount) && isText(raw.sha256), "pointer");
-  const pointer = { dtype: "float32", quota: null, knobs: {}, ...raw };
-  need(pointer.dtype === "float32" || pointer.dtype === "float16", "pointer");
+  const pointer = { dtype: "float32", quota: null, knobs: {}, delta: null, ...raw };
+  need(isDtype(pointer.dtype), "pointer");
+  if (pointer.delta !== null) {
+    need(isMap(pointer.delta) && isCount(pointer.delta.bytes) && isMap(pointer.delta.base), "pointer");
+    const base = { dtype: "float32", ...pointer.delta.base };
+    need([base.version, base.bytes].every(isCount) && isText(base.sha256), "pointer");
+    need(isDtype(base.dtype), "pointer");
+    pointer.delta = { ...pointer.delta, base };
+  }
   return pointer;
 }
 
@@ -145,6 +154,53 @@ export function readWeights(bytes, pointer, program) {
     at += padded(length);
   }
   return arrays;
+}
+
+const isMatrix = (leaf) => leaf.dtype === "<f4" && leaf.shape.length > 1;
+
+/**
+ * Return the bytes of each array of a version, from its delta and the arrays of an earlier one.
+ * The digest is that of the whole version, so it covers both.
+ */
+export function readDelta(bytes, base, pointer, program) {
+  const name = `${pointer.generation}-${pointer.version}`;
+  const leaves = Object.entries(program.weights);
+  const rest = (leaf) => sizeOf(leaf) / (leaf.shape[0] || 1);
+  const lengthOf = (leaf) =>
+    isMatrix(leaf) ? leaf.shape[0] * (4 + rest(leaf)) : sizeOf(leaf) * bytesOf(leaf);
+  const size = leaves.reduce((sum, [, leaf]) => sum + lengthOf(leaf), 0);
+  let raw;
+  try {
+    raw = inflateSync(bytes, { maxOutputLength: size + 1 });
+  } catch (error) {
+    throw new WireError(`a delta of weights ${name} is damaged: ${error.message}`);
+  }
+  if (raw.length !== size) throw new WireError(`a delta of weights ${name} has another length`);
+  const arrays = {};
+  const hash = createHash("sha256");
+  let at = 0;
+  for (const [key, leaf] of leaves) {
+    const part = raw.subarray(at, at + lengthOf(leaf));
+    arrays[key] = isMatrix(leaf) ? moved(base[key], part, leaf, rest(leaf)) : part;
+    hash.update(arrays[key]).update(new Uint8Array(padded(arrays[key].length) - arrays[key].length));
+    at += part.length;
+  }
+  if (pointer.dtype !== "float32" || hash.digest("hex") !== pointer.sha256) {
+    throw new WireError(`weights ${name} arrived damaged`);
+  }
+  return arrays;
+}
+
+/** Return `base + scale * number` of each row, rounded to a single float after each operation. */
+function moved(base, part, leaf, width) {
+  const rows = leaf.shape[0];
+  const scale = fromBytes(part, "<f4", rows);
+  const numbers = fromBytes(part.subarray(4 * rows), "|i1", rows * width);
+  const array = fromBytes(base, "<f4", rows * width);
+  for (let at = 0; at < array.length; at++) {
+    array[at] += Math.fround(scale[Math.floor(at / width)] * numbers[at]);
+  }
+  return toBytes(array, "<f4");
 }
 
 function widened(part, leaf) {

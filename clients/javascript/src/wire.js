@@ -5,7 +5,7 @@ import { AccessDenied, ConfigError, Forged, NoRun, Superseded, Unreachable, Wire
 import { readUrl, staysPrivate } from "./invite.js";
 import { Keys } from "./names.js";
 import {
-  digest, PIECE_BYTES, readControl, readPointer, readProgram, readSigned, readSpec, readWeights,
+  digest, PIECE_BYTES, readControl, readDelta, readPointer, readProgram, readSigned, readSpec, readWeights,
   Verifier, weightsBytes,
 } from "./published.js";
 import { decode } from "./codec.js";
@@ -38,6 +38,7 @@ export class ClientWire {
     }
     this.url = url;
     this.keys = new Keys(run, client);
+    this._base = { name: "", arrays: {} }; // the last version that came whole
     this.onControl = () => {};
     this.onModel = () => {};
     this._verifier = key ? new Verifier(key) : null;
@@ -166,18 +167,46 @@ export class ClientWire {
 
   /** Return the arrays of one version in bytes, by name. */
   async weights(pointer, program) {
+    if (pointer.delta !== null && pointer.delta.bytes < pointer.bytes) {
+      try {
+        return await this._weightsByDelta(pointer, program);
+      } catch (error) {
+        if (!(error instanceof WireError) || error instanceof Unreachable) throw error;
+        if (error instanceof AccessDenied) throw error;
+      }
+    }
+    return this._wholeWeights(pointer, program);
+  }
+
+  /** Return them from a delta, and before it fetch the version it is made to, if we lack that. */
+  async _weightsByDelta(pointer, program) {
+    const { run, generation, delta } = pointer;
+    if (this._base.name !== `${generation}-${delta.base.version}`) {
+      await this._wholeWeights({ run, generation, ...delta.base }, program);
+    }
+    const key = (number) => this.keys.deltaPiece(generation, pointer.version, number);
+    return readDelta(await this._pieces(key, delta.bytes), this._base.arrays, pointer, program);
+  }
+
+  async _wholeWeights(pointer, program) {
     const { generation, version, bytes, dtype } = pointer;
     if (bytes !== weightsBytes(program, dtype)) {
       throw new WireError(`weights ${generation}-${version} are of another program`);
     }
+    const key = (number) => this.keys.piece(generation, version, number);
+    const arrays = readWeights(await this._pieces(key, bytes), pointer, program);
+    this._base = { name: `${generation}-${version}`, arrays };
+    return arrays;
+  }
+
+  async _pieces(key, bytes) {
     const pieces = [];
     for (let number = 0; number * PIECE_BYTES < bytes; number++) {
-      const key = this.keys.piece(generation, version, number);
-      const piece = await this._call("GETRANGE", key, 0, PIECE_BYTES - 1);
-      if (!piece.length) throw new WireError(`weights ${generation}-${version} are gone`);
+      const piece = await this._call("GETRANGE", key(number), 0, PIECE_BYTES - 1);
+      if (!piece.length) throw new WireError("the weights are gone");
       pieces.push(piece);
     }
-    return readWeights(Buffer.concat(pieces), pointer, program);
+    return Buffer.concat(pieces);
   }
 
   /** Return the reason why nothing of this client is learnt from, or an empty text. */

@@ -10,7 +10,7 @@ import { readInvite } from "../src/invite.js";
 import { Limits } from "../src/limits.js";
 import { isName } from "../src/names.js";
 import {
-  checkProtocol, readControl, readPointer, readSigned, readSpec, readWeights, Verifier,
+  checkProtocol, readControl, readDelta, readPointer, readSigned, readSpec, readWeights, Verifier,
 } from "../src/published.js";
 import { decodeEntry } from "./decode.js";
 
@@ -96,6 +96,18 @@ each("weights", (vector) => {
 function fromBytesOf(data, leaf) {
   return fromBytes(data, leaf.dtype === "|b1" ? "|u1" : leaf.dtype, sizeOf(leaf));
 }
+
+each("deltas", (vector) => {
+  const program = { weights: settings.program };
+  const { pointer } = vector;
+  const whole = { generation: pointer.generation, ...pointer.delta.base };
+  const base = readWeights(bytes({ data: vector.base }), whole, program);
+  const arrays = readDelta(bytes(vector), base, pointer, program);
+  for (const [name, leaf] of Object.entries(program.weights)) {
+    const values = nested(fromBytesOf(arrays[name], leaf), leaf.shape);
+    assert.deepEqual(leaf.dtype === "|b1" ? booleans(values) : values, vector.arrays[name]);
+  }
+});
 
 each("pointers", (vector) => {
   assert.deepEqual(readPointer(readSigned(bytes(vector)).data), vector.pointer);

@@ -3,13 +3,15 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 
 from soulsai.config.schema import Config, RunSettings, TrainingSettings
-from soulsai.training_node.publisher import RETRY_SECONDS, Publisher
+from soulsai.training_node.publisher import RETRY_SECONDS, WHOLE_EVERY, Publisher
 from soulsai.training_node.saving.snapshot import Progress
 from soulsai.training_node.start import TrainingRun
 from soulsai.types import PROTOCOL, EnvironmentOffer, RunSpec, ScheduleStage
+from soulsai.wire.delta import decode_delta
 from tests.unit.training_node.node_cases import SPEC, Linear, program
 
 
@@ -242,3 +244,67 @@ def test_without_a_schedule_no_stage_is_published():
     desk = Desk()
     desk.publish(0.0)
     assert "stage" not in desk.sent[-1].exploration
+
+
+def crowded(**training):
+    """Return a desk with more clients than could download whole versions in time."""
+    desk = Desk(**{"weights_mbps": 40 * 8 / 1e6, **training})
+    desk.publisher.count(100, 100)
+    return desk
+
+
+def learnt(desk, amount=1e-3):
+    with torch.no_grad():
+        desk.policy.linear.weight += amount * torch.randn(3, 2)
+    desk.update()
+
+
+def test_with_many_clients_most_versions_are_deltas_to_the_last_whole_one(monkeypatch):
+    monkeypatch.setattr("soulsai.training_node.publisher.WORTH_IT", 9.0)  # the network is tiny
+    desk = crowded()
+    for now in range(WHOLE_EVERY + 2):
+        desk.publish(float(now))
+        learnt(desk)
+    whole = [weights for weights in desk.sent if weights.delta is None]
+    assert [weights.version for weights in whole] == [6, 6 + WHOLE_EVERY]
+    last = desk.sent[WHOLE_EVERY - 1]
+    assert last.delta.base == 6
+    found = decode_delta(last.delta.data, whole[0].arrays, program())
+    for name, array in last.arrays.items():  # as they are sent whole, and as the node keeps them
+        assert found[name].tobytes() == array.tobytes()
+        kept = desk.publisher.kept(last.generation, last.version).arrays[name]
+        assert kept.tobytes() == array.tobytes()
+
+
+def test_with_few_clients_without_a_bound_or_without_deltas_every_version_is_whole(monkeypatch):
+    monkeypatch.setattr("soulsai.training_node.publisher.WORTH_IT", 9.0)
+    few = Desk(weights_mbps=240.0)
+    for desk in (few, crowded(weights_mbps=0.0), crowded(weights_deltas=False)):
+        for now in range(3):
+            desk.publish(float(now))
+            learnt(desk)
+        assert [weights.delta for weights in desk.sent] == [None] * 3
+
+
+def test_a_version_that_may_not_have_arrived_is_no_base(monkeypatch):
+    monkeypatch.setattr("soulsai.training_node.publisher.WORTH_IT", 9.0)
+    desk = crowded()
+    for works in (True, False, True, True):
+        desk.works = works
+        desk.publish(0.0)
+        learnt(desk)
+    assert [weights.delta is None for weights in desk.sent] == [True, False, True, False]
+    desk.publisher.restart()
+    desk.publish(0.0)
+    assert desk.sent[-1].delta is None
+
+
+def test_the_time_between_versions_follows_the_bytes_of_a_delta(monkeypatch):
+    monkeypatch.setattr("soulsai.training_node.publisher.WORTH_IT", 9.0)
+    desk = crowded()
+    desk.publish(0.0)
+    whole = desk.publisher.least_seconds
+    learnt(desk)
+    desk.publish(0.0)
+    size = len(desk.sent[-1].delta.data)
+    assert desk.publisher.least_seconds == pytest.approx(whole * size / 40)

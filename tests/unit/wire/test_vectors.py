@@ -30,6 +30,7 @@ from soulsai.wire.codec import (
     encode_message,
     pack,
 )
+from soulsai.wire.delta import weights_by_delta
 from soulsai.wire.invite import from_line
 from soulsai.wire.limits import MessageLimits
 from soulsai.wire.names import Keys, is_name
@@ -129,6 +130,22 @@ def test_weights(vector):
     assert {name: array.dtype for name, array in found.arrays.items()} == {
         name: np.dtype(leaf.dtype) for name, leaf in leaves.items()
     }
+
+
+@pytest.mark.parametrize("vector", named("deltas"))
+def test_deltas(vector):
+    leaves = msgspec.convert(SETTINGS["program"], dict[str, Leaf])
+    program = Program(b"", "weights", ("obs",), ("q",), Head("epsilon_greedy"), leaves)
+    pointer = msgspec.convert(vector["pointer"], Pointer)
+    known = pointer.delta.base
+    whole = Pointer(pointer.run, 1, known.version, known.bytes, known.sha256, known.dtype)
+    base = decode_weights(bytes.fromhex(vector["base"]["hex"]), whole, program)
+    if not vector["valid"]:
+        with pytest.raises(WireError):
+            weights_by_delta(bytes_of(vector), pointer, base.arrays, program)
+        return
+    found = weights_by_delta(bytes_of(vector), pointer, base.arrays, program)
+    assert {name: array.tolist() for name, array in found.arrays.items()} == vector["arrays"]
 
 
 @pytest.mark.parametrize("vector", named("pointers"))
