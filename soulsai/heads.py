@@ -106,6 +106,22 @@ def to_environment(head: Head, action_spec: ActionSpec, action: Array) -> int | 
     return row
 
 
+def to_environments(head: Head, action_spec: ActionSpec, actions: Array) -> Sequence[int | Array]:
+    """Convert the actions of several environments; see ``to_environment``.
+
+    Args:
+        head: Kind of head, which determines the units of the actions.
+        action_spec: Kind, shape and bounds of the actions.
+        actions: The actions as they travel [E, ...].
+    """
+    if action_spec.kind == "discrete":
+        indices: list[int] = actions.tolist()
+        return indices
+    if action_spec.kind == "multidiscrete":
+        return list(actions.astype(np.int64))
+    return list(to_environment_rows(head, action_spec, actions))
+
+
 def to_environment_rows(head: Head, action_spec: ActionSpec, actions: Array) -> Array:
     """Convert actions as they travel to choices that count from zero and numbers of the space.
 

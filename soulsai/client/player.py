@@ -29,6 +29,7 @@ from soulsai.heads import (
     from_environment_rows,
     to_environment,
     to_environment_rows,
+    to_environments,
 )
 from soulsai.types import INTERVENED, MASK, Array, ClientValues, Episode, Head, RunSpec, zeros
 
@@ -159,14 +160,12 @@ class Player:
         self._rng, self._seeds, self._values = rng, list(seeds), values
         self._step_delay, self._clock, self._sleep = step_delay, clock, sleep
         self._instructions = Instructions()
-        self._used = 0  # env steps since the newest pointer arrived
-        self._cut = 0  # env steps in fragments, of this epoch
+        self._used = self._cut = 0  # env steps: of the newest pointer; in fragments of this epoch
         self._episodes = 0  # begun
         self._warned = False  # of interventions that the run does not mark
         self._obs = {name: zeros(leaf, count) for name, leaf in spec.spec.obs.items()}
         self._memory = {name: zeros(leaf, count) for name, leaf in spec.memory.items()}
-        self._greedy = np.zeros(count, np.bool_)
-        self._epsilon = np.zeros(count)
+        self._greedy, self._epsilon = np.zeros(count, np.bool_), np.zeros(count)
         self._rewards = np.zeros(count)  # of the episodes
         self._steps = np.zeros(count, np.int64)
         self._deadlines = np.zeros(count)  # of the fragments
@@ -178,8 +177,7 @@ class Player:
             recorder = Recorder(client, epoch, spec, self._columns, index)
             self._seats.append(_Seat(index, source, recorder, self._obs, self._memory))
         self._groups: list[tuple[Actor, Array | None, list[_Seat]]] = []
-        self._regroup = False
-        self._absent = 0  # seats
+        self._regroup, self._absent = False, 0  # the seats that are absent
         self._stepping: dict[IsolatedEnvironment, _Step] = {}
         self._resetting: dict[IsolatedEnvironment, _Seat] = {}
         self._recordable: dict[int, Recordable] = {}
@@ -381,7 +379,8 @@ class Player:
         drawn before the first step.
         """
         actions, extras = self._act_together()
-        natives, progress = self._natives(actions), self._progress
+        progress = self._progress
+        natives = to_environments(self._head, self._spec.spec.action, actions)
         outcomes: list[tuple[_Seat, StepResult]] = []
         broken: list[tuple[_Seat, EnvironmentBroken]] = []
         progress.called = began
@@ -396,16 +395,6 @@ class Player:
             self._record(outcomes, actions, extras, began)
         for seat, fault in broken:
             self._leave([seat], fault)
-
-    def _natives(self, actions: Array) -> Sequence[Any]:
-        """Return the arguments of ``step`` for actions [E, ...]; see ``to_environment``."""
-        spec = self._spec.spec.action
-        if spec.kind == "discrete":
-            indices: list[int] = actions.tolist()
-            return indices
-        if spec.kind == "multidiscrete":
-            return list(actions.astype(np.int64))
-        return list(to_environment_rows(self._head, spec, actions))
 
     def _record(
         self,

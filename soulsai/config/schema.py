@@ -99,7 +99,7 @@ class EnvironmentSettings(Struct, frozen=True, forbid_unknown_fields=True):
     # [low, high] for numbers of actions that have no bounds; empty: none
     action_range: Annotated[tuple[float, ...], Meta(max_length=2)] = ()
     # environments that one client plays side by side; 0: as many as make 16 with all clients here,
-    # if the learner waits for env steps (ppo) and a measurement finds a step cheap, otherwise 1
+    # if the learner waits for env steps and a measurement finds a step cheap, otherwise 1
     count: Annotated[int, Meta(ge=0, le=MOST_ENVIRONMENTS)] = 0
     # play them in one vector environment, if the package has one (gymnasium.make_vec); much faster
     # for small environments
