@@ -195,6 +195,15 @@ def start(as_json: bool) -> None:
 
 
 @app.command()
+@json_option
+def memory(as_json: bool) -> None:
+    """Print the resident memory of all processes of a run, and of each role."""
+    from benchmarks import memory
+
+    _show(memory.measure(), as_json=as_json)
+
+
+@app.command()
 @click.option(
     "--episodes",
     type=click.IntRange(1000),

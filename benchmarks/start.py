@@ -27,14 +27,14 @@ SETTLE, WATCH = 8.0, 20.0  # seconds before and while resting is watched
 
 def measure() -> Iterator[Figure]:
     """Yield what a start takes, what a client's memory is, and what resting costs."""
-    with _running(clients=2) as (process, redis, began, _):
+    with running(clients=2) as (process, redis, began, _):
         viewed = _first_output(process) - began
         learning = _first_update(process, redis) - began
         memory = max(_mebibytes(child) for child in _children(process, "client"))
     yield at_most("start: command to first view", viewed, "s", VIEW_LIMIT)
     yield at_most("start: command to first gradient step", learning, "s", LEARNING_LIMIT)
     yield at_most("client: resident memory of a process", memory, "MiB", CLIENT_LIMIT)
-    with _running(clients=0) as (process, redis, _, server):
+    with running(clients=0) as (process, redis, _, server):
         _first_status(process, redis)
         time.sleep(SETTLE)
         tree = [server, process, *process.children(recursive=True)]
@@ -45,7 +45,7 @@ def measure() -> Iterator[Figure]:
 
 
 @contextmanager
-def _running(clients: int) -> Iterator[tuple[psutil.Popen, RedisSettings, float, psutil.Process]]:
+def running(clients: int) -> Iterator[tuple[psutil.Popen, RedisSettings, float, psutil.Process]]:
     """Run ``soulsai train`` against a server of our own, so that we can ask for its status."""
     with EmbeddedServer() as server, tempfile.TemporaryDirectory() as saves:
         redis = RedisSettings(url=server.url, secrets=str(server.secrets))
@@ -73,16 +73,33 @@ def _first_output(process: psutil.Popen) -> float:
 
 
 def _first_status(process: psutil.Popen, redis: RedisSettings) -> None:
-    _until(process, redis, updates=0)
+    until(process, redis, updates=0)
 
 
 def _first_update(process: psutil.Popen, redis: RedisSettings) -> float:
-    return _until(process, redis, updates=1)
+    return until(process, redis, updates=1)
 
 
-def _until(process: psutil.Popen, redis: RedisSettings, *, updates: int) -> float:
+def until(
+    process: psutil.Popen,
+    redis: RedisSettings,
+    *,
+    updates: int,
+    patience: float = PATIENCE,
+) -> float:
+    """Return the time at which a run has done so many updates.
+
+    Args:
+        process: The command.
+        redis: Its server.
+        updates: The number of updates.
+        patience: Seconds after which it counts as failed.
+
+    Raises:
+        SoulsAIError: It has ended, or has not done them in time.
+    """
     wire = connect_operator(server_for("operator", redis), "soulsai")
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     try:
         while time.monotonic() < deadline and process.poll() is None:
             try:
@@ -107,5 +124,5 @@ def _mebibytes(process: psutil.Process) -> float:
 
 
 def _cpu_seconds(processes: list[psutil.Process]) -> float:
-    spent = [process.cpu_times() for process in processes if process.is_running()]
+    spent = [process.cpu_times() for process in processes if process.isrunning()]
     return float(sum(times.user + times.system for times in spent))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.figure import Figure, at_most
 from soulsai.config.schema import TelemetrySettings
-from soulsai.telemetry_node import figure
+from soulsai.telemetry_node import figure, painter
 from soulsai.telemetry_node.run import FollowedRun
 from soulsai.types import (
     PROTOCOL,
@@ -70,7 +70,7 @@ def _drawn(run: FollowedRun, folder: Path) -> float:
     took = []
     for _ in range(DRAWINGS):
         began = time.process_time()
-        figure.save(figure.draw(run.snapshot()), folder / figure.NAME)
+        figure.save(figure.draw(run.snapshot()), folder / painter.NAME)
         took.append(time.process_time() - began)
     return min(took)
 

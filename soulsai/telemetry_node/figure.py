@@ -1,11 +1,10 @@
-"""Draw ``telemetry.png``, the overview of a run, in a thread of its own."""
+"""``python -m soulsai.telemetry_node.figure PATH``: draws the overview of a run.
 
-import gc
-import logging
+The snapshot comes on standard input; see ``painter``.
+"""
+
 import os
-import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
-from msgspec import Struct
 
-from soulsai.process import release_free_memory
+from soulsai import process
+from soulsai.telemetry_node.painter import Snapshot, decode
 from soulsai.telemetry_node.statistics import Best, History
 from soulsai.types import Array, EpisodeKind
 
-NAME = "telemetry.png"
-REST = 9.0  # pause after a drawing in drawing times: at most a tenth of a core
-
-_log = logging.getLogger(__name__)
 _COLOURS: dict[EpisodeKind, str] = {
     "exploring": "#0072B2",
     "greedy": "#D55E00",
@@ -30,63 +25,6 @@ _COLOURS: dict[EpisodeKind, str] = {
 }
 _NAMES: dict[EpisodeKind, str] = {"intervened": "taken over by a person"}
 _BEST, _GREY = "#CC79A7", "#555555"
-
-
-class Snapshot(Struct, frozen=True, eq=False):
-    """The data of one figure, detached from the statistics that go on changing."""
-
-    title: str
-    window: int
-    curves: Mapping[EpisodeKind, Array]  # rows of a History
-    best: Best | None
-    goal: str = "reward"  # the metric that ranks models
-    shown: str = ""  # label of the measure beside reward, length and throughput
-
-
-class Painter:
-    """Draw one snapshot at a time in a thread, and pause for nine drawing times."""
-
-    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        self._path = path
-        self._clock = clock
-        self._thread = ThreadPoolExecutor(1, "figure")
-        self._drawing: Future[float] | None = None
-        self._rested = 0.0
-
-    def ready(self) -> bool:
-        """Return whether a snapshot would be drawn at once."""
-        if self._drawing and self._drawing.done():
-            self._rested = self._finish(self._drawing)
-            self._drawing = None
-        return self._drawing is None and self._clock() >= self._rested
-
-    def draw(self, snapshot: Snapshot) -> None:
-        """Start a drawing; the painter must be ready."""
-        self._drawing = self._thread.submit(self._draw, snapshot)
-
-    def close(self, last: Snapshot | None) -> None:
-        """Draw the last snapshot, wait until it is on disk, and end the thread."""
-        if last:
-            drawing = self._thread.submit(self._draw, last)
-            self._thread.shutdown(wait=True)
-            self._finish(drawing)
-        self._thread.shutdown(wait=True)
-
-    def _draw(self, snapshot: Snapshot) -> float:
-        began = self._clock()
-        save(draw(snapshot), self._path)
-        gc.collect()  # the parts of a figure refer to one another, and are large
-        release_free_memory()
-        now = self._clock()
-        return now + REST * (now - began)
-
-    def _finish(self, drawing: "Future[float]") -> float:
-        """Return the time of the next drawing; a failed drawing never harms the record."""
-        error = drawing.exception()
-        if error is None:
-            return drawing.result()
-        _log.warning("figure not drawn path=%s error=%r", self._path, error)
-        return self._clock() + 10.0
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -252,3 +190,8 @@ def _draw_mean(axes: Axes, colour: str, rows: Array, window: int, name: str) -> 
 def _draw_speed(axes: Axes, rows: Array) -> None:
     x, rates = throughput(rows)
     axes.plot(x, rates, color=_GREY, linewidth=1.2, drawstyle="steps")
+
+
+if __name__ == "__main__":
+    with process.StopSignal(process.parent(), at_once=True):
+        save(draw(decode(sys.stdin.buffer.read())), Path(sys.argv[1]))

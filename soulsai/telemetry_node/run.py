@@ -20,7 +20,7 @@ from soulsai.evaluations.record import (
     EvaluatorState,
     read_state,
 )
-from soulsai.telemetry_node import best, figure, record
+from soulsai.telemetry_node import best, painter, record
 from soulsai.telemetry_node.sinks import Sinks
 from soulsai.telemetry_node.statistics import Best, Goal, Statistics
 from soulsai.types import Episode, RunSpec
@@ -135,7 +135,7 @@ class FollowedRun:
         self.evaluations.refresh()
         self._offer_evaluated()
         self._drawn = 0  # episodes in the last figure
-        self._painter = figure.Painter(self._folder / figure.NAME)
+        self._painter = painter.Painter(self._folder / painter.NAME)
         self.position = self._record.position  # id of the last episode that was read
         self._restore_best()
         self.sinks = Sinks(settings, spec, self._folder)
@@ -206,11 +206,11 @@ class FollowedRun:
             self._drawn = self.statistics.episodes
             self._painter.draw(self.snapshot())
 
-    def snapshot(self) -> figure.Snapshot:
+    def snapshot(self) -> painter.Snapshot:
         """Return the data of a figure."""
         numbers = self.statistics
         counts = f"{numbers.episodes:,} episodes · {numbers.env_steps:,} env steps"
-        return figure.Snapshot(
+        return painter.Snapshot(
             title=f"{self._title} · {counts}",
             window=self._settings.window,
             goal=self._settings.best_metric,

@@ -13,7 +13,7 @@ import pytest
 
 from soulsai.config.schema import Config, RunSettings, TelemetrySettings
 from soulsai.errors import NoRun, SoulsAIError, Unreachable, WireError
-from soulsai.telemetry_node import figure, record
+from soulsai.telemetry_node import painter, record
 from soulsai.telemetry_node.node import RetryPause, TelemetryNode, serve
 from soulsai.wire.training_role import TrainingRole
 from tests.memory_server import MemoryServer
@@ -58,7 +58,7 @@ def test_every_episode_is_recorded_once_and_drawn(server, training, config, tmp_
         drain(node)
         assert repr(node).startswith("<TelemetryNode <Run first episodes=2500")
     assert [line.episode for line in recorded(tmp_path)] == list(range(2500))
-    assert (tmp_path / "first" / figure.NAME).read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "first" / painter.NAME).read_bytes().startswith(b"\x89PNG")
 
 
 def test_what_a_resumed_training_node_tells_again_is_not_counted_again(
@@ -177,7 +177,7 @@ def test_another_run_gets_its_own_folder(server, training, config, tmp_path) -> 
         assert node.run.name == "second"
     assert [line.episode for line in recorded(tmp_path)] == [0]
     assert [line.episode for line in recorded(tmp_path, "second")] == [7, 8]
-    assert (tmp_path / "first" / figure.NAME).exists()
+    assert (tmp_path / "first" / painter.NAME).exists()
 
 
 def test_while_idle_it_notices_another_run_within_a_second(server, training, config) -> None:
@@ -227,7 +227,7 @@ def test_it_waits_for_a_run_and_for_the_server(server, config, tmp_path) -> None
         stop.set()
         node.join()
     assert [line.episode for line in recorded(tmp_path)] == list(range(5000))
-    assert (tmp_path / "first" / figure.NAME).exists()
+    assert (tmp_path / "first" / painter.NAME).exists()
 
 
 def test_a_stop_without_server_is_prompt(server, training, config) -> None:

@@ -1,5 +1,6 @@
 """All parameters of a network in one vector: clipping, Adam and averaging are one call each."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +30,20 @@ class Moments(NamedTuple):
             old.copy_(new)
 
 
+def gradients(outputs: Tensor, slope: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return the gradients of a loss.
+
+    The gradient of a scalar is the same number by number, while ``torch.autograd.grad`` loads sympy
+    to compare the shapes of outputs and slope, which takes 40 MB for good.
+
+    Args:
+        outputs: Tensor that depends on the inputs.
+        slope: Derivative of the loss with respect to ``outputs``.
+        inputs: What the loss is derived by.
+    """
+    return torch.autograd.grad((outputs * slope.detach()).sum(), inputs)
+
+
 class Gradient:
     """Computes the gradient of a module as one vector, in the order of ``flatten``."""
 
@@ -44,7 +59,7 @@ class Gradient:
             outputs: Tensor that depends on the parameters.
             slope: Derivative of the loss with respect to ``outputs``.
         """
-        parts = torch.autograd.grad(outputs, self._parameters, slope)
+        parts = gradients(outputs, slope, self._parameters)
         torch._foreach_copy_(self._parts, parts)
         return self._vector
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from soulsai.algorithms.base import Tensors
-from soulsai.algorithms.compile.flat import Moments, adam, chosen, clipped, correction
+from soulsai.algorithms.compile.flat import Moments, adam, chosen, clipped, correction, gradients
 from soulsai.algorithms.compile.form import Form, Functional, NotCompilable, Package, examples
 from soulsai.algorithms.dqn.network import Noise, QPolicy
 from soulsai.algorithms.dqn.settings import DQNSettings
@@ -55,7 +55,7 @@ def update_form(learner: Learner, settings: DQNSettings, rows: Tensors, noise: U
         batch = dict(zip(rows, columns, strict=True))
         imitation = imitation_loss(td, batch, importance, learner.online.sizes)
         if imitation is None:
-            (gradient,) = torch.autograd.grad(td.predicted, free, td.slope)
+            (gradient,) = gradients(td.predicted, td.slope, [free])
         else:
             total = (td.predicted * td.slope).sum() + imitation
             (gradient,) = torch.autograd.grad(total, free)

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from soulsai.algorithms.base import Tensors
-from soulsai.algorithms.compile.flat import BESIDE, FlatAdam, Moments, adam, chosen, correction
+from soulsai.algorithms.compile.flat import (
+    BESIDE,
+    FlatAdam,
+    Moments,
+    adam,
+    chosen,
+    correction,
+    gradients,
+)
 from soulsai.algorithms.compile.form import Form, Functional, NotCompilable, Package
 from soulsai.algorithms.demonstrations import IMITATION
 from soulsai.algorithms.replay_learner import packed
@@ -119,7 +127,7 @@ def critic_form(sac: SACState, rows: Tensors, weights: Tensor) -> Form:
             log_temperature.exp(),
             constants,
         )
-        (gradient,) = torch.autograd.grad(loss.predicted, free, loss.slope)
+        (gradient,) = gradients(loss.predicted, loss.slope, [free])
         report = critic_report(loss, gradient)
         by = correction(now.steps + 1, optimizer.lr)
         after = chosen(report.done, adam(now, gradient, by, optimizer.eps), now)

@@ -1,15 +1,13 @@
-"""The figure: right curves, drawn beside the intake at a low duty cycle, whole on disk."""
+"""The figure: right curves, whole on disk."""
 
-import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
-from soulsai.telemetry_node import figure
-from soulsai.telemetry_node.figure import Painter, Snapshot, draw, rolling, save, throughput
+from soulsai.telemetry_node.figure import draw, rolling, save, throughput
+from soulsai.telemetry_node.painter import Snapshot
 from soulsai.telemetry_node.statistics import Best, History
 from soulsai.types import Array
 
@@ -136,61 +134,3 @@ def test_a_reader_never_sees_half_a_figure(tmp_path: Path) -> None:
     path = tmp_path / "telemetry.png"
     save(draw(snapshot()), path)
     assert [file.name for file in tmp_path.iterdir()] == ["telemetry.png"]
-
-
-def until(condition, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    tick = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline
-        tick.wait(0.005)
-
-
-def test_the_painter_rests_nine_times_as_long_as_it_draws(tmp_path: Path, monkeypatch) -> None:
-    now = [0.0]
-    began, go = threading.Event(), threading.Event()
-
-    def slowly(_: Snapshot) -> Figure:
-        began.set()
-        assert go.wait(20)
-        now[0] += 2.0
-        return Figure()
-
-    monkeypatch.setattr(figure, "draw", slowly)
-    painter = Painter(tmp_path / "x.png", clock=lambda: now[0])
-    assert painter.ready()
-    painter.draw(snapshot())
-    assert began.wait(20)
-    assert not painter.ready()  # and it did not wait for the drawing
-    go.set()
-    until(painter._drawing.done)  # not until the file is there: the time is read after that
-    assert (tmp_path / "x.png").exists()
-    assert not painter.ready()
-    now[0] = 2.0 + 17.9
-    assert not painter.ready()
-    now[0] = 2.0 + 18.0
-    until(painter.ready)
-    painter.close(None)
-
-
-def test_the_last_snapshot_is_always_drawn(tmp_path: Path, monkeypatch) -> None:
-    titles = []
-
-    def note(each: Snapshot) -> Figure:
-        titles.append(each.title)
-        return Figure()
-
-    monkeypatch.setattr(figure, "draw", note)
-    painter = Painter(tmp_path / "x.png")
-    painter.draw(Snapshot("first", 20, {"greedy": rows([])}, None))
-    painter.close(Snapshot("last", 20, {"greedy": rows([])}, None))
-    assert titles == ["first", "last"]
-    assert not any(thread.name.startswith("figure") for thread in threading.enumerate())
-
-
-def test_a_failed_drawing_is_survived(tmp_path: Path, caplog) -> None:
-    painter = Painter(tmp_path / "nowhere" / "x.png", clock=lambda: 0.0)
-    painter.draw(snapshot())
-    until(lambda: painter.ready() or "not drawn" in caplog.text)
-    painter.close(snapshot())
-    assert caplog.text.count("figure not drawn") == 2

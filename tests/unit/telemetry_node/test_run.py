@@ -67,7 +67,7 @@ def test_the_figure_is_drawn_after_every_other_episode_unless_told_otherwise(tmp
         if every:
             settings = msgspec.structs.replace(settings, figure_every=every)
         painter = Painter()
-        monkeypatch.setattr("soulsai.telemetry_node.figure.Painter", lambda _, p=painter: p)
+        monkeypatch.setattr("soulsai.telemetry_node.painter.Painter", lambda _, p=painter: p)
         run = FollowedRun(tmp_path / str(every), spec, settings)
         for number in range(1, 7):
             one = msgspec.structs.replace(EPISODE, episode=number, env_steps=4 * number)
