@@ -1,6 +1,8 @@
 """A run with an evaluator: what it finds, and that its death costs the run nothing."""
 
 import json
+import re
+from pathlib import Path
 
 import av
 import msgspec
@@ -9,6 +11,8 @@ import pytest
 from soulsai.evaluations.record import Evaluations, read_state
 from tests.system.train_cases import CARTPOLE, PATIENCE, TERMINATE, Training, soulsai, until
 
+pytestmark = pytest.mark.timeout(900)  # a whole run, and an evaluator that gives way to all
+ROOT = Path(__file__).parents[2]
 EVALUATED = (
     *CARTPOLE,
     *("--set", "evaluate.every=1"),
@@ -54,6 +58,15 @@ def test_the_best_can_be_seen(evaluated):
     trace = msgspec.json.decode((folder / "episode-2000000.json").read_bytes())
     assert trace["frames"] == frames == len(trace["rewards"]) + 1
     assert sum(trace["rewards"]) == evaluations.best.returns[0], "the same episode, with pictures"
+
+
+def test_every_file_of_a_run_is_explained(evaluated):
+    page = (ROOT / "docs" / "quickstart.md").read_text()
+    table = page.partition("## What a run leaves")[2].partition("\n## ")[0]
+    explained = set(re.findall(r"`([\w.]+)", table))
+    left = {path.name for path in evaluated.iterdir()}
+    assert left >= {"config.json", "evaluations"}
+    assert left - explained == set()
 
 
 def test_an_evaluator_that_is_killed_comes_back_and_the_run_goes_on(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 
 from soulsai.config.schema import WebSettings
 from soulsai.types import Pardon, Promote, Purge
+from tests.contract.evaluation_cases import write_evaluations
 from tests.contract.web_cases import (
     LIVE,
     Browser,
@@ -322,3 +323,26 @@ def test_episodes_that_a_person_took_over_are_drawn_apart(few, opened):
     rows = Browser(url).get("/api/v1/series?metrics=reward&kind=intervened")
     assert len(rows) == 3
     page.get_by_role("heading", name="Env steps chosen by a person").wait_for()
+
+
+def test_the_best_model_is_named_and_what_it_is_the_mean_of(tmp_path, opened):
+    live = write_run(tmp_path, LIVE, 200)
+    write_evaluations(live, count=10, recorded=1)
+    server = MemoryServer()
+    with training(server), telemetry(settings(tmp_path), server) as url:
+        page = opened(url, patient=True)
+        page.get_by_text("best model 220, mean of 8 evaluation episodes").wait_for()
+        page.goto(f"{url}/#/models")
+        on = page.get_by_role("button", name="Episode: step on")
+        on.wait_for()
+        assert on.evaluate("button => getComputedStyle(button, '::before').content") == "none"
+
+
+def test_the_table_of_clients_fits_beside_its_buttons(tmp_path, opened):
+    write_run(tmp_path, LIVE, 200)
+    server = MemoryServer()
+    with training(server), telemetry(settings(tmp_path), server, Door()) as url:
+        page = opened(f"{url}/#/clients", patient=True)
+        page.get_by_role("button", name="Revoke client-1").wait_for()
+        table = page.get_by_role("region", name="Table of clients")
+        assert table.evaluate("region => region.scrollWidth <= region.clientWidth")

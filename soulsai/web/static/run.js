@@ -58,17 +58,24 @@ export function run(context) {
   return { element, update, recolour: () => { main.redraw(); rest.redraw(); }, close: () => { main.close(); rest.close(); } };
 }
 
+// The score of the best model, and of what it is the mean. Ended runs have the score only.
+function bestText(best, score) {
+  if (!best) return typeof score === "number" ? `best model ${number(score)}` : "";
+  const episodes = best.evaluated ? counted(best.evaluated, "evaluation episodes") : best.greedy ? "greedy episodes" : "episodes";
+  return `best model ${number(best.score)}, mean of ${episodes}`;
+}
+
 function figures(context) {
   const label = h("p", { class: "label" });
   const value = h("span", { class: "value" });
   const trend = h("span", { class: "trend", title: "against the mean of as many episodes before these" });
-  const best = h("span", {});
+  const best = h("p", { class: "faint" });
   const steps = h("span", { class: "strong" });
   const left = h("span", { class: "faint" });
   const bar = h("progress", { max: 1, value: 0, "aria-label": "env steps of those planned" });
   const tiles = h("dl", { class: "tiles" });
   const element = h("section", { class: "card hero", "aria-label": "Where it stands" },
-    h("div", { class: "headline" }, label, h("p", {}, value, trend), h("p", { class: "faint" }, "best mean of telemetry.window episodes ", best)),
+    h("div", { class: "headline" }, label, h("p", {}, value, trend), best),
     h("div", { class: "progress" }, h("p", { class: "row spread" }, steps, left), bar, tiles));
   const fields = new Map();
   const tile = (name, text, warn) => {
@@ -90,7 +97,7 @@ function figures(context) {
     const slope = status.reward_trend;
     say(trend, slope === null || slope === undefined ? "" : `${slope >= 0 ? "▲" : "▼"} ${number(Math.abs(slope))}`);
     trend.className = `trend ${slope >= 0 ? "up" : "down"}`;
-    say(best, number(head?.best?.score ?? row?.best));
+    say(best, bestText(head?.best, row?.best));
     const total = status.max_env_steps;
     say(steps, `${count(status.env_steps)}${total ? ` of ${count(total)}` : ""} env steps`);
     const rate = status.env_steps_per_second;
@@ -141,15 +148,17 @@ function reward(context, changed) {
     });
     entries.push(h("li", { hidden: kind === "intervened" }, button)); // shown with the first of them
     return entries[i];
-  }), h("li", {}, h("span", { class: "key" }, h("i", { class: "star" }, "★"), "best average")));
+  }), h("li", {}, h("span", { class: "key" }, h("i", { class: "star" }, "★"), "best model")));
   const element = h("section", { class: "card", "aria-labelledby": "reward-title" },
     h("div", { class: "row spread" }, h("h2", { id: "reward-title" }, "Reward per episode"), readout),
     h("div", { class: "row tools" }, axes, h("label", { class: "range" }, "Mean of ", smoothing, h("span", {}, span, " episodes")), h("label", { class: "check" }, dots, "Single episodes")),
     stage, h("div", { class: "row spread" }, legend,
       h("div", { class: "row" }, note, h("button", { class: "quiet", type: "button", onclick: () => chart?.save("reward.png") }, "PNG"), csv, figure)));
 
+  let starred; // the time of the best model that the chart shows
   const marks = () => {
     const best = context.head?.best;
+    starred = best?.time;
     if (!best?.env_steps) return [];
     const x = { env_steps: best.env_steps, episode: best.episodes, time: best.time, relative: undefined }[choice.x];
     return [{ x, y: best.score }];
@@ -198,7 +207,7 @@ function reward(context, changed) {
     if (!head || !feeds?.length) return;
     const mine = feeds;
     const fresh = await Promise.all(mine.map((feed) => feed.more()));
-    if (feeds === mine && fresh.some(Boolean)) draw();
+    if (feeds === mine && (fresh.some(Boolean) || head.best?.time !== starred)) draw();
   };
   const redraw = () => chart?.draw();
   return { element, restart, update, redraw, close: () => { feeds = null; chart?.close(); chart = null; } };
