@@ -80,7 +80,8 @@ class VideoWriter:
         self._fps = fps
         self._most_frames = max(1, int(limits.seconds * fps))
         self._seconds, self._megabytes = limits.seconds, limits.megabytes
-        self._file = _BoundedFile(self._part)
+        self._bytes = 0  # of the encoded frames; the file gets them in portions of some seconds
+        self._file = _VideoFile(self._part)
         self._container: Any = None
         self._stream: Any = None
 
@@ -107,7 +108,7 @@ class VideoWriter:
             return
         if self.frames >= self._most_frames:
             self.cut = f"cut after {self._seconds:g} s"
-        elif self._file.size > self._megabytes * 1e6:
+        elif self._bytes > self._megabytes * 1e6:
             self.cut = f"cut after {self._megabytes:g} MB"
         else:
             self._encode(_picture(frame, caption))
@@ -139,6 +140,7 @@ class VideoWriter:
                 self._open(av, picture)
             image = av.VideoFrame.from_ndarray(picture, format="rgb24")
             for packet in self._stream.encode(image):
+                self._bytes += packet.size
                 self._container.mux(packet)
         except (ValueError, av.error.FFmpegError) as error:
             if isinstance(error, OSError) and self._file.fault is not None:
@@ -156,12 +158,11 @@ class VideoWriter:
         self._stream.codec_context.thread_count = 1
 
 
-class _BoundedFile(RawIOBase):
-    """A file that knows its size and remembers the error that ended it."""
+class _VideoFile(RawIOBase):
+    """A file that remembers the error that ended it."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self.size = 0
         self.fault: OSError | None = None
         self.name = str(path)
         self._inner = path.open("wb", buffering=0)
@@ -175,7 +176,6 @@ class _BoundedFile(RawIOBase):
         except OSError as error:
             self.fault = error
             raise
-        self.size = max(self.size, self._inner.tell())
         return len(data)
 
     def seek(self, place: int, whence: int = 0, /) -> int:
