@@ -233,13 +233,13 @@ function others(context) {
     await Promise.all(groups.map((one) => one.load()));
     groups.forEach((one, i) => { sections[i].hidden = one.empty; });
   };
-  let samples = 0;
+  let listed = performance.now(); // when it was asked which metrics there are
   const update = async (head) => {
     if (!head) return;
     await Promise.all(groups.map((one) => one.update()));
     groups.forEach((one, i) => { sections[i].hidden = one.empty; });
-    samples += 1;
-    if (samples % 20 === 0) {
+    if (performance.now() - listed > 5000) {
+      listed = performance.now();
       const list = (await get("metrics", { run: context.run })).filter((metric) => !quiet.includes(metric.name));
       if (list.map((metric) => metric.name).join() !== known) await restart();
     }
