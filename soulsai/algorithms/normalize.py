@@ -152,6 +152,14 @@ class ObservationNormalizer:
         if self.statistics.update(self._observation.elements(leaves)):
             self._apply()
 
+    def settle(self) -> None:
+        """Let later observations change the statistics little: a policy is cloned by these.
+
+        Else the first ones of clients would move what the policy sees, and it would forget all.
+        """
+        if self.statistics.count:
+            self.statistics.assume(self.statistics.mean, self.statistics.inv_std)
+
     def forget(self, client: str) -> int:  # noqa: ARG002 - replay has removed its rows already
         """Recompute the statistics from replay; return 0, as no step is removed here."""
         if self._stored is not None and self._observation.normalizes:

@@ -154,6 +154,8 @@ class Experience:
         """Add whole episodes to the demonstrations, and count their statistics."""
         if self.demonstrations is not None and episodes:
             self.normalizer.update(leaves(self.demonstrations.add(episodes), "obs."))
+            if self.demonstrations.settings.clones:
+                self.normalizer.settle()
             self._grant()
 
     def ingest(self, fragments: Sequence[Fragment]) -> None:

@@ -167,6 +167,8 @@ class PPO:
         for episode in added:
             floats = self.network.observation.floats
             self.normalizer.update({name: episode.obs[name][:-1] for name in floats})
+        if self.demonstrations.settings.clones:
+            self.normalizer.settle()
         self.demonstrations.add(added)
         self._report()
 

@@ -16,6 +16,7 @@ from soulsai.algorithms.dqn import update as dqn_update
 from soulsai.algorithms.dqn.cloning import clone, conservative_penalty
 from soulsai.algorithms.dqn.learner import DQN
 from soulsai.algorithms.dqn.margin import MARGIN, large_margin_loss
+from soulsai.algorithms.normalize import ASSUMED
 from soulsai.algorithms.sac import update as sac_update
 from soulsai.algorithms.settings import DemonstrationSettings
 from soulsai.errors import ConfigError
@@ -302,6 +303,31 @@ def test_7_no_version_is_granted_before_the_policy_is_cloned(name):
     assert quotas[:-1] == [0] * (steps - 1)
     assert quotas[-1] > 0
     assert algorithm.policy.exploration.get("random", 0.0) == 0.0
+
+
+@pytest.mark.parametrize("clone_steps", [0, 5])
+def test_14_what_a_cloned_policy_sees_hardly_moves_with_the_first_experience(clone_steps):
+    """Without this, a cloned policy forgot all before its first update from experience."""
+    learner = demonstrated(clone_steps=clone_steps)
+    learner.demonstrate([episode(200)])
+    mean, inverse = learner.policy.observation.mean, learner.policy.observation.inv_std
+    before = mean.clone(), inverse.clone()
+    other = episode(200, number=1)
+    other.obs["obs"][:] = other.obs["obs"] + (3.0 / inverse).numpy()
+    learner.experience.ingest([other])
+    moved = ((mean - before[0]) * before[1]).abs().max().item()
+    if clone_steps:
+        assert moved < 0.05
+        assert torch.allclose(inverse, before[1], rtol=0.2)
+    else:
+        assert moved > 1.0
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_14_every_cloned_policy_sees_through_settled_statistics(name):
+    algorithm = make(CASES[name])
+    statistics = algorithm.parts["normalizer"].statistics
+    assert not statistics.mean.size or statistics.count == 0 or statistics.count >= ASSUMED
 
 
 @pytest.mark.parametrize("name", SHOWN)
