@@ -43,7 +43,6 @@ from soulsai.algorithms.settings import DemonstrationSettings
 from soulsai.replay.ring import Batch
 from soulsai.types import Fragment, Metrics, Spec, zeros
 
-CLONED_TEMPERATURE = 0.1  # of the initial temperature: a cloned policy need not find all anew
 GAUSSIAN_ENTROPY = 0.5 * math.log(2.0 * math.pi * math.e)  # of deviation 1, in nats
 METRICS_EVERY = 16  # updates; copying numbers out of torch costs time
 
@@ -129,11 +128,10 @@ class SAC:
         batch = self.experience.sample_demonstrations()
         rows = tensors(batch.rows, self._device)
         weights = torch.from_numpy(batch.weights).to(self._device)
-        self.log_temperature.fill_(math.log(CLONED_TEMPERATURE * self.config.temperature))
         critic = self.critic_step(rows, weights, self._noise(len(weights)))
         obs = self.policy.observation.parts(leaves(rows, "obs."))
         mean, log_std = self.policy.parameters_of(obs)
-        # A deviation near zero, the likeliest, would let the temperature rise until all is random.
+        # The likeliest deviation is near zero, far below the entropy that the temperature holds.
         least = self.config.entropy_per_dim - GAUSSIAN_ENTROPY
         logp = squashed_log_prob(mean, log_std.clamp_min(least), rows["action"].flatten(1))
         loss = -(weights * logp).mean()

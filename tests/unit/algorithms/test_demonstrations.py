@@ -312,7 +312,7 @@ def test_14_what_a_cloned_policy_sees_hardly_moves_with_the_first_experience(clo
     learner.demonstrate([episode(200)])
     mean, inverse = learner.policy.observation.mean, learner.policy.observation.inv_std
     before = mean.clone(), inverse.clone()
-    other = episode(200, number=1)
+    other = episode(200, client="b")
     other.obs["obs"][:] = other.obs["obs"] + (3.0 / inverse).numpy()
     learner.experience.ingest([other])
     moved = ((mean - before[0]) * before[1]).abs().max().item()
