@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from benchmarks.calls import answer, options
 from benchmarks.environments import steered_lander
-from benchmarks.experts import write_episodes
+from benchmarks.experts import write_episodes, write_mixed
 from benchmarks.figure import Figure, at_least, at_most
 from benchmarks.learning import EPISODES, FIRST_SEED, Bench, Score, run
 from benchmarks.statistics import iqm
@@ -22,6 +22,7 @@ from soulsai.runs import POLICY
 from soulsai.training_node.saving.atomic_folders import numbered
 from soulsai.types import Status
 
+MIXED = 100_000  # env steps of mixed quality
 CLONE = 2_000  # updates of behaviour cloning
 LANDER, PENDULUM, CARTPOLE = "LunarLander-v3", "Pendulum-v1", "CartPole-v1"
 STEERED = f"{steered_lander.__module__}:{steered_lander.__name__}"
@@ -85,11 +86,6 @@ class Study:
                 found.to_bar.append(math.inf if steps is None else steps)
                 found.runs.append(Path(folder))
         return played
-
-    def kept(self, target: Target) -> Target:
-        """Return a target whose runs keep their experience."""
-        folder = self.bench.saves / "kept"
-        return replace(target, overrides=(f"training.keep_experience={folder}",))
 
     def shown(self, target: Target, episodes: int) -> Target:
         """Return a target with demonstrations of what the first seed of it has learnt.
@@ -161,15 +157,13 @@ def pendulum(study: Study) -> Iterator[Figure]:
 
 def lander(study: Study) -> Iterator[Figure]:
     """Yield the env steps to the bar of dqn with 20 demonstrated episodes, against none."""
-    alone = study.kept(LANDER_ALONE)
-    both = study.in_turns(lambda: alone, lambda: study.shown(alone, 20))
+    both = study.in_turns(lambda: LANDER_ALONE, lambda: study.shown(LANDER_ALONE, 20))
     yield _compared("LunarLander, dqn, 20 episodes", both, LANDER_LIMIT)
 
 
 def interventions(study: Study) -> Iterator[Figure]:
     """Yield the same with a scripted expert who takes over on 2 of 8 clients, and the ledger."""
-    alone = study.kept(LANDER_ALONE)
-    both = study.in_turns(lambda: alone, lambda: LANDER_STEERED)
+    both = study.in_turns(lambda: LANDER_ALONE, lambda: LANDER_STEERED)
     yield _compared("LunarLander, dqn, 10 % taken over on 2 of 8 clients", both, STEERED_LIMIT)
     statuses = [_status(folder) for folder in both[1].runs]
     counted = sum(status.env_steps for status in statuses)
@@ -191,11 +185,10 @@ def _missing(status: Status) -> int:
 
 def offline(study: Study) -> Iterator[Figure]:
     """Yield by how much a policy learnt from mixed data alone exceeds the mean of the data."""
-    alone, saves = study.kept(LANDER_ALONE), study.bench.saves
+    saves = study.bench.saves
     data = saves / "demonstrations" / "mixed-v0"
     if not data.exists():
-        source = study.score(alone, study.seeds[0]).runs[0]
-        answer("export", source, *options({"--out": data}))
+        write_mixed(LANDER, MIXED, data)
     above, each = [], []
     for seed in study.seeds:
         named = {"--env": LANDER, "--data": data, "--seed": seed, "--saves": saves}

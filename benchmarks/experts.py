@@ -59,6 +59,44 @@ class _Scripted:
         return np.asarray(self._expert(rows["obs"], self._env))
 
 
+class _Mixed(_Scripted):
+    """An expert who acts at random in a share of the steps, which each episode draws anew."""
+
+    steps = 0
+
+    def __init__(self, expert: Expert, env: Any) -> None:
+        super().__init__(expert, env)
+        self._rng = np.random.default_rng(0)
+        self._share = 0.0
+
+    def begin(self) -> None:
+        """Draw the share."""
+        self._share = self._rng.random()
+
+    def choose(self, rows: dict[str, Array]) -> Array:
+        """Return the expert's action, or a random choice."""
+        self.steps += 1
+        if self._rng.random() < self._share:
+            return np.array(self._rng.integers(self._env.action_space.n))
+        return super().choose(rows)
+
+
+def write_mixed(id: str, steps: int, out: Path) -> float:
+    """Write episodes of mixed quality as a data set of Minari; return their mean reward.
+
+    Args:
+        id: The environment, which takes choices.
+        steps: The least env steps.
+        out: A new folder.
+    """
+    environment, raw = open_recorded(EnvironmentSettings(id=id), ClientSettings(), pictures=False)
+    mixed = _Mixed(EXPERTS[id], raw)
+    found = record(environment, mixed, episodes=steps, seed=0, stopped=lambda: mixed.steps >= steps)
+    environment.close()
+    write(found, out, "minari")
+    return float(np.mean([episode.total for episode in found.episodes]))
+
+
 def write_episodes(id: str, episodes: int, out: Path) -> float:
     """Write episodes of an expert as a data set of Minari; return their mean reward.
 

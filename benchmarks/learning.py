@@ -172,14 +172,23 @@ def _trained(chosen: Target, words: list[str], seed: int, bench: Bench) -> dict[
 
 
 def evaluations(run: Path, environment: str) -> list[tuple[int, float]]:
-    """Return env steps and scores of all checkpoints of a run, oldest first."""
-    curve = []
+    """Return env steps and scores of checkpoints of a run, oldest first.
+
+    Of those at one env step, of which there are many while a policy is cloned, the last counts.
+    """
+    policies = {}
     for folder in numbered(run / "checkpoints"):
         policy = folder / POLICY
-        _, card = Actor.from_file(policy)
-        played = evaluate(policy, episodes=ALONG_EPISODES, seed=FIRST_SEED, environment=environment)
-        curve.append((card.env_steps, played.mean))
-    return curve
+        policies[Actor.from_file(policy)[1].env_steps] = policy
+    return [
+        (
+            steps,
+            evaluate(
+                policy, episodes=ALONG_EPISODES, seed=FIRST_SEED, environment=environment
+            ).mean,
+        )
+        for steps, policy in policies.items()
+    ]
 
 
 def finite(number: float) -> float | None:
