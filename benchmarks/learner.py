@@ -24,7 +24,7 @@ from soulsai.algorithms.sac.settings import SACSettings
 from soulsai.errors import ConfigError
 from soulsai.types import ActionSpec, Fragment, Leaf, Spec
 
-DQN_LIMIT, SAC_LIMIT = 3.0, 2.0  # times the peer
+DQN_LIMIT, SAC_LIMIT = 3.0, 1.5  # times the peer; SAC: 1.56 to 2.72 were seen
 OBS, ACTIONS = 8, 4  # LunarLander's
 AXES = 2  # of its continuous actions
 STORED = 20_000  # rows in either replay

@@ -1,4 +1,4 @@
-"""Experience of Atari's size, measured: bytes per transition, and the time of a batch."""
+"""Replay measured: bytes per transition of pictures and vectors, and the time of a batch."""
 
 import time
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ from benchmarks.figure import Figure, at_most, beside
 from soulsai.algorithms.n_step_returns import NStepReturns, transition_columns
 from soulsai.frame_stacks import FrameStack
 from soulsai.replay.prioritized import PrioritizedReplay
+from soulsai.replay.ring import Ring
 from soulsai.types import (
     PROTOCOL,
     ActionSpec,
@@ -29,6 +30,7 @@ CAPACITY, STEPS, EPISODE = 20_000, 30_000, 960  # more steps than rows: it is fu
 FRAGMENT, BATCH = 64, 64
 ROUNDS = 300
 BYTES, SECONDS = 8192.0, 0.5e-3
+VECTOR, SHARED = 74, 0.6  # numbers, and the share of a replay with copies
 
 
 def measure() -> Iterator[Figure]:
@@ -61,6 +63,27 @@ def measure() -> Iterator[Figure]:
     copied = _copying() * 1e3
     yield beside(f"{what}, a batch of 64, fastest", min(times) * 1e3, "ms", copied)
     yield beside(f"{what}, taking a step in", spent / STEPS * 1e6, "us", 1e3)
+    once, copied = (_vector_bytes(shared=shared) for shared in (True, False))
+    yield at_most(f"replay: {VECTOR} numbers, memory per transition", once, "B", SHARED * copied)
+
+
+def _vector_bytes(*, shared: bool) -> float:
+    """Return the bytes that a transition of vectors takes in the columns of replay.
+
+    Args:
+        shared: Whether each observation is kept once.
+    """
+    spec = Spec({"obs": Leaf((VECTOR,), "<f4")}, ActionSpec("discrete", sizes=(6,)))
+    ring = Ring(CAPACITY, transition_columns(spec), shared=shared)
+    returns, rng = NStepReturns(spec, n=3, gamma=0.99), np.random.default_rng(0)
+    for first in range(0, STEPS, FRAGMENT):
+        seen = rng.normal(size=(FRAGMENT + 1, VECTOR)).astype(np.float32)
+        fragment = _fragment({"obs": seen}, first, rng)
+        ring.append(returns.assemble([fragment]))
+    total = sum(column.nbytes for column in ring.columns.values())
+    if ring.next is not None:
+        total += ring.next.places.nbytes + ring.next.behind * seen[0].nbytes
+    return total / len(ring)
 
 
 def _fragments() -> Iterator[Fragment]:
@@ -71,20 +94,25 @@ def _fragments() -> Iterator[Fragment]:
         old = frames[-4:] if start else rng.integers(256, size=(4, 84, 84), dtype=np.uint8)
         new = rng.integers(256, size=(FRAGMENT, 84, 84), dtype=np.uint8)
         frames = np.concatenate((old, new))
-        yield Fragment(
-            client="bench",
-            epoch=1,
-            episode=first // EPISODE,
-            start=start,
-            clock=first,
-            generation=1,
-            version=1,
-            obs={"obs": STACK.rolled(frames)},
-            action=rng.integers(6, size=FRAGMENT).astype(np.uint8),
-            reward=np.zeros(FRAGMENT, np.float32),
-            terminated=start + FRAGMENT == EPISODE,
-            truncated=False,
-        )
+        yield _fragment({"obs": STACK.rolled(frames)}, first, rng)
+
+
+def _fragment(obs: dict[str, Array], first: int, rng: np.random.Generator) -> Fragment:
+    start = first % EPISODE
+    return Fragment(
+        client="bench",
+        epoch=1,
+        episode=first // EPISODE,
+        start=start,
+        clock=first,
+        generation=1,
+        version=1,
+        obs=obs,
+        action=rng.integers(6, size=FRAGMENT).astype(np.uint8),
+        reward=np.zeros(FRAGMENT, np.float32),
+        terminated=start + FRAGMENT == EPISODE,
+        truncated=False,
+    )
 
 
 def _copying() -> float:
