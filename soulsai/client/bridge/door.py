@@ -4,6 +4,7 @@ The first bytes decide: ``GET`` begins a WebSocket, a zero byte the length of a 
 big-endian), and anything else a line of JSON.
 """
 
+import functools
 import ipaddress
 import re
 import socket
@@ -156,7 +157,7 @@ class LineConnection(_Link):
 
     def decode(self, data: bytes, kind: Any) -> Any:
         """Return the message in a line."""
-        return msgspec.json.decode(data, type=kind)
+        return _decoder(msgspec.json.Decoder, kind).decode(data)
 
 
 class FrameConnection(_Link):
@@ -185,7 +186,7 @@ class FrameConnection(_Link):
 
     def decode(self, data: bytes, kind: Any) -> Any:
         """Return the message in a frame."""
-        return msgspec.msgpack.decode(data, type=kind)
+        return _decoder(msgspec.msgpack.Decoder, kind).decode(data)
 
 
 class WebSocketConnection(_Link):
@@ -266,7 +267,14 @@ class WebSocketConnection(_Link):
 
     def decode(self, data: bytes, kind: Any) -> Any:
         """Return the content of a message."""
-        return (msgspec.msgpack if self._is_binary else msgspec.json).decode(data, type=kind)
+        decoder = msgspec.msgpack.Decoder if self._is_binary else msgspec.json.Decoder
+        return _decoder(decoder, kind).decode(data)
+
+
+@functools.cache
+def _decoder(form: Any, kind: Any) -> Any:
+    """Return the decoder of a type; without one, msgspec resolves the type for each message."""
+    return form(kind)
 
 
 def _is_loopback(host: str) -> bool:
