@@ -51,7 +51,7 @@ _COMMANDS = 64  # taken per call
 _BLOCK_SECONDS = 0.25  # per command: a stop is noticed within that time
 _READ_BYTES = 8 * 2**20  # expected at most per command; the server permits replies of 32 MB
 _READ_ENTRIES = 16  # at most, per client and call; larger reads are not faster
-_UNKNOWN_STREAMS = 3  # read per call; an entry of an unknown client may have 8 MB
+_UNKNOWN_STREAMS = 3  # read per command; an entry of an unknown client may have 8 MB
 _STREAM_BYTES = (
     128 * 2**20
 )  # of entries that were read, per client, until a checkpoint deletes them
@@ -197,12 +197,14 @@ class TrainingRole:
     def _read(self, after: Mapping[str, Position], block: float) -> list[Entry]:
         """Read without waiting, then wait up to ``block`` seconds for one entry of a stream."""
         unknown = [client for client in after if client not in self._streams]
-        for client in unknown[:_UNKNOWN_STREAMS]:
-            self._streams[client] = StreamSize()
         entries: list[Entry] = []
         after, left = dict(after), _READ_BYTES
-        streams = self._streams
-        while streams and left > 0:
+        self._noted(unknown[:_UNKNOWN_STREAMS])
+        streams, unknown = self._streams, unknown[_UNKNOWN_STREAMS:]
+        while (streams or unknown) and left > 0:
+            if not streams:  # all that are known are read: a few of the others
+                streams = self._noted(unknown[:_UNKNOWN_STREAMS])
+                unknown = unknown[_UNKNOWN_STREAMS:]
             batch = self._take(read_groups(streams), after)
             entries += batch
             after |= {entry.client: entry.position for entry in batch}
@@ -212,6 +214,12 @@ class TrainingRole:
         if entries or block <= 0 or len(self._streams) < len(after):
             return entries
         return self._take([(1, list(after))], after, ("BLOCK", max(1, int(block * 1000))))
+
+    def _noted(self, clients: Iterable[str]) -> "dict[str, StreamSize]":
+        """Return new streams, of whose entries the first reply will tell the size."""
+        streams = {client: StreamSize() for client in clients}
+        self._streams |= streams
+        return streams
 
     def _take(
         self,

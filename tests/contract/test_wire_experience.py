@@ -325,6 +325,18 @@ def test_the_bytes_of_a_stream_that_were_read_are_bounded(wire, node, monkeypatc
     assert not node.bound(["c1", "c2"], 100)
 
 
+def test_many_streams_that_are_new_are_found_within_few_reads(wire, node):
+    names = [f"c{number}" for number in range(60)]
+    for name in names:
+        wire.client(name).hello(HELLO)
+    after, found = dict.fromkeys(names, START), []
+    for _ in range(2):
+        entries = node.read(after, 0.0)
+        found += [entry.client for entry in entries]
+        after |= {entry.client: entry.position for entry in entries}
+    assert sorted(found) == sorted(names)
+
+
 def test_of_many_streams_each_look_bounds_those_that_may_be_long_and_some_others(
     wire, node, monkeypatch
 ):
