@@ -160,8 +160,8 @@ MUTATIONS = (
     Mutation(
         "invalid actions, at random",
         "heads.py",
-        "drawn = best_choices(action_spec.sizes, rng.random(q.shape), mask)",
-        "drawn = best_choices(action_spec.sizes, rng.random(q.shape), None)",
+        "action = best_choices(action_spec.sizes, rng.random(q.shape), mask)",
+        "action = best_choices(action_spec.sizes, rng.random(q.shape), None)",
     ),
     Mutation(
         "a gradient through invalid choices",
