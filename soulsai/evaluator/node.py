@@ -85,7 +85,7 @@ class EvaluatorNode:
         finished = tuple(self._evaluations.models)[-MOST_FINISHED:]
         self._state = EvaluatorState(now(), every=self._every, finished=finished)
         self._state_due = -float("inf")
-        self._retry_at = -float("inf")
+        self._rests_until = -float("inf")  # after work, or until a disk may have room again
 
     def __repr__(self) -> str:
         return f"<EvaluatorNode {self._folder.name} evaluations={self._evaluations.last}>"
@@ -94,7 +94,7 @@ class EvaluatorNode:
         """Evaluate until stopped."""
         try:
             while not self._stopped():
-                if self._clock() < self._retry_at or not self._turn():
+                if self._clock() < self._rests_until or not self._turn():
                     self._pause()
         except JobStopped:
             pass
@@ -109,14 +109,17 @@ class EvaluatorNode:
         model = next_model(self._folder, done, self._every)
         if model is None:
             return False
+        began = self._clock()
         try:
             self._evaluate(model)
         except JobFailed as failure:
             self._failed(model, failure)
         except OSError as error:
             self._fault(f"not evaluated: {error.filename or self._folder}: {error.strerror}")
-            self._retry_at = self._clock() + RETRY_SECONDS
+            self._rests_until = self._clock() + RETRY_SECONDS
             return True
+        now = self._clock()
+        self._rests_until = now + rest_after(now - began, self._settings.share)
         finished = (*self._state.finished, model.model)[-MOST_FINISHED:]
         self._say(msgspec.structs.replace(self._state, finished=finished))
         return True
@@ -351,6 +354,11 @@ class EvaluatorNode:
         """The index of the first environment here; the run's own clients play those before."""
         config = self._config
         return config.run.clients * config.environment.offer.count + config.client.number
+
+
+def rest_after(seconds: float, share: float) -> float:
+    """Return the seconds of rest after seconds of work, so that work has a share of the time."""
+    return seconds * (1.0 / share - 1.0)
 
 
 def _score(metric: str, episode: Episode, measured: dict[str, float]) -> float:

@@ -106,6 +106,26 @@ def test_only_the_newest_of_several_checkpoints_is_played(place):
     assert [line.model for line in place.run()] == ["000003"]
 
 
+@pytest.mark.parametrize(("share", "rest"), [(0.25, 60.0), (0.5, 20.0), (1.0, 0.0)])
+def test_it_rests_after_work_so_that_work_has_its_share_of_the_time(tmp_path, share, rest):
+    place = Place(tmp_path / "run", share=share)
+    begins, play = [], place.play
+
+    def work(order, stop):
+        if isinstance(order, PlayOrder):
+            begins.append(place.time)
+            if len(begins) == 1:
+                place.save(1, 1)
+        place.time += 10.0  # plays for that long, and as long records the first one
+        return play(order, stop)
+
+    place.play = work
+    place.save(0, 1)
+    place.run(turns=2000)
+    work_seconds = 20.0  # of the first model
+    assert begins[1] - begins[0] == pytest.approx(work_seconds + rest, abs=2.0)
+
+
 def test_every_other_checkpoint_is_played_if_told_so(tmp_path):
     place = Place(tmp_path / "run", every=2)
     for number in range(4):
@@ -208,7 +228,7 @@ def test_a_full_disk_is_waited_for(place, monkeypatch):
         place.run()
         assert read_state(place.folder).fault == "not evaluated: x: No space left on device"
         assert len(place.played) == 1, "it rests before it tries again"
-    assert [line.model for line in place.run(turns=400)] == ["000000"]
+    assert [line.model for line in place.run(turns=2000)] == ["000000"]
 
 
 def test_a_stop_in_an_episode_leaves_no_line(place):
