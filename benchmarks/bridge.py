@@ -11,29 +11,17 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.default_policy import RUN, default_policy
 from benchmarks.figure import Figure, at_least
-from soulsai.client.creation import make
-from soulsai.client.environment import AdaptedEnvironment
-from soulsai.config.schema import Config, RedisSettings
+from soulsai.client.probe import probe
+from soulsai.config.schema import EnvironmentSettings, RedisSettings
 from soulsai.errors import SoulsAIError
-from soulsai.training_node.onnx_export import program, weights
-from soulsai.training_node.start import build_algorithm
-from soulsai.types import (
-    OLDEST_PROTOCOL,
-    PROTOCOL,
-    Array,
-    EnvironmentOffer,
-    Program,
-    RunSpec,
-    Weights,
-)
+from soulsai.types import EnvironmentOffer, Weights
 from soulsai.wire.redis.embedded_server import EmbeddedServer
 from soulsai.wire.redis.roles import connect_training
 from soulsai.wire.secrets import server_for
-from soulsai.wire.weights import program_digest
 
 ENVIRONMENT = "CartPole-v1"
-RUN = "bench"
 GAME = Path(__file__).parents[1] / "examples" / "bridge" / "cartpole.c"
 LEAST = 10_000.0  # steps per second
 
@@ -43,30 +31,13 @@ def measure(steps: int = 100_000) -> Iterator[Figure]:
     with EmbeddedServer() as server, tempfile.TemporaryDirectory() as folder:
         redis = RedisSettings(url=server.url, secrets=str(server.secrets))
         training = connect_training(server_for("training_node", redis), "soulsai")
-        spec, graph, first = _published()
+        offer = EnvironmentOffer(ENVIRONMENT)
+        spec, graph, first = default_policy(offer, probe(EnvironmentSettings(id=ENVIRONMENT)))
         generation = training.open(spec, graph, fresh=True)
         training.publish(Weights(RUN, generation, 1, first))
         rate = _rate(redis, Path(folder), steps)
         training.close()
     yield at_least("bridge: CartPole in C over loopback", rate, "steps/s", LEAST)
-
-
-def _published() -> tuple[RunSpec, Program, dict[str, Array]]:
-    """Return the run of the default policy, its program and its weights."""
-    environment = AdaptedEnvironment(make(ENVIRONMENT, {}), ENVIRONMENT, mask_key="", masked=False)
-    policy = build_algorithm(Config(), environment.spec, seed=0).policy
-    graph = program(policy, environment.spec)
-    spec = RunSpec(
-        run=RUN,
-        protocol=PROTOCOL,
-        oldest_protocol=OLDEST_PROTOCOL,
-        environment=EnvironmentOffer(ENVIRONMENT),
-        spec=environment.spec,
-        algorithm="dqn",
-        program_sha256=program_digest(graph),
-    )
-    environment.close()
-    return spec, graph, weights(policy, graph)
 
 
 def _rate(redis: RedisSettings, folder: Path, steps: int) -> float:

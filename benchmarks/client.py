@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
+from benchmarks.default_policy import RUN, default_policy
 from benchmarks.figure import Figure, at_least, at_most
 from soulsai.client.actor import Actor
 from soulsai.client.creation import make
@@ -26,13 +27,10 @@ from soulsai.client.session import make_own
 from soulsai.client.unconfirmed import UnconfirmedEntries
 from soulsai.client.uplink import Uplink
 from soulsai.client.vector_environment import PlayableVector
-from soulsai.config.schema import Config, EnvironmentSettings, RedisSettings, WatchdogSettings
+from soulsai.config.schema import EnvironmentSettings, RedisSettings, WatchdogSettings
 from soulsai.testing import ToyEnv
 from soulsai.testing.policy import toy_run
-from soulsai.training_node.onnx_export import program, weights
-from soulsai.training_node.start import build_algorithm
 from soulsai.types import (
-    OLDEST_PROTOCOL,
     PROTOCOL,
     EnvironmentOffer,
     Hello,
@@ -45,7 +43,6 @@ from soulsai.types import (
 from soulsai.wire.redis.embedded_server import EmbeddedServer
 from soulsai.wire.redis.roles import connect_client, connect_training
 from soulsai.wire.secrets import server_for
-from soulsai.wire.weights import program_digest
 
 ENVIRONMENT = "LunarLander-v3"
 CLIENT = "bench"
@@ -82,22 +79,12 @@ def measure(steps: int = 100_000) -> Iterator[Figure]:
     """Yield the price of a step, with a real server and the real background thread."""
     timed = Timed(make(ENVIRONMENT, {}))
     environment = AdaptedEnvironment(timed, ENVIRONMENT, mask_key="", masked=False)
-    policy = build_algorithm(Config(), environment.spec, seed=0).policy
-    graph = program(policy, environment.spec)
-    spec = RunSpec(
-        run=CLIENT,
-        protocol=PROTOCOL,
-        oldest_protocol=OLDEST_PROTOCOL,
-        environment=EnvironmentOffer(ENVIRONMENT),
-        spec=environment.spec,
-        algorithm="dqn",
-        program_sha256=program_digest(graph),
-    )
+    spec, graph, arrays = default_policy(EnvironmentOffer(ENVIRONMENT), environment.spec)
     with EmbeddedServer() as server:
         redis = RedisSettings(url=server.url, secrets=str(server.secrets))
         training = connect_training(server_for("training_node", redis), "soulsai")
         generation = training.open(spec, graph, fresh=True)
-        first = Weights(CLIENT, generation, 1, weights(policy, graph))
+        first = Weights(RUN, generation, 1, arrays)
         training.publish(first)
         seconds = play(redis, spec, graph, [environment], steps).cpu
         training.close()
@@ -207,17 +194,7 @@ def _small(count: int, steps: int = SMALL_STEPS) -> float:
     """Return the seconds of a random step of small environments in one client, with its policy."""
     offer = EnvironmentOffer(SMALL, count=count)
     spec = probe(EnvironmentSettings(id=SMALL))
-    policy = build_algorithm(Config(), spec, seed=0).policy
-    graph = program(policy, spec)
-    run = RunSpec(
-        run=CLIENT,
-        protocol=PROTOCOL,
-        oldest_protocol=OLDEST_PROTOCOL,
-        environment=offer,
-        spec=spec,
-        algorithm="dqn",
-        program_sha256=program_digest(graph),
-    )
+    run, graph, arrays = default_policy(offer, spec)
     limits, rng = WatchdogSettings(), random.Random(0)
     environments = [
         InProcessEnvironment(lambda _: make_own(SMALL, offer, spec), limits, rng=rng)
@@ -227,8 +204,7 @@ def _small(count: int, steps: int = SMALL_STEPS) -> float:
         redis = RedisSettings(url=server.url, secrets=str(server.secrets))
         training = connect_training(server_for("training_node", redis), "soulsai")
         generation = training.open(run, graph, fresh=True)
-        arrays = weights(policy, graph)
-        training.publish(Weights(CLIENT, generation, 1, arrays, exploration={"random": 1.0}))
+        training.publish(Weights(RUN, generation, 1, arrays, exploration={"random": 1.0}))
         spent = play(redis, run, graph, environments, steps).cpu
         training.close()
     return spent / steps
@@ -279,7 +255,7 @@ def _side_by_side(steps: int = 400) -> float:
         training = connect_training(server_for("training_node", redis), "soulsai")
         stack.callback(training.close)
         generation = training.open(run, graph, fresh=True)
-        training.publish(Weights(CLIENT, generation, 1, arrays))
+        training.publish(Weights(RUN, generation, 1, arrays))
         environments = []
         for _ in range(SIDE_BY_SIDE):
             environment = IsolatedEnvironment(

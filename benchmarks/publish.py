@@ -10,28 +10,24 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from benchmarks.default_policy import RUN, default_policy
 from benchmarks.figure import Figure, at_most
 from soulsai.client.player_link import Outbox, PlayerProgress
 from soulsai.client.probe import probe
 from soulsai.client.unconfirmed import UnconfirmedEntries
 from soulsai.client.uplink import Uplink
-from soulsai.config.schema import Config, EnvironmentSettings, RedisSettings
+from soulsai.config.schema import EnvironmentSettings, RedisSettings
 from soulsai.errors import SoulsAIError
-from soulsai.training_node.onnx_export import program, weights
-from soulsai.training_node.start import build_algorithm
 from soulsai.types import (
-    OLDEST_PROTOCOL,
     PROTOCOL,
     EnvironmentOffer,
     Episode,
     Hello,
-    RunSpec,
     Weights,
 )
 from soulsai.wire.redis.embedded_server import EmbeddedServer
 from soulsai.wire.redis.roles import connect_client, connect_training
 from soulsai.wire.secrets import server_for
-from soulsai.wire.weights import program_digest
 
 ENVIRONMENT = "LunarLander-v3"
 CLIENT = "bench"
@@ -54,18 +50,8 @@ def measure(versions: int = VERSIONS) -> Iterator[Figure]:
 def _delays(versions: int) -> list[float]:
     """Return the seconds from each publication to the version's use."""
     spec = probe(EnvironmentSettings(id=ENVIRONMENT))
-    policy = build_algorithm(Config(), spec, seed=0).policy
-    graph = program(policy, spec)
-    run = RunSpec(
-        run=CLIENT,
-        protocol=PROTOCOL,
-        oldest_protocol=OLDEST_PROTOCOL,
-        environment=EnvironmentOffer(ENVIRONMENT),
-        spec=spec,
-        algorithm="dqn",
-        program_sha256=program_digest(graph),
-        heartbeat_seconds=HEARTBEAT_SECONDS,
-    )
+    offer = EnvironmentOffer(ENVIRONMENT)
+    run, graph, arrays = default_policy(offer, spec, heartbeat_seconds=HEARTBEAT_SECONDS)
     rng, delays = random.Random(0), list[float]()
     outbox, progress = Outbox(64_000_000, time.monotonic), PlayerProgress()
     with EmbeddedServer() as server:
@@ -74,18 +60,17 @@ def _delays(versions: int) -> list[float]:
         generation = training.open(run, graph, fresh=True)
         wire = connect_client(server_for("client", redis), "soulsai", CLIENT)
         wire.spec()
-        position = wire.hello(Hello(CLIENT, PROTOCOL, CLIENT, ENVIRONMENT, 1, run.crc))
+        position = wire.hello(Hello(RUN, PROTOCOL, CLIENT, ENVIRONMENT, 1, run.crc))
         with Uplink(
             wire, run, graph, outbox, progress, position=position, rng=rng,
             unconfirmed=UnconfirmedEntries(),
         ) as uplink:  # fmt: skip
-            arrays = weights(policy, graph)
             for version in range(1, versions + 1):
                 time.sleep(PAUSE_SECONDS * rng.random())
                 if rng.random() < 0.5:  # the player's wake
                     uplink.send(Episode(generation, 0, version, 1.0, 10, 1.0, True, False, 0.0))
                 began = time.monotonic()
-                training.publish(Weights(CLIENT, generation, version, arrays))
+                training.publish(Weights(RUN, generation, version, arrays))
                 _await(uplink, version, began)
                 delays.append(time.monotonic() - began)
         wire.close()

@@ -124,5 +124,5 @@ def _mebibytes(process: psutil.Process) -> float:
 
 
 def _cpu_seconds(processes: list[psutil.Process]) -> float:
-    spent = [process.cpu_times() for process in processes if process.isrunning()]
+    spent = [process.cpu_times() for process in processes if process.is_running()]
     return float(sum(times.user + times.system for times in spent))

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from msgspec import Struct
 
+from benchmarks.default_policy import run_of
 from benchmarks.figure import Figure, at_least, at_most
 from soulsai.algorithms.base import Algorithm
 from soulsai.algorithms.dqn.settings import DQNSettings
@@ -19,12 +20,10 @@ from soulsai.training_node.admission import Admission
 from soulsai.training_node.onnx_export import program
 from soulsai.training_node.start import build_algorithm
 from soulsai.types import (
-    OLDEST_PROTOCOL,
     PROTOCOL,
     EnvironmentOffer,
     Fragment,
     Hello,
-    Program,
     RunSpec,
     zeros,
 )
@@ -34,7 +33,6 @@ from soulsai.wire.redis.connection import RedisConnection
 from soulsai.wire.redis.embedded_server import EmbeddedServer
 from soulsai.wire.redis.roles import connect_client, connect_training
 from soulsai.wire.secrets import server_for
-from soulsai.wire.weights import program_digest
 
 ENVIRONMENT = "LunarLander-v3"
 CLIENT = "bench"
@@ -67,7 +65,8 @@ def measure(transitions: int = 300_000) -> Iterator[Figure]:
     config = Config(dqn=DQNSettings(learning_starts=10**9, capacity=200_000))
     algorithm = build_algorithm(config, environment.spec, seed=0)
     graph = program(algorithm.policy, environment.spec)
-    spec = _run_spec(environment, graph)
+    offer = EnvironmentOffer(ENVIRONMENT)
+    spec = run_of(offer, environment.spec, graph, stream_entries=100_000)
     messages = [
         Message(encode_message(fragment, spec), len(fragment))
         for fragment in played(environment, spec, steps=20_000)
@@ -158,19 +157,6 @@ def _received(link: RedisConnection) -> int:
     stats = bytes(link.execute("INFO", "stats")).decode()
     lines = dict(line.split(":", 1) for line in stats.splitlines() if ":" in line)
     return int(lines["total_net_input_bytes"])
-
-
-def _run_spec(environment: AdaptedEnvironment, graph: Program) -> RunSpec:
-    return RunSpec(
-        run=CLIENT,
-        protocol=PROTOCOL,
-        oldest_protocol=OLDEST_PROTOCOL,
-        environment=EnvironmentOffer(ENVIRONMENT),
-        spec=environment.spec,
-        algorithm="dqn",
-        program_sha256=program_digest(graph),
-        stream_entries=100_000,
-    )
 
 
 def played(environment: AdaptedEnvironment, spec: RunSpec, steps: int) -> Iterator[Fragment]:

@@ -10,7 +10,9 @@ import numpy as np
 from gymnasium.envs.registration import find_highest_version, get_env_id, parse_env_id
 
 from soulsai.algorithms.spec_text import describe_action
+from soulsai.client.own_values import listed_only, with_own
 from soulsai.client.wrappers import check_wrappers
+from soulsai.config.schema import ClientSettings
 from soulsai.errors import ConfigError
 from soulsai.types import (
     MOST_ENVIRONMENTS,
@@ -70,6 +72,34 @@ def check_offer(
         f"the server requests the environment {offer.id!r}, which this client does not allow; "
         f"add it to client.environments in config.yaml, or name it with --env {offer.id}"
     )
+
+
+def offer_of_policy(
+    environment: EnvironmentOffer, own: ClientSettings, named: str
+) -> tuple[str, EnvironmentOffer]:
+    """Return the id and the environment of a policy's card, with the values of this machine.
+
+    A person who names the environment has chosen to play it, and allows what the card asks for.
+
+    Args:
+        environment: The environment of the card; its last stage is played.
+        own: The settings of a client on this machine.
+        named: An id named by the user, which replaces the card's; empty: the card's.
+
+    Raises:
+        ConfigError: The client does not allow it.
+    """
+    last = environment.last
+    offer = with_own(environment, listed_only(own, environment)).last
+    id = check_offer(
+        offer,
+        named=named,
+        listed=(),
+        own_kwargs=own.kwargs | (last.kwargs if named else {}),
+        own_wrappers=own.wrappers | (environment.wrappers if named else {}),
+        allowed_wrappers=own.allowed_wrappers,
+    )
+    return id, offer
 
 
 def difference(ours: Spec, theirs: Spec) -> str:

@@ -13,11 +13,11 @@ from msgspec import Struct
 
 from soulsai.client.actor import Actor
 from soulsai.client.environment import LARGEST_REWARD, PlayableEnvironment, StepResult, numbers
-from soulsai.client.environment_offer import check_offer, difference
+from soulsai.client.environment_offer import difference, offer_of_policy
 from soulsai.client.in_process import InProcessEnvironment
 from soulsai.client.isolation.environment import SLICE, IsolatedEnvironment, start
 from soulsai.client.isolation.watchdog import EnvironmentBroken
-from soulsai.client.own_values import listed_only, numbered, with_own
+from soulsai.client.own_values import numbered
 from soulsai.client.probe import SingleEnvironment, open_offer
 from soulsai.client.trial_load import try_file
 from soulsai.config import schema
@@ -93,13 +93,7 @@ def evaluate(
     if trial and policy.is_file() and policy.stat().st_size <= MOST_FILE_BYTES:
         try_file(policy)
     actor, card = Actor.from_file(policy)
-    offer = with_own(card.environment, listed_only(own, card.environment)).last
-    own_kwargs = own.kwargs | (card.environment.last.kwargs if environment else {})
-    own_wrappers = own.wrappers | (card.environment.wrappers if environment else {})
-    id = check_offer(
-        offer, named=environment, listed=(), own_kwargs=own_kwargs, own_wrappers=own_wrappers,
-        allowed_wrappers=own.allowed_wrappers,
-    )  # fmt: skip
+    id, offer = offer_of_policy(card.environment, own, environment)
     environments: list[PlayableEnvironment] = []
     try:
         for index in range(min(_SIDE_BY_SIDE, episodes)):

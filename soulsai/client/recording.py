@@ -12,9 +12,9 @@ from msgspec import Struct
 from soulsai.client.actor import Actor, Arrays
 from soulsai.client.creation import make
 from soulsai.client.environment import AdaptedEnvironment
-from soulsai.client.environment_offer import check_offer, difference
+from soulsai.client.environment_offer import difference, offer_of_policy
 from soulsai.client.episode_videos import RENDER
-from soulsai.client.own_values import listed_only, numbered, with_own
+from soulsai.client.own_values import numbered
 from soulsai.client.video import VideoFault, VideoLimits, VideoWriter
 from soulsai.config.schema import ClientSettings
 from soulsai.errors import EnvironmentFault
@@ -78,15 +78,7 @@ class RecordedPolicy:
             EnvironmentFault: It cannot be made, or not with that mode.
         """
         self.actor, self.card = Actor.from_file(policy)
-        offer = with_own(self.card.environment, listed_only(own, self.card.environment)).last
-        self.id = check_offer(
-            offer,
-            named=environment,
-            listed=(),
-            own_kwargs=own.kwargs | (self.card.environment.last.kwargs if environment else {}),
-            own_wrappers=own.wrappers | (self.card.environment.wrappers if environment else {}),
-            allowed_wrappers=own.allowed_wrappers,
-        )
+        self.id, offer = offer_of_policy(self.card.environment, own, environment)
         offer = numbered(offer, first_index)
         self.environment = _rendered(self.id, offer.kwargs, offer, self.card, mode)
         self._rng = np.random.default_rng(0)  # greedy actions do not use it

@@ -95,17 +95,15 @@ class Spool:
         Args:
             entries: Pairs of a position and its bytes, each later than all before.
         """
-        try:
-            self._append(entries)
-        except (OSError, sqlite3.Error) as error:
-            if not self._fail("cannot be written", error):
-                return False
+        for _ in range(2):
             try:
                 self._append(entries)
-            except (OSError, sqlite3.Error) as second:
-                self._fail("cannot be written", second)
-                return False
-        return True
+            except (OSError, sqlite3.Error) as error:
+                if not self._fail("cannot be written", error):
+                    break
+            else:
+                return True
+        return False
 
     def _append(self, entries: Sequence[Entry]) -> None:
         rows = [(*position, self._checksum(position, data), data) for position, data in entries]

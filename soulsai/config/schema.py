@@ -289,8 +289,8 @@ class EvaluateSettings(Struct, frozen=True, forbid_unknown_fields=True):
     # episodes of an evaluation; a model that may be a new best gets up to three times as many
     episodes: Annotated[int, Meta(ge=4, le=1000)] = 20
     seed: Natural = 2_000_000  # seed of the first one; the others follow
-    # largest share of the time at work: it rests after each model, as learning beside it is slower
-    # (by 6 % on two cores); the newest checkpoint is next
+    # largest share of the time in which it works; it rests after each model, because learning
+    # beside it is slower (by 6 % on two cores), and goes on with the newest checkpoint
     share: Annotated[float, Meta(gt=0, le=1)] = 0.3
     # a model is far worse than the best if it has lost this share of what the best has gained since
     # the first evaluation, and their intervals are as far apart

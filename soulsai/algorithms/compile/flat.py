@@ -30,7 +30,9 @@ class Moments(NamedTuple):
             old.copy_(new)
 
 
-def gradients(outputs: Tensor, slope: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def gradients(
+    outputs: Tensor, slope: Tensor | None, inputs: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
     """Return the gradients of a loss.
 
     The gradient of a scalar is the same number by number, while ``torch.autograd.grad`` loads sympy
@@ -38,10 +40,11 @@ def gradients(outputs: Tensor, slope: Tensor, inputs: Sequence[Tensor]) -> tuple
 
     Args:
         outputs: Tensor that depends on the inputs.
-        slope: Derivative of the loss with respect to ``outputs``.
+        slope: Derivative of the loss with respect to ``outputs``; ``None``: they are the loss [].
         inputs: What the loss is derived by.
     """
-    return torch.autograd.grad((outputs * slope.detach()).sum(), inputs)
+    loss = outputs if slope is None else (outputs * slope.detach()).sum()
+    return torch.autograd.grad(loss, inputs)
 
 
 class Gradient:
@@ -52,12 +55,13 @@ class Gradient:
         self._vector = torch.zeros_like(flat)
         self._parts = views(self._vector, module)
 
-    def of(self, outputs: Tensor, slope: Tensor) -> Tensor:
+    def of(self, outputs: Tensor, slope: Tensor | None = None) -> Tensor:
         """Return the gradient [P] of a loss; the next call overwrites it.
 
         Args:
             outputs: Tensor that depends on the parameters.
-            slope: Derivative of the loss with respect to ``outputs``.
+            slope: Derivative of the loss with respect to ``outputs``; ``None``: they are the loss
+                [].
         """
         parts = gradients(outputs, slope, self._parameters)
         torch._foreach_copy_(self._parts, parts)

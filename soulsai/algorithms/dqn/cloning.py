@@ -15,9 +15,9 @@ from soulsai.algorithms.dqn.update import (
     Report,
     UpdateNoise,
     best_action,
-    gradient_of,
     of_action,
     step,
+    surrogate,
     td_error,
 )
 from soulsai.algorithms.quantiles import expected
@@ -52,7 +52,8 @@ def clone(
     mask = rows.get(f"obs.{MASK}")
     q = expected(online.quantiles(parts(leaves(rows, "obs.")), NO_NOISE))
     margin = (weights * large_margin_loss(q, rows["action"], mask, sizes)).mean()
-    report = step(learner, td, gradient_of(learner, td, MARGIN_WEIGHT * margin), settings)
+    gradient = learner.gradient.of(surrogate(td, MARGIN_WEIGHT * margin))
+    report = step(learner, td, gradient, settings)
     best = best_action(q.detach(), mask, sizes)
     equal = (best == rows["action"].long()).float().mean()
     return report, margin.detach(), equal
@@ -85,7 +86,7 @@ def conservative_update(
     q = expected(online.quantiles(parts(leaves(rows, "obs.")), NO_NOISE))
     mask = rows.get(f"obs.{MASK}")
     penalty = (weights * conservative_penalty(q, rows["action"], sizes, mask)).mean()
-    gradient = gradient_of(learner, td, conservative * penalty)
+    gradient = learner.gradient.of(surrogate(td, conservative * penalty))
     return step(learner, td, gradient, settings), penalty.detach()
 
 

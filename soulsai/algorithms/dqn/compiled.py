@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from soulsai.algorithms.base import Tensors
-from soulsai.algorithms.compile.flat import Moments, adam, chosen, clipped, correction, gradients
+from soulsai.algorithms.compile.flat import Moments, adam, chosen, clipped, correction
 from soulsai.algorithms.compile.form import Form, Functional, NotCompilable, Package, examples
 from soulsai.algorithms.dqn.network import Noise, QPolicy
 from soulsai.algorithms.dqn.settings import DQNSettings
@@ -16,6 +16,7 @@ from soulsai.algorithms.dqn.update import (
     UpdateNoise,
     imitation_loss,
     report_of,
+    surrogate,
     td_error,
 )
 from soulsai.algorithms.replay_learner import packed
@@ -41,24 +42,20 @@ def update_form(learner: Learner, settings: DQNSettings, rows: Tensors, noise: U
         weights, target_weights, mean, square, steps = tensors[:STATE]
         buffers, (rate, *rest) = tensors[STATE:count], tensors[count:]
         numbers, (importance, *columns) = rest[: len(drawn)], rest[len(drawn) :]
+        batch = dict(zip(rows, columns, strict=True))
         free = weights.detach().requires_grad_(True)
         td = td_error(
             lambda obs: [obs[name] for name in learner.online.inputs],
             network.at(free, buffers),
             network.at(target_weights, buffers),
-            dict(zip(rows, columns, strict=True)),
+            batch,
             importance,
             settings,
             _nested(numbers, noise),
             learner.online.sizes,
         )
-        batch = dict(zip(rows, columns, strict=True))
         imitation = imitation_loss(td, batch, importance, learner.online.sizes)
-        if imitation is None:
-            (gradient,) = gradients(td.predicted, td.slope, [free])
-        else:
-            total = (td.predicted * td.slope).sum() + imitation
-            (gradient,) = torch.autograd.grad(total, free)
+        (gradient,) = torch.autograd.grad(surrogate(td, imitation), free)
         report = report_of(td, gradient)
         now = Moments(weights, mean, square, steps)
         by = correction(steps + 1, rate)

@@ -95,7 +95,7 @@ def update(
         parts, online.quantiles, target.quantiles, rows, weights, settings, noise, online.sizes
     )
     imitation = imitation_loss(td, rows, weights, online.sizes)
-    return step(learner, td, gradient_of(learner, td, imitation), settings)
+    return step(learner, td, learner.gradient.of(surrogate(td, imitation)), settings)
 
 
 def imitation_loss(
@@ -115,12 +115,15 @@ def imitation_loss(
     return (rows[IMITATION] * weights * loss).mean()
 
 
-def gradient_of(learner: Learner, td: TDError, more: Tensor | None) -> Tensor:
-    """Return the gradient [P] of temporal differences and of another loss [], if there is one."""
-    if more is None:
-        return learner.gradient.of(td.predicted, td.slope)
-    total = (td.predicted * td.slope).sum() + more
-    return learner.gradient.of(total, torch.ones_like(total))
+def surrogate(td: TDError, more: Tensor | None) -> Tensor:
+    """Return a number [] with the gradient of temporal differences and of another loss [].
+
+    Args:
+        td: The temporal differences of the batch.
+        more: The other loss, if there is one.
+    """
+    loss = (td.predicted * td.slope).sum()
+    return loss if more is None else loss + more
 
 
 def step(learner: Learner, td: TDError, gradient: Tensor, settings: DQNSettings) -> Report:

@@ -186,7 +186,7 @@ class PPO:
         if self.demonstrations is None:
             return {}
         loss, agreement = self._cloning_loss(self.demonstrations)
-        gradient = self._gradient.of(loss, torch.ones_like(loss))
+        gradient = self._gradient.of(loss)
         norm = torch.linalg.vector_norm(gradient).item()
         self.skips.count(skipped=not math.isfinite(norm))
         if math.isfinite(norm):
@@ -388,7 +388,7 @@ class PPO:
         entropy = (client * actions.entropy()).sum()
         loss = policy_loss + c.value * value_loss - self.resolved.entropy * entropy
         loss = loss + self._cloning_term(update)
-        gradient = self._gradient.of(loss, torch.ones_like(loss))
+        gradient = self._gradient.of(loss)
         ratio, log_ratio = ratio[own], log_ratio[own]
         count = own.sum().clamp_min(1)
         kl = (ratio - 1.0 - log_ratio).sum() / count

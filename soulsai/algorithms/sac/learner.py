@@ -135,7 +135,7 @@ class SAC:
         least = self.config.entropy_per_dim - GAUSSIAN_ENTROPY
         logp = squashed_log_prob(mean, log_std.clamp_min(least), rows["action"].flatten(1))
         loss = -(weights * logp).mean()
-        gradient = self._actor_gradient.of(loss, torch.ones_like(loss))
+        gradient = self._actor_gradient.of(loss)
         done = bool(critic.done) and bool(torch.linalg.vector_norm(gradient).isfinite())
         self.skips.count(skipped=not done)
         if done:
@@ -156,7 +156,7 @@ class SAC:
         loss = self._critic_loss(rows, weights, self._noise(len(weights)))
         penalty = self._conservative_penalty(rows)
         total = (loss.predicted * loss.slope).sum() + conservative * (weights * penalty).mean()
-        report = self._step_critics(loss, self._critic_gradient.of(total, torch.ones_like(total)))
+        report = self._step_critics(loss, self._critic_gradient.of(total))
         self.skips.count(skipped=not report.done)
         actor = self.actor_step(rows, self._noise(len(weights)))
         return {
@@ -276,7 +276,7 @@ class SAC:
             self.policy.parameters_of, critics, obs, noise, self.temperature.value,
             imitation_in(rows),
         )  # fmt: skip
-        gradient = self._actor_gradient.of(loss, torch.ones_like(loss))
+        gradient = self._actor_gradient.of(loss)
         self.critics.requires_grad_(True)
         report = actor_report(loss, entropy, gradient)
         if report.done:
