@@ -85,7 +85,8 @@ class EvaluatorNode:
         finished = tuple(self._evaluations.models)[-MOST_FINISHED:]
         self._state = EvaluatorState(now(), every=self._every, finished=finished)
         self._state_due = -float("inf")
-        self._rests_until = -float("inf")  # after work, or until a disk may have room again
+        self._retry_at = -float("inf")  # when a disk may have room again
+        self._rests_until = -float("inf")
 
     def __repr__(self) -> str:
         return f"<EvaluatorNode {self._folder.name} evaluations={self._evaluations.last}>"
@@ -94,7 +95,7 @@ class EvaluatorNode:
         """Evaluate until stopped."""
         try:
             while not self._stopped():
-                if self._clock() < self._rests_until or not self._turn():
+                if self._clock() < self._retry_at or self._rests() or not self._turn():
                     self._pause()
         except JobStopped:
             pass
@@ -116,7 +117,7 @@ class EvaluatorNode:
             self._failed(model, failure)
         except OSError as error:
             self._fault(f"not evaluated: {error.filename or self._folder}: {error.strerror}")
-            self._rests_until = self._clock() + RETRY_SECONDS
+            self._retry_at = self._clock() + RETRY_SECONDS
             return True
         now = self._clock()
         self._rests_until = now + rest_after(now - began, self._settings.share)
@@ -343,6 +344,13 @@ class EvaluatorNode:
             record.write_state(self._folder, self._state)
         except OSError as error:  # the telemetry node notices the silence
             _log.warning("%s: %s", self._folder / record.STATE, error.strerror)
+
+    def _rests(self) -> bool:
+        """Return whether it leaves the machine to a learner that learns."""
+        if self._clock() >= self._rests_until:
+            return False
+        status = runs.status(self._folder)
+        return status is None or status.phase == "learning"
 
     def _pause(self) -> None:
         end = self._clock() + TURN

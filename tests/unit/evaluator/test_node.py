@@ -9,7 +9,7 @@ from soulsai.evaluations.record import EvaluationReader, read_state
 from soulsai.evaluator.job_process import JobFailed, JobStopped
 from soulsai.evaluator.node import EvaluatorNode, active_run
 from soulsai.evaluator.orders import PlayOrder, RecordOrder, Reply
-from soulsai.types import Episode
+from soulsai.types import Episode, Status
 
 EPISODES = 8
 
@@ -124,6 +124,25 @@ def test_it_rests_after_work_so_that_work_has_its_share_of_the_time(tmp_path, sh
     place.run(turns=2000)
     work_seconds = 20.0  # of the first model
     assert begins[1] - begins[0] == pytest.approx(work_seconds + rest, abs=2.0)
+
+
+def test_the_last_checkpoint_of_a_run_that_has_ended_waits_for_no_rest(place):
+    begins, play = [], place.play
+
+    def work(order, stop):
+        if isinstance(order, PlayOrder):
+            begins.append(place.time)
+            if len(begins) == 1:
+                place.save(1, 1)
+        place.time += 1000.0
+        return play(order, stop)
+
+    place.play = work
+    place.save(0, 1)
+    status = Status("run", 1, "ended", "", "")
+    (place.folder / "status.json").write_bytes(msgspec.json.encode(status))
+    place.run()
+    assert begins[1] - begins[0] == pytest.approx(2000.0, abs=2.0), "it played, recorded, played"
 
 
 def test_every_other_checkpoint_is_played_if_told_so(tmp_path):
