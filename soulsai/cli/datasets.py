@@ -246,7 +246,7 @@ def _person(
     from soulsai.client.human_input import open_input
     from soulsai.client.record import HumanChooser
 
-    source = open_input(device, opened.spec.action, keys, title, raw)
+    source = open_input(device, opened.spec.action, keys, title, opened)
     stack.callback(source.close)
     pause = 1.0 / fps if fps else 0.0
     return HumanChooser(source, raw.render, lambda: time.sleep(pause))

@@ -1,7 +1,7 @@
 """The commands that start one role each; a role's modules are imported when it starts."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,8 +25,8 @@ from soulsai.config import Config
 from soulsai.errors import ConfigError
 
 if TYPE_CHECKING:
-    from soulsai.client.human_input import Device, HumanInput
-    from soulsai.types import ActionSpec
+    from soulsai.client.human_input import Device
+    from soulsai.client.session import TakeOver
 
 AUTO = "auto"  # for containers, which start again and again but begin a run only once
 
@@ -189,13 +189,15 @@ def _check_video(settings: Config) -> None:
         check_codec(Path(settings.client.video) / "episode.webm")
 
 
-def _device(device: "Device | None", keys: str) -> "Callable[[ActionSpec], HumanInput] | None":
+def _device(device: "Device | None", keys: str) -> "TakeOver | None":
     """Return the function that opens a person's device, if one is named."""
     if device is None:
         return None
     from soulsai.client.human_input import open_input
 
-    return lambda action: open_input(device, action, keys, "soulsai: take over", None)
+    return lambda action, environment: open_input(
+        device, action, keys, "soulsai: take over", environment
+    )
 
 
 @click.command("ray-clients")

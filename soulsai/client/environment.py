@@ -209,6 +209,19 @@ class AdaptedEnvironment:
         """
         return self._adapted.native.row(element)
 
+    def keys_to_action(self) -> dict[Any, Array]:
+        """Return the mapping of keys for ``gymnasium.utils.play``, to rows of actions.
+
+        It is empty if the environment has none, or if a wrapper has changed the actions.
+        """
+        if not self._env.has_wrapper_attr("get_keys_to_action"):
+            return {}
+        own = self._env.get_wrapper_attr("get_keys_to_action")()
+        try:
+            return {keys: self.action_row(element) for keys, element in own.items()}
+        except ValueError:
+            return {}
+
     def record(self, version: tuple[int, int]) -> None:
         """Record the episode that has just begun; see ``Recordable``."""
         if self.videos is not None:

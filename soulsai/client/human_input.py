@@ -5,11 +5,12 @@ the environment.
 """
 
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from soulsai.client.environment import AdaptedEnvironment
 from soulsai.errors import ConfigError
 from soulsai.types import UNBOUNDED, ActionSpec, Array
 
@@ -17,8 +18,14 @@ Device = Literal["keyboard", "gamepad"]
 
 WINDOW = (480, 120)  # pixels, where the environment draws nothing
 DEAD_ZONE = 0.1  # of an axis, in which it counts as released
+PUSHED = 0.5  # of an axis, from which a stick counts as a key
 IDLE = "none"  # the key of the action while nothing is pressed
-FIRST_KEYS = ("left", "right", "up", "down")  # of choices without a mapping, in this order
+STAY = "space"  # the key that takes over with that action
+ARROWS = ("left", "right", "up", "down")
+KEYS = (*ARROWS, *"123456789abcdefghijklmnopqrstuvwxyz")  # without a mapping, in this order
+BUTTONS = tuple(f"button{number}" for number in range(32))
+ON_GAMEPAD = dict(zip(("a", "d", "w", "s", STAY), (*ARROWS, BUTTONS[0]), strict=True))
+_ARROWS_OF_SDL1 = {276: "left", 275: "right", 273: "up", 274: "down"}  # as in MountainCar's mapping
 
 Keys = dict[frozenset[str], tuple[float, ...]]  # keys pressed together, and the row of the action
 
@@ -44,7 +51,8 @@ def parse_keys(text: str, action: ActionSpec) -> Keys:
 
     Args:
         text: Pairs of keys and actions, separated by spaces; keys are named as in pygame, several
-            are joined by ``+``, and ``none`` is the action while nothing is pressed.
+            are joined by ``+``, and ``none`` is the action while nothing is pressed. Of a gamepad,
+            they are ``left``, ``right``, ``up`` and ``down``, and ``button0`` and so on.
         action: The actions.
 
     Raises:
@@ -71,41 +79,103 @@ def parse_keys(text: str, action: ActionSpec) -> Keys:
     return keys
 
 
-def default_keys(action: ActionSpec, environment: Any = None) -> Keys:
-    """Return the environment's own mapping for ``gymnasium.utils.play``, or one by arrow keys.
+def default_keys(action: ActionSpec, names: Sequence[str], *, numbers: bool = True) -> Keys:
+    """Return a mapping for an environment that has none.
+
+    Each key changes one component: a number to one of its bounds, or a choice. Of several
+    components, all others stay at zero, and so does all with ``STAY``.
 
     Args:
         action: The actions.
-        environment: The environment; its ``get_keys_to_action`` is used for choices.
+        names: The names of keys, in the order in which they are used.
+        numbers: Whether keys set numbers, too.
     """
-    own = getattr(getattr(environment, "unwrapped", environment), "get_keys_to_action", None)
-    if action.kind == "discrete" and own is not None:
-        return {_names(keys): (float(choice),) for keys, choice in own().items()}
-    keys: Keys = {}
-    size = len(action.sizes) + len(action.low)
-    if action.kind == "discrete":
-        keys = {
-            frozenset([name]): (float(choice),)
-            for choice, name in enumerate([*FIRST_KEYS, *map(str, range(action.sizes[0]))])
-            if choice < action.sizes[0]
-        }
-    for index in range(len(action.sizes), min(size, 2)):
-        low, high = action.low[index], action.high[index]
-        for name, number in zip(FIRST_KEYS[2 * index :], (low, high), strict=False):
-            row = np.zeros(size)
-            row[index] = number if abs(number) < UNBOUNDED else np.sign(number)
-            keys[frozenset([name])] = tuple(row.tolist())
+    split, idle = len(action.sizes), _idle(action, {})
+    moves: list[tuple[int, float]] = []
+    if numbers:
+        bounds = zip(action.low, action.high, strict=True)
+        moves = [
+            (index, value if abs(value) < UNBOUNDED else float(np.sign(value)))
+            for index, pair in enumerate(bounds, split)
+            for value in pair
+            if value != idle[index]
+        ]
+    first = 0 if split == 1 else 1  # nothing is left to stay at zero if there is one choice
+    moves += [
+        (index, float(choice))
+        for index, choices in enumerate(action.sizes)
+        for choice in range(first, choices)
+    ]
+    keys: Keys = {} if split == 1 or not moves else {frozenset([STAY]): tuple(idle.tolist())}
+    for name, (index, value) in zip(names, moves, strict=False):
+        row = idle.copy()
+        row[index] = value
+        keys[frozenset([name])] = tuple(row.tolist())
     return keys
 
 
-def _names(keys: Any) -> frozenset[str]:
-    """Return the names of keys that Gymnasium gives as text, letters or codes."""
-    each: Iterable[Any] = keys if isinstance(keys, str | tuple | list) else (keys,)
-    return frozenset(chr(key) if isinstance(key, int) else str(key) for key in each)
+def own_keys(environment: AdaptedEnvironment, pygame: Any, device: Device) -> Keys:
+    """Return the environment's own mapping for ``gymnasium.utils.play``.
+
+    Args:
+        environment: The environment.
+        pygame: The module, which names keys.
+        device: Of a gamepad, the arrows and the first button take the place of WASD and space.
+
+    Returns:
+        An empty mapping if there is none, or none for this device.
+    """
+    own = {
+        frozenset(_names(keys, pygame)): tuple(row.tolist())
+        for keys, row in environment.keys_to_action().items()
+    }
+    if device == "keyboard":
+        return own
+    known = {*BUTTONS, *ARROWS}
+    moved = {frozenset(ON_GAMEPAD.get(name, name) for name in keys): own[keys] for keys in own}
+    return moved if all(keys <= known for keys in moved) else {}
+
+
+def _names(keys: Any, pygame: Any) -> Iterable[str]:
+    """Yield the names of keys that Gymnasium gives as text, letters or codes."""
+    for key in keys if isinstance(keys, str | tuple | list) else (keys,):
+        code = ord(key) if isinstance(key, str) else int(key)
+        yield _ARROWS_OF_SDL1.get(code) or pygame.key.name(code)
+
+
+def _idle(action: ActionSpec, keys: Mapping[frozenset[str], tuple[float, ...]]) -> Array:
+    """Return the row of the action while nothing is pressed."""
+    size = len(action.sizes) + len(action.low)
+    return _bounded(action, np.array(keys.get(frozenset(), (0.0,) * size)))
+
+
+class _Mapping:
+    """The keys of an action, and the row of those that are pressed."""
+
+    def __init__(self, action: ActionSpec, keys: Keys) -> None:
+        self._action = action
+        self.idle = _idle(action, keys)
+        self._longest_first = sorted(filter(None, keys), key=len, reverse=True)
+        self._rows = {names: np.array(row) for names, row in keys.items()}
+
+    def row(self, pressed: Collection[str]) -> Array | None:
+        """Return the row of pressed keys, or ``None`` if none of them is mapped.
+
+        They are read as the longest combinations that are mapped. Each of these sets the choices
+        in which it differs from the row without any key, and adds its numbers to that.
+        """
+        row, left, split = self.idle.copy(), set(pressed), len(self._action.sizes)
+        for names in self._longest_first:
+            if names <= left:
+                left -= names
+                change = self._rows[names] - self.idle
+                row[split:] += change[split:]
+                row[:split] = np.where(change[:split] != 0, self._rows[names][:split], row[:split])
+        return None if len(left) == len(set(pressed)) else _bounded(self._action, row)
 
 
 class Keyboard:
-    """Actions by keys; those of numbers add up where several keys are pressed.
+    """Actions by keys; several that are pressed act together.
 
     Args:
         action: The actions.
@@ -115,16 +185,14 @@ class Keyboard:
 
     def __init__(self, action: ActionSpec, keys: Keys, title: str) -> None:
         self._pygame = _pygame()
-        self._action, self._keys = action, keys
-        self._used = frozenset(name for combination in keys for name in combination)
+        self._mapping = _Mapping(action, keys)
         self._pressed: set[str] = set()
         self._window = _Window(self._pygame, title)
 
     @property
     def idle(self) -> Array:
         """The row of the action while nothing is pressed."""
-        size = len(self._action.sizes) + len(self._action.low)
-        return _bounded(self._action, np.array(self._keys.get(frozenset(), (0.0,) * size)))
+        return self._mapping.idle
 
     def poll(self) -> Array | None:
         """Return the row of the action of the pressed keys, or ``None``."""
@@ -133,19 +201,7 @@ class Keyboard:
                 self._pressed.add(self._pygame.key.name(event.key))
             elif event.type == self._pygame.KEYUP:
                 self._pressed.discard(self._pygame.key.name(event.key))
-        pressed = self._used & self._pressed
-        if not pressed:
-            return None
-        exact = self._keys.get(pressed)
-        if exact is not None:
-            return _bounded(self._action, np.array(exact))
-        if self._action.sizes:
-            largest = max(
-                (keys for keys in self._keys if keys and keys <= pressed), key=len, default=None
-            )
-            return None if largest is None else np.array(self._keys[largest])
-        rows = [row for keys, row in self._keys.items() if keys and keys <= pressed]
-        return _bounded(self._action, np.sum(rows, axis=0)) if rows else None
+        return self._mapping.row(self._pressed) if self._pressed else None
 
     def show(self, frame: Array | None) -> None:
         """Draw a frame."""
@@ -159,17 +215,23 @@ class Keyboard:
 class Gamepad:
     """Actions by the first gamepad: axes are numbers, buttons choices.
 
+    The directional pad has the names ``left``, ``right``, ``up`` and ``down``, and so has the
+    first stick where an action has no numbers. A button without a mapping takes over with the row
+    of no touch.
+
     Args:
         action: The actions.
+        keys: The mapping of the directions and the buttons.
         title: The title of the window.
 
     Raises:
         ConfigError: There is no gamepad, or it has fewer axes than the action numbers.
     """
 
-    def __init__(self, action: ActionSpec, title: str) -> None:
+    def __init__(self, action: ActionSpec, keys: Keys, title: str) -> None:
         self._pygame = _pygame()
         self._action = action
+        self._mapping = _Mapping(action, keys)
         self._window = _Window(self._pygame, title)
         self._pygame.joystick.init()
         if not self._pygame.joystick.get_count():
@@ -186,25 +248,47 @@ class Gamepad:
     @property
     def idle(self) -> Array:
         """The row of the action while nothing is touched."""
-        return _bounded(self._action, np.zeros(len(self._action.sizes) + len(self._action.low)))
+        return self._mapping.idle
 
     def poll(self) -> Array | None:
         """Return the row of the action of the touched axes and buttons, or ``None``."""
         self._window.events()
         axes = np.array([self._stick.get_axis(i) for i in range(len(self._action.low))])
-        buttons = [self._stick.get_button(i) for i in range(self._stick.get_numbuttons())]
         axes[np.abs(axes) < DEAD_ZONE] = 0.0
-        if not axes.any() and not any(buttons):
+        pressed = self._directions()
+        pressed |= {
+            name
+            for number, name in zip(range(self._stick.get_numbuttons()), BUTTONS, strict=False)
+            if self._stick.get_button(number)
+        }
+        if not axes.any() and not pressed:
             return None
-        sizes = self._action.sizes
-        pressed = [index for index, down in enumerate(buttons) if down]
-        choices = np.zeros(len(sizes))
-        choices[:1] = min(pressed[0], sizes[0] - 1) if pressed and sizes else 0
+        mapped = self._mapping.row(pressed)
+        row = self.idle.copy() if mapped is None else mapped
+        touched = axes != 0.0
+        row[len(self._action.sizes) :][touched] = self._numbers(axes)[touched]
+        return _bounded(self._action, row)
+
+    def _numbers(self, axes: Array) -> Array:
+        """Return the numbers of axes: at rest those of no touch, at either end the bounds."""
+        idle = self.idle[len(self._action.sizes) :]
         low, high = np.asarray(self._action.low), np.asarray(self._action.high)
-        bounded = np.maximum(-low, high) < UNBOUNDED
         with np.errstate(over="ignore"):
-            scaled = np.where(bounded, 0.5 * (low + high) + 0.5 * axes * (high - low), axes)
-        return _bounded(self._action, np.concatenate((choices, scaled)))
+            reach = np.where(axes > 0, high - idle, idle - low)
+        numbers: Array = idle + axes * np.where(reach < UNBOUNDED, reach, 1.0)
+        return numbers
+
+    def _directions(self) -> set[str]:
+        """Return the directions of the directional pads, and of the first stick if it is free."""
+        hats = [self._stick.get_hat(number) for number in range(self._stick.get_numhats())]
+        pushed = [(float(x), float(-y)) for x, y in hats]
+        if not self._action.low and self._stick.get_numaxes() >= 2:
+            pushed.append((self._stick.get_axis(0), self._stick.get_axis(1)))
+        found: set[str] = set()
+        for x, y in pushed:
+            amounts = (-x, x, -y, y)
+            found |= {name for name, amount in zip(ARROWS, amounts, strict=True) if amount > PUSHED}
+        return found
 
     def show(self, frame: Array | None) -> None:
         """Draw a frame."""
@@ -247,27 +331,34 @@ class _Window:
 
 
 def open_input(
-    device: Device, action: ActionSpec, keys: str, title: str, environment: Any
+    device: Device,
+    action: ActionSpec,
+    keys: str,
+    title: str,
+    environment: AdaptedEnvironment | None,
 ) -> Keyboard | Gamepad:
     """Return the input of a device.
 
     Args:
         device: ``keyboard`` or ``gamepad``.
         action: The actions.
-        keys: The text of ``parse_keys``; empty: the environment's own mapping, or arrow keys.
+        keys: The text of ``parse_keys``; empty: the environment's own mapping, or the default one.
         title: The title of the window.
-        environment: The environment, if it is known.
+        environment: The environment, if it is in this process.
     """
+    mapping = parse_keys(keys, action)
+    if not mapping and environment is not None:
+        mapping = own_keys(environment, _pygame(), device)
     if device == "gamepad":
-        return Gamepad(action, title)
-    mapping: Mapping[frozenset[str], tuple[float, ...]]
-    mapping = parse_keys(keys, action) if keys else default_keys(action, environment)
+        if not mapping and len(action.sizes) == 1:  # the number of a button is that of the choice
+            mapping = default_keys(action, BUTTONS, numbers=False)
+            mapping |= default_keys(action, ARROWS, numbers=False)
+        mapping = mapping or default_keys(action, (*ARROWS, *BUTTONS), numbers=False)
+        return Gamepad(action, mapping, title)
+    mapping = mapping or default_keys(action, KEYS)
     if not any(mapping):
-        raise ConfigError(
-            "--keys: this environment has no mapping of keys; name one, as in left="
-            + ",".join(["0"] * (len(action.sizes) + len(action.low)))
-        )
-    return Keyboard(action, dict(mapping), title)
+        raise ConfigError(f"--keys: {keys!r} names no key; name one, as in left=0")
+    return Keyboard(action, mapping, title)
 
 
 def _bounded(action: ActionSpec, row: Array) -> Array:

@@ -8,7 +8,7 @@ from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 import msgspec
 
-from soulsai.client.environment import Recordable, StepResult
+from soulsai.client.environment import AdaptedEnvironment, Recordable, StepResult
 from soulsai.client.isolation.watchdog import (
     HEALTHY_STEPS,
     RESETS,
@@ -71,6 +71,12 @@ class InProcessEnvironment:
 
     def __repr__(self) -> str:
         return f"InProcessEnvironment({self.name})"
+
+    @property
+    def adapted(self) -> AdaptedEnvironment | None:
+        """The environment, while it is there and no first one of a vector."""
+        made = self._remade.made
+        return made if isinstance(made, AdaptedEnvironment) else None
 
     def ready(self, timeout: float) -> bool:
         """Return whether it can be reset, after at most ``timeout`` seconds of waiting."""

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from soulsai import __version__
-from soulsai.client.environment import PlayableEnvironment
+from soulsai.client.environment import AdaptedEnvironment, PlayableEnvironment
 from soulsai.client.environment_offer import check_offer, difference
 from soulsai.client.human_input import HumanInput
 from soulsai.client.in_process import Closable, InProcessEnvironment, InProcessVector
@@ -49,7 +49,7 @@ _NO_RUN_SECONDS = 1.0  # at most, between two checks for a run
 _SLICE = 0.1  # seconds between two checks of ``stopped``
 
 Answer = TypeVar("Answer")
-TakeOver = Callable[[ActionSpec], HumanInput]
+TakeOver = Callable[[ActionSpec, AdaptedEnvironment | None], HumanInput]
 Stopped = Callable[[], bool]
 MakePlayable = Callable[[EnvironmentOffer, Spec], PlayableEnvironment]
 
@@ -191,8 +191,9 @@ class _ClientContext(NamedTuple):
                 else "--take-over: does not work with environment.vector; set it to false"
             )
         first, *others = environments
+        adapted = first.adapted if isinstance(first, InProcessEnvironment) else None
         try:
-            source = take_over(spec.spec.action)
+            source = take_over(spec.spec.action, adapted)
         except BaseException:
             _close(environments)
             raise

@@ -5,13 +5,15 @@ import numpy as np
 import pygame
 import pytest
 
-from soulsai.client.human_input import Gamepad, Keyboard, default_keys, open_input, parse_keys
+from soulsai.client.environment import AdaptedEnvironment
+from soulsai.client.human_input import Keyboard, open_input, parse_keys
 from soulsai.client.record import FunctionChooser, HumanChooser, open_recorded, record
 from soulsai.config.schema import ClientSettings, EnvironmentSettings
 from soulsai.errors import ConfigError
 from soulsai.types import ActionSpec
 
 TWO = ActionSpec("discrete", (), (2,))
+FOUR = ActionSpec("discrete", (), (4,))
 BOX = ActionSpec("box", (2,), (), (-1.0, -2.0), (1.0, 2.0))
 HYBRID = ActionSpec("hybrid", (2,), (3,), (-1.0,), (1.0,))
 
@@ -30,7 +32,9 @@ def test_a_person_plays_cartpole_by_keys():
     environment, raw = open_recorded(
         EnvironmentSettings(id="CartPole-v1"), ClientSettings(), pictures=True
     )
-    source = open_input("keyboard", environment.spec.action, "left=0 right=1 none=1", "test", raw)
+    source = open_input(
+        "keyboard", environment.spec.action, "left=0 right=1 none=1", "test", environment
+    )
     held = []
 
     def script():
@@ -95,35 +99,90 @@ def test_a_closed_window_and_a_stop_end_without_the_unfinished_episode():
     source.close()
 
 
-def test_keys_together_are_one_choice_and_numbers_add_up():
-    one = ActionSpec("discrete", (), (4,))
-    source = Keyboard(one, parse_keys("left=1 up=2 left+up=3", one), "test")
-    assert source.poll() is None
-    press("left")
-    assert source.poll().tolist() == [1]
-    press("up")
-    assert source.poll().tolist() == [3]
-    press("left", down=False)
-    assert source.poll().tolist() == [2]
-    source.close()
-    source = Keyboard(BOX, default_keys(BOX), "test")
-    for name in ("right", "up"):
+SEVERAL = ActionSpec("multidiscrete", (3,), (3, 2, 4))
+CAR = ActionSpec("box", (3,), (), (-1.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+MIXED = ActionSpec("hybrid", (4,), (2, 3), (-1.0, 0.0), (1.0, 4.0))
+
+
+@pytest.mark.parametrize(
+    ("action", "keys", "pressed", "row"),
+    [
+        (FOUR, "left=1 up=2 left+up=3", "", None),
+        (FOUR, "left=1 up=2 left+up=3", "left", [1]),
+        (FOUR, "left=1 up=2 left+up=3", "left up", [3]),
+        (FOUR, "left=1 up=2 left+up=3", "up x", [2]),
+        (FOUR, "", "down", [3]),
+        (BOX, "", "right up", [1.0, -2.0]),
+        (BOX, "left=-1,0 up=0,1 left+up=0.5,0.5 s=0,1", "left up s", [0.5, 1.5]),
+        (BOX, "none=0.5,0 left=-1,0 right=1,0", "left right", [-0.5, 0.0]),
+        (CAR, "", "left up", [-1.0, 1.0, 0.0]),
+        (CAR, "", "down", [0.0, 0.0, 1.0]),
+        (SEVERAL, "", "right up 1", [2, 1, 2]),
+        (SEVERAL, "", "space", [0, 0, 0]),
+        (SEVERAL, "none=1,0,0 a=1,1,0 b=0,0,0 a+b=2,1,1 c=1,0,3", "a b c", [2, 1, 3]),
+        (MIXED, "", "left", [0, 0, -1.0, 0.0]),
+        (MIXED, "", "right up 2 down", [1, 2, 1.0, 4.0]),
+    ],
+)
+def test_keys_together_are_combined(action, keys, pressed, row):
+    source = open_input("keyboard", action, keys, "test", None)
+    for name in pressed.split():
         press(name)
-    assert source.poll().tolist() == [1.0, -2.0]
-    assert source.idle.tolist() == [0.0, 0.0]
+    found = source.poll()
     source.close()
+    assert (None if found is None else found.tolist()) == row
 
 
-def test_an_environment_s_own_mapping_is_used():
-    class Own:
-        def get_keys_to_action(self):
-            return {(): 0, (ord("a"),): 1, "ad": 1}
+class Played(gymnasium.Env):
+    """An environment with a mapping for ``gymnasium.utils.play``."""
 
-    assert default_keys(TWO, Own()) == {
-        frozenset(): (0.0,),
-        frozenset("a"): (1.0,),
-        frozenset("ad"): (1.0,),
+    observation_space = gymnasium.spaces.Box(-1, 1, (1,))
+
+    def __init__(self, space, keys):
+        self.action_space = space
+        setattr(self, "get_keys_to_action", lambda: keys)  # noqa: B010 - Gymnasium's name
+
+
+WASD = {(): 1, (ord("a"),): 2, "ad": 3, " ": 1}
+MOVES = {
+    ("w",): {"move": 1, "push": [0.0]},
+    ("w", "d"): {"move": 3, "push": [0.5]},
+}
+NESTED = gymnasium.spaces.Dict(
+    {
+        "move": gymnasium.spaces.Discrete(3, start=1),
+        "push": gymnasium.spaces.Box(-1, 1, (1,)),
     }
+)
+
+
+@pytest.mark.parametrize(
+    ("space", "keys", "device", "pressed", "row"),
+    [
+        (gymnasium.spaces.Discrete(3, start=1), WASD, "keyboard", ["a"], [1]),
+        (gymnasium.spaces.Discrete(3, start=1), WASD, "keyboard", ["a", "d"], [2]),
+        (gymnasium.spaces.Discrete(3, start=1), WASD, "keyboard", ["space"], [0]),
+        (gymnasium.spaces.Discrete(3, start=1), WASD, "gamepad", [0], [0]),
+        (gymnasium.spaces.Discrete(3, start=1), WASD, "gamepad", [(-1, 0)], [1]),
+        (NESTED, MOVES, "keyboard", ["w"], [0, 0.0]),
+        (NESTED, MOVES, "keyboard", ["w", "d"], [2, 0.5]),
+        (gymnasium.spaces.Discrete(3), {(276,): 0, (275,): 2}, "keyboard", ["right"], [2]),
+        (gymnasium.spaces.Discrete(2), {"a": 7}, "keyboard", ["right"], [1]),
+        (gymnasium.spaces.Discrete(2), {"p": 0}, "gamepad", [1], [1]),
+    ],
+    ids=["letter", "together", "space", "button", "direction", "dict", "dict together", "sdl 1",
+         "another space", "no such button"],
+)  # fmt: skip
+def test_the_mapping_of_gymnasium_s_play_is_used(space, keys, device, pressed, row, monkeypatch):
+    environment = AdaptedEnvironment(Played(space, keys), "played", mask_key="", masked=False)
+    hats = [one for one in pressed if isinstance(one, tuple)]
+    connect(monkeypatch, Stick([0.0, 0.0], [number in pressed for number in range(2)], hats))
+    source = open_input(device, environment.spec.action, "", "test", environment)
+    if device == "keyboard":
+        for name in pressed:
+            press(name)
+    assert source.poll().tolist() == row
+    source.close()
 
 
 @pytest.mark.parametrize("text", ["left", "left=2", "left=0,1", "=1", "left=x", "left=0.5"])
@@ -132,22 +191,21 @@ def test_a_wrong_mapping_is_named(text):
         parse_keys(text, TWO)
 
 
-def test_an_action_without_any_default_asks_for_a_mapping():
-    several = ActionSpec("multidiscrete", (2,), (3, 2))
-    with pytest.raises(ConfigError, match=r"no mapping.*left=0,0"):
-        open_input("keyboard", several, "", "test", None)
+def test_a_mapping_without_any_key_is_named():
+    with pytest.raises(ConfigError, match=r"--keys: 'none=1' names no key"):
+        open_input("keyboard", TWO, "none=1", "test", None)
 
 
 def test_no_gamepad_is_one_line():
     with pytest.raises(ConfigError, match="gamepad: none is connected"):
-        Gamepad(BOX, "test")
+        open_input("gamepad", BOX, "", "test", None)
 
 
 class Stick:
     """What pygame says of a gamepad."""
 
-    def __init__(self, axes, buttons):
-        self.axes, self.buttons = axes, buttons
+    def __init__(self, axes, buttons, hats=()):
+        self.axes, self.buttons, self.hats = axes, buttons, hats
 
     def get_numaxes(self):
         return len(self.axes)
@@ -161,22 +219,45 @@ class Stick:
     def get_button(self, index):
         return self.buttons[index]
 
+    def get_numhats(self):
+        return len(self.hats)
+
+    def get_hat(self, index):
+        return self.hats[index]
+
+
+def connect(monkeypatch, stick):
+    monkeypatch.setattr(pygame.joystick, "get_count", lambda: 1)
+    monkeypatch.setattr(pygame.joystick, "Joystick", lambda _: stick)
+
 
 @pytest.mark.parametrize(
-    ("action", "axes", "buttons", "row"),
+    ("action", "stick", "row"),
     [
-        (BOX, [0.5, -1.0], [], [0.5, -2.0]),
-        (BOX, [0.05, 0.0], [], None),
-        (BOX, [0.0, 0.0], [1], [0.0, 0.0]),
-        (TWO, [], [0, 1], [1]),
-        (TWO, [], [0, 0], None),
-        (HYBRID, [1.0], [0, 0, 1], [2, 1.0]),
+        (BOX, Stick([0.5, -1.0], []), [0.5, -2.0]),
+        (BOX, Stick([0.05, 0.0], []), None),
+        (BOX, Stick([0.0, 0.0], [1]), [0.0, 0.0]),
+        (CAR, Stick([-1.0, 0.5, 0.0], []), [-1.0, 0.5, 0.0]),
+        (CAR, Stick([0.0, -0.5, -1.0], []), [0.0, 0.0, 0.0]),
+        (TWO, Stick([], [0, 1]), [1]),
+        (TWO, Stick([], [0, 0]), None),
+        (TWO, Stick([0.0, 0.0], [0, 0], [(1, 0)]), [1]),
+        (HYBRID, Stick([1.0], [0, 0, 1]), [2, 1.0]),
+        (SEVERAL, Stick([0.9, -0.9], [0, 1]), [2, 1, 3]),
+        (SEVERAL, Stick([0.0, 0.0], [1, 0], [(-1, 0)]), [1, 0, 2]),
+        (SEVERAL, Stick([0.0, 0.0], [0] * 9 + [1]), [0, 0, 0]),
+        (MIXED, Stick([0.0, 0.5], [0, 0], [(1, 1)]), [0, 2, 0.0, 2.0]),
     ],
 )
-def test_axes_are_numbers_and_buttons_choices(action, axes, buttons, row, monkeypatch):
-    monkeypatch.setattr(pygame.joystick, "get_count", lambda: 1)
-    monkeypatch.setattr(pygame.joystick, "Joystick", lambda _: Stick(axes, buttons))
-    source = Gamepad(action, "test")
+def test_axes_are_numbers_and_buttons_choices(action, stick, row, monkeypatch):
+    connect(monkeypatch, stick)
+    source = open_input("gamepad", action, "", "test", None)
     found = source.poll()
     source.close()
     assert (None if found is None else found.tolist()) == row
+
+
+def test_a_gamepad_with_fewer_axes_than_numbers_is_named(monkeypatch):
+    connect(monkeypatch, Stick([0.0], []))
+    with pytest.raises(ConfigError, match="gamepad: 1 axes, where an action has 2 numbers"):
+        open_input("gamepad", BOX, "", "test", None)
