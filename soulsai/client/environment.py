@@ -270,6 +270,11 @@ class AdaptedEnvironment:
             raise raised(self.name, "render", error) from error
 
     @property
+    def render_mode(self) -> str | None:
+        """The environment's render mode; ``human`` is a window of its own."""
+        return getattr(self._env, "render_mode", None)
+
+    @property
     def render_fps(self) -> int:
         """The pictures per second of the environment, or a usual number."""
         fps = getattr(self._env, "metadata", {}).get("render_fps")

@@ -16,7 +16,10 @@ from soulsai.types import UNBOUNDED, ActionSpec, Array
 
 Device = Literal["keyboard", "gamepad"]
 
-WINDOW = (480, 120)  # pixels, where the environment draws nothing
+WIDTHS = (480, 1280)  # pixels of the window, at least and at most, when it opens
+LINE = 20  # pixels
+MOST_LINES = 4  # of keys
+DARK, LIGHT, GREEN = (24, 26, 31), (235, 235, 235), (70, 200, 110)
 DEAD_ZONE = 0.1  # of an axis, in which it counts as released
 PUSHED = 0.5  # of an axis, from which a stick counts as a key
 IDLE = "none"  # the key of the action while nothing is pressed
@@ -37,8 +40,13 @@ class HumanInput(Protocol):
         """Return the row of the action now, or ``None`` while the person does nothing."""
         ...
 
-    def show(self, frame: Array | None) -> None:
-        """Draw a frame [height, width, 3] of bytes."""
+    def show(self, frame: Array | None, *, person: bool) -> None:
+        """Draw a frame, who plays, and the keys.
+
+        Args:
+            frame: Colours [height, width, 3], bytes; ``None`` if there is no picture.
+            person: Whether the person plays, not the policy.
+        """
         ...
 
     def close(self) -> None:
@@ -158,6 +166,15 @@ class _Mapping:
         self._longest_first = sorted(filter(None, keys), key=len, reverse=True)
         self._rows = {names: np.array(row) for names, row in keys.items()}
 
+    @property
+    def lines(self) -> list[str]:
+        """Each key with its action, as ``parse_keys`` reads them."""
+        return [
+            "+".join(sorted(names)) + "=" + ",".join(f"{value:g}" for value in row)
+            for names, row in self._rows.items()
+            if names
+        ]
+
     def row(self, pressed: Collection[str]) -> Array | None:
         """Return the row of pressed keys, or ``None`` if none of them is mapped.
 
@@ -187,7 +204,7 @@ class Keyboard:
         self._pygame = _pygame()
         self._mapping = _Mapping(action, keys)
         self._pressed: set[str] = set()
-        self._window = _Window(self._pygame, title)
+        self._window = _Window(self._pygame, title, self._mapping.lines)
 
     @property
     def idle(self) -> Array:
@@ -203,9 +220,9 @@ class Keyboard:
                 self._pressed.discard(self._pygame.key.name(event.key))
         return self._mapping.row(self._pressed) if self._pressed else None
 
-    def show(self, frame: Array | None) -> None:
-        """Draw a frame."""
-        self._window.show(frame)
+    def show(self, frame: Array | None, *, person: bool) -> None:
+        """Draw a frame, who plays, and the keys; see ``HumanInput.show``."""
+        self._window.show(frame, person=person)
 
     def close(self) -> None:
         """Close the window."""
@@ -232,17 +249,21 @@ class Gamepad:
         self._pygame = _pygame()
         self._action = action
         self._mapping = _Mapping(action, keys)
-        self._window = _Window(self._pygame, title)
+        axes = [f"{len(action.low)} axes: numbers"] if action.low else []
+        self._window = _Window(self._pygame, title, [*axes, *self._mapping.lines])
+        self._connect()
+
+    def _connect(self) -> None:
         self._pygame.joystick.init()
         if not self._pygame.joystick.get_count():
             self.close()
             raise ConfigError("gamepad: none is connected; connect one, or use the keyboard")
         self._stick = self._pygame.joystick.Joystick(0)
         axes = self._stick.get_numaxes()
-        if axes < len(action.low):
+        if axes < len(self._action.low):
             self.close()
             raise ConfigError(
-                f"gamepad: {axes} axes, where an action has {len(action.low)} numbers"
+                f"gamepad: {axes} axes, where an action has {len(self._action.low)} numbers"
             )
 
     @property
@@ -252,6 +273,8 @@ class Gamepad:
 
     def poll(self) -> Array | None:
         """Return the row of the action of the touched axes and buttons, or ``None``."""
+        if not self._pygame.joystick.get_init():  # an environment that closed has ended it
+            self._connect()
         self._window.events()
         axes = np.array([self._stick.get_axis(i) for i in range(len(self._action.low))])
         axes[np.abs(axes) < DEAD_ZONE] = 0.0
@@ -290,9 +313,9 @@ class Gamepad:
             found |= {name for name, amount in zip(ARROWS, amounts, strict=True) if amount > PUSHED}
         return found
 
-    def show(self, frame: Array | None) -> None:
-        """Draw a frame."""
-        self._window.show(frame)
+    def show(self, frame: Array | None, *, person: bool) -> None:
+        """Draw a frame, who plays, and the keys; see ``HumanInput.show``."""
+        self._window.show(frame, person=person)
 
     def close(self) -> None:
         """Close the window."""
@@ -302,28 +325,78 @@ class Gamepad:
 class _Window:
     """A window of pygame, which must have the focus for keys to count."""
 
-    def __init__(self, pygame: Any, title: str) -> None:
-        self._pygame = pygame
+    def __init__(self, pygame: Any, title: str, keys: Sequence[str]) -> None:
+        self._pygame, self._title = pygame, title
+        self._keys = keys
+        self._open((WIDTHS[0], 0))
+
+    def _open(self, size: tuple[int, int]) -> None:
+        """Open the window with room for a picture of a size."""
+        pygame = self._pygame
         pygame.display.init()
-        pygame.display.set_caption(title)
-        self._screen = pygame.display.set_mode(WINDOW, pygame.RESIZABLE)
+        pygame.font.init()
+        pygame.display.set_caption(self._title)
+        self._font = pygame.font.Font(None, LINE)
+        self._lines = self._wrapped(size[0])
+        self._picture = size
+        pygame.display.set_mode((size[0], size[1] + self._panel), pygame.RESIZABLE)
+
+    @property
+    def _panel(self) -> int:
+        """The height of the lines below the picture."""
+        return LINE * (len(self._lines) + 1) + LINE // 2
+
+    def _wrapped(self, width: int) -> list[str]:
+        """Return the keys in lines of a width."""
+        lines = [""]
+        for key in self._keys:
+            longer = f"{lines[-1]}   {key}" if lines[-1] else key
+            if self._font.size(longer)[0] > width - LINE and lines[-1]:
+                lines.append(key)
+            else:
+                lines[-1] = longer
+        return lines if len(lines) <= MOST_LINES else [*lines[:MOST_LINES], "..."]
 
     def events(self) -> list[Any]:
         """Return what happened; raise ``KeyboardInterrupt`` if the window was closed."""
+        self._reopen()
         events: list[Any] = self._pygame.event.get()
         if any(event.type == self._pygame.QUIT for event in events):
             raise KeyboardInterrupt
         return events
 
-    def show(self, frame: Array | None) -> None:
-        """Draw a frame [height, width, 3], and fit the window to the first."""
-        if frame is None:
-            return
-        size = (frame.shape[1], frame.shape[0])
-        if self._screen.get_size() != size:
-            self._screen = self._pygame.display.set_mode(size, self._pygame.RESIZABLE)
-        self._pygame.surfarray.blit_array(self._screen, frame.swapaxes(0, 1))
-        self._pygame.display.flip()
+    def show(self, frame: Array | None, *, person: bool) -> None:
+        """Draw a frame [height, width, 3], who plays, and the keys."""
+        self._reopen()
+        pygame = self._pygame
+        if frame is not None and not self._picture[1]:
+            height, width = frame.shape[:2]
+            wanted = width * max(1, round(WIDTHS[0] / width))
+            factor = min(wanted, WIDTHS[1]) / width
+            self._open((max(WIDTHS[0], round(width * factor)), round(height * factor)))
+        screen = pygame.display.get_surface()
+        screen.fill(DARK)
+        height = screen.get_height() - self._panel
+        if frame is not None and height > 0:
+            picture = pygame.surfarray.make_surface(frame.swapaxes(0, 1))
+            factor = min(screen.get_width() / frame.shape[1], height / frame.shape[0])
+            size = (max(1, round(frame.shape[1] * factor)), max(1, round(frame.shape[0] * factor)))
+            screen.blit(
+                pygame.transform.scale(picture, size), ((screen.get_width() - size[0]) // 2, 0)
+            )
+        who = "you play" if person else "the policy plays; touch a key to take over"
+        for number, line in enumerate([who, *self._lines]):
+            colour = GREEN if person and not number else LIGHT
+            text = self._font.render(line, True, colour)
+            screen.blit(
+                text, (LINE // 2, screen.get_height() - self._panel + LINE * number + LINE // 4)
+            )
+        pygame.display.flip()
+
+    def _reopen(self) -> None:
+        """Open the window again: environments of Gymnasium end all of pygame when they close."""
+        if self._pygame.display.get_surface() is None:
+            self._open(self._picture)
 
     def close(self) -> None:
         """Close the window."""

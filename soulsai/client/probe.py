@@ -126,23 +126,26 @@ def open_offer(
     return FirstOfVector(open_vector(id, offer, masked=masked, count=count))
 
 
-def with_videos(make: Callable[[Kwargs], Made], kwargs: Kwargs, folder: str, keep: int) -> Made:
-    """Make an environment that records episodes, or without that if it cannot show pictures.
+def with_pictures(
+    make: Callable[[Kwargs], Made], kwargs: Kwargs, folder: str, keep: int, *, watched: bool = False
+) -> Made:
+    """Make an environment that draws pictures, or without them if it cannot.
 
     Args:
         make: Makes it with arguments.
         kwargs: The arguments.
-        folder: The folder of the videos; empty: none are wanted.
+        folder: The folder of the videos of its episodes; empty: none are wanted.
         keep: Videos that are kept.
+        watched: Whether a person wants to see it; a render mode among the arguments is kept.
     """
-    if not folder:
+    if not folder and ("render_mode" in kwargs or not watched):
         return make(kwargs)
     try:
         made = make(kwargs | {"render_mode": RENDER})
     except EnvironmentFault as fault:
-        log.warning("no videos, the play goes on: render_mode=%r: %s", RENDER, fault)
+        log.warning("no pictures, the play goes on: render_mode=%r: %s", RENDER, fault)
         return make(kwargs)
-    if isinstance(made, AdaptedEnvironment):
+    if folder and isinstance(made, AdaptedEnvironment):
         made.videos = EpisodeVideos(Path(folder), keep)
     return made
 

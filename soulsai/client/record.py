@@ -113,12 +113,12 @@ class HumanChooser:
 
     def begin(self) -> None:
         """Show the first observation."""
-        self._source.show(self._frame())
+        self._source.show(self._frame(), person=True)
 
     def choose(self, rows: dict[str, Array]) -> Array:
         """Show the present frame, and return the action of the person."""
         del rows
-        self._source.show(self._frame())
+        self._source.show(self._frame(), person=True)
         self._wait()
         chosen = self._source.poll()
         return self._idle if chosen is None else chosen

@@ -13,13 +13,14 @@ import numpy as np
 from soulsai import __version__
 from soulsai.client.environment import AdaptedEnvironment, PlayableEnvironment
 from soulsai.client.environment_offer import check_offer, difference
+from soulsai.client.episode_videos import RENDER
 from soulsai.client.human_input import HumanInput
 from soulsai.client.in_process import Closable, InProcessEnvironment, InProcessVector
 from soulsai.client.isolation.environment import IsolatedEnvironment, start
 from soulsai.client.own_values import for_record, index_of, numbered, with_own
 from soulsai.client.player import Player
 from soulsai.client.player_link import Outbox, PlayerProgress
-from soulsai.client.probe import SingleEnvironment, open_offer, open_vector, with_videos
+from soulsai.client.probe import SingleEnvironment, open_offer, open_vector, with_pictures
 from soulsai.client.spool import Spool, clean
 from soulsai.client.take_over import TakenOverEnvironment
 from soulsai.client.trial_load import try_program
@@ -162,9 +163,14 @@ class _ClientContext(NamedTuple):
         environments: list[PlayableEnvironment] = []
         try:
             while len(environments) < count:
-                make = self._isolated if isolate else self._in_process
                 index = index_of(self.config.client.number, count, len(environments))
-                environments.append(make(id, numbered(offer, index), spec))
+                ours = numbered(offer, index)
+                watched = self.take_over is not None and not environments
+                environments.append(
+                    self._isolated(id, ours, spec)
+                    if isolate
+                    else self._in_process(id, ours, spec, watched=watched)
+                )
         except EnvironmentFault as fault:
             _close(environments)
             if not environments:
@@ -191,30 +197,53 @@ class _ClientContext(NamedTuple):
                 else "--take-over: does not work with environment.vector; set it to false"
             )
         first, *others = environments
-        adapted = first.adapted if isinstance(first, InProcessEnvironment) else None
+        inner = first if isinstance(first, InProcessEnvironment) else None
+        adapted = inner.adapted if inner is not None else None
+        if adapted is None:
+            log.info(
+                "take-over: %s draws no picture in the window, as it is in a process of its own; "
+                "watch its own window, or set environment.isolate to false",
+                first.name,
+            )
+        elif adapted.render_mode != RENDER:
+            log.info("take-over: %s draws its own window, or none", first.name)
         try:
             source = take_over(spec.spec.action, adapted)
         except BaseException:
             _close(environments)
             raise
-        return [TakenOverEnvironment(first, spec.spec.action, source), *others]
+        steered = TakenOverEnvironment(
+            first,
+            spec.spec.action,
+            source,
+            lambda: None if inner is None else inner.adapted,
+            paced=spec.environment.realtime,
+            clock=self.clock,
+            sleep=self.sleep,
+        )
+        return [steered, *others]
 
-    def _in_process(self, id: str, offer: EnvironmentOffer, spec: Spec) -> InProcessEnvironment:
+    def _in_process(
+        self, id: str, offer: EnvironmentOffer, spec: Spec, *, watched: bool
+    ) -> InProcessEnvironment:
         return InProcessEnvironment(
-            lambda stage: self._made(id, offer.at_stage(stage), spec),
+            lambda stage: self._made(id, offer.at_stage(stage), spec, watched=watched),
             self.config.watchdog,
             rng=self.jitter,
             clock=self.clock,
             sleep=self.sleep,
         )
 
-    def _made(self, id: str, offer: EnvironmentOffer, spec: Spec) -> SingleEnvironment:
+    def _made(
+        self, id: str, offer: EnvironmentOffer, spec: Spec, *, watched: bool
+    ) -> SingleEnvironment:
         own = self.config.client
-        return with_videos(
+        return with_pictures(
             lambda kwargs: make_own(id, msgspec.structs.replace(offer, kwargs=kwargs), spec),
             offer.kwargs,
             own.video,
             own.videos,
+            watched=watched,
         )
 
     def _vector(self, id: str, offer: EnvironmentOffer, spec: Spec) -> InProcessVector:

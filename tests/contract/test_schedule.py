@@ -38,6 +38,9 @@ class Nobody:
     def poll(self):
         return None
 
+    def show(self, frame, *, person):
+        pass
+
     def close(self):
         pass
 
@@ -57,7 +60,7 @@ def isolated(offer=OFFER):
 
 def taken_over(offer=OFFER):
     inner = in_process(offer)
-    return TakenOverEnvironment(inner, open_offer(FILE, offer, masked=False).spec.action, Nobody())
+    return TakenOverEnvironment(inner, inner.adapted.spec.action, Nobody(), lambda: inner.adapted)
 
 
 KINDS = {"in process": in_process, "isolated": isolated, "taken over": taken_over}

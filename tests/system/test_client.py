@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import time
 
@@ -286,3 +287,58 @@ def test_the_clients_own_count_takes_precedence(place):
     with playing(place, environment_config=schema.EnvironmentSettings(count=3)):
         until(lambda: node.listen() > 10)
     assert node.of(Hello)[0].environments == 3
+
+
+class Person:
+    """A person who holds a key in every second step, and remembers the pictures."""
+
+    def __init__(self):
+        self.polled, self.pictures, self.closed = 0, [], False
+
+    def poll(self):
+        self.polled += 1
+        return np.array([1]) if self.polled % 2 else None
+
+    def show(self, frame, *, person):
+        self.pictures.append(frame)
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.mark.parametrize(
+    ("id", "isolate", "words"),
+    [
+        ("CartPole-v1", False, ""),
+        (TOY, False, "take-over: soulsai.testing:ToyEnv draws its own window, or none"),
+        ("CartPole-v1", True, "in a process of its own; .*set environment.isolate to false"),
+    ],
+    ids=["pictures", "none", "isolated"],
+)
+def test_a_person_who_takes_over_sees_the_game_or_is_told_why_not(
+    place, id, isolate, words, caplog
+):
+    caplog.set_level(logging.INFO)
+    node, person, opened = Node(place, id, publish=False), Person(), []
+
+    def take_over(action, environment):
+        opened.append((action, environment))
+        return person
+
+    node.run = msgspec.structs.replace(node.run, interventions=True)
+    node.open()
+    node.publish(1)
+    mine = schema.EnvironmentSettings(isolate=isolate)
+    with playing(place, listed=(id,), environment_config=mine, take_over=take_over):
+        until(lambda: node.listen() > 20)
+    assert person.closed
+    assert any(fragment.intervened.any() for fragment in node.fragments())
+    assert person.pictures
+    if words:
+        assert re.search(words, caplog.text)
+        assert all(picture is None for picture in person.pictures)
+    else:
+        assert all(picture.shape == (400, 600, 3) for picture in person.pictures)
+    ((action, environment),) = opened
+    assert action == node.run.spec.action
+    assert (environment is None) == isolate

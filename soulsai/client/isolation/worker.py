@@ -21,7 +21,7 @@ from msgspec import Struct
 from soulsai.client.creation import make
 from soulsai.client.environment import AdaptedEnvironment, StepResult, numbers
 from soulsai.client.isolation.process_tree import bind_children
-from soulsai.client.probe import with_videos
+from soulsai.client.probe import with_pictures
 from soulsai.client.spaces import Rows
 from soulsai.errors import EnvironmentFault
 from soulsai.process import INTERRUPTS, die_with_parent
@@ -130,7 +130,7 @@ class _Worker:
         self._arm()
         setup = self._setup
         try:
-            self._environment = with_videos(self._made, setup.kwargs, setup.video, setup.videos)
+            self._environment = with_pictures(self._made, setup.kwargs, setup.video, setup.videos)
         except EnvironmentFault as fault:
             self._send(FAULT, str(fault).encode(errors="replace"))
             return

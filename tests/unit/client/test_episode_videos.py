@@ -10,7 +10,7 @@ from soulsai.client.creation import make
 from soulsai.client.environment import AdaptedEnvironment, Recordable
 from soulsai.client.episode_videos import EpisodeVideos
 from soulsai.client.isolation.environment import IsolatedEnvironment, start
-from soulsai.client.probe import with_videos
+from soulsai.client.probe import with_pictures
 from soulsai.config.schema import WatchdogSettings
 from soulsai.errors import EnvironmentFault
 from soulsai.types import EnvironmentOffer, zeros
@@ -116,9 +116,9 @@ def test_an_environment_without_pictures_is_played_without_videos(tmp_path, capl
             raise EnvironmentFault("got an unexpected keyword argument 'render_mode'")
         return AdaptedEnvironment(Diary(), "it", mask_key="m", masked=False)
 
-    made = with_videos(made_with, {}, str(tmp_path), 3)
+    made = with_pictures(made_with, {}, str(tmp_path), 3)
     assert made.videos is None
-    assert "no videos, the play goes on" in caplog.text
+    assert "no pictures, the play goes on" in caplog.text
     assert isinstance(made, Recordable)
 
 

@@ -1,14 +1,23 @@
 """A person takes over: what was really done is recorded, marked, and counted."""
 
+import random
+from itertools import chain, repeat
+from typing import ClassVar
+
 import gymnasium
 import numpy as np
+import pygame
 import pytest
 from gymnasium import spaces
 
 from soulsai.client.action_spaces import NativeActions
 from soulsai.client.environment import AdaptedEnvironment, StepResult
+from soulsai.client.human_input import GREEN, LIGHT, open_input
+from soulsai.client.in_process import InProcessEnvironment
+from soulsai.client.probe import open_offer
 from soulsai.client.recorder import Columns, Recorder
 from soulsai.client.take_over import TakenOverEnvironment
+from soulsai.config.schema import WatchdogSettings
 from soulsai.errors import EnvironmentFault, Rejected, WireError
 from soulsai.types import ActionSpec, EnvironmentOffer, Leaf, RunSpec, Spec
 from soulsai.wire.codec import decode_entry, encode_message, pack
@@ -117,10 +126,13 @@ class Source:
     """A person who presses at times."""
 
     def __init__(self, rows):
-        self.rows, self.closed = iter(rows), False
+        self.rows, self.closed, self.shown = iter(rows), False, []
 
     def poll(self):
         return next(self.rows)
+
+    def show(self, frame, *, person):
+        self.shown.append((frame, person))
 
     def close(self):
         self.closed = True
@@ -144,13 +156,141 @@ class Inner:
 
 def test_a_person_s_action_replaces_the_policy_s():
     inner, source = Inner(), Source([None, np.array([1.5]), None])
-    env = TakenOverEnvironment(inner, BOX, source)
+    env = TakenOverEnvironment(inner, BOX, source, lambda: None)
     results = [env.step(np.array([-0.5], "<f4"), {}) for _ in range(3)]
     assert inner.taken == [[-0.5], [1.5], [-0.5]]
     assert [result.intervention is not None for result in results] == [False, True, False]
     env.close()
     assert inner.closed
     assert source.closed
+
+
+class Pictured(gymnasium.Env):
+    """An environment that takes its time to draw its number of steps."""
+
+    observation_space, action_space = spaces.Box(-9, 9, (2,)), spaces.Box(-2, 2, (1,))
+    metadata: ClassVar = {"render_fps": 50}
+
+    def __init__(self, time, picture=None, render_mode="rgb_array"):
+        self.time, self.steps, self.render_mode, self.picture = time, 0, render_mode, picture
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.time[0] += 0.001
+        self.steps += 1
+        return np.zeros(2, np.float32), 0.0, False, False, {}
+
+    def render(self):
+        self.time[0] += 0.004
+        if self.picture is not None:
+            return self.picture
+        return np.full((8, 8, 3), self.steps % 256, np.uint8)
+
+
+def watched(environment, source, **options):
+    time = environment.time
+    adapted = AdaptedEnvironment(environment, "pictured", mask_key="", masked=False)
+
+    def sleep(seconds):
+        time[0] += seconds
+
+    env = TakenOverEnvironment(
+        adapted, BOX, source, lambda: adapted, clock=lambda: time[0], sleep=sleep, **options
+    )
+    env.reset({"obs": np.zeros(2, "<f4")})
+    return env
+
+
+def walk(env, steps):
+    for _ in range(steps):
+        env.step(np.zeros(1, "<f4"), {"obs": np.zeros(2, "<f4")})
+
+
+def test_pictures_are_bounded_and_take_little_time_while_the_policy_plays():
+    time, source = [0.0], Source(repeat(None))
+    walk(watched(Pictured(time), source), 2000)
+    assert time[0] < 2.0 * 1.06
+    assert len(source.shown) == pytest.approx(2.0 / 0.08, abs=3)
+    assert not any(person for _, person in source.shown)
+    assert source.shown[-1][0].max() > 0
+
+
+def test_a_person_sees_more_pictures_at_the_environment_s_pace():
+    time, source = [0.0], Source(chain([None] * 5, repeat(np.array([1.0]), 100), repeat(None)))
+    env = watched(Pictured(time), source)
+    walk(env, 105)
+    assert time[0] == pytest.approx(100 / 50, abs=0.1)
+    persons = [person for _, person in source.shown]
+    assert sum(persons) == pytest.approx(2.0 * 30, abs=15)
+    walk(env, 1000)
+    assert time[0] < 2.0 + 1.0 + 1.0 * 1.1, "a second later it is the policy's pace again"
+    assert not source.shown[-1][1]
+
+
+def test_an_environment_with_a_pace_of_its_own_is_not_slowed():
+    time, source = [0.0], Source(repeat(np.array([1.0])))
+    walk(watched(Pictured(time), source, paced=True), 100)
+    assert time[0] < 0.2
+
+
+def test_pictures_that_are_none_end_and_the_play_goes_on(caplog):
+    time, source = [0.0], Source(repeat(None))
+    env = watched(Pictured(time, picture=np.zeros((8, 8))), source)
+    walk(env, 200)
+    assert caplog.text.count("no picture any more") == 1
+    assert len(source.shown) > 2
+    assert all(frame is None for frame, _ in source.shown)
+
+
+def test_a_window_of_the_environment_is_left_alone():
+    time, source = [0.0], Source(repeat(np.array([1.0])))
+    walk(watched(Pictured(time, render_mode="human"), source), 200)
+    assert not source.shown
+    assert time[0] == pytest.approx(0.2)
+
+
+def test_the_window_shows_the_game_and_who_plays_and_takes_keys(monkeypatch):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    time = [0.0]
+    inner = InProcessEnvironment(
+        lambda _: open_offer(
+            "CartPole-v1",
+            EnvironmentOffer("CartPole-v1", {"render_mode": "rgb_array"}),
+            masked=False,
+        ),
+        WatchdogSettings(),
+        rng=random.Random(0),
+    )
+    choices = inner.adapted.spec.action
+    source = open_input("keyboard", choices, "", "test", inner.adapted)
+    env = TakenOverEnvironment(
+        inner, choices, source, lambda: inner.adapted, clock=lambda: time[0], sleep=lambda _: None
+    )
+    rows = {"obs": np.zeros(4, "<f4")}
+
+    def drawn():
+        time[0] += 1.0
+        result = env.step(0, rows)
+        screen = pygame.surfarray.array3d(pygame.display.get_surface()).swapaxes(0, 1)
+        picture = inner.adapted.render()
+        np.testing.assert_array_equal(screen[: len(picture)], picture)
+        panel = screen[len(picture) :]
+        assert (panel == LIGHT).all(-1).any(), "the keys are named"
+        return result.intervention, (panel == GREEN).all(-1).any()
+
+    env.reset(rows, seed=0)
+    assert drawn() == (None, False)
+    pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=pygame.K_RIGHT))
+    assert drawn() == ([1], True)
+    env.begin_stage(1)
+    assert env.ready(0.0)  # as the one before has ended all of pygame
+    env.reset(rows, seed=0)
+    assert drawn() == ([1], True)
+    pygame.event.post(pygame.event.Event(pygame.KEYUP, key=pygame.K_RIGHT))
+    assert drawn() == (None, False)
+    env.close()
 
 
 def recorded(spec):
