@@ -23,13 +23,15 @@ COPY soulsai soulsai
 # hadolint ignore=DL3003
 RUN --mount=type=cache,target=/root/.cache/pip \
     /opt/soulsai/bin/pip install --disable-pip-version-check --no-compile --no-deps . \
-    # Python has its own copy of the runtime (libonnxruntime).
-    && /opt/soulsai/bin/pip uninstall --disable-pip-version-check -y pip setuptools \
+    # Python has its own copy of the runtime (libonnxruntime), and only its tools read protobuf.
+    && /opt/soulsai/bin/pip uninstall --disable-pip-version-check -y protobuf flatbuffers pip setuptools \
     && cd /opt/soulsai/lib/python3.*/site-packages \
     && rm -r onnxruntime/capi/libonnxruntime.so.* onnxruntime/transformers \
         onnxruntime/quantization onnxruntime/tools \
+    # Nobody compiles against NumPy (f2py, distutils, include, *.a).
+    && rm -r numpy/f2py numpy/distutils numpy/_core/include \
     && find . -type d \( -name tests -o -name examples -o -name docs \) -prune -exec rm -rf {} + \
-    && find . -name "*.pyi" -delete
+    && find . \( -name "*.pyi" -o -name "*.a" \) -delete
 # Compiles exactly what a client loads, so that a container that cannot write starts as fast.
 ENV PYTHONPYCACHEPREFIX=/opt/soulsai/compiled
 RUN /opt/soulsai/bin/soulsai check-env CartPole-v1 >/dev/null \

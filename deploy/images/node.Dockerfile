@@ -27,7 +27,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && /opt/soulsai/bin/pip uninstall --disable-pip-version-check -y pip \
     && cd /opt/soulsai/lib/python3.*/site-packages \
     && rm -rf torch/include torch/test torch/bin/test_* torch/bin/protoc* \
-        onnxruntime/capi/libonnxruntime.so.*
+        onnxruntime/capi/libonnxruntime.so.* \
+    && find . -type d -name tests -prune -exec rm -rf {} +
 
 # hadolint ignore=DL3006
 FROM ${BASE}
