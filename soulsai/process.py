@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Self
 
 PARENT = "SOULSAI_PARENT"  # variable with the process id of the supervisor
@@ -76,12 +76,7 @@ class StopSignal:
             die_with_parent(at_once=self._at_once)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._left.set()
         self._watch_console(begin=False)
         for number, handler in self._before.items():
