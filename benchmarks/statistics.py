@@ -29,13 +29,19 @@ def interval(scores: Sequence[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def steps_to(bar: float, curve: Sequence[tuple[int, float]]) -> float:
+def steps_to(
+    bar: float, curve: Sequence[tuple[int, float]], staying: int | None = STAYING
+) -> float:
     """Return after how many env steps evaluations reached ``bar`` and stayed; else infinity.
 
-    ``curve`` holds env steps and scores, in order. To stay means in two more evaluations, or in
-    those that are left.
+    Args:
+        bar: The least score.
+        curve: Env steps and scores, in order.
+        staying: To stay means in so many more evaluations, or in those that are left; ``None``: in
+            all of them.
     """
+    last = len(curve) if staying is None else 1 + staying
     for place, (env_steps, _) in enumerate(curve):
-        if all(score >= bar for _, score in curve[place : place + 1 + STAYING]):
+        if all(score >= bar for _, score in curve[place : place + last]):
             return env_steps
     return math.inf

@@ -218,11 +218,14 @@ class Experience:
         return self.demonstrations.settings.imitation * self.remaining
 
     def sample_demonstrations(self) -> Batch:
-        """Draw a batch of demonstrations only."""
+        """Draw a batch of demonstrations only, none to be imitated beside what is learnt."""
         if self.demonstrations is None:
             raise ConfigError("demonstrations.data: there are none")
         (batch,) = self._drawn(self.demonstrations.replay, self.settings.batch_size, 1)
-        return batch
+        batch = with_imitation(batch, 0, 0.0)
+        # Compiled steps take columns by their place.
+        rows = {name: batch.rows[name] for name in self.batch_columns}
+        return Batch(rows, batch.ids, batch.weights)
 
     @property
     def shown(self) -> int:

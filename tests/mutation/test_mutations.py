@@ -241,8 +241,15 @@ MUTATIONS = (
     Mutation(
         "imitation that does not know the size of the values",
         "algorithms/sac/update.py",
-        "(imitation.weight * distance).mean() * value.abs().mean() / RELIANCE",
-        "(imitation.weight * distance).mean() / RELIANCE",
+        "(imitation.weight * distance).sum() / shown * value.abs().mean()",
+        "(imitation.weight * distance).sum() / shown",
+        DEMONSTRATED,
+    ),
+    Mutation(
+        "imitation that experience dilutes",
+        "algorithms/sac/update.py",
+        "(imitation.weight > 0).sum().clamp_min(1)",
+        "len(imitation.weight)",
         DEMONSTRATED,
     ),
     Mutation(

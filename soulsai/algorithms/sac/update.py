@@ -20,7 +20,6 @@ ActorFunction = Callable[[list[Tensor]], tuple[Tensor, Tensor]]  # parts to mean
 CriticFunction = Callable[[list[Tensor], Tensor], Tensor]  # parts, actions to quantiles [B, C, N]
 
 
-RELIANCE = 2.5  # on values, against imitation: alpha of arXiv:2106.06860
 SAMPLES = 10  # actions of the policy, and as many uniform ones, in the conservative penalty
 
 
@@ -150,8 +149,9 @@ def imitation_in(rows: Tensors) -> Imitation | None:
 def imitation_loss(mean: Tensor, value: Tensor, imitation: Imitation) -> Tensor:
     """Return the squared distance [] to actions, in proportion to the size of the values.
 
-    This is the loss of TD3+BC (arXiv:2106.06860), times the mean magnitude of the values over
-    ``RELIANCE``.
+    This is the loss of TD3+BC (arXiv:2106.06860) with alpha 1, times the mean magnitude of the
+    values, and the mean over the actions to imitate alone: else actions nobody showed would halve
+    it, and a cloned policy would follow the errors of young critics.
 
     Args:
         mean: Means of the policy before the squashing [B, A].
@@ -159,7 +159,8 @@ def imitation_loss(mean: Tensor, value: Tensor, imitation: Imitation) -> Tensor:
         imitation: The actions to imitate.
     """
     distance = (mean.tanh() - imitation.action).square().mean(1)
-    return (imitation.weight * distance).mean() * value.abs().mean() / RELIANCE
+    shown = (imitation.weight > 0).sum().clamp_min(1)
+    return (imitation.weight * distance).sum() / shown * value.abs().mean()
 
 
 def conservative_penalty(

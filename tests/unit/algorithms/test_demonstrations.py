@@ -264,14 +264,16 @@ def test_12_an_update_follows_the_gradient_of_imitation_too(monkeypatch):
 
 
 def test_13_numbers_are_imitated_in_proportion_to_the_values():
-    """Equation 5 of arXiv:2106.06860, the normalisation on the other side."""
+    """Equation 5 of arXiv:2106.06860 with alpha 1, the normalisation on the other side."""
     rng = torch.Generator().manual_seed(1)
     mean, action = torch.randn(8, 2, generator=rng), torch.rand(8, 2, generator=rng) * 2 - 1
     value, weight = torch.randn(8, generator=rng) * 50, torch.tensor([0.0] * 4 + [0.5] * 4)
     found = sac_update.imitation_loss(mean, value, sac_update.Imitation(action, weight))
     distances = ((np.tanh(mean.numpy()) - action.numpy()) ** 2).mean(1)
-    wanted = 0.5 * distances[4:].sum() / 8 * np.abs(value.numpy()).mean() / 2.5
+    wanted = 0.5 * distances[4:].mean() * np.abs(value.numpy()).mean()
     assert found.item() == pytest.approx(wanted, rel=1e-5)
+    nothing = sac_update.Imitation(action, torch.zeros(8))
+    assert sac_update.imitation_loss(mean, value, nothing).item() == 0.0
 
 
 def test_13_the_actor_s_loss_is_the_sum_of_both():

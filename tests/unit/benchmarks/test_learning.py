@@ -63,6 +63,12 @@ def test_a_bar_is_reached_where_scores_stay(scores, reached):
     assert steps_to(5, curve) == reached
 
 
+def test_a_bar_is_reached_for_good_where_no_later_score_is_below_it():
+    curve = list(enumerate([5, 5, 5, 5, 1, 5, 6, 5]))
+    assert steps_to(5, curve, None) == 5
+    assert steps_to(5, curve[:5], None) == np.inf
+
+
 def result_of(*to_bar, failed=0):
     results = [
         seed(place, curve=[] if taken is None else [(taken, 900.0)])

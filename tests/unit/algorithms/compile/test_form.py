@@ -48,9 +48,10 @@ def test_learning_is_the_same_on_and_off_the_fast_path(make, changes):
     assert metrics[0] == pytest.approx(metrics[1], rel=1e-3, abs=1e-4)
 
 
-def shown(algorithm):
+def shown(algorithm, **changes):
     """Return the algorithm with demonstrations, which it imitates."""
-    algorithm.prepare_demonstrations(DemonstrationSettings(data=("x",), imitation=2.0))
+    settings = DemonstrationSettings(data=("x",), imitation=2.0, **changes)
+    algorithm.prepare_demonstrations(settings)
     algorithm.demonstrate([played(algorithm, 9)])
     return algorithm
 
@@ -70,6 +71,17 @@ def test_learning_with_demonstrations_is_the_same_on_and_off_the_fast_path(make)
 
 
 @pytest.mark.parametrize("make", [dqn, branching, sac])
+def test_cloning_is_the_same_on_and_off_the_fast_path(make):
+    """What an earlier run has compiled is used from the first update of cloning."""
+    eager, fast = shown(make(), clone_steps=8), functional(shown(make(), clone_steps=8))
+    metrics = [list(algorithm.learn(iter([[]] * 8))) for algorithm in (eager, fast)]
+    for a, b in zip(state_of(eager), state_of(fast), strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+    assert len(metrics[0]) == 8
+    assert metrics[0][-1] == pytest.approx(metrics[1][-1], rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("make", [dqn, branching, sac])
 def test_forms_have_the_columns_of_every_batch(make):
     """Also before the first demonstration: a person may take over at any time."""
     algorithm = make()
@@ -84,6 +96,7 @@ def test_forms_have_the_columns_of_every_batch(make):
     algorithm.demonstrate([played(algorithm, 2)])
     (after,) = algorithm.experience.sample()
     assert list(after.rows) == list(columns)
+    assert list(algorithm.experience.sample_demonstrations().rows) == list(columns)
     assert (batch.rows["imitation"] == 0).all()
 
 
