@@ -35,6 +35,11 @@ export interface Outcome {
 export interface Environment {
   /** If given, compared with the run's before anything is played. */
   spaces?: { obs: { [leaf: string]: Leaf }; action: ActionSpec };
+  /**
+   * Takes the run's `environment.kwargs`, before the first episode and between two whenever a stage of
+   * `environment.schedule` begins. A run with a schedule needs it.
+   */
+  configure?(kwargs: { [name: string]: unknown }): void | Promise<void>;
   reset(): Observation | Promise<Observation>;
   step(action: Action): Outcome | Promise<Outcome>;
 }

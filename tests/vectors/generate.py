@@ -79,6 +79,7 @@ FAMILIES = {
     "entries": entries,
     "weights": published.weights,
     "deltas": published.deltas,
+    "schedules": published.schedules,
     "pointers": published.pointers,
     "signatures": published.signatures,
     "invites": published.invites,

@@ -1,5 +1,6 @@
 """Vectors of the data that a client reads: weights, signatures, invites, names, versions, heads."""
 
+import math
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from soulsai.client.own_values import for_record
 from soulsai.heads import act
 from soulsai.types import (
     OLDEST_PROTOCOL,
@@ -14,10 +16,12 @@ from soulsai.types import (
     ActionSpec,
     Control,
     DeltaPointer,
+    EnvironmentOffer,
     Head,
     Leaf,
     Pointer,
     Program,
+    ScheduleStage,
     Weights,
     WholeVersion,
 )
@@ -26,6 +30,7 @@ from soulsai.wire.delta import encode_delta
 from soulsai.wire.invite import Invite, to_line
 from soulsai.wire.signing import Manifest, Signed, Signer
 from soulsai.wire.weights import digest, encode_weights
+from tests.vectors.runs import RUNS
 
 Vector = dict[str, Any]
 SIGNER = Signer(bytes(range(32)))  # a key that everybody knows
@@ -113,6 +118,41 @@ def deltas() -> Iterator[Vector]:
     yield vector("no-zlib", b"delta")
     yield vector("changed", zlib.compress(raw[:8] + bytes([raw[8] ^ 16]) + raw[9:], 0))
     yield vector("of-another-digest", sha256="0" * 64)
+
+
+def schedules() -> Iterator[Vector]:
+    """Yield a schedule, with the arguments of an environment and of the record at each stage."""
+    offer = EnvironmentOffer(
+        "Line-v0",
+        {"length": 8, "wind": False, "map": "plain"},
+        client_kwargs=("map", "max_episode_steps", "absent"),
+        max_episode_steps=200,
+        schedule=(
+            ScheduleStage(
+                1000, {"wind": True, "gusts": [1, 2], "label": "two\nlines " + "x" * 100}
+            ),
+            ScheduleStage(2000, {"length": 12, "\u2028": 1}),
+        ),
+    )
+    spec = msgspec.structs.replace(RUNS["plain"][0], environment=offer)
+    knobs = [{"stage": stage} for stage in (0.0, 1.0, 1.5, 2.0, 3.0, 1e9, -1.0, math.nan)]
+    stages = []
+    for exploration, begun in zip([{}, *knobs], [0, 0, 1, 1, 2, 2, 0, 0, 0], strict=True):
+        pointer = Pointer("vectors-plain", 1, 7, 0, "", exploration=exploration)
+        stages.append({
+            "pointer": encode(pointer).hex(), "begun": begun,
+            "kwargs": offer.at_stage(begun).kwargs, "recorded": for_record(offer, begun),
+        })  # fmt: skip
+    yield {"name": "schedule", "valid": True, "data": encode(spec), "stages": stages}
+    broken: dict[str, Any] = {
+        "map": {"env_step": 1}, "text": [{"env_step": "1"}], "negative": [{"env_step": -1}],
+        "kwargs": [{"env_step": 1, "kwargs": [1]}],
+    }  # fmt: skip
+    for name, schedule in broken.items():
+        said = msgspec.to_builtins(spec)
+        said["environment"]["schedule"] = schedule
+        data = msgspec.msgpack.encode(said)
+        yield {"name": f"schedule-broken-{name}", "valid": False, "data": data}
 
 
 def _pointing(pointer: Pointer, data: bytes) -> Pointer:

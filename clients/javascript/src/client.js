@@ -97,6 +97,11 @@ export function checkOffer(spec, ids, environments) {
   if (!ids.includes(id)) {
     throw new ConfigError(`the run plays ${id}, and you allow ${ids.join(", ")}`);
   }
+  if (spec.environment.schedule.length && !environments.every(({ configure }) => configure)) {
+    throw new ConfigError(
+      `${id}: the run changes its arguments (environment.schedule); give the environment a method configure(kwargs)`,
+    );
+  }
   for (const { spaces } of environments) {
     if (!spaces) continue;
     const ours = JSON.stringify(comparable(spaces));

@@ -4,6 +4,7 @@ import { assign, bytesOf, sizeOf, zeros } from "./arrays.js";
 import { ConfigError } from "./errors.js";
 import { actionLeaf } from "./layout.js";
 import { act, explore, toEnvironment } from "./heads.js";
+import { kwargsAt, recordedAt, stageOf } from "./published.js";
 
 const MOST_BYTES = 1_500_000; // of a fragment
 const GREEDY_STEPS = 1000; // beyond, and beyond four times the longest episode, it goes on exploring
@@ -41,6 +42,7 @@ class Seat {
     this.memory = {};
     this.length = 0;
     this.policy = null;
+    this.stage = null; // of the schedule, by which the environment is configured
     this.playing = false;
     this.failures = 0;
     this.readyAt = 0;
@@ -153,7 +155,19 @@ export class Player {
     if (!stepped) await this._uplink.wait(this._instructions, WAIT_MILLISECONDS);
   }
 
+  /** Let an environment take the arguments of the stage that has begun, between two episodes. */
+  async _configure(seat) {
+    const { environment } = this._spec;
+    const stage = stageOf(environment, this._instructions.pointer?.knobs ?? {});
+    if (seat.stage === stage) return;
+    await seat.environment.configure?.(kwargsAt(environment, stage));
+    seat.stage = stage;
+    seat.kwargs = this._uplink.progress.kwargs = recordedAt(environment, stage);
+    if (environment.schedule.length) this._log(`schedule stage=${stage} values=${JSON.stringify(seat.kwargs)}`);
+  }
+
   async _begin(seat) {
+    await this._configure(seat);
     seat.length = 0;
     seat.read(await seat.environment.reset());
     seat.memory = this._instructions.policy.freshMemory();
@@ -236,7 +250,7 @@ export class Player {
       kind: "episode", generation: seat.newest[0], version: seat.newest[1], episode: seat.episode,
       reward: seat.total, steps: seat.steps, seconds: (performance.now() - seat.began) / 1000,
       terminated: ending.terminated, greedy: seat.greedy, epsilon: seat.atRandom,
-      info: Object.fromEntries(keys.map((key) => [key, info[key]])), kwargs: {},
+      info: Object.fromEntries(keys.map((key) => [key, info[key]])), kwargs: seat.kwargs,
     });
     this._uplink.progress.episodes += 1;
     seat.playing = false;

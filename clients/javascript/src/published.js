@@ -10,6 +10,9 @@ import { padded } from "./layout.js";
 export const PROTOCOL = 2;
 export const OLDEST_PROTOCOL = 2;
 export const PIECE_BYTES = 2 ** 20;
+const MOST_STAGES = 64; // of a schedule
+const [MOST_VALUES, LONGEST_NAME, LONGEST_TEXT] = [16, 64, 100]; // of arguments in the record
+const UNPRINTABLE = /[\p{C}\p{Zl}\p{Zp}]|(?! )\p{Zs}/u;
 
 // A run's id becomes a folder elsewhere.
 const RUN = /^(?!(con|prn|aux|nul|com\d|lpt\d)(\.|$))(?![.-])[A-Za-z0-9_.-]{1,200}(?<!\.)$/i;
@@ -38,8 +41,14 @@ export function readSpec(bytes) {
   need(isCount(raw.published_crc) && raw.published_crc > 0, "spec with a crc");
   const environment = {
     kwargs: {}, count: 1, max_episode_steps: 0, info_keys: [], realtime: false,
-    largest_reward: 1e6, ...raw.environment,
+    largest_reward: 1e6, client_kwargs: [], schedule: [], ...raw.environment,
   };
+  need(isMap(environment.kwargs) && Array.isArray(environment.client_kwargs), "spec");
+  need(Array.isArray(environment.schedule), "spec with a schedule");
+  environment.schedule = environment.schedule.map((stage) => {
+    need(isMap(stage) && isCount(stage.env_step) && isMap(stage.kwargs ?? {}), "spec with a schedule");
+    return { kwargs: {}, ...stage };
+  });
   const action = { shape: [], sizes: [], low: [], high: [], ...raw.spec.action };
   const spec = {
     fragment_steps: 64, fragment_seconds: 1, heartbeat_seconds: 1, stream_entries: 4096,
@@ -93,6 +102,33 @@ export function readPointer(bytes) {
     pointer.delta = { ...pointer.delta, base };
   }
   return pointer;
+}
+
+/** Return the number of stages of the run's schedule that have begun, by a pointer's knobs. */
+export function stageOf({ schedule }, knobs) {
+  const stage = knobs.stage ?? 0;
+  return stage >= 0 && stage <= MOST_STAGES ? Math.min(Math.trunc(stage), schedule.length) : 0;
+}
+
+/** Return the environment's arguments once so many stages have begun: those of the last replace the run's. */
+export function kwargsAt({ kwargs, schedule }, stage) {
+  return { ...kwargs, ...(stage ? schedule[stage - 1].kwargs : {}) };
+}
+
+/** Return the arguments at a stage that the record of an episode has, in a bounded form. */
+export function recordedAt(environment, stage) {
+  const values = { ...kwargsAt(environment, stage), max_episode_steps: environment.max_episode_steps };
+  const scheduled = environment.schedule.flatMap(({ kwargs }) => Object.keys(kwargs));
+  const named = [...new Set([...environment.client_kwargs, ...scheduled])].filter(
+    (name) => name in values && !UNPRINTABLE.test(name) && [...name].length <= LONGEST_NAME);
+  return Object.fromEntries(named.slice(0, MOST_VALUES).map((name) => [name, bounded(values[name])]));
+}
+
+function bounded(value) {
+  const isPlain = value === null || typeof value === "boolean" || typeof value === "number";
+  if (isPlain) return value;
+  const text = isText(value) ? value : JSON.stringify(value);
+  return [...text].slice(0, LONGEST_TEXT).map((letter) => (UNPRINTABLE.test(letter) ? "?" : letter)).join("");
 }
 
 /** Return the word of a control. */

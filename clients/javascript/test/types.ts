@@ -8,6 +8,10 @@ class Line implements Environment {
   };
   place = 0;
 
+  configure({ start = 0 }: { start?: number }) {
+    this.place = start;
+  }
+
   reset() {
     this.place = 0;
     return [this.place];

@@ -5,6 +5,7 @@ import { AccessDenied, ConfigError, WireError } from "../src/errors.js";
 import { checkOffer } from "../src/client.js";
 import { checkGraph } from "../src/graph.js";
 import { act, explore, toEnvironment } from "../src/heads.js";
+import { Player } from "../src/player.js";
 import { Outbox, printable } from "../src/uplink.js";
 import { ClientWire } from "../src/wire.js";
 
@@ -126,13 +127,66 @@ test("a graph that names a file, or is cut off, is refused", () => {
 
 test("a run of another environment, or with other spaces, is refused", () => {
   const spec = {
-    environment: { id: "Line-v0" },
+    environment: { id: "Line-v0", schedule: [] },
     spec: { obs: { obs: { shape: [1], dtype: "<f4" } }, action: DISCRETE },
   };
   checkOffer(spec, ["Line-v0"], [{ spaces: spec.spec }, {}]);
   assert.throws(() => checkOffer(spec, ["CartPole-v1"], []), ConfigError);
   const other = { obs: { obs: { shape: [2], dtype: "<f4" } }, action: DISCRETE };
   assert.throws(() => checkOffer(spec, ["Line-v0"], [{ spaces: other }]), ConfigError);
+  const staged = { ...spec, environment: { id: "Line-v0", schedule: [{ env_step: 1, kwargs: {} }] } };
+  checkOffer(staged, ["Line-v0"], [{ configure() {} }]);
+  assert.throws(() => checkOffer(staged, ["Line-v0"], [{}]), /give the environment a method configure/);
+});
+
+test("the stages of a schedule hold from the next episode on, and stand in its record", async () => {
+  const spec = {
+    spec: { obs: { obs: { shape: [1], dtype: "<f4" } }, action: DISCRETE },
+    fragment_steps: 64, fragment_seconds: 60, extras: {}, memory: {},
+    environment: {
+      kwargs: { length: 2, wind: 0 }, max_episode_steps: 0, info_keys: [], client_kwargs: [],
+      schedule: [{ env_step: 10, kwargs: { length: 3 } }, { env_step: 20, kwargs: { wind: 5 } }],
+    },
+  };
+  const game = {
+    given: [], failures: 1, steps: 0,
+    configure(kwargs) {
+      if (kwargs.wind && this.failures--) throw new Error("not ready");
+      this.given.push(kwargs);
+    },
+    reset() {
+      this.left = this.given.at(-1).length;
+      return [0];
+    },
+    step() {
+      this.steps += 1; // a stage that begins in the middle of an episode waits for its end
+      if (this.steps === 1) uplink.instructions = stage(1);
+      if (this.steps === 4) uplink.instructions = stage(2);
+      return { observation: [0], reward: 1, terminated: --this.left === 0 };
+    },
+  };
+  const policy = { generation: 1, version: 1, freshMemory: () => ({}), act: async () => ({ q: Float32Array.of(1, 0, 0) }) };
+  const stage = (number) => ({ pointer: { quota: null, knobs: { stage: number } }, policy, paused: false, over: "" });
+  const sent = [];
+  const uplink = {
+    instructions: stage(0), progress: { steps: 0, episodes: 0, faults: {}, restarts: 0, discarded: 0 },
+    wait: () => new Promise((resolve) => setTimeout(resolve, 1)),
+    send(message) {
+      sent.push(message);
+    },
+  };
+  const head = { kind: "epsilon_greedy", epsilon_base: 0, epsilon_alpha: 1, eval_fraction: 0, noise: [] };
+  const player = new Player([game], spec, head, uplink, { random: seeded(5), log() {} });
+  const done = () => sent.filter(({ kind }) => kind === "episode").length >= 4;
+  await player.run(() => done() || uplink.progress.restarts > 1);
+  const episodes = sent.filter(({ kind }) => kind === "episode");
+  assert.deepEqual(episodes.map(({ steps }) => steps), [2, 3, 2, 2]);
+  assert.deepEqual(episodes.map(({ kwargs }) => kwargs), [
+    { length: 2, wind: 0 }, { length: 3, wind: 0 }, { length: 2, wind: 5 }, { length: 2, wind: 5 },
+  ]);
+  assert.deepEqual(game.given, [{ length: 2, wind: 0 }, { length: 3, wind: 0 }, { length: 2, wind: 5 }]);
+  assert.equal(uplink.progress.faults.crash, 1, "a stage that fails is tried again");
+  assert.deepEqual(uplink.progress.kwargs, { length: 2, wind: 5 });
 });
 
 test("an address of another machine is encrypted, unless the user insists", () => {

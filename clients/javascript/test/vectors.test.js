@@ -10,7 +10,8 @@ import { readInvite } from "../src/invite.js";
 import { Limits } from "../src/limits.js";
 import { isName } from "../src/names.js";
 import {
-  checkProtocol, readControl, readDelta, readPointer, readSigned, readSpec, readWeights, Verifier,
+  checkProtocol, kwargsAt, readControl, readDelta, readPointer, readSigned, readSpec, readWeights,
+  recordedAt, stageOf, Verifier,
 } from "../src/published.js";
 import { decodeEntry } from "./decode.js";
 
@@ -106,6 +107,16 @@ each("deltas", (vector) => {
   for (const [name, leaf] of Object.entries(program.weights)) {
     const values = nested(fromBytesOf(arrays[name], leaf), leaf.shape);
     assert.deepEqual(leaf.dtype === "|b1" ? booleans(values) : values, vector.arrays[name]);
+  }
+});
+
+each("schedules", (vector) => {
+  const { environment } = readSpec(bytes(vector));
+  for (const { pointer, begun, kwargs, recorded } of vector.stages) {
+    const stage = stageOf(environment, readPointer(Buffer.from(pointer, "hex")).knobs);
+    assert.equal(stage, begun);
+    assert.deepEqual(kwargsAt(environment, stage), kwargs);
+    assert.deepEqual(recordedAt(environment, stage), recorded);
   }
 });
 

@@ -6,6 +6,8 @@ import msgspec
 import numpy as np
 import pytest
 
+from soulsai.client.own_values import for_record
+from soulsai.client.player_link import Instructions
 from soulsai.errors import ConfigError, Forged, ProtocolError, Rejected, WireError
 from soulsai.heads import act
 from soulsai.types import (
@@ -146,6 +148,21 @@ def test_deltas(vector):
         return
     found = weights_by_delta(bytes_of(vector), pointer, base.arrays, program)
     assert {name: array.tolist() for name, array in found.arrays.items()} == vector["arrays"]
+
+
+@pytest.mark.parametrize("vector", named("schedules"))
+def test_schedules(vector):
+    if not vector["valid"]:
+        with pytest.raises(WireError):
+            decode(bytes_of(vector), RunSpec)
+        return
+    environment = decode(bytes_of(vector), RunSpec).environment
+    for stage in vector["stages"]:
+        pointer = decode(bytes.fromhex(stage["pointer"]), Pointer)
+        begun = min(Instructions(pointer).stage, len(environment.schedule))
+        assert begun == stage["begun"]
+        assert environment.at_stage(begun).kwargs == stage["kwargs"]
+        assert for_record(environment, begun) == stage["recorded"]
 
 
 @pytest.mark.parametrize("vector", named("pointers"))
