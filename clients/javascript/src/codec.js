@@ -1,6 +1,6 @@
 /** Encoding of the messages of a client, as docs/wire.md has them. */
 
-import { decode as decodeMsgpack, encode } from "@msgpack/msgpack";
+import { decode as decodeMsgpack, Encoder as MsgpackEncoder } from "@msgpack/msgpack";
 import { toBytes } from "./arrays.js";
 import { WireError } from "./errors.js";
 import { Layout, padded, unrolled } from "./layout.js";
@@ -40,13 +40,14 @@ export function decode(bytes) {
 export class Encoder {
   constructor(spec) {
     this.layout = new Layout(spec);
+    this._msgpack = new MsgpackEncoder();
   }
 
   /** Return one framed message. */
   message(message) {
     if (message.kind === "fragment") return this._fragment(message);
     const names = FIELDS[message.kind];
-    const header = encode(names.map((name) => message[name]));
+    const header = this._msgpack.encodeSharedRef(names.map((name) => message[name]));
     const whole = Buffer.alloc(padded(HEAD + header.length));
     this._head(whole, header.length, KINDS[message.kind]);
     whole.set(header, HEAD);

@@ -1,5 +1,6 @@
 /** The check of a stranger's ONNX graph, and the weights put into it. */
 
+import { bytesOf, sizeOf } from "./arrays.js";
 import { WireError } from "./errors.js";
 
 const PLACE = "weights";
@@ -110,36 +111,42 @@ function entry(data) {
   return [found[1], found[2]];
 }
 
-function field(number, bytes) {
+/** Return a field of bytes that come in parts. */
+function field(number, parts) {
   const head = [];
-  for (let value of [number * 8 + 2, bytes.length]) {
+  for (let value of [number * 8 + 2, parts.reduce((sum, part) => sum + part.length, 0)]) {
     while (value > 127) {
       head.push((value % 128) | 128);
       value = Math.floor(value / 128);
     }
     head.push(value);
   }
-  return Buffer.concat([Buffer.from(head), bytes]);
+  return [Buffer.from(head), ...parts];
 }
 
-/** Return a checked graph whose external initialisers hold these bytes instead. */
-export function withWeights(graph, arrays) {
+/**
+ * Split a checked graph around its external initialisers.
+ *
+ * `weights` are the leaves of the initialisers by name. Returns the graph in parts, of which each
+ * `{name, length}` stands for the bytes of a weight.
+ */
+export function splitGraph(graph, weights) {
   const parts = [];
   for (const [number, value, whole] of fields(graph)) {
-    parts.push(number === 7 ? field(7, filled(value, arrays)) : whole);
+    parts.push(...(number === 7 ? field(7, splitBody(value, weights)) : [whole]));
   }
-  return Buffer.concat(parts);
+  return parts;
 }
 
-function filled(body, arrays) {
+function splitBody(body, weights) {
   const parts = [];
   for (const [number, value, whole] of fields(body)) {
-    parts.push(number === 5 ? field(5, tensor(value, arrays)) : whole);
+    parts.push(...(number === 5 ? field(5, splitTensor(value, weights)) : [whole]));
   }
-  return Buffer.concat(parts);
+  return parts;
 }
 
-function tensor(data, arrays) {
+function splitTensor(data, weights) {
   const kept = [];
   let name = "";
   let isExternal = false;
@@ -148,5 +155,7 @@ function tensor(data, arrays) {
     if (number === 13 || number === 14) isExternal = true;
     else kept.push(whole);
   }
-  return isExternal ? Buffer.concat([...kept, field(9, arrays[name])]) : data;
+  if (!isExternal) return [data];
+  const leaf = weights[name];
+  return [...kept, ...field(9, [{ name, length: sizeOf(leaf) * bytesOf(leaf) }])];
 }

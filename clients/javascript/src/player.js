@@ -179,7 +179,7 @@ export class Player {
     seat.episode = this._episodes++;
     seat.start = seat.steps = seat.total = 0;
     seat.newest = [0, 0];
-    seat.policy = null;
+    this._use(seat, null);
     seat.began = performance.now();
     seat.playing = true;
     this._takeNewest(seat);
@@ -194,7 +194,7 @@ export class Player {
   _takeNewest(seat) {
     if (seat.greedy && seat.steps >= Math.max(GREEDY_STEPS, 4 * this._longest)) this._explore(seat, false);
     const pinned = seat.greedy && seat.steps > 0;
-    if (!pinned || !seat.policy) seat.policy = this._instructions.policy;
+    if (!pinned || !seat.policy) this._use(seat, this._instructions.policy);
     const { generation, version } = seat.policy;
     this._uplink.progress.version = version;
     if (generation > seat.newest[0] || (generation === seat.newest[0] && version > seat.newest[1])) {
@@ -202,6 +202,15 @@ export class Player {
     }
     seat.used = { generation, version };
     seat.before = Object.fromEntries(Object.entries(seat.memory).map(([k, a]) => [k, a.slice()]));
+  }
+
+  /** Give a seat a policy, and free the memory of the one that nobody uses any more. */
+  _use(seat, policy) {
+    const before = seat.policy;
+    seat.policy = policy;
+    if (before && before !== this._instructions.policy && !this._seats.some((other) => other.policy === before)) {
+      before.release();
+    }
   }
 
   async _step(seat) {

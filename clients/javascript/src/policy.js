@@ -3,21 +3,38 @@
 import { InferenceSession, Tensor } from "onnxruntime-node";
 import { zeros } from "./arrays.js";
 import { WireError } from "./errors.js";
-import { checkGraph, withWeights } from "./graph.js";
+import { checkGraph, splitGraph } from "./graph.js";
 
 const TENSORS = {
   "|b1": "bool", "|u1": "uint8", "|i1": "int8", "<u2": "uint16", "<i2": "int16", "<u4": "uint32",
   "<i4": "int32", "<u8": "uint64", "<i8": "int64", "<f4": "float32", "<f8": "float64",
 };
 
+/** The program of a run, from which a policy is made for each version. */
+export class Program {
+  constructor(program) {
+    Object.assign(this, program);
+    this._parts = null;
+  }
+
+  /** Return the graph with the bytes of one version's weights; throw WireError for an unsafe graph. */
+  withWeights(arrays) {
+    if (!this._parts) {
+      checkGraph(this.graph, this.weights);
+      this._parts = splitGraph(this.graph, this.weights);
+    }
+    return Buffer.concat(this._parts.map((part) => (part.name ? arrays[part.name] : part)));
+  }
+}
+
 export class Policy {
   /** Return a policy after a trial on zeros; throw WireError if it cannot act. */
   static async load(program, arrays, pointer, spec) {
     const name = `weights ${pointer.generation}-${pointer.version}`;
     try {
-      checkGraph(program.graph, program.weights);
-      const session = await InferenceSession.create(withWeights(program.graph, arrays), {
-        executionProviders: ["cpu"], intraOpNumThreads: 1, interOpNumThreads: 1,
+      // Each version is a session, and the optimisations beyond the basic ones cost more than they save.
+      const session = await InferenceSession.create(program.withWeights(arrays), {
+        executionProviders: ["cpu"], graphOptimizationLevel: "basic", intraOpNumThreads: 1, interOpNumThreads: 1,
         enableCpuMemArena: false, enableMemPattern: false, logSeverityLevel: 4,
       });
       const policy = new Policy(session, program, pointer, spec);

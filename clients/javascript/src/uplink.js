@@ -3,7 +3,7 @@
 import { Encoder, pack } from "./codec.js";
 import { AccessDenied, NoRun, Rejected, Superseded, Unreachable, WireError } from "./errors.js";
 import { Limits } from "./limits.js";
-import { Policy } from "./policy.js";
+import { Policy, Program } from "./policy.js";
 
 const ENTRY_BYTES = 16_000; // at which an entry is sent without waiting for more
 const ENTRY_MILLISECONDS = 20;
@@ -68,7 +68,7 @@ export class Uplink {
     };
     this._wire = wire;
     this._spec = spec;
-    this._program = program;
+    this._program = new Program(program);
     this._epoch = epoch;
     this._seq = 0;
     this._encoder = new Encoder(spec);
@@ -256,9 +256,8 @@ export class Uplink {
   }
 
   async _poll() {
-    const pointer = await this._wire.pointer();
+    const [pointer, received] = await Promise.all([this._wire.pointer(), this._wire.received()]);
     this._pollAt = performance.now();
-    const received = await this._wire.received();
     if (received) {
       const [epoch, seq] = received;
       if (epoch >= this._epoch) {

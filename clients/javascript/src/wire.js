@@ -39,6 +39,7 @@ export class ClientWire {
     this.url = url;
     this.keys = new Keys(run, client);
     this._base = { name: "", arrays: {} }; // the last version that came whole
+    this._pointer = { data: Buffer.alloc(0), value: null }; // the last one read, and what it says
     this.onControl = () => {};
     this.onModel = () => {};
     this._verifier = key ? new Verifier(key) : null;
@@ -155,14 +156,17 @@ export class ClientWire {
   async pointer() {
     const data = await this._fetch(this.keys.model, SMALL_BYTES);
     if (!data.length) return null;
-    const signed = readSigned(data);
-    try {
-      this._verifier?.check("pointer", signed);
-    } catch (error) {
-      if (error instanceof Forged) return null;
-      throw error;
+    if (!data.equals(this._pointer.data)) {
+      const signed = readSigned(data);
+      try {
+        this._verifier?.check("pointer", signed);
+      } catch (error) {
+        if (error instanceof Forged) return null;
+        throw error;
+      }
+      this._pointer = { data, value: readPointer(signed.data) };
     }
-    return readPointer(signed.data);
+    return this._pointer.value;
   }
 
   /** Return the arrays of one version in bytes, by name. */
