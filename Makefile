@@ -59,7 +59,7 @@ dist: .venv/.ready-dist  ## Build the wheel and the sdist, twice, and compare th
 	for file in dist/*; do cmp $$file build/again/$$(basename $$file) || exit 1; done
 	$(BIN)/python -m twine check --strict dist/*
 
-test-dist: .venv/.ready-dist  ## Install the packages into fresh environments, and train there; needs redis-server.
+test-dist: .venv/.ready-dist client-bundle  ## Install the packages into fresh environments, and train there and with the bundle; needs redis-server.
 	$(BIN)/python -m pytest -m dist --timeout=1800 tests/dist $(ARGS)
 
 # --collect: modules that are imported by name, and Box2D's library
