@@ -84,12 +84,13 @@ def fleet(clients: int, rate: float, seconds: float, as_json: bool) -> None:
 
 
 @app.command()
+@click.option("--versions", type=click.IntRange(20), default=2000, show_default=True)
 @json_option
-def publish(as_json: bool) -> None:
-    """Milliseconds from the publication of a version to its use by a client on this machine."""
+def publish(versions: int, as_json: bool) -> None:
+    """Delay from the publication of a version to its use; what several clients download."""
     from benchmarks import publish
 
-    _show(publish.measure(), as_json=as_json)
+    _show(publish.measure(versions), as_json=as_json)
 
 
 @app.command()

@@ -111,6 +111,11 @@ class FaultyWire:
         come = self._come
         return come[1] if come and come[0] == pointer else self._wire.weights(pointer, program)
 
+    @property
+    def weights_bytes(self) -> tuple[int, int]:
+        """Return the bytes of weights from the server, and from other clients of this machine."""
+        return self._wire.weights_bytes
+
     def wait(self, timeout: float) -> list[Control]:
         """Sleep as the wire does, or until a version comes."""
         if self._coming:

@@ -90,10 +90,10 @@ def _bytes(
 ) -> Figure:
     """Count what the server receives when entries are pushed one by one, at its lowest thrift."""
     sent, steps = _entries(messages, _hello(player, spec), len(messages) // PER_ENTRY)
-    before = _received(link)
+    before = statistic(link, "total_net_input_bytes")
     for entry in sent:
         player.push([entry])
-    spent = _received(link) - before
+    spent = statistic(link, "total_net_input_bytes") - before
     return at_most("wire: bytes per LunarLander transition", spent / steps, "B", BYTES_LIMIT)
 
 
@@ -153,10 +153,11 @@ def _entries(
     return entries, steps
 
 
-def _received(link: RedisConnection) -> int:
+def statistic(link: RedisConnection, name: str) -> int:
+    """Return a counter of the server, such as ``total_net_output_bytes``."""
     stats = bytes(link.execute("INFO", "stats")).decode()
     lines = dict(line.split(":", 1) for line in stats.splitlines() if ":" in line)
-    return int(lines["total_net_input_bytes"])
+    return int(lines[name])
 
 
 def played(environment: AdaptedEnvironment, spec: RunSpec, steps: int) -> Iterator[Fragment]:

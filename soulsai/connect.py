@@ -107,9 +107,12 @@ def client(
         invited: The client's invite, if it has one.
     """
     from soulsai.wire.redis.roles import connect_client
+    from soulsai.wire.shared_weights import SharedWeights
 
     server = client_server(config, secret_file, invited)
-    return closing(connect_client(server, config.run.name, config.client.name))
+    limit = int(1e6 * config.client.shared_weights_mb)
+    shared = SharedWeights(cache_folder() / "weights", limit) if limit else None
+    return closing(connect_client(server, config.run.name, config.client.name, shared))
 
 
 def client_server(config: Config, secret_file: Path | None, invited: Invite | None) -> Server:

@@ -319,10 +319,11 @@ class Uplink:
         self._log("playing")
 
     def _log(self, state: str) -> None:
-        progress = self._progress
+        progress, (downloaded, shared) = self._progress, self._wire.weights_bytes
         log.info(
-            "%s env_steps=%d episodes=%d version=%d queued=%d",
+            "%s env_steps=%d episodes=%d version=%d queued=%d weights_mb=%.1f shared_mb=%.1f",
             state, progress.steps, progress.episodes, progress.version, len(self._outbox),
+            1e-6 * downloaded, 1e-6 * shared,
         )  # fmt: skip
 
     def _send(self, entries: list[Entry]) -> None:

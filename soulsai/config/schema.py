@@ -168,6 +168,9 @@ class ClientSettings(Struct, frozen=True, forbid_unknown_fields=True):
     outbox_mb: Positive = 64.0  # memory for experience while the server cannot be reached, in MB
     # disk space for the same, in MB; 0, or a client without a name: no spool on disk
     spool_mb: Annotated[float, Meta(ge=0)] = 256.0
+    # largest file of the newest weights that all your clients on this machine share, so that one
+    # downloads each version for all of them, in MB; 0: each downloads for itself
+    shared_weights_mb: Annotated[float, Meta(ge=0)] = 64.0
     # record the steps of eight or more environments of one process together, which takes less time
     record_together: bool = True
     video: str = ""  # folder for videos of greedy episodes; empty: none are recorded

@@ -21,6 +21,7 @@ from soulsai.wire.names import Keys, checked
 from soulsai.wire.protocols import Position
 from soulsai.wire.redis.connection import OldId, RedisConnection
 from soulsai.wire.redis.subscriber import Subscriber
+from soulsai.wire.shared_weights import SharedWeights
 from soulsai.wire.signing import Manifest, Signed, Verifier
 from soulsai.wire.version import ProtocolRange, check_protocol
 from soulsai.wire.weights import (
@@ -46,12 +47,19 @@ class ClientRole:
     """
 
     def __init__(
-        self, connection: RedisConnection, run: str, client: str, verifier: Verifier | None = None
+        self,
+        connection: RedisConnection,
+        run: str,
+        client: str,
+        verifier: Verifier | None = None,
+        shared: SharedWeights | None = None,
     ) -> None:
         self._keys = Keys(run)
         self._stream = self._keys.experience(checked("client.name", client))
         self._client = client
         self._verifier = verifier
+        self._shared = shared
+        self._downloaded = 0  # bytes of weights, if nothing is shared
         self._spec: RunSpec | None = None
         self._pointer: Pointer | None = None  # the last one that was authentic
         self._forged = False
@@ -168,8 +176,35 @@ class ClientRole:
         return weights
 
     def _whole_weights(self, pointer: Pointer, program: Program) -> Weights:
-        pieces = self._pieces(pointer, pointer.bytes, self._keys.piece)
-        return decode_weights(pieces, pointer, program)
+        return self._once(
+            pointer,
+            pointer.bytes,
+            self._keys.piece,
+            lambda data: decode_weights(data, pointer, program),
+        )
+
+    def _once(
+        self,
+        pointer: Pointer,
+        size: int,
+        key: Callable[[int, int, int], str],
+        decode: Callable[[bytes], Weights],
+    ) -> Weights:
+        """Fetch pieces, unless another client of this machine has done so, and decode them."""
+
+        def download() -> bytes:
+            return self._pieces(pointer, size, key)
+
+        if self._shared is None:
+            self._downloaded += size
+            return decode(download())
+        return self._shared.weights(pointer, size, download, decode)
+
+    @property
+    def weights_bytes(self) -> tuple[int, int]:
+        if self._shared is None:
+            return self._downloaded, 0
+        return self._shared.downloaded, self._shared.shared
 
     def _weights_by_delta(self, pointer: Pointer, delta: DeltaPointer, program: Program) -> Weights:
         """Fetch a delta, and before it the version that it is the difference to, if we lack that.
@@ -186,8 +221,13 @@ class ClientRole:
                 raise WireError(f"weights {order[0]}-{order[1]} are of another program")
             base = self._whole_weights(whole, program).arrays
             self._base_order, self._base = order, base
-        data = self._pieces(pointer, delta.bytes, self._keys.delta_piece)
-        return weights_by_delta(data, pointer, base, program)
+        arrays = base
+        return self._once(
+            pointer,
+            delta.bytes,
+            self._keys.delta_piece,
+            lambda data: weights_by_delta(data, pointer, arrays, program),
+        )
 
     def _pieces(self, pointer: Pointer, size: int, key: Callable[[int, int, int], str]) -> bytes:
         """Return all pieces of weights, joined."""
@@ -240,6 +280,8 @@ class ClientRole:
     def close(self) -> None:
         self._subscriber.close()
         self._connection.close()
+        if self._shared is not None:
+            self._shared.close()
 
     def _add(self, id: str, data: bytes) -> tuple[str | int | bytes, ...]:
         most = self._spec.stream_entries if self._spec else _STREAM_ENTRIES

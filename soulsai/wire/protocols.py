@@ -91,6 +91,10 @@ class ClientWire(Protocol):
             WireError: The version has expired or does not match.
         """
 
+    @property
+    def weights_bytes(self) -> tuple[int, int]:
+        """The bytes of weights from the server, and from other clients of this machine."""
+
     def requested(self, request: EvaluationRequest) -> Pointer:
         """Return the pointer of a request, checked as the newest one is.
 

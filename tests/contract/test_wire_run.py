@@ -29,6 +29,7 @@ from soulsai.types import (
 )
 from soulsai.wire.codec import encode
 from soulsai.wire.delta import encode_delta
+from soulsai.wire.shared_weights import SharedWeights
 from soulsai.wire.training_role import _Identified
 from tests.contract.wire_cases import KINDS, PROGRAM, program, run_spec, start, weights, wires
 from tests.memory_server import MemoryServer, set_clock
@@ -189,6 +190,29 @@ def test_a_delta_that_is_damaged_is_replaced_by_the_whole_version(wire, caplog):
     delta = msgspec.structs.replace(pointer.delta, base=wrong)
     bad = msgspec.structs.replace(pointer, delta=delta)
     assert series.taken(wire.client("c2"), bad) == ["1:0", "3:0"]
+
+
+def test_clients_of_one_user_download_each_version_once(wire, tmp_path):
+    def sharing(name):
+        client = wire.client(name)
+        client._shared = SharedWeights(tmp_path / "weights", 10**6)
+        return client
+
+    series, clients = Series(wire), [sharing(f"c{number}") for number in range(3)]
+    first = series.publish()
+    assert [series.taken(client, first) for client in clients] == [["1:0"], [], []]
+    second = series.publish()
+    assert [series.taken(client, second) for client in clients] == [["2:d0"], [], []]
+    assert series.taken(sharing("newcomer"), second) == [], "it has the base from the others, too"
+    damaged = series.publish(damage=b"x" * 40)
+    assert [series.taken(client, damaged) for client in clients] == [
+        ["3:d0", "3:0"], ["3:d0"], ["3:d0"]
+    ]  # fmt: skip
+    alone = wire.client("alone")
+    last = series.publish()
+    assert series.taken(alone, last) == ["1:0", "4:d0"]
+    assert alone.weights_bytes == (first.bytes + last.delta.bytes, 0)
+    assert clients[1].weights_bytes == (40, 2 * first.bytes + second.delta.bytes)
 
 
 def test_a_delta_to_another_version_than_the_last_whole_one_is_not_published(wire):

@@ -4,21 +4,26 @@ from soulsai.wire.client_role import ClientRole
 from soulsai.wire.protocols import ClientWire, OperatorWire, TelemetryWire, TrainingWire
 from soulsai.wire.redis.connection import RedisConnection
 from soulsai.wire.secrets import Server
+from soulsai.wire.shared_weights import SharedWeights
 from soulsai.wire.signing import Signer, Verifier
 from soulsai.wire.training_role import TrainingRole
 from soulsai.wire.watching_roles import OperatorRole, TelemetryRole
 
 
-def connect_client(server: Server, run_name: str, client: str) -> ClientWire:
+def connect_client(
+    server: Server, run_name: str, client: str, shared: SharedWeights | None = None
+) -> ClientWire:
     """Return a client's wire; the first call that needs the connection makes it.
 
     Args:
         server: Address and credentials.
         run_name: Name of the run.
         client: Name of the client.
+        shared: Weights that clients of this machine share, if they do; the wire closes it.
     """
     verifier = Verifier(server.public_key) if server.public_key else None
-    return ClientRole(RedisConnection(server, f"client:{client}"), run_name, client, verifier)
+    connection = RedisConnection(server, f"client:{client}")
+    return ClientRole(connection, run_name, client, verifier, shared)
 
 
 def connect_training(
