@@ -172,7 +172,7 @@ def connected(address: str = "", cpus: int | None = None) -> Iterator[None]:
         cpus: CPU cores of a cluster that is started; ``None``: all.
 
     Raises:
-        SoulsAIError: There is no cluster at ``address``.
+        SoulsAIError: There is no cluster at ``address``, or none starts.
     """
     if address not in ("", "auto"):
         _reach(address)
@@ -181,6 +181,9 @@ def connected(address: str = "", cpus: int | None = None) -> Iterator[None]:
         ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False, **kwargs)
     except ConnectionError:
         raise SoulsAIError("--address auto: no Ray cluster runs on this machine") from None
+    except Exception as error:  # Ray raises nothing narrower, on a machine too busy for example
+        reason = str(error).partition("\n")[0]
+        raise SoulsAIError(f"Ray does not start on this machine: {reason}") from error
     try:
         yield
     finally:

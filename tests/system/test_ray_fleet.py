@@ -53,6 +53,22 @@ def test_a_cluster_that_is_not_there_is_said_so(tmp_path):
     assert "no Ray cluster answers" in complaint(soulsai(*words, cwd=tmp_path))
 
 
+def test_a_cluster_that_does_not_start_is_said_in_a_line(monkeypatch):
+    import ray
+
+    from soulsai.launch.ray_fleet import connected
+
+    def start(**kwargs):
+        raise Exception("The current node timed out during startup.\nMore")
+
+    monkeypatch.setattr(ray, "init", start)
+    with (
+        pytest.raises(SoulsAIError, match=r"does not start.*timed out during startup\.$"),
+        connected(),
+    ):
+        pass
+
+
 def test_what_would_fail_again_ends_the_fleet(tmp_path):
     from soulsai.launch.ray_fleet import Fleet, connected
 
