@@ -256,8 +256,8 @@ export class Uplink {
   }
 
   async _poll() {
+    this._pollAt = performance.now(); // before, so that a hint in the meantime is not lost
     const [pointer, received] = await Promise.all([this._wire.pointer(), this._wire.received()]);
-    this._pollAt = performance.now();
     if (received) {
       const [epoch, seq] = received;
       if (epoch >= this._epoch) {
