@@ -31,7 +31,7 @@ LANDER_LIMIT, STEERED_LIMIT, PENDULUM_LIMIT = 0.5, 0.7, 0.6
 
 # 8 clients, so that the same runs stand beside those in which two of eight are steered.
 LANDER_ALONE = Target("lander", LANDER, "dqn", 100_000, bar=200, clients=8, along=2_500)
-PENDULUM_ALONE = Target("pendulum", PENDULUM, "sac", 6_000, bar=-200, along=250)
+PENDULUM_ALONE = Target("pendulum", PENDULUM, "sac", 10_000, bar=-200, along=250)
 LANDER_STEERED = replace(
     LANDER_ALONE,
     name="lander-steered",
