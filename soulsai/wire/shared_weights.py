@@ -27,7 +27,7 @@ SLOW_BYTES_PER_SECOND = 1e6
 ALONE_SECONDS = 60.0  # without the file, after it could not be used
 COMMIT_SECONDS = 1.0  # for others to end their reading
 KEPT_VERSIONS = 4  # few, so that the file is small and is rarely written to the disk
-KEPT_SECONDS = 24 * 3600.0  # after the last write, until the file of another run is removed
+KEPT_SECONDS = 3600.0  # after the last write, until the file of another run is removed
 _OPEN = """
 PRAGMA page_size = 32768; PRAGMA journal_mode = TRUNCATE; PRAGMA synchronous = OFF;
 CREATE TABLE IF NOT EXISTS weights (number INTEGER PRIMARY KEY, name TEXT UNIQUE, data BLOB);
