@@ -54,6 +54,7 @@ VERSION_LIMIT = 6.0  # seconds; twelve if each is sent whole
 STARTING_SECONDS = 120.0
 SETTLING_SECONDS = 15.0  # of play, before the node is watched
 LAST_SECONDS = 5.0  # for the last env steps to be admitted
+FOLLOW_SECONDS = 0.1  # between two looks for new weights
 WINDOW_SECONDS = 5.0  # between two looks at the node
 RECORDED_STEPS = 10_000  # of all episodes that the clients repeat
 UPDATES_PER_SECOND = 5.0  # few: the price of learning is measured elsewhere
@@ -80,13 +81,12 @@ def measure(clients: int, rate: float, seconds: float) -> Iterator[Figure]:
         stack.callback(operator.close)
         fleet.play(SETTLING_SECONDS)
         shares: list[float] = []
-        versions = fleet.versions
-        downloaded, began = fleet.downloaded, time.monotonic()
+        fleet.versions.clear()
+        began = time.monotonic()
         while time.monotonic() - began < seconds:
             spent, since = _cpu_seconds(node), time.monotonic()
             fleet.play(WINDOW_SECONDS)
             shares.append(100.0 * (_cpu_seconds(node) - spent) / (time.monotonic() - since))
-        taken = time.monotonic() - began
         after = _settled(operator, fleet.sent)
         if after.rejected or after.notice:
             raise SoulsAIError(f"not all was admitted: {after.rejected} {after.notice}")
@@ -97,9 +97,13 @@ def measure(clients: int, rate: float, seconds: float) -> Iterator[Figure]:
     yield at_least(f"{title}, env steps that arrive", arrived, "%", ARRIVED_LIMIT)
     yield at_most(f"{title}, training node, share of a core", float(last), "%", NODE_LIMIT)
     yield at_most(f"{title}, its growth", float(last - first), "points", GROWTH_LIMIT)
-    megabytes = 1e-6 * clients * (fleet.downloaded - downloaded) / taken
-    each = taken / max(1, fleet.versions - versions)
+    if len(fleet.versions) < 2:
+        raise SoulsAIError("no two versions have come; measure for longer")
+    times, sizes = zip(*fleet.versions, strict=True)
+    taken = times[-1] - times[0]
+    each = taken / (len(times) - 1)
     yield at_most(f"{title}, seconds between two versions", each, "s", VERSION_LIMIT)
+    megabytes = 1e-6 * clients * sum(sizes[:-1]) / taken  # each until the next one
     yield at_most(f"{title}, weights for all of them", megabytes, "MB/s", WEIGHTS_LIMIT)
 
 
@@ -136,8 +140,8 @@ class Fleet:
         self, server: Server, clients: int, rate: float, running: Callable[[], bool]
     ) -> None:
         self.sent = 0  # env steps
-        self.downloaded = 0  # bytes of weights, by one client
-        self.versions = 0  # of weights
+        # of the weights: when each version came, and the bytes that one client downloads of it
+        self.versions: list[tuple[float, int]] = []
         self._base = 0  # the last version that came whole
         self._rate, self._rng = rate, random.Random(0)
         wires = [connect_client(server, "soulsai", f"fleet-{n}") for n in range(clients)]
@@ -162,7 +166,7 @@ class Fleet:
         until = time.monotonic() + seconds
         while (now := time.monotonic()) < until:
             if now >= self._follow_at:
-                self._follow_at = now + 1.0
+                self._follow_at = now + FOLLOW_SECONDS
                 self._follow()
             while self._due[0][0] <= now:
                 self._act(*self._due[0])
@@ -188,8 +192,7 @@ class Fleet:
                 weights = self._first.weights(pointer, self._program)
             except WireError:  # there is a newer one
                 return bool(self._messages)
-            self.downloaded += self._size(pointer)
-            self.versions += 1
+            self.versions.append((time.monotonic(), self._size(pointer)))
             self._version = (pointer.generation, pointer.version)
             actor = Actor.load(self._program, weights, self._spec.spec)
             self._messages = [

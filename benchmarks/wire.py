@@ -3,31 +3,25 @@
 import struct
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from datetime import datetime
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from msgspec import Struct
 
-from benchmarks.default_policy import run_of
 from benchmarks.figure import Figure, at_least, at_most
-from soulsai.algorithms.base import Algorithm
 from soulsai.algorithms.dqn.settings import DQNSettings
 from soulsai.client.creation import make
 from soulsai.client.environment import AdaptedEnvironment
 from soulsai.client.recorder import Columns, Recorder
-from soulsai.config.schema import Config, RedisSettings
+from soulsai.config.schema import Config, EnvironmentSettings, RedisSettings, RunSettings
+from soulsai.errors import SoulsAIError
 from soulsai.heads import Exploration
-from soulsai.training_node.admission import Admission
-from soulsai.training_node.onnx_export import program
-from soulsai.training_node.start import build_algorithm
-from soulsai.types import (
-    PROTOCOL,
-    EnvironmentOffer,
-    Fragment,
-    Hello,
-    RunSpec,
-    zeros,
-)
-from soulsai.wire.codec import decode_entry, encode_message, pack
+from soulsai.training_node.node import TrainingNode
+from soulsai.training_node.start import TrainingRun, new_run
+from soulsai.types import PROTOCOL, Fragment, Hello, RunSpec, zeros
+from soulsai.wire.codec import encode_message, pack
 from soulsai.wire.protocols import ClientWire, Position, TrainingWire
 from soulsai.wire.redis.connection import RedisConnection
 from soulsai.wire.redis.embedded_server import EmbeddedServer
@@ -36,10 +30,9 @@ from soulsai.wire.secrets import server_for
 
 ENVIRONMENT = "LunarLander-v3"
 CLIENT = "bench"
+CLIENTS = 100
 BYTES_LIMIT = 60.0  # per transition
 INGEST_LIMIT = 200_000.0  # transitions per second of one core
-PER_ENTRY = 4  # fragments in one entry, as when a client plays at full speed
-ROUND = 200  # entries pushed at a time, then read
 LAP = 100_000  # more than there are steps in all messages
 
 _PLACE = struct.Struct("<QdI")  # clock, epsilon and episode, behind a message's first 12 bytes
@@ -61,96 +54,68 @@ class Message(Struct, frozen=True):
 
 def measure(transitions: int = 300_000) -> Iterator[Figure]:
     """Yield both figures, measured through a private server."""
-    environment = AdaptedEnvironment(make(ENVIRONMENT, {}), ENVIRONMENT, mask_key="", masked=False)
-    config = Config(dqn=DQNSettings(learning_starts=10**9, capacity=200_000))
-    algorithm = build_algorithm(config, environment.spec, seed=0)
-    graph = program(algorithm.policy, environment.spec)
-    offer = EnvironmentOffer(ENVIRONMENT)
-    spec = run_of(offer, environment.spec, graph, stream_entries=100_000)
-    messages = [
-        Message(encode_message(fragment, spec), len(fragment))
-        for fragment in played(environment, spec, steps=20_000)
-    ]
-    environment.close()
-    with EmbeddedServer() as server:
+    with ExitStack() as stack:
+        server = stack.enter_context(EmbeddedServer())
+        saves = stack.enter_context(TemporaryDirectory())
         redis = RedisSettings(url=server.url, secrets=str(server.secrets))
+        environment = AdaptedEnvironment(
+            make(ENVIRONMENT, {}), ENVIRONMENT, mask_key="", masked=False
+        )
+        stack.callback(environment.close)
+        config = Config(
+            redis=redis,
+            environment=EnvironmentSettings(id=ENVIRONMENT, realtime=True),
+            run=RunSettings(saves=saves, max_env_steps=0, seed=0),
+            dqn=DQNSettings(learning_starts=10**9, capacity=200_000),
+        )
         training = connect_training(server_for("training_node", redis), "soulsai")
-        training.open(spec, graph, fresh=True)
-        player = connect_client(server_for("client", redis), "soulsai", CLIENT)
-        player.spec()
+        stack.callback(training.close)
+        run = new_run(config, environment.spec, training, datetime.now().astimezone())
+        messages = [
+            Message(encode_message(fragment, run.spec), len(fragment))
+            for fragment in played(environment, run.spec, steps=20_000)
+        ]
         link = RedisConnection(server_for("metrics", redis), CLIENT)
-        yield _bytes(player, link, messages, spec)
-        yield _ingest(player, training, algorithm, messages, spec, transitions)
-        for wire in (player, training, link):
-            wire.close()
+        stack.callback(link.close)
+        before, steps = statistic(link, "total_net_input_bytes"), 0
+        for number in range(CLIENTS):
+            player = connect_client(server_for("client", redis), "soulsai", f"{CLIENT}-{number}")
+            steps += _play(player, messages, run.spec, transitions // CLIENTS)
+            player.close()
+        spent = statistic(link, "total_net_input_bytes") - before
+        yield at_most("wire: bytes per LunarLander transition", spent / steps, "B", BYTES_LIMIT)
+        yield _ingest(run, training, steps)
 
 
-def _bytes(
-    player: ClientWire, link: RedisConnection, messages: Sequence[Message], spec: RunSpec
-) -> Figure:
-    """Count what the server receives when entries are pushed one by one, at its lowest thrift."""
-    sent, steps = _entries(messages, _hello(player, spec), len(messages) // PER_ENTRY)
-    before = statistic(link, "total_net_input_bytes")
-    for entry in sent:
+def _play(player: ClientWire, messages: Sequence[Message], spec: RunSpec, transitions: int) -> int:
+    """Send one client's experience, one fragment per entry; return the number of env steps."""
+    player.spec()
+    position = player.hello(Hello(spec.run, PROTOCOL, CLIENT, ENVIRONMENT, 1, spec.crc))
+    steps = place = 0
+    while steps < transitions:
+        lap, index = divmod(place, len(messages))
+        place += 1
+        entry = Position(position.epoch, position.seq + place), pack([messages[index].lap(lap)])
         player.push([entry])
-    spent = statistic(link, "total_net_input_bytes") - before
-    return at_most("wire: bytes per LunarLander transition", spent / steps, "B", BYTES_LIMIT)
+        steps += messages[index].steps
+    return steps
 
 
-def _ingest(
-    player: ClientWire,
-    training: TrainingWire,
-    algorithm: Algorithm,
-    messages: Sequence[Message],
-    spec: RunSpec,
-    transitions: int,
-) -> Figure:
-    """Time reading, decoding, judging and storing, by this process's own share of a core."""
-    admission = Admission(
-        spec,
-        algorithm.policy.head,
-        lambda entry: decode_entry(entry, spec),
-        marks={},
-        newest=(1, 1),
-        now=time.time,
-    )
-    position = _hello(player, spec)
-    admitted, seconds = 0, 0.0
-    while admitted < transitions:
-        sent, _ = _entries(messages, position, ROUND)
-        player.push(sent)
-        position = sent[-1][0]
-        began = time.process_time()
-        while admission.position(CLIENT) < position:
-            entries = training.read({CLIENT: admission.position(CLIENT)}, 1.0)
-            arrivals = [admission.admit(entry) for entry in entries]
-            fragments = [fragment for arrival in arrivals for fragment in arrival.fragments]
-            admitted += sum(len(fragment) for fragment in fragments)
-            for _ in algorithm.learn([fragments]):
-                pass
-        seconds += time.process_time() - began
-    rate = admitted / seconds
+def _ingest(run: TrainingRun, training: TrainingWire, steps: int) -> Figure:
+    """Time all that the training node does with entries, by this process's share of a core."""
+    looks: list[tuple[float, int]] = []  # CPU seconds, and env steps until then
+
+    def all_came() -> bool:
+        looks.append((time.process_time(), run.progress.env_steps))
+        return run.progress.env_steps >= steps or bool(run.progress.rejected)
+
+    status = TrainingNode(run, training, stopped=all_came).run()
+    if status.rejected:
+        raise SoulsAIError(f"not all was admitted: {status.rejected}")
+    began = next(look for look in looks if look[1])
+    done = next(look for look in looks if look[1] >= steps)
+    rate = (done[1] - began[1]) / (done[0] - began[0])
     return at_least("wire: transitions from the server into replay", rate, "1/s", INGEST_LIMIT)
-
-
-def _hello(player: ClientWire, spec: RunSpec) -> Position:
-    return player.hello(Hello(spec.run, PROTOCOL, CLIENT, ENVIRONMENT, 1, spec.crc))
-
-
-def _entries(
-    messages: Sequence[Message], after: Position, count: int
-) -> tuple[list[tuple[Position, bytes]], int]:
-    """Return entries that follow a position, and the env steps in them."""
-    sent = after.seq * PER_ENTRY  # before
-    entries, steps = [], 0
-    for index in range(count):
-        places = range(sent + index * PER_ENTRY, sent + (index + 1) * PER_ENTRY)
-        laps = [divmod(place, len(messages)) for place in places]
-        together = [messages[place] for _, place in laps]
-        data = pack([messages[place].lap(number) for number, place in laps])
-        entries.append((Position(after.epoch, after.seq + 1 + index), data))
-        steps += sum(message.steps for message in together)
-    return entries, steps
 
 
 def statistic(link: RedisConnection, name: str) -> int:

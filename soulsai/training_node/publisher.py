@@ -30,6 +30,7 @@ RETRY_SECONDS = 1.0  # after a version could not be published
 UNKNOWN_CLIENTS = 8  # expected before the first is heard of, if the run starts none itself
 WHOLE_EVERY = 16  # versions, of which the others are deltas if there are many clients
 WORTH_IT = 0.7  # of the bytes of a whole version, from which on a delta is not sent
+PLANNED = 0.95  # of the bound; the rest is for clients that are new or have missed a version
 PATIENCE = 3  # unsound versions in a row, after which learning returns to the last checkpoint
 
 log = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ class Publisher:
         training = run.config.training
         self._seconds = training.publish_seconds
         self._dtype = training.weights_dtype
-        self._bytes_per_second = training.weights_mbps * 1e6 / 8 or math.inf
+        self._bytes_per_second = PLANNED * training.weights_mbps * 1e6 / 8 or math.inf
         self._whole_bytes = weights_bytes(run.program, self._dtype)
         self._bytes = self._whole_bytes  # that a client downloads of the newest version
         self._deltas = training.weights_deltas

@@ -196,30 +196,28 @@ class TrainingRole:
 
     def _read(self, after: Mapping[str, Position], block: float) -> list[Entry]:
         """Read without waiting, then wait up to ``block`` seconds for one entry of a stream."""
-        unknown = [client for client in after if client not in self._streams]
         entries: list[Entry] = []
-        after, left = dict(after), _READ_BYTES
-        self._noted(unknown[:_UNKNOWN_STREAMS])
-        streams, unknown = self._streams, unknown[_UNKNOWN_STREAMS:]
-        while (streams or unknown) and left > 0:
-            if not streams:  # all that are known are read: a few of the others
-                streams = self._noted(unknown[:_UNKNOWN_STREAMS])
-                unknown = unknown[_UNKNOWN_STREAMS:]
+        after = dict(after)
+        unknown = [client for client in after if client not in self._streams]
+        later = frozenset(unknown[_UNKNOWN_STREAMS:])  # only one entry of each in this read
+        while unknown and _cost(entries) < _READ_BYTES:
+            few, unknown = unknown[:_UNKNOWN_STREAMS], unknown[_UNKNOWN_STREAMS:]
+            self._streams |= {client: StreamSize() for client in few}
+            batch = self._take([(1, few)], after)
+            entries += batch
+            after |= {entry.client: entry.position for entry in batch}
+        streams = {client: size for client, size in self._streams.items() if client not in later}
+        left = _READ_BYTES - _bytes(entries)
+        while streams and left > 0:
             batch = self._take(read_groups(streams), after)
             entries += batch
             after |= {entry.client: entry.position for entry in batch}
-            left -= sum(len(entry.data or b"") for entry in batch) + len(batch) * _ENTRY_COST
+            left -= _cost(batch)
             more = {entry.client for entry in batch}
             streams = {client: streams[client] for client in more if streams[client].was_full}
         if entries or block <= 0 or len(self._streams) < len(after):
             return entries
         return self._take([(1, list(after))], after, ("BLOCK", max(1, int(block * 1000))))
-
-    def _noted(self, clients: Iterable[str]) -> "dict[str, StreamSize]":
-        """Return new streams, of whose entries the first reply will tell the size."""
-        streams = {client: StreamSize() for client in clients}
-        self._streams |= streams
-        return streams
 
     def _take(
         self,
@@ -522,15 +520,19 @@ class StreamSize:
     """The size of a stream's entries, and the number of them to read in the next call."""
 
     def __init__(self) -> None:
-        self.bytes = 1.0  # of the largest recent entries
+        self.bytes = 0.0  # of the largest recent entries
         self.count = 1
         self.was_full = False  # whether the last reply had as many entries
 
     def note(self, sizes: Sequence[int]) -> None:
-        """Learn from the sizes of the entries of one reply; a full reply doubles the count."""
+        """Learn from the sizes of the entries of one reply; a full reply doubles the count.
+
+        The first entry, a short greeting, does not tell the size of the others.
+        """
+        is_first = not self.bytes
         self.bytes = max(*sizes, 0.9 * self.bytes)
         self.was_full = len(sizes) >= self.count
-        if self.was_full:
+        if self.was_full and not is_first:
             self.count = min(2 * self.count, _READ_ENTRIES)
 
 
@@ -568,10 +570,19 @@ def read_groups(streams: Mapping[str, StreamSize]) -> list[tuple[int, list[str]]
     """Return numbers of entries to read, each with its clients; all streams share 8 MiB."""
     groups: dict[int, list[str]] = {}
     for client, stream in streams.items():
-        fitting = max(1, int(_READ_BYTES / (len(streams) * stream.bytes)))
+        fitting = max(1, int(_READ_BYTES / (len(streams) * max(1.0, stream.bytes))))
         stream.count = min(stream.count, 2 ** (fitting.bit_length() - 1))
         groups.setdefault(stream.count, []).append(client)
     return list(groups.items())
+
+
+def _bytes(entries: Sequence[Entry]) -> int:
+    return sum(len(entry.data or b"") for entry in entries)
+
+
+def _cost(entries: Sequence[Entry]) -> int:
+    """Return the bytes that entries count in a read."""
+    return _bytes(entries) + len(entries) * _ENTRY_COST
 
 
 def _after(position: Position) -> str:

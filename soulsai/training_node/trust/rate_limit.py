@@ -42,7 +42,8 @@ class RateLimit:
         """Allow a client ``times`` the rate of the fastest other; 0 allows any rate."""
         self._times = times
         self._clock = clock
-        self._rates: dict[str, ClientRate] = {}
+        self._rates: dict[str, ClientRate] = {}  # the longest quiet is first, here and
+        self._known: dict[str, ClientRate] = {}  # of those that are a bound for others
 
     def allows(self, client: str, steps: int) -> bool:
         """Return whether a client may add ``steps`` env steps now, and count them if it may."""
@@ -50,8 +51,13 @@ class RateLimit:
         rate = self._rates.pop(client, None) or ClientRate(now)
         self._rates[client] = rate  # the last in order: the first is the longest quiet
         if len(self._rates) > MOST_CLIENTS:
-            del self._rates[next(iter(self._rates))]
+            quietest = next(iter(self._rates))
+            del self._rates[quietest]
+            self._known.pop(quietest, None)
         rate.advance(now)
+        self._known.pop(client, None)
+        if rate.seconds >= KNOWN_SECONDS:
+            self._known[client] = rate
         if self._times and not self._within(client, rate, steps, now):
             return False
         rate.steps += steps
@@ -61,10 +67,10 @@ class RateLimit:
         """Search for a fast enough client; mostly the most recent one is."""
         span = max(rate.seconds, ADVANCE_SECONDS)
         others = 0
-        for name, other in reversed(self._rates.items()):
+        for name, other in reversed(self._known.items()):
             if now - other.seen > ABSENT_SECONDS:
                 break  # all that remain have been silent for longer
-            if name == client or other.seconds < KNOWN_SECONDS:
+            if name == client:
                 continue
             if self._times * (other.steps / other.seconds) * span >= rate.steps + steps:
                 return True

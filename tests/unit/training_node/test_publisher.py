@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from soulsai.config.schema import Config, RunSettings, TrainingSettings
-from soulsai.training_node.publisher import RETRY_SECONDS, WHOLE_EVERY, Publisher
+from soulsai.training_node.publisher import PLANNED, RETRY_SECONDS, WHOLE_EVERY, Publisher
 from soulsai.training_node.saving.snapshot import Progress
 from soulsai.training_node.start import TrainingRun
 from soulsai.types import PROTOCOL, EnvironmentOffer, RunSpec, ScheduleStage
@@ -119,18 +119,19 @@ def test_where_nobody_waits_it_does_not_matter_how_many_there_are():
 
 
 def test_the_more_clients_download_the_rarer_versions_are():
-    desk = Desk(eager=True, weights_mbps=40 * 8 / 1e6)  # 40 bytes a second; a version has 40
+    # a version has 40 bytes, and 40 bytes a second are planned
+    desk = Desk(eager=True, weights_mbps=40 * 8 / 1e6 / PLANNED)
     desk.publish(0.0)
     desk.update()
     assert not desk.due(0.9)
-    assert desk.due(1.0)
+    assert desk.due(1.1)
     desk.publisher.count(3, 30)
     assert not desk.due(29.9, starving=True, stuck=True)
-    assert desk.due(30.0)
+    assert desk.due(30.1)
     desk.works = False
     desk.publish(30.0)
     assert not desk.due(59.9), "nor is one that failed repeated sooner"
-    assert desk.due(60.0)
+    assert desk.due(60.1)
 
 
 def test_clients_and_checks_get_the_numbers_that_are_sent():
