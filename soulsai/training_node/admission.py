@@ -1,12 +1,13 @@
 """Admission of messages: their numbers, their order, and the env steps missing between them.
 
 The codec has checked their form. Nothing here waits, logs or counts: each entry becomes one
-``Arrival`` with the admitted messages, the refusals, and the number of missing env steps.
+``Arrival`` with the admitted messages, the refusals, and the number of missing env steps. Arrays of
+many entries are looked at together, and one by one only where a number in them is beyond a limit.
 """
 
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -15,7 +16,7 @@ from msgspec import Struct
 
 from soulsai.errors import Rejected
 from soulsai.types import Array, Episode, Fragment, Head, Heartbeat, Hello, RunSpec
-from soulsai.wire.limits import MessageLimits
+from soulsai.wire.limits import MessageLimits, joined
 from soulsai.wire.protocols import START, Entry, Position
 
 Message = Fragment | Episode | Heartbeat | Hello
@@ -65,6 +66,16 @@ class Arrival(Struct, frozen=True, eq=False):
     def steps(self) -> int:
         """The number of admitted env steps."""
         return sum(len(fragment) for fragment in self.fragments)
+
+
+class Decoded(Struct):
+    """The messages of an entry, before they are judged."""
+
+    messages: list[Message] = []
+    refusal: Refusal | None = None  # of the whole entry
+    error: Exception | None = None  # a mistake of ours
+    sound: bool = False  # all arrays of its fragments are within the limits
+    rewards: list[tuple[float, float]] = []  # of each fragment: their sum, that of their sizes
 
 
 class Admission:
@@ -130,8 +141,42 @@ class Admission:
         """Take the next gap in a client's stream for entries that were deleted unread."""
         self._unread.add(client)
 
-    def admit(self, entry: Entry) -> Arrival:
-        """Read one entry; faults of its content become refusals."""
+    def decoded(self, entries: Sequence[Entry]) -> list[Decoded]:
+        """Decode entries, and look at the arrays of all their fragments at once.
+
+        Nothing is decided here: where the arrays are not all sound, ``admit`` looks at each.
+        """
+        found = [self._decoded(entry) for entry in entries]
+        fragments = [
+            message for each in found for message in each.messages if isinstance(message, Fragment)
+        ]
+        if not fragments:
+            return found
+        try:
+            sound = self._limits.are_sound(fragments)
+        except Exception:  # noqa: BLE001 - ``admit`` raises it again for the entry in question
+            sound = False
+        rewards = iter(_reward_sums(fragments))
+        for each in found:
+            each.sound = sound
+            each.rewards = [next(rewards) for one in each.messages if isinstance(one, Fragment)]
+        return found
+
+    def _decoded(self, entry: Entry) -> Decoded:
+        try:
+            return Decoded(self._decode(entry))
+        except Rejected as error:  # whose traceback would keep the entry alive
+            return Decoded(refusal=_refusal(error))
+        except Exception as error:  # noqa: BLE001 - ``admit`` raises it
+            return Decoded(error=error)
+
+    def admit(self, entry: Entry, decoded: Decoded | None = None) -> Arrival:
+        """Judge one entry; faults of its content become refusals.
+
+        Args:
+            entry: The entry.
+            decoded: Its messages, if it was decoded together with others.
+        """
         client, position, data = entry
         before = self.mark(client)
         size = len(data) if data is not None else 0
@@ -145,14 +190,18 @@ class Admission:
             refusal = Refusal(BAD_POSITION, f"{position.epoch}-{position.seq}")
             return Arrival(client, before, size, refusals=(refusal,))
         reading = _EntryReading(before, position, unread=client in self._unread)
-        try:
-            messages = self._decode(entry)
-        except Rejected as error:
-            reading.refuse(error)
-            messages = []
-        for message in messages:
+        decoded = decoded or self.decoded([entry])[0]
+        if decoded.error is not None:
+            raise decoded.error
+        if decoded.refusal is not None:
+            reading.refusals.append(decoded.refusal)
+        rewards = iter(decoded.rewards)
+        for message in decoded.messages:
             try:
-                self._take(message, reading)
+                if isinstance(message, Fragment):
+                    self._take_fragment(message, next(rewards), reading, sound=decoded.sound)
+                else:
+                    self._take(message, reading)
             except Rejected as error:
                 reading.refuse(error)
         if reading.fragments:
@@ -174,19 +223,30 @@ class Admission:
         self.marks[entry.client] = arrival.mark
         return arrival
 
-    def _take(self, message: Message, reading: "_EntryReading") -> None:
-        if isinstance(message, Fragment):
-            try:
-                self._limits.counts(message)
-                _published(message.generation, message.version, self.newest)
-                self._limits.fragment(message)
-            except Rejected:
-                reading.clock += len(message)  # its steps are refused, not lost
-                raise
-            reading.advance(message)
-            self._steps.add(message, reading.life)
-            reading.fragments.append(message)
-        elif isinstance(message, Episode):
+    def _take_fragment(
+        self,
+        fragment: Fragment,
+        rewards: tuple[float, float],
+        reading: "_EntryReading",
+        *,
+        sound: bool,
+    ) -> None:
+        try:
+            self._limits.counts(fragment)
+            _published(fragment.generation, fragment.version, self.newest)
+            if sound:
+                self._limits.epsilon(fragment)
+            else:
+                self._limits.fragment(fragment)
+        except Rejected:
+            reading.clock += len(fragment)  # its steps are refused, not lost
+            raise
+        reading.advance(fragment)
+        self._steps.add(fragment, rewards, reading.life)
+        reading.fragments.append(fragment)
+
+    def _take(self, message: Episode | Heartbeat | Hello, reading: "_EntryReading") -> None:
+        if isinstance(message, Episode):
             _published(message.generation, message.version, self.newest)
             self._limits.episode(message)
             verified = self._steps.verify(message, reading.life)
@@ -238,7 +298,7 @@ class _EntryReading:
 
     def refuse(self, error: Rejected) -> None:
         """Add a refusal."""
-        self.refusals.append(Refusal(error.reason, str(error)))
+        self.refusals.append(_refusal(error))
 
     def arrival(self, client: str, size: int) -> Arrival:
         """Return the outcome."""
@@ -255,6 +315,10 @@ class _EntryReading:
         )
 
 
+def _refusal(error: Rejected) -> Refusal:
+    return Refusal(error.reason, str(error))
+
+
 def _published(generation: int, version: int, newest: tuple[int, int]) -> None:
     if (generation, version) > newest:
         raise Rejected("version", f"{generation}-{version}, newest is {newest[0]}-{newest[1]}")
@@ -269,10 +333,13 @@ class EpisodeSteps:
     def __init__(self) -> None:
         self._episodes: OrderedDict[tuple[str, int, int, int], _EpisodeRanges] = OrderedDict()
 
-    def add(self, fragment: Fragment, life: int) -> None:
+    def add(self, fragment: Fragment, rewards: tuple[float, float], life: int) -> None:
         """Add a fragment's steps; raise ``Rejected`` if they do not fit to those before.
 
-        ``life`` tells processes of a client in one epoch apart.
+        Args:
+            fragment: The fragment.
+            rewards: The sum of its rewards, and that of their sizes.
+            life: Tells processes of a client in one epoch apart.
         """
         key = (fragment.client, fragment.epoch, life, fragment.episode)
         first, end = fragment.start, fragment.start + len(fragment)
@@ -286,8 +353,8 @@ class EpisodeSteps:
         if first == last and _digest(fragment.obs, 0) != known.digest:
             raise Rejected("continuity", f"step {first} begins with another observation")
         known.add(first, end)
-        known.reward += float(np.add.reduce(fragment.reward, dtype=np.float64))
-        known.size += float(np.add.reduce(np.abs(fragment.reward), dtype=np.float64))
+        known.reward += rewards[0]
+        known.size += rewards[1]
         if end > last:
             known.digest = _digest(fragment.obs, -1)
         if fragment.ended:
@@ -333,6 +400,14 @@ class _EpisodeRanges:
             else:
                 joined.append((start, stop))
         self.ranges = joined[-MOST_RANGES:]
+
+
+def _reward_sums(fragments: Sequence[Fragment]) -> list[tuple[float, float]]:
+    """Return the sum of each fragment's rewards, and that of their sizes."""
+    rewards = joined([fragment.reward for fragment in fragments]).astype(np.float64)
+    starts = np.cumsum([0, *(len(fragment) for fragment in fragments[:-1])])
+    sums = np.add.reduceat(rewards, starts), np.add.reduceat(np.abs(rewards), starts)
+    return list(zip(*(each.tolist() for each in sums), strict=True))
 
 
 def _digest(obs: dict[str, Array], row: int) -> int:

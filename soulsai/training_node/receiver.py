@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Self
 
 from soulsai.errors import AccessDenied, WireError
-from soulsai.training_node.admission import BAD_POSITION, Admission, Arrival
+from soulsai.training_node.admission import BAD_POSITION, Admission, Arrival, Decoded
 from soulsai.training_node.failed_entries import FailedEntries
 from soulsai.wire.protocols import Entry, Position, TrainingWire
 
@@ -224,11 +224,11 @@ class Receiver:
             client: self._admission.position(client) for client in clients if client not in excluded
         }
 
-    def _admit(self, entry: Entry) -> Arrival:
-        if self._failed.is_spent(entry):
+    def _admit(self, entry: Entry, decoded: Decoded | None) -> Arrival:
+        if decoded is None:
             return self._admission.set_aside(entry, self._failed.set_aside(entry))
         try:
-            return self._admission.admit(entry)
+            return self._admission.admit(entry, decoded)
         except Exception as error:
             self._failed.note([(entry.client, entry.position)], error)
             raise
@@ -237,8 +237,10 @@ class Receiver:
         """Admit entries and pass them on; return whether the inbox is open."""
         arrivals: list[Arrival] = []
         locked: set[str] = set()
+        fresh = [entry for entry in entries if not self._failed.is_spent(entry)]
+        decoded = dict(zip(map(id, fresh), self._admission.decoded(fresh), strict=True))
         for entry in entries:
-            arrival = self._admit(entry)
+            arrival = self._admit(entry, decoded.get(id(entry)))
             for reason, detail in arrival.refusals:
                 self._refusal_log.write(reason, detail, entry)
                 if reason == BAD_POSITION:

@@ -77,18 +77,21 @@ class TrainingStatistics:
         progress = self.progress
         progress.bytes_received += arrival.bytes
         progress.duplicates += arrival.duplicate
-        progress.lost = bounded(progress.lost + arrival.lost)
-        self._counters.received.inc(len(arrival.fragments) + len(arrival.refusals))
+        if arrival.lost:
+            progress.lost = bounded(progress.lost + arrival.lost)
+        if messages := len(arrival.fragments) + len(arrival.refusals):
+            self._counters.received.inc(messages)
         for reason, _ in arrival.refusals:
             progress.rejected[reason] = progress.rejected.get(reason, 0) + 1
         if arrival.discarded:
             unread = progress.rejected.get(EXCLUDED, 0)
             progress.rejected[EXCLUDED] = unread + arrival.discarded
         for fragment in fragments:
-            progress.env_steps += len(fragment)
+            steps = len(fragment)
+            progress.env_steps += steps
             age = max(0, progress.version - fragment.version)
             self._lags.append(age)
-            self._step_rewards.append((float(fragment.reward.sum(dtype="f8")), len(fragment)))
+            self._step_rewards.append((float(np.add.reduce(fragment.reward, dtype="f8")), steps))
             self._counters.sample_age.observe(age)
 
     def finished(self, episode: Episode) -> None:

@@ -4,6 +4,8 @@ A client checks them before it sends, with the code by which the training node j
 receives: no honest client is refused for a limit that it does not know.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from soulsai.errors import Rejected
@@ -59,22 +61,43 @@ class MessageLimits:
 
     def fragment(self, fragment: Fragment) -> None:
         """Check all numbers of a fragment."""
+        self.epsilon(fragment)
+        self._arrays([fragment])
+
+    def epsilon(self, fragment: Fragment) -> None:
+        """Check how much a fragment explores."""
         if fragment.epsilon > (0.0 if fragment.greedy else self._epsilon):
             raise Rejected("epsilon", f"{fragment.epsilon:g} of {self._epsilon:g} at most")
-        obs = fragment.obs
+
+    def are_sound(self, fragments: Sequence[Fragment]) -> bool:
+        """Return whether the arrays of all fragments are within the limits, seen together."""
+        try:
+            self._arrays(fragments)
+        except Rejected:
+            return False
+        return True
+
+    def _arrays(self, fragments: Sequence[Fragment]) -> None:
+        """Check the arrays of fragments as if they were one."""
+        if not fragments:
+            return
         for name in self._floats:
-            _in_range(name, obs[name])
+            _in_range(name, joined([fragment.obs[name] for fragment in fragments]))
         for name, categories in self._categories.items():
-            if obs[name].max(initial=0) >= categories or obs[name].min(initial=0) < 0:
+            values = joined([fragment.obs[name] for fragment in fragments])
+            if values.max(initial=0) >= categories or values.min(initial=0) < 0:
                 raise Rejected("category", f"{name} beyond {categories} categories")
         # Comparisons with NaN are false, and the maximum propagates it.
-        if not np.maximum.reduce(np.abs(fragment.reward)) <= np.float32(self._reward):
+        rewards = joined([fragment.reward for fragment in fragments])
+        if not np.maximum.reduce(np.abs(rewards)) <= np.float32(self._reward):
             raise Rejected("reward", f"not finite or beyond {self._reward:g}")
-        for name, extra in fragment.extras.items():
-            _finite(name, extra)
-        for name, memory in fragment.memory.items():
-            _finite(name, memory)
-        self._actions(fragment.action, obs[MASK] if self._masked else None)
+        for name in fragments[0].extras:
+            _finite(name, joined([fragment.extras[name] for fragment in fragments]))
+        for name in fragments[0].memory:
+            _finite(name, joined([fragment.memory[name].ravel() for fragment in fragments]))
+        masks = [fragment.obs[MASK][:-1] for fragment in fragments] if self._masked else []
+        actions = joined([fragment.action for fragment in fragments])
+        self._actions(actions, joined(masks) if masks else None)
 
     def episode(self, episode: Episode) -> None:
         """Check all numbers of an episode's summary."""
@@ -111,7 +134,7 @@ class MessageLimits:
         elif (action >= self._sizes).any():
             raise Rejected("action", f"{action.max(0)} of {self._sizes} choices")
         if mask is not None:
-            self._allowed(action.reshape(len(action), -1), mask[:-1].reshape(len(action), -1))
+            self._allowed(action.reshape(len(action), -1), mask.reshape(len(action), -1))
 
     def _choices(self, action: Array) -> Array:
         """Check the numbers of hybrid actions [T, C + N]; return the choices [T, C]."""
@@ -132,6 +155,11 @@ class MessageLimits:
             if not (valid[rows, action[:, component]] | ~valid.any(1)).all():
                 raise Rejected("mask", "an action that the mask forbids")
             first += size
+
+
+def joined(arrays: Sequence[Array]) -> Array:
+    """Return the rows of several arrays; of a single one, the array itself."""
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def _in_range(name: str, values: Array) -> None:

@@ -64,6 +64,28 @@ def test_13200_messages_of_22_kinds_are_refused_and_counted():
     assert left < LEFT
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_entries_that_are_read_together_are_judged_as_each_alone(seed):
+    rng, kinds = np.random.default_rng(seed), list(KINDS.values())
+    entries = []
+    for number in range(60):
+        good = [valid(rng, episode=number) for _ in range(rng.integers(3))]
+        spoilt = kinds[rng.integers(len(kinds))](rng) if not good else pack(good)
+        entries.append(Entry(f"c{number % 7}", Position(1, number + 1), spoilt))
+    alone, together = admission(), admission()
+    decoded = together.decoded(entries)
+    for entry, each in zip(entries, decoded, strict=True):
+        one, same = alone.admit(entry), together.admit(entry, each)
+        assert (one.refusals, one.mark, one.lost) == (same.refusals, same.mark, same.lost)
+        assert len(one.fragments) == len(same.fragments)
+    episodes = [each._steps._episodes for each in (alone, together)]
+    assert list(episodes[0]) == list(episodes[1])
+    for key, known in episodes[0].items():
+        assert known.reward == pytest.approx(episodes[1][key].reward, rel=1e-12)
+        assert known.size == pytest.approx(episodes[1][key].size, rel=1e-12)
+    assert len({each.sound for each in decoded}) == 1
+
+
 @pytest.mark.long
 @pytest.mark.timeout(7200)
 def test_two_million_messages():

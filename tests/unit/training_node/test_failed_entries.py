@@ -19,18 +19,18 @@ def server():
 
 
 def fails(method):
-    """Return a method that raises for the fragment that begins with the bad step."""
+    """Return a method that raises for fragments of which one begins with the bad step."""
 
-    def failing(self, fragment, *more):
-        if fragment.reward[0] == BAD:
+    def failing(self, fragments):
+        if any(fragment.reward[0] == BAD for fragment in fragments):
             raise RuntimeError("a bug")
-        return method(self, fragment, *more)
+        return method(self, fragments)
 
     return failing
 
 
 def fails_with(method):
-    """Return a method that raises for fragments of which one begins with the bad step."""
+    """Return a method that raises where one of the fragments begins with the bad step."""
 
     def failing(self, arrival, fragments):
         if any(fragment.reward[0] == BAD for fragment in fragments):
@@ -50,7 +50,7 @@ def crash(monkeypatch, server, settings, **more):
 
 
 def test_an_entry_that_fails_twice_while_it_is_read_is_set_aside(monkeypatch, server, tmp_path):
-    monkeypatch.setattr(MessageLimits, "fragment", fails(MessageLimits.fragment))
+    monkeypatch.setattr(MessageLimits, "_arrays", fails(MessageLimits._arrays))
     settings = config(tmp_path)
     with Node(monkeypatch, server, settings) as node:
         player = Player(server)
