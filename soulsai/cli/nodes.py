@@ -54,17 +54,13 @@ def training_node(
         settings = connect.with_own_server(_node_settings(config, named, sets))
         connect.need_server_extra()
         from soulsai import runs
-        from soulsai.client.probe import probe
-        from soulsai.client.side_by_side import with_count
+        from soulsai.client.side_by_side import probed
         from soulsai.training_node.node import serve
 
         with connect.training(settings) as wire:
-            environment = settings.environment
-            file = environment.spec_file
-            spec = connect.read_spec(Path(file)) if file else probe(environment, settings.client)
             if resume == AUTO:
                 resume = runs.unfinished(settings)
-            settings = with_count(settings, runs.count(Path(settings.run.saves), resume))
+            settings, spec = probed(settings, runs.count(Path(settings.run.saves), resume))
             serve(settings, spec, wire, resume=resume, stopped=stop)
     raise Exit(stop.exit_code)
 

@@ -28,18 +28,24 @@ _NOTHING_OWN = schema.ClientSettings()
 
 
 def probe(
-    environment: schema.EnvironmentSettings, own: schema.ClientSettings = _NOTHING_OWN
+    environment: schema.EnvironmentSettings,
+    own: schema.ClientSettings = _NOTHING_OWN,
+    trial: Callable[[SingleEnvironment], object] = lambda _: None,
 ) -> Spec:
     """Return an environment's spec, from its ``spec_file`` or by making and resetting it.
 
     Args:
         environment: The settings of the environment.
         own: The settings of a client on this machine, whose own values replace those.
+        trial: Is called with the environment before it is closed.
     """
     if environment.spec_file:
         return _spec_from(Path(environment.spec_file))
     probed = open_environment(environment, own)
-    probed.close()
+    try:
+        trial(probed)
+    finally:
+        probed.close()
     check_schedule(environment, own, probed.spec)
     return probed.spec
 

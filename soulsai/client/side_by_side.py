@@ -8,9 +8,9 @@ import msgspec
 import numpy as np
 
 from soulsai.algorithms.settings import LearnerSettings
-from soulsai.client.probe import SingleEnvironment, open_environment, random_action
+from soulsai.client.probe import SingleEnvironment, probe, random_action
 from soulsai.config.schema import Config
-from soulsai.types import MASK, zeros
+from soulsai.types import MASK, Spec, zeros
 
 log = logging.getLogger(__name__)
 
@@ -20,32 +20,31 @@ TRIAL_STEPS = 500
 TRIAL_SECONDS = 0.2  # after which a trial ends in any case
 
 
-def with_count(
+def probed(
     config: Config, saved: int = 0, clock: Callable[[], float] = time.perf_counter
-) -> Config:
-    """Return settings with a number of environments in each client.
+) -> tuple[Config, Spec]:
+    """Return settings with a number of environments in each client, and the environment's spec.
 
-    Only a learner that waits for env steps gains by more than one.
+    The environment is opened once for both. Only a learner that waits for env steps gains by more
+    than one environment.
 
     Args:
         config: All settings.
         saved: The number of a run that is resumed, which keeps it; 0: there is none.
         clock: Seconds, monotonic.
     """
-    if config.environment.count:
-        return config
-    if saved:
-        return _counted(config, saved)
-    if not _may_gain(config):
-        return _counted(config, 1)
-    environment = open_environment(config.environment, config.client)
-    try:
-        seconds = step_seconds(environment, clock)
-    finally:
-        environment.close()
-    count = chosen(seconds, config.run.clients)
-    log.info("environments of each client=%d step_us=%.1f", count, 1e6 * seconds)
-    return _counted(config, count)
+    count = config.environment.count or saved
+    taken: list[float] = []
+
+    def trial(environment: SingleEnvironment) -> None:
+        if not count and _may_gain(config):
+            taken.append(step_seconds(environment, clock))
+
+    spec = probe(config.environment, config.client, trial)
+    for seconds in taken:
+        count = chosen(seconds, config.run.clients)
+        log.info("environments of each client=%d step_us=%.1f", count, 1e6 * seconds)
+    return _counted(config, count or 1), spec
 
 
 def chosen(seconds: float, clients: int) -> int:

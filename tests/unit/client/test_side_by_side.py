@@ -6,13 +6,14 @@ import msgspec
 import pytest
 
 from soulsai import runs
+from soulsai.client import probe
 from soulsai.client.probe import open_environment
 from soulsai.client.side_by_side import (
     CHEAP_SECONDS,
     MOST_TOGETHER,
     chosen,
+    probed,
     step_seconds,
-    with_count,
 )
 from soulsai.config.schema import AlgorithmSettings, Config, EnvironmentSettings, RunSettings
 from soulsai.training_node.saving import run_folder
@@ -28,6 +29,10 @@ def config(algorithm=PPO, clients=2, **environment):
     )
 
 
+def count_of(settings, saved=0):
+    return probed(settings, saved)[0].environment.count
+
+
 @pytest.mark.parametrize(
     ("seconds", "clients", "count"),
     [(1e-6, 1, 16), (1e-6, 2, 8), (1e-6, 5, 3), (1e-6, 40, 1), (1e-6, 0, 16),
@@ -39,20 +44,31 @@ def test_cheap_environments_are_played_together(seconds, clients, count):
 
 
 def test_a_learner_that_waits_for_env_steps_gets_several_environments_in_each_client():
-    assert with_count(config()).environment.count == 8
-    assert with_count(config(DQN)).environment.count == 1
+    assert count_of(config()) == 8
+    assert count_of(config(DQN)) == 1
+
+
+def test_the_environment_is_opened_once_for_its_spec_and_its_trial(monkeypatch):
+    opened = []
+    real = probe.open_environment
+    monkeypatch.setattr(
+        probe, "open_environment", lambda *settings: opened.append(real(*settings)) or opened[-1]
+    )
+    settings, spec = probed(config())
+    assert len(opened) == 1
+    assert (settings.environment.count, spec) == (8, opened[0].spec)
 
 
 def test_the_users_number_and_environments_with_a_place_of_their_own_are_left_alone():
-    assert with_count(config(count=3)).environment.count == 3
-    assert with_count(config(count=1)).environment.count == 1
+    assert count_of(config(count=3)) == 3
+    assert count_of(config(count=1)) == 1
     for alone in (
         {"realtime": True},
         {"isolate": True},
         {"vector": True},
-        {"kwargs": {"p": "{index}"}},
+        {"kwargs": {"sutton_barto_reward": "{index}"}},
     ):
-        assert with_count(config(**alone)).environment.count == 1
+        assert count_of(config(**alone)) == 1
 
 
 def test_the_price_of_a_step_is_that_of_most_steps_and_a_slow_trial_is_short():
@@ -68,5 +84,5 @@ def test_the_price_of_a_step_is_that_of_most_steps_and_a_slow_trial_is_short():
 def test_a_resumed_run_keeps_its_number(tmp_path):
     begun = msgspec.structs.replace(config(count=5), run=RunSettings(saves=str(tmp_path)))
     folder = run_folder.create(begun, datetime(2026, 1, 1, tzinfo=UTC))
-    assert with_count(config(), runs.count(tmp_path, folder.run)).environment.count == 5
+    assert count_of(config(), runs.count(tmp_path, folder.run)) == 5
     assert runs.count(tmp_path, "") == runs.count(tmp_path, "none") == 0
