@@ -292,6 +292,8 @@ def bounded(total: int) -> int:
 
 def add_faults(known: Counter[str], more: Mapping[str, int]) -> Counter[str]:
     """Return the sum of two counts of faults, with a bounded number of kinds and bounded counts."""
+    if not more:
+        return known
     total = known.copy()
     for kind, count in more.items():
         name = kind if kind in total or len(total) < MOST_KINDS else "other"
