@@ -1,5 +1,6 @@
 /** The sessions of a client: find a run, check it, say hello, and play. */
 
+import { readFileSync } from "node:fs";
 import { Encoder, pack } from "./codec.js";
 import { AccessDenied, ConfigError, NoRun, ProtocolError, WireError } from "./errors.js";
 import { readInvite } from "./invite.js";
@@ -12,6 +13,7 @@ import { ClientWire } from "./wire.js";
 const NO_RUN_MILLISECONDS = 1000;
 const LAST_DELAY = 10_000;
 const OUTBOX_BYTES = 32_000_000;
+const { name, version } = JSON.parse(readFileSync(new URL("../package.json", import.meta.url), "utf8"));
 
 const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
@@ -46,7 +48,7 @@ async function session(context) {
   checkOffer(spec, context.ids, environments);
   const encoder = new Encoder(spec);
   const hello = {
-    kind: "hello", run: spec.run, protocol: PROTOCOL, software: "soulsai-client 0.1.0 (node)",
+    kind: "hello", run: spec.run, protocol: PROTOCOL, software: `${name} ${version} (node)`,
     environment: spec.environment.id, environments: environments.length, crc: spec.published_crc,
   };
   const started = await retry(context, async () => {
