@@ -60,7 +60,7 @@ dist: .venv/.ready-dist  ## Build the wheel and the sdist, twice, and compare th
 	$(BIN)/python -m twine check --strict dist/*
 
 test-dist: .venv/.ready-dist client-bundle  ## Install the packages into fresh environments, and train there and with the bundle; needs redis-server.
-	$(BIN)/python -m pytest -m dist --timeout=1800 tests/dist $(ARGS)
+	$(BIN)/python -m pytest -m dist --timeout=1800 tests/packages $(ARGS)
 
 # --collect: modules that are imported by name, and Box2D's library
 client-bundle: build/bundle/.ready  ## Build build/soulsai-client, one file for volunteers, with Python inside.

@@ -68,12 +68,15 @@ def test_it_plays_by_an_invite(bare, tmp_path):
     try:
         server.run('pip install "soulsai[server,box2d]"')
         server.run("soulsai serve --host localhost")
+        server.going[-1].until("waiting", SECONDS)
         server.run("soulsai enroll lab --out lab.invite")
         shutil.copy(server.folder / "lab.invite", bare / "lab.invite")
         client = within(bare, "client", "--invite", "/lab.invite")
-        until_learnt_from(server)
-        client.terminate()
-        said, _ = client.communicate(timeout=60)
+        try:
+            until_learnt_from(server)
+        finally:
+            client.terminate()
+            said, _ = client.communicate(timeout=60)
         assert "environment=LunarLander-v3" in said
         server.leave_all()
     finally:

@@ -1,4 +1,4 @@
-"""The wheel and the sdist of ``make dist``, installed where nothing of the repository is in reach."""
+"""The wheel and the sdist of ``make dist``, installed where nothing of the repository is near."""
 
 import re
 import subprocess
