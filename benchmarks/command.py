@@ -139,12 +139,23 @@ def vector(as_json: bool) -> None:
 
 
 @app.command()
+@peers_option
 @json_option
-def learner(as_json: bool) -> None:
-    """Rate of updates, against stable-baselines3 in the same process."""
+def learner(peers: str, as_json: bool) -> None:
+    """Rate of updates, against stable-baselines3, and SBX in another Python."""
     from benchmarks import learner
 
-    _show(learner.measure(), as_json=as_json)
+    _show(learner.measure(peers), as_json=as_json)
+
+
+@app.command("on-policy")
+@peers_option
+@json_option
+def on_policy(peers: str, as_json: bool) -> None:
+    """Rate of env steps of PPO, against stable-baselines3 on the same cores."""
+    from benchmarks import on_policy
+
+    _show(on_policy.measure(peers), as_json=as_json)
 
 
 @app.command()

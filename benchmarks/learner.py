@@ -1,20 +1,18 @@
-"""The learners measured: updates per second against stable-baselines3, in one process."""
+"""The learners measured: updates per second of CPU time, against other packages, in turns."""
 
 import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-import gymnasium
 import msgspec
 import numpy as np
-import torch
 
 from benchmarks.figure import Figure, at_least, beside
+from benchmarks.turns import Run, peer, rates, timed
 from soulsai.algorithms.base import Algorithm
 from soulsai.algorithms.build import build
 from soulsai.algorithms.compile.form import Compilable
@@ -22,6 +20,7 @@ from soulsai.algorithms.compile.job import JOB, Job, made_in
 from soulsai.algorithms.dqn.settings import DQNSettings
 from soulsai.algorithms.sac.settings import SACSettings
 from soulsai.errors import ConfigError
+from soulsai.training_node import learning_process
 from soulsai.types import ActionSpec, Fragment, Leaf, Spec
 
 DQN_LIMIT, SAC_LIMIT = 3.0, 1.5  # times the peer; SAC: 1.56 to 2.72 were seen
@@ -43,19 +42,21 @@ PLAIN_DQN = DQNSettings(
     prioritized=False,
     normalize_obs=False,
     n_step=1,
+    updates_per_call=64,
 )
 PLAIN_SAC = SACSettings(quantiles=1, layer_norm=False, policy_delay=1, normalize_obs=False)
 
-Run = Callable[[int], None]
 
+def measure(peers: str) -> Iterator[Figure]:
+    """Yield our rates with the peers' features, compiled and eager, and with all of ours.
 
-def measure() -> Iterator[Figure]:
-    """Yield our rates with the peer's features, compiled and eager, and with all of ours."""
-    torch.set_num_threads(1)
-    yield from _measure(
-        "DQN", CHOICE, PLAIN_DQN, DQNSettings(hidden=NET, batch_size=BATCH), DQN_LIMIT, 300
-    )
-    yield from _measure("SAC", BOX, PLAIN_SAC, SACSettings(), SAC_LIMIT, 30)
+    Args:
+        peers: The Python in which Stable-Baselines3 is installed, and SBX unless it is this one.
+    """
+    dqn, sac = DQNSettings(hidden=NET, batch_size=BATCH), SACSettings()
+    with learning_process.prepared(threads=1):
+        yield from _measure("DQN", CHOICE, PLAIN_DQN, dqn, DQN_LIMIT, 320, peers)
+        yield from _measure("SAC", BOX, PLAIN_SAC, sac, SAC_LIMIT, 32, peers)
 
 
 def _measure(
@@ -65,27 +66,27 @@ def _measure(
     full: DQNSettings | SACSettings,
     limit: float,
     updates: int,
+    peers: str,
 ) -> Iterator[Figure]:
     net, batch = ("128-128", BATCH) if name == "DQN" else ("256-256", PLAIN_SAC.batch_size)
     runs = {
-        "peer": _peer(name),
-        "compiled": _ours(actions, plain, compiled=True),
-        "eager": _ours(actions, plain, compiled=False),
-        "full": _ours(actions, full, compiled=True),
+        "compiled": timed(_ours(actions, plain, compiled=True)),
+        "eager": timed(_ours(actions, plain, compiled=False)),
+        "full": timed(_ours(actions, full, compiled=True)),
     }
-    rates: dict[str, list[float]] = {kind: [] for kind in runs}
-    for _ in range(ROUNDS):
-        for kind, run in runs.items():
-            began = time.perf_counter()
-            run(updates)
-            rates[kind].append(updates / (time.perf_counter() - began))
-    rate = {kind: float(np.median(some)) for kind, some in rates.items()}
+    learning_process.freeze()
+    beside_us = ("sb3",) if peers == sys.executable else ("sb3", "sbx")
+    with ExitStack() as others:
+        for one in beside_us:
+            runs[one] = others.enter_context(peer(f"{one}-{name.lower()}", peers))
+        rate = rates(runs, updates, ROUNDS)
     what = f"learner: {name} updates, {net}, batch {batch}, one thread"
-    yield at_least(
-        f"{what}, the peer's features, compiled", rate["compiled"], "1/s", limit * rate["peer"]
-    )
-    yield beside(f"{what}, the peer's features, eager", rate["eager"], "1/s", rate["peer"])
-    yield beside(f"{what}, all our features, compiled", rate["full"], "1/s", rate["peer"])
+    compiled = rate["compiled"]
+    yield at_least(f"{what}, the peer's features, compiled", compiled, "1/s", limit * rate["sb3"])
+    if "sbx" in rate:
+        yield at_least(f"{what}, SBX's features, compiled", compiled, "1/s", rate["sbx"])
+    yield beside(f"{what}, the peer's features, eager", rate["eager"], "1/s", rate["sb3"])
+    yield beside(f"{what}, all our features, compiled", rate["full"], "1/s", rate["sb3"])
 
 
 def _ours(actions: ActionSpec, settings: DQNSettings | SACSettings, *, compiled: bool) -> Run:
@@ -154,28 +155,3 @@ def _fragment(rng: np.random.Generator, number: int, actions: ActionSpec) -> Fra
         terminated=True,
         truncated=False,
     )
-
-
-def _peer(name: str) -> Run:
-    try:
-        import stable_baselines3
-        from stable_baselines3.common.logger import configure
-    except ImportError:
-        raise ConfigError('the peer is missing: pip install "soulsai[bench]"') from None
-    discrete = name == "DQN"
-    kind: Any = vars(stable_baselines3)[name]
-    own = {"policy_kwargs": {"net_arch": list(NET)}, "batch_size": BATCH} if discrete else {}
-    env = gymnasium.make("LunarLander-v3", continuous=not discrete)
-    peer = kind("MlpPolicy", env, buffer_size=STORED, device="cpu", **own)
-    peer.set_logger(configure(None, []))
-    rng = np.random.default_rng(0)
-    for _ in range(STORED):
-        obs, following = rng.normal(size=(2, 1, OBS)).astype(np.float32)
-        action = rng.integers(ACTIONS, size=1) if discrete else rng.uniform(-1, 1, (1, AXES))
-        peer.replay_buffer.add(obs, following, action, rng.normal(size=1), np.zeros(1), [{}])
-
-    def run(count: int) -> None:
-        peer.train(gradient_steps=count, batch_size=peer.batch_size)
-
-    run(1)
-    return run

@@ -1,7 +1,8 @@
-"""``PYTHON benchmarks/peers.py NAME``: another package's work, timed in turns with ours.
+"""``PYTHON benchmarks/peers.py NAME CLOCK``: another package's work, timed in turns with ours.
 
 Runs under a Python in which the peers are installed, apart from this project's: it imports nothing
-of it. Each line of input is a count; each line of output the seconds that so many took.
+of it. Each line of input is a count; each line of output the seconds that so many took,
+of CPU time (``cpu``) or by the clock (``wall``).
 """
 
 import sys
@@ -44,61 +45,97 @@ def cpprb() -> Run:
     return run
 
 
-def _off_policy(model: Any) -> Any:
-    """Fill the replay of an agent of Stable-Baselines3 or SBX, which is returned."""
+def _off_policy(package: Any, name: str, steps: int, **settings: Any) -> Run:
+    """Return updates of an agent of Stable-Baselines3 or SBX, whose replay is full.
+
+    Args:
+        package: One of both.
+        name: The algorithm.
+        steps: Updates of a call.
+        settings: Those of the agent.
+    """
+    import gymnasium
     from stable_baselines3.common.logger import configure
 
+    discrete = name == "DQN"
+
+    class Spaces(gymnasium.Env[Any, Any]):  # never stepped
+        observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (OBS,), np.float32)
+        action_space = (
+            gymnasium.spaces.Discrete(ACTIONS)
+            if discrete
+            else gymnasium.spaces.Box(-1.0, 1.0, (AXES,), np.float32)
+        )
+
+    layers = [128, 128] if discrete else [256, 256]
+    batch = 64 if discrete else 256
+    model = vars(package)[name](
+        "MlpPolicy", Spaces(), buffer_size=STORED, batch_size=batch, device="cpu",
+        policy_kwargs={"net_arch": layers}, **settings,
+    )  # fmt: skip
     model.set_logger(configure(None, []))
     rng = np.random.default_rng(0)
-    discrete = hasattr(model.action_space, "n")
     for _ in range(STORED):
         obs, following = rng.normal(size=(2, 1, OBS)).astype(np.float32)
         action = rng.integers(ACTIONS, size=1) if discrete else rng.uniform(-1, 1, (1, AXES))
         model.replay_buffer.add(obs, following, action, rng.normal(size=1), np.zeros(1), [{}])
-    return model
-
-
-def _sbx(name: str, steps: int, **settings: Any) -> Run:
-    import gymnasium
-    import sbx
-
-    env = gymnasium.make("LunarLander-v3", continuous=name == "SAC")
-    model = vars(sbx)[name]("MlpPolicy", env, buffer_size=STORED, **settings)
-    if not hasattr(model, "replay_buffer"):
-        model._setup_model()
-    _off_policy(model)
 
     def run(count: int) -> None:
-        for _ in range(count // steps):
-            model.train(gradient_steps=steps, batch_size=model.batch_size)
+        for _ in range(max(1, count // steps)):
+            model.train(gradient_steps=steps, batch_size=batch)
 
-    run(steps)
+    run(1)
     return run
 
 
-def sbx_dqn() -> Run:
-    """Return SBX's DQN with 64 updates per call."""
-    return _sbx("DQN", 64, batch_size=64, policy_kwargs={"net_arch": [128, 128]})
+def sb3(name: str) -> Run:
+    """Return updates of Stable-Baselines3, of which each is a step of Python."""
+    import stable_baselines3
+
+    return _off_policy(stable_baselines3, name, 16)
 
 
-def sbx_sac() -> Run:
-    """Return SBX's SAC with 16 updates per call."""
-    return _sbx("SAC", 16, policy_kwargs={"net_arch": [256, 256]})
+def sbx(name: str, steps: int) -> Run:
+    """Return updates of SBX, in compiled calls of several.
+
+    Its DQN has no double targets, does not clip gradients, and copies the target network outside of
+    these calls.
+    """
+    import sbx
+
+    return _off_policy(sbx, name, steps)
 
 
-PEERS: dict[str, Callable[[], Run]] = {"cpprb": cpprb, "sbx-dqn": sbx_dqn, "sbx-sac": sbx_sac}
+def sb3_ppo() -> Run:
+    """Return env steps of CartPole of which Stable-Baselines3's PPO learns, 8 side by side."""
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.env_util import make_vec_env
+
+    model = PPO("MlpPolicy", make_vec_env("CartPole-v1", n_envs=8), device="cpu")
+    return lambda count: model.learn(count) and None
+
+
+PEERS: dict[str, Callable[[], Run]] = {
+    "cpprb": cpprb,
+    "sb3-ppo": sb3_ppo,
+    "sb3-dqn": lambda: sb3("DQN"),
+    "sb3-sac": lambda: sb3("SAC"),
+    "sbx-dqn": lambda: sbx("DQN", 64),
+    "sbx-sac": lambda: sbx("SAC", 16),
+}
 
 
 def main() -> None:
     """Answer each count with the seconds it took; begin with one that is not timed."""
     run = PEERS[sys.argv[1]]()
+    clock = {"cpu": time.process_time, "wall": time.perf_counter}[sys.argv[2]]
     run(1)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     for line in sys.stdin:
-        began = time.perf_counter()
+        began = clock()
         run(int(line))
-        sys.stdout.write(f"{time.perf_counter() - began}\n")
+        sys.stdout.write(f"{clock() - began}\n")
         sys.stdout.flush()
 
 

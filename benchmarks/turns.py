@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -18,18 +19,19 @@ Timed = Callable[[int], float]  # from a count to seconds
 
 
 @contextmanager
-def peer(name: str, python: str) -> Iterator[Timed]:
-    """Run a peer in a process of its own.
+def peer(name: str, python: str, clock: Literal["cpu", "wall"] = "cpu") -> Iterator[Timed]:
+    """Run a peer in a process of its own, with one thread for its products.
 
     Args:
         name: The peer, as in ``peers.py``.
         python: The Python in which it is installed.
+        clock: Whether seconds are those of CPU time.
 
     Raises:
         ConfigError: It is not installed there.
     """
     process = subprocess.Popen(
-        [python, str(PEERS), name],
+        [python, str(PEERS), name, clock],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -67,12 +69,12 @@ def _answer(process: "subprocess.Popen[str]", name: str, python: str) -> str:
 
 
 def timed(run: Run) -> Timed:
-    """Return a function of this process with the seconds that it takes."""
+    """Return a function of this process with the seconds of CPU time that it takes."""
 
     def seconds(count: int) -> float:
-        began = time.perf_counter()
+        began = time.process_time()
         run(count)
-        return time.perf_counter() - began
+        return time.process_time() - began
 
     return seconds
 

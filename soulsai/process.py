@@ -178,6 +178,13 @@ def yield_cores() -> None:
         Path("/proc/self/autogroup").write_text(str(LOWEST_PRIORITY))
 
 
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def describe_exit(code: int) -> str:
     """Return an exit code in words."""
     if code >= 0:  # Windows has codes of 32 bits

@@ -22,7 +22,7 @@ from soulsai.algorithms.pace import InFlight, Pace
 from soulsai.algorithms.settings import DemonstrationSettings, ReplaySettings
 from soulsai.errors import ConfigError
 from soulsai.replay.prioritized import PrioritizedReplay
-from soulsai.replay.ring import Batch
+from soulsai.replay.ring import Batch, concatenated
 from soulsai.replay.storage import allocator
 from soulsai.replay.uniform import UniformReplay
 from soulsai.types import MASK, Array, Fragment, Leaf, Metrics, Spec
@@ -94,14 +94,14 @@ class Experience:
     def learn(
         self,
         arrivals: Iterable[Sequence[Fragment]],
-        updates: Callable[[list[Batch]], Iterator[Metrics]],
+        updates: Callable[[Batch, int], Iterator[Metrics]],
         clone: Callable[[], Metrics],
     ) -> Iterator[Metrics]:
         """Update as often as the pace allows; see ``Algorithm.learn``.
 
         Args:
             arrivals: Groups of new fragments.
-            updates: Does one update for each batch, and yields its metrics.
+            updates: Does so many updates, each on its part of a batch, and yields their metrics.
             clone: Does one update of behaviour cloning; called before all others.
         """
         for fragments in arrivals:
@@ -115,10 +115,11 @@ class Experience:
                 yield metrics
             elif self.pace.due and len(self.replay):
                 count = min(self.most_updates, self.pace.whole_updates)
-                for metrics in updates(self.sample(count)):
+                for done, metrics in enumerate(updates(self.sample(count), count), 1):
                     self.pace.updated()
                     self._in_flight.updated()
-                    self._grant()
+                    if done == count:
+                        self._grant()
                     yield metrics
 
     def prepare_demonstrations(self, settings: DemonstrationSettings) -> DemonstrationReplay:
@@ -187,20 +188,22 @@ class Experience:
         """The most updates before the next arrival; one with images, whose updates are long."""
         return 1 if self.observation.images else self.settings.updates_per_call
 
-    def sample(self, count: int = 1) -> list[Batch]:
-        """Draw ``count`` batches of transitions, the last ``shown`` of each are demonstrations."""
+    def sample(self, count: int = 1) -> Batch:
+        """Draw the rows of ``count`` updates; the last ``shown`` of each are demonstrations."""
         size, shown = self.settings.batch_size, self.shown
-        batches = self._drawn(self.replay, size - shown, count)
+        batch = self._drawn(self.replay, size - shown, count)
         if self.demonstrations is None:
-            return batches
+            return batch
         demonstrated: Sequence[Batch | None] = [None] * count
         if shown:
-            demonstrated = self._drawn(self.demonstrations.replay, shown, count)
+            demonstrated = self._drawn(self.demonstrations.replay, shown, count).split(count)
         columns, weight = self.batch_columns, self.imitation
-        return [
-            with_imitation(joined(with_columns(batch, columns), other), shown, weight)
-            for batch, other in zip(batches, demonstrated, strict=True)
-        ]
+        return concatenated(
+            [
+                with_imitation(joined(with_columns(own, columns), other), shown, weight)
+                for own, other in zip(batch.split(count), demonstrated, strict=True)
+            ]
+        )
 
     @property
     def batch_columns(self) -> dict[str, Leaf]:
@@ -221,7 +224,7 @@ class Experience:
         """Draw a batch of demonstrations only, none to be imitated beside what is learnt."""
         if self.demonstrations is None:
             raise ConfigError("demonstrations.data: there are none")
-        (batch,) = self._drawn(self.demonstrations.replay, self.settings.batch_size, 1)
+        batch = self._drawn(self.demonstrations.replay, self.settings.batch_size, 1)
         batch = with_imitation(batch, 0, 0.0)
         # Compiled steps take columns by their place.
         rows = {name: batch.rows[name] for name in self.batch_columns}
@@ -234,27 +237,29 @@ class Experience:
             return 0
         return self.demonstrations.share_of(self.settings.batch_size)
 
-    def _drawn(
-        self, replay: PrioritizedReplay | UniformReplay, size: int, count: int
-    ) -> list[Batch]:
+    def _drawn(self, replay: PrioritizedReplay | UniformReplay, size: int, count: int) -> Batch:
         batch = replay.sample(size, beta=self.beta, batches=count)
         if self.horizon.changes_gamma:
             span = batch.rows["span"]
             batch.rows["discount"] = self.horizon.discount(span, self.pace.steps)
-        return batch.split(count)
+        return batch
 
-    def update_priorities(self, batches: Sequence[Batch], errors: Sequence[Tensor]) -> None:
-        """Set the priorities of the rows of batches [B] from their errors [B]."""
-        if not batches:
-            return
+    def update_priorities(self, batch: Batch, errors: Tensor, done: Tensor) -> None:
+        """Set the priorities of the rows of updates from their errors.
+
+        Args:
+            batch: The rows of K updates, B of each.
+            errors: Their errors [K, B].
+            done: Whether an update was done [K]; the rows of others keep their priorities.
+        """
+        numbers, kept = errors.cpu().numpy(), done.cpu().numpy()
+        ids = batch.ids.reshape(numbers.shape)
         own = self.settings.batch_size - self.shown
         parts = [(self.replay, slice(own))]
         if self.demonstrations is not None and self.shown:
             parts.append((self.demonstrations.replay, slice(own, None)))
         for replay, part in parts:
-            ids = np.concatenate([batch.ids[part] for batch in batches])
-            each = torch.cat([error[part] for error in errors])
-            replay.update_priorities(ids, each.cpu().numpy())
+            replay.update_priorities(ids[kept, part].ravel(), numbers[kept, part].ravel())
 
     @property
     def beta(self) -> float:
@@ -304,8 +309,3 @@ def leaves(rows: dict[str, Column], prefix: str) -> dict[str, Column]:
 def tensors(rows: dict[str, Array], device: torch.device) -> Tensors:
     """Return columns as tensors on ``device``."""
     return {name: torch.from_numpy(column).to(device) for name, column in rows.items()}
-
-
-def packed(rows: Tensors) -> list[Tensor]:
-    """Return contiguous columns, as compiled code needs them; images may be transposed views."""
-    return [column.contiguous() for column in rows.values()]

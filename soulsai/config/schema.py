@@ -224,7 +224,9 @@ class TrainingSettings(Struct, frozen=True, forbid_unknown_fields=True):
     # in seconds; 0: they are read as they come, which costs a core for every thousand clients
     read_seconds: Annotated[float, Meta(ge=0, le=1)] = 0.2
     device: str = "cpu"  # device of the networks: cpu, mps, cuda or cuda:1
-    threads: Count = 1  # torch's threads; one is fastest for small networks
+    # torch's threads; 0: two where a measurement at the start finds them much faster than one, and
+    # there is a core that no local client needs
+    threads: Natural = 0
     # compile updates to machine code; auto: where that is faster
     compile: Literal["auto", "never", "always"] = "auto"
     # find and set priorities of replay by code that is compiled at the start, in about 0.1 s;

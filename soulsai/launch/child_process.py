@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from soulsai.config import Config
 from soulsai.config.layers import PREFIX
-from soulsai.process import PARENT, describe_exit
+from soulsai.process import PARENT, available_cores, describe_exit
 
 TRAINING, TELEMETRY, EVALUATOR = "training-node", "telemetry-node", "evaluator"
 STARTING = ".starting-"  # begins the name of the log folder until the run's folder is known
@@ -290,15 +290,8 @@ def evaluates(config: Config, cores: int) -> bool:
         cores: The cores that this process may use.
     """
     if config.evaluate.every == "auto":
-        return cores > config.training.threads + config.run.clients
+        return cores > max(1, config.training.threads) + config.run.clients
     return config.evaluate.every > 0
-
-
-def available_cores() -> int:
-    """Return the number of cores that this process may use."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def client_seed(run: int | None, start: int, number: int, starts: int) -> int:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -32,6 +33,13 @@ class Batch(Struct, eq=False):
             Batch({n: c[part] for n, c in self.rows.items()}, self.ids[part], self.weights[part])
             for part in parts
         ]
+
+
+def concatenated(batches: Sequence[Batch]) -> Batch:
+    """Return the rows of batches as one, in order."""
+    rows = {name: np.concatenate([one.rows[name] for one in batches]) for name in batches[0].rows}
+    ids = np.concatenate([batch.ids for batch in batches])
+    return Batch(rows, ids, np.concatenate([batch.weights for batch in batches]))
 
 
 class Ring:

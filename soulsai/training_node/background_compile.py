@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+import torch
 
 from soulsai.algorithms.base import Algorithm
 from soulsai.algorithms.compile.cache import BuildCache, key
@@ -121,7 +122,7 @@ class BackgroundCompile:
             msgspec.to_builtins(config.learner),
             spec,
             training.device,
-            training.threads,
+            torch.get_num_threads(),
             training.matmul,
             config.demonstrations.used,
         )

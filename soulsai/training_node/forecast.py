@@ -53,7 +53,7 @@ def forecast(
         ConfigError: The algorithm cannot learn these actions, a weight is too large to be sent, or
             a network that is not ours breaks its contract.
     """
-    torch.set_num_threads(config.training.threads)
+    torch.set_num_threads(config.training.threads or 1)
     policy = build_algorithm(config, spec, seed=0).policy
     if isinstance(config.learner, LearnerSettings) and config.learner.custom:
         export(config, policy, spec)
@@ -109,13 +109,13 @@ def _seconds(
     rows, batch = learner.rows_per_update(spec.action.kind)
     if not rows:
         return 0.0, False
-    row = _batch_seconds(policy, spec, FEW_ROWS, clock) / FEW_ROWS
+    row = batch_seconds(policy, spec, FEW_ROWS, clock) / FEW_ROWS
     if row * batch > MOMENT:
         return rows * row, False
     if isinstance(learner, ReplaySettings):
         return _update_seconds(config, learner, spec, clock), True
     # Small networks take hardly longer for a whole batch than for a few rows.
-    return rows * _batch_seconds(policy, spec, batch, clock) / batch, False
+    return rows * batch_seconds(policy, spec, batch, clock) / batch, False
 
 
 def _update_seconds(
@@ -152,7 +152,7 @@ def _update_seconds(
             return seconds / done
 
 
-def _batch_seconds(policy: Policy, spec: Spec, rows: int, clock: Callable[[], float]) -> float:
+def batch_seconds(policy: Policy, spec: Spec, rows: int, clock: Callable[[], float]) -> float:
     """Return the seconds of a forward and a backward pass of a batch."""
     device = next(policy.parameters()).device
     obs = {n: torch.from_numpy(zeros(spec.obs[n], rows)).to(device) for n in policy.inputs}

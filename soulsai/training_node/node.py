@@ -14,19 +14,21 @@ import msgspec
 import torch
 
 from soulsai import __version__
+from soulsai.algorithms.settings import LearnerSettings
 from soulsai.config.schema import Config
 from soulsai.datasets.kept_experience import KeptRun
 from soulsai.errors import CheckpointError, SoulsAIError, Superseded
 from soulsai.evaluations.record import awaits
-from soulsai.process import MemoryRelease
+from soulsai.process import MemoryRelease, available_cores
 from soulsai.prometheus import Exporter, TrainingMetrics
-from soulsai.training_node import start
+from soulsai.training_node import learning_process, start
 from soulsai.training_node.admission import Admission, Arrival
 from soulsai.training_node.background_compile import BackgroundCompile
 from soulsai.training_node.client_table import ClientTable
 from soulsai.training_node.command_handler import CommandHandler
 from soulsai.training_node.demonstrators import Demonstrators
 from soulsai.training_node.failed_entries import FailedEntries
+from soulsai.training_node.forecast import batch_seconds
 from soulsai.training_node.publisher import Publisher
 from soulsai.training_node.receiver import INBOX_BYTES, Receiver
 from soulsai.training_node.retrying_wire import RetryingWire
@@ -84,15 +86,32 @@ def serve(
         CheckpointError: There is nothing to resume, or the last checkpoint was not written.
         WireError: There is no server at the start, or it denies access.
     """
-    torch.set_num_threads(config.training.threads)
-    if resume:
-        run = start.resumed_run(config, spec, wire, resume)
-    else:
-        run = start.new_run(config, spec, wire, datetime.now().astimezone())
-    run.folder.write_versions(_versions())
-    node = TrainingNode(run, wire, stopped=stopped)
-    with Exporter(node.metrics.registry, config.metrics.bind, config.metrics.port):
-        return node.run()
+    with learning_process.prepared(threads=config.training.threads or 1):
+        if resume:
+            run = start.resumed_run(config, spec, wire, resume)
+        else:
+            run = start.new_run(config, spec, wire, datetime.now().astimezone())
+        run.folder.write_versions(_versions())
+        if not run.config.training.threads:
+            _choose_threads(run)
+        node = TrainingNode(run, wire, stopped=stopped)
+        learning_process.freeze()
+        with Exporter(node.metrics.registry, config.metrics.bind, config.metrics.port):
+            return node.run()
+
+
+def _choose_threads(run: TrainingRun) -> None:
+    """Set torch's threads by a measurement, where batches have a known size."""
+    config, spec, policy = run.config, run.spec.spec, run.algorithm.policy
+    learner = config.learner
+    if not isinstance(learner, LearnerSettings) or config.training.device != "cpu":
+        return
+    _, rows = learner.rows_per_update(spec.action.kind)
+    threads = learning_process.choose_threads(
+        lambda: batch_seconds(policy, spec, rows, time.perf_counter),
+        available_cores() - config.run.clients,
+    )
+    log.info("threads=%d", threads)
 
 
 class TrainingNode:

@@ -58,7 +58,7 @@ def learn(
     data = config.demonstrations.data
     if not data:
         raise ConfigError("--data: name the data sets to learn from, as in --data demos/lander-v0")
-    torch.set_num_threads(config.training.threads)
+    torch.set_num_threads(config.training.threads or 1)
     dataset = files.read(
         [Path(path) for path in data],
         spec,

@@ -6,7 +6,6 @@ to the user, and nobody else may write to it.
 
 import hashlib
 import os
-import platform
 import shutil
 import stat
 import tempfile
@@ -19,11 +18,10 @@ import msgspec
 import torch
 
 from soulsai.algorithms.compile.job import JOB, LOG, Job
+from soulsai.algorithms.compile.processor import processor
 
 MOST = 32  # results that are kept; the one that was used longest ago is deleted first
 SOURCES = Path(__file__).parents[2]  # all code of this package
-CPUINFO = Path("/proc/cpuinfo")
-PROCESSOR = ("vendor_id", "cpu family", "model", "model name", "flags", "Features")
 
 
 class BuildCache:
@@ -99,7 +97,7 @@ def key(job: Job) -> str:
     """
     digest = hashlib.blake2b(digest_size=16)
     version = torch.__version__.encode()
-    _add(digest, [msgspec.json.encode(job), version, *_processor(), _sources(SOURCES)])
+    _add(digest, [msgspec.json.encode(job), version, *processor(), _sources(SOURCES)])
     return digest.hexdigest()
 
 
@@ -115,18 +113,6 @@ def _sources(folder: Path) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     _add(digest, (path.read_bytes() for path in sorted(folder.rglob("*.py"))))
     return digest.digest()
-
-
-def _processor() -> Iterable[bytes]:
-    yield platform.machine().encode()
-    try:
-        first, _, _ = CPUINFO.read_text().partition("\n\n")
-    except OSError:  # not Linux
-        yield platform.processor().encode()
-    else:
-        for line in first.splitlines():
-            if line.partition("\t")[0].strip().partition(":")[0] in PROCESSOR:
-                yield line.encode()
 
 
 def _used(path: Path) -> float:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,11 +24,6 @@ class Moments(NamedTuple):
     mean: Tensor  # [P]
     square: Tensor  # [P]
     steps: Tensor  # []
-
-    def assign(self, after: "Moments") -> None:
-        """Copy the values of ``after`` into these tensors."""
-        for old, new in zip(self, after, strict=True):
-            old.copy_(new)
 
 
 def gradients(
@@ -72,28 +68,39 @@ BETAS = 0.9, 0.999  # of Adam
 
 
 class Correction(NamedTuple):
-    """Adam's bias correction, two scalars.
-
-    A compiled form returns them as its last results, which are ignored: the compiler computes
-    results once, but other scalars anew for every few weights, at two powers in double precision.
-    """
+    """Adam's bias correction, two scalars."""
 
     rate: Tensor  # factor of the mean
-    root: Tensor  # divisor of the root of the mean square
+    root: Tensor  # factor of the root of the mean square
 
 
-BESIDE = len(Correction._fields)  # last results of a compiled form, which are ignored
+class Corrections(NamedTuple):
+    """The corrections of the next steps, which compiled updates look up."""
+
+    first: Tensor  # [] number of steps before the first of these
+    rate: Tensor  # [K]
+    root: Tensor  # [K]
+
+    def at(self, steps: Tensor) -> Correction:
+        """Return the correction of the step after so many."""
+        row = (steps - self.first).long().view(1)
+        return Correction(*(table.index_select(0, row)[0] for table in self[1:]))
 
 
-def correction(steps: Tensor, lr: Tensor | float) -> Correction:
-    """Return Adam's bias correction.
+CORRECTIONS = len(Corrections._fields)
+
+
+def corrections(optimizer: "FlatAdam", most: int) -> Corrections:
+    """Return the corrections of the next steps of an optimiser.
 
     Args:
-        steps: Number of steps, the present one included.
-        lr: Learning rate; a compiled form needs it as a tensor if it changes.
+        optimizer: The optimiser.
+        most: The number of these steps K.
     """
-    first, second = (1.0 - beta ** steps.double() for beta in BETAS)
-    return Correction((lr / first).float(), second.sqrt().float())
+    steps = optimizer.steps.item() + np.arange(1, most + 1)
+    first, second = (1.0 - beta**steps for beta in BETAS)
+    both = torch.from_numpy(np.stack((optimizer.lr / first, second**-0.5)).astype(np.float32))
+    return Corrections(optimizer.steps.clone(), *both.to(optimizer.steps.device).unbind())
 
 
 def adam(now: Moments, gradient: Tensor, by: Correction, eps: float) -> Moments:
@@ -107,19 +114,18 @@ def adam(now: Moments, gradient: Tensor, by: Correction, eps: float) -> Moments:
     """
     mean = torch.lerp(now.mean, gradient, 1.0 - BETAS[0])
     square = BETAS[1] * now.square + (1.0 - BETAS[1]) * gradient.square()
-    spread = square.sqrt() / by.root + eps
+    spread = square.sqrt() * by.root + eps
     return Moments(now.weights - by.rate * mean / spread, mean, square, now.steps + 1)
 
 
-def clipped(gradient: Tensor, norm: Tensor, most: float) -> Tensor:
-    """Return the gradient, scaled to the norm ``most`` if its norm is larger.
+def clip_factor(norm: Tensor, most: float) -> Tensor:
+    """Return the factor [] of a gradient that makes its norm ``most`` if it is larger.
 
     Args:
-        gradient: The gradient [P].
-        norm: Its norm [].
+        norm: The norm [] of the gradient.
         most: The largest norm.
     """
-    return gradient * torch.where(norm > most, most / norm, torch.ones_like(norm))
+    return torch.where(norm > most, most / norm, torch.ones_like(norm))
 
 
 def chosen(condition: Tensor, then: Moments, otherwise: Moments) -> Moments:
@@ -143,11 +149,6 @@ class FlatAdam:
         self.mean = torch.zeros_like(flat)
         self.square = torch.zeros_like(flat)
         self.steps = torch.zeros((), device=flat.device)
-
-    @property
-    def rate(self) -> Tensor:
-        """The learning rate as a scalar tensor, an input of compiled updates."""
-        return torch.full((), self.lr, dtype=torch.float64, device=self._flat.device)
 
     def step(self, gradient: Tensor) -> None:
         """Do one step against the gradient [P]."""

@@ -1,5 +1,7 @@
 """Compiled updates: functions of tensors, traced and compiled ahead of time to machine code.
 
+One call does several updates.
+
 A package is made in another process (``python -m soulsai.algorithms.compile.job``), so that tracing
 and the C++ compiler do not delay learning, and is loaded between two updates.
 """
@@ -32,10 +34,46 @@ class NotCompilable(SoulsAIError):
 
 
 class Form(NamedTuple):
-    """A function of tensors that may change them in place, and example tensors."""
+    """Updates of a state, done one after the other in one call.
 
-    function: Function
-    examples: tuple[Tensor, ...]
+    The call takes the state, which it changes, the shared inputs, the number of updates, and the
+    inputs of each; it returns the results of each.
+    """
+
+    step: Function  # of state, shared and one update's inputs: the state after it, and its results
+    state: tuple[Tensor, ...]
+    shared: tuple[Tensor, ...]  # inputs that are the same for all updates of a call
+    each: tuple[Tensor, ...]  # [K, ...] inputs of the K updates that a call does at most
+
+    @property
+    def most(self) -> int:
+        """The most updates of a call."""
+        return len(self.each[0])
+
+    @property
+    def examples(self) -> tuple[Tensor, ...]:
+        """Example arguments of a call."""
+        return (*self.state, *self.shared, torch.tensor(self.most), *self.each)
+
+    def parts(
+        self, tensors: Sequence[Tensor]
+    ) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor, Sequence[Tensor]]:
+        """Split the arguments of a call into state, shared, the number of updates, and each."""
+        first = len(self.state)
+        last = first + len(self.shared)
+        return tensors[:first], tensors[first:last], tensors[last], tensors[last + 1 :]
+
+    def function(self, *tensors: Tensor) -> list[Tensor]:
+        """Do the updates of a call without a compiler."""
+        state, shared, count, each = self.parts(tensors)
+        now, results = state, []
+        for index in range(int(count)):
+            after = self.step(*now, *shared, *(inputs[index] for inputs in each))
+            now = after[: len(state)]
+            results.append(after[len(state) :])
+        for old, new in zip(state, now, strict=True):
+            old.copy_(new)
+        return [torch.stack(rows) for rows in zip(*results, strict=True)]
 
 
 @runtime_checkable
@@ -60,12 +98,62 @@ def compile_form(form: Form, path: Path) -> None:
     """Write a package to ``path``; raise ``NotCompilable`` if its results differ."""
     from torch.fx.experimental.proxy_tensor import make_fx  # what only the compiler needs
 
-    graph = make_fx(form.function)(*_copies(form.examples))
+    graph = make_fx(traced(form))(*_copies(form.examples))
     program = torch.export.export(graph, _copies(form.examples))
     torch._inductor.aoti_compile_and_package(
         program, package_path=str(path), inductor_configs=OPTIONS
     )
     compare(form, load(path))
+
+
+def traced(form: Form) -> Function:
+    """Return the updates of a call as one function, with a loop that can be traced.
+
+    A compiler takes scalars for cheap, and computes them anew for every few weights. As results of
+    the loop's body they are computed once, so it has all scalar results of an update twice.
+    """
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    one = _copies((*form.state, *form.shared, *(inputs[0] for inputs in form.each)))
+    step = make_fx(form.step)(*one)  # its gradients become plain operators
+    results = step(*one)[len(form.state) :]
+    scalars = [result for result in results if not result.dim()]
+    last = len(form.state)
+    first = last + len(results)  # of the scalars
+    fixed = first + len(scalars)
+
+    def goes_on(index: Tensor, *tensors: Tensor) -> Tensor:
+        return index < tensors[fixed + len(form.shared)]
+
+    def body(index: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        state, shared, _, each = form.parts((*tensors[:last], *tensors[fixed:]))
+        row = index.view(1)
+        after = step(*state, *shared, *(inputs.index_select(0, row)[0] for inputs in each))
+        new = after[last:]
+        rows = [
+            into.index_copy(0, row, one[None])
+            for into, one in zip(tensors[last:first], new, strict=True)
+        ]
+        return (index + 1, *after[:last], *rows, *(one for one in new if not one.dim()))
+
+    def function(*tensors: Tensor) -> list[Tensor]:
+        state, shared, count, each = form.parts(tensors)
+        if form.most == 1:
+            after = step(*state, *shared, *(inputs[0] for inputs in each))
+            rows = [result[None] for result in after[last:]]
+        else:
+            empty = [result.new_zeros((form.most, *result.shape)) for result in results]
+            zeros = [result.new_zeros(()) for result in scalars]
+            carried = (count.new_zeros(()), *state, *empty, *zeros)
+            _, *after = torch.ops.higher_order.while_loop(
+                goes_on, body, carried, (*shared, count, *each)
+            )
+            rows = after[last:first]
+        for old, new in zip(state, after, strict=False):
+            old.copy_(new)
+        return rows
+
+    return function
 
 
 def load(path: Path) -> Package:
@@ -128,6 +216,15 @@ def examples(columns: Tensors, batch: int) -> Tensors:
         else:
             rows[name] = torch.ones(shape).to(column) * (column.dtype == torch.bool)
     return rows
+
+
+def padded(rows: Tensor, most: int) -> Tensor:
+    """Return contiguous rows [count, ...], extended to ``most`` by any numbers."""
+    if len(rows) == most:
+        return rows.contiguous()
+    longer = rows.new_zeros((most, *rows.shape[1:]))
+    longer[: len(rows)] = rows
+    return longer
 
 
 def _copies(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -1,4 +1,4 @@
-"""The compiled form of Q-learning's update: the same equations over vectors of parameters."""
+"""The compiled form of Q-learning's updates: the same equations over vectors of parameters."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,8 +6,16 @@ import torch
 from torch import Tensor
 
 from soulsai.algorithms.base import Tensors
-from soulsai.algorithms.compile.flat import Moments, adam, chosen, clipped, correction
-from soulsai.algorithms.compile.form import Form, Functional, NotCompilable, Package, examples
+from soulsai.algorithms.compile.flat import (
+    CORRECTIONS,
+    Corrections,
+    Moments,
+    adam,
+    chosen,
+    clip_factor,
+    corrections,
+)
+from soulsai.algorithms.compile.form import Form, Functional, NotCompilable, Package, padded
 from soulsai.algorithms.dqn.network import Noise, QPolicy
 from soulsai.algorithms.dqn.settings import DQNSettings
 from soulsai.algorithms.dqn.update import (
@@ -19,35 +27,40 @@ from soulsai.algorithms.dqn.update import (
     surrogate,
     td_error,
 )
-from soulsai.algorithms.replay_learner import packed
-
-STATE = 5  # tensors that are changed: weights, target weights, and Adam's three
 
 
-def update_form(learner: Learner, settings: DQNSettings, rows: Tensors, noise: UpdateNoise) -> Form:
-    """Return the update as a function of its state, buffers, learning rate, noise and batch.
+def updates_form(
+    learner: Learner, settings: DQNSettings, rows: Tensors, noise: UpdateNoise, most: int
+) -> Form:
+    """Return updates as a function of their state, and of the numbers that each needs.
 
     Args:
         learner: The networks and the optimiser.
         settings: The settings of the algorithm.
         rows: Example columns of B transitions.
         noise: Example random numbers.
+        most: The most updates of a call.
     """
     network = Functional(learner.online, _quantiles)
     if not all(name.startswith("observation.") for name, _ in learner.online.named_buffers()):
         raise NotCompilable("this network has buffers of its own")
-    count, drawn = STATE + len(network.buffers), _flat(noise)
+    buffers, drawn = tuple(learner.online.buffers()), _flat(noise)
 
-    def function(*tensors: Tensor) -> list[Tensor]:
-        weights, target_weights, mean, square, steps = tensors[:STATE]
-        buffers, (rate, *rest) = tensors[STATE:count], tensors[count:]
-        numbers, (importance, *columns) = rest[: len(drawn)], rest[len(drawn) :]
+    def step(*tensors: Tensor) -> list[Tensor]:
+        weights, target_weights, mean, square, steps, *rest = tensors
+        statistics, rest = rest[: len(buffers)], rest[len(buffers) :]
+        by = Corrections(*rest[:CORRECTIONS]).at(steps)
+        numbers, rest = (
+            rest[CORRECTIONS : CORRECTIONS + len(drawn)],
+            rest[CORRECTIONS + len(drawn) :],
+        )
+        importance, *columns = rest
         batch = dict(zip(rows, columns, strict=True))
         free = weights.detach().requires_grad_(True)
         td = td_error(
             lambda obs: [obs[name] for name in learner.online.inputs],
-            network.at(free, buffers),
-            network.at(target_weights, buffers),
+            network.at(free, statistics),
+            network.at(target_weights, statistics),
             batch,
             importance,
             settings,
@@ -58,27 +71,40 @@ def update_form(learner: Learner, settings: DQNSettings, rows: Tensors, noise: U
         (gradient,) = torch.autograd.grad(surrogate(td, imitation), free)
         report = report_of(td, gradient)
         now = Moments(weights, mean, square, steps)
-        by = correction(steps + 1, rate)
-        short = clipped(gradient, report.norm, settings.grad_clip)
-        then = chosen(report.done, adam(now, short, by, learner.optimizer.eps), now)
+        factor = clip_factor(report.norm, settings.grad_clip)
+        after = adam(now, factor * gradient, by, learner.optimizer.eps)
+        then = chosen(report.done, after, now)
         average = torch.lerp(target_weights, then.weights, settings.target_ema)
-        target_weights.copy_(torch.where(report.done, average, target_weights))
-        now.assign(then)
-        return [*report, *by]
+        average = torch.where(report.done, average, target_weights)
+        return [then.weights, average, *then[1:], *report, *by, factor]
 
-    importance = examples({"weights": rows["ret"]}, len(rows["ret"]))["weights"]
-    given = learner.optimizer.rate, *drawn, importance, *rows.values()
-    return Form(function, (*_state(learner), *given))
-
-
-def compiled_update(
-    learner: Learner, package: Package
-) -> Callable[[Tensors, Tensor, UpdateNoise], Report]:
-    """Return the update of a learner by a compiled package of ``update_form``."""
-    state, optimizer, results = _state(learner), learner.optimizer, len(Report._fields)
-    return lambda rows, weights, noise: Report(
-        *package(*state, optimizer.rate, *_flat(noise), weights, *packed(rows))[:results]
+    importance = torch.ones_like(rows["ret"])
+    each = (*drawn, importance, *rows.values())
+    return Form(
+        step,
+        _state(learner),
+        (*buffers, *corrections(learner.optimizer, most)),
+        tuple(torch.stack([one] * most) for one in each),
     )
+
+
+def compiled_updates(
+    learner: Learner, package: Package, most: int
+) -> Callable[[Tensors, Tensor, Sequence[UpdateNoise]], Report]:
+    """Return the updates of a learner by a compiled package of ``updates_form``."""
+    state, buffers = _state(learner), tuple(learner.online.buffers())
+    counts = torch.arange(most + 1)
+
+    def updates(rows: Tensors, weights: Tensor, noise: Sequence[UpdateNoise]) -> Report:
+        count = len(noise)
+        drawn = [torch.stack(same) for same in zip(*map(_flat, noise), strict=True)]
+        each = [padded(one, most) for one in (*drawn, weights, *rows.values())]
+        shared = (*buffers, *corrections(learner.optimizer, count))
+        results = package(*state, *shared, counts[count], *each)
+        report = Report(*results[: len(Report._fields)])
+        return report if count == most else Report(*(result[:count] for result in report))
+
+    return updates
 
 
 def _flat(noise: UpdateNoise) -> list[Tensor]:
@@ -100,7 +126,7 @@ def _quantiles(policy: QPolicy, raw: list[Tensor], noise: Noise) -> Tensor:
 
 
 def _state(learner: Learner) -> tuple[Tensor, ...]:
-    """Return the tensors that the compiled update reads and changes."""
+    """Return the tensors that compiled updates change."""
     optimizer = learner.optimizer
     moments = (optimizer.mean, optimizer.square, optimizer.steps)
-    return (learner.weights, learner.target_weights, *moments, *learner.online.buffers())
+    return (learner.weights, learner.target_weights, *moments)

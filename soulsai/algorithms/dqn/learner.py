@@ -17,7 +17,7 @@ from soulsai.algorithms.compile.flat import FlatAdam, Gradient, flatten
 from soulsai.algorithms.compile.form import Form, Package, examples
 from soulsai.algorithms.demonstrations import insert_part, measured
 from soulsai.algorithms.dqn.cloning import clone, conservative_update
-from soulsai.algorithms.dqn.compiled import compiled_update, update_form
+from soulsai.algorithms.dqn.compiled import compiled_updates, updates_form
 from soulsai.algorithms.dqn.margin import large_margin_loss
 from soulsai.algorithms.dqn.network import QPolicy
 from soulsai.algorithms.dqn.settings import DQNSettings
@@ -37,7 +37,7 @@ from soulsai.algorithms.vision import spectral_convolutions
 from soulsai.replay.ring import Batch
 from soulsai.types import MASK, Fragment, Metrics, Spec, zeros
 
-METRICS_EVERY = 16  # updates; reading numbers out of torch takes time
+METRICS_EVERY = 64  # updates; reading numbers out of torch takes time
 
 
 class DQN:
@@ -85,7 +85,8 @@ class DQN:
         self.rng = torch.Generator(weights.device)
         self.rng.manual_seed(int(noise_seed.generate_state(1)[0]))
         self.skips = Skips(self.policy)
-        self.step: Callable[[Tensors, Tensor, UpdateNoise], Report] = self._step
+        # Columns and weights [K, B, ...], and the noise of each of K updates
+        self.steps: Callable[[Tensors, Tensor, Sequence[UpdateNoise]], Report] = self._steps
         self._spectral = spectral_convolutions(self.policy, self.target)
         self._metrics: Metrics = {}
         self.parts: dict[str, Stateful] = {
@@ -124,31 +125,35 @@ class DQN:
             "demonstration_agreement": agreement.item(),
         }
 
-    def _updates(self, batches: list[Batch]) -> Iterator[Metrics]:
+    def _updates(self, batch: Batch, count: int) -> Iterator[Metrics]:
         if self.config.anneal_lr:
             self.learner.optimizer.lr = self.config.lr * self.experience.remaining
-        done, errors = [], []
-        for batch in batches:
-            noise = self._noise(self.rng)
-            report = self._update(batch, noise)
-            if report.done:
-                done.append(batch)
-                errors.append(report.error)
-            if batch is batches[-1]:
-                self.experience.update_priorities(done, errors)
+        device = self.learner.weights.device
+        rows = tensors(batch.rows, device)
+        rows = {name: column.view(count, -1, *column.shape[1:]) for name, column in rows.items()}
+        weights = torch.from_numpy(batch.weights).to(device).view(count, -1)
+        noise = [self._noise(self.rng) for _ in range(count)]
+        report = self.steps(rows, weights, noise)
+        for done in report.done.tolist():
+            self.skips.count(skipped=not done)
+        self.experience.update_priorities(batch, report.error, report.done)
+        for index in range(count):
             if not self._metrics or self.experience.pace.updates % METRICS_EVERY == 0:
-                self._metrics = self._measured(report, noise) | self._shown(batch)
+                one = Report(*(result[index] for result in report))
+                shown = self._shown({name: column[index] for name, column in rows.items()})
+                self._metrics = self._measured(one, noise[index]) | shown
             yield self._metrics
 
-    def _update(self, batch: Batch, noise: UpdateNoise) -> Report:
-        device = self.learner.weights.device
-        rows, weights = tensors(batch.rows, device), torch.from_numpy(batch.weights).to(device)
-        report = self.step(rows, weights, noise)
-        if report.done:
-            for part in self._spectral:
-                part.power_iteration()
-        self.skips.count(skipped=not report.done)
-        return report
+    def _steps(self, rows: Tensors, weights: Tensor, noise: Sequence[UpdateNoise]) -> Report:
+        reports = []
+        for index, drawn in enumerate(noise):
+            own = {name: column[index] for name, column in rows.items()}
+            report = update(self.learner, own, weights[index], self.config, drawn)
+            if report.done:
+                for part in self._spectral:
+                    part.power_iteration()
+            reports.append(report)
+        return Report(*map(torch.stack, zip(*reports, strict=True)))
 
     def offline_update(self, conservative: float) -> Metrics:
         """Do one update on demonstrations alone; see ``LearnsOffline``."""
@@ -166,14 +171,14 @@ class DQN:
         return self._measured(report, noise) | {"conservative_penalty": penalty.item()}
 
     @torch.no_grad()
-    def _shown(self, batch: Batch) -> Metrics:
+    def _shown(self, batch: Tensors) -> Metrics:
         """Return the metrics of the demonstrations in a batch."""
         experience, shown = self.experience, self.experience.shown
         if experience.demonstrations is None or not shown:
             return {}
-        device = self.learner.weights.device
-        rows = tensors({name: column[-shown:] for name, column in batch.rows.items()}, device)
+        rows = {name: column[-shown:] for name, column in batch.items()}
         memory = {name: zeros(leaf, shown) for name, leaf in self.policy.memory.items()}
+        device = self.learner.weights.device
         q = self.policy(leaves(rows, "obs."), tensors(memory, device))[0]["q"]
         mask, sizes = rows.get(f"obs.{MASK}"), self.policy.sizes
         best = best_action(q, mask, sizes)
@@ -184,9 +189,6 @@ class DQN:
             "imitation_loss": large_margin_loss(q, rows["action"], mask, sizes).mean().item(),
             "imitation_weight": experience.imitation,
         }
-
-    def _step(self, rows: Tensors, weights: Tensor, noise: UpdateNoise) -> Report:
-        return update(self.learner, rows, weights, self.config, noise)
 
     def _noise(self, rng: torch.Generator) -> UpdateNoise:
         if not self.config.sampled and not self.config.noisy:
@@ -201,16 +203,18 @@ class DQN:
         return self.config.batch_size, max(self.config.hidden, default=1)
 
     def forms(self) -> dict[str, Form]:
-        """Return the update as a form to compile."""
+        """Return the updates as a form to compile."""
         device = self.learner.weights.device
         columns = {name: zeros(leaf, 0) for name, leaf in self.experience.batch_columns.items()}
         rows = examples(tensors(columns, device), self.config.batch_size)
         noise = self._noise(torch.Generator(device).manual_seed(0))
-        return {"update": update_form(self.learner, self.config, rows, noise)}
+        most = self.experience.most_updates
+        return {"updates": updates_form(self.learner, self.config, rows, noise, most)}
 
     def adopt(self, packages: Mapping[str, Package]) -> None:
-        """Run the compiled package of the update from now on."""
-        self.step = compiled_update(self.learner, packages["update"])
+        """Run the compiled package of the updates from now on."""
+        most = self.experience.most_updates
+        self.steps = compiled_updates(self.learner, packages["updates"], most)
 
     def _measured(self, report: Report, noise: UpdateNoise) -> Metrics:
         levels, components = noise.predicted.levels, len(self.policy.sizes)

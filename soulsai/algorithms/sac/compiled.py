@@ -9,17 +9,18 @@ from torch import Tensor
 
 from soulsai.algorithms.base import Tensors
 from soulsai.algorithms.compile.flat import (
-    BESIDE,
+    CORRECTIONS,
+    Correction,
+    Corrections,
     FlatAdam,
     Moments,
     adam,
     chosen,
-    correction,
+    corrections,
     gradients,
 )
 from soulsai.algorithms.compile.form import Form, Functional, NotCompilable, Package
 from soulsai.algorithms.demonstrations import IMITATION
-from soulsai.algorithms.replay_learner import packed
 from soulsai.algorithms.sac.network import Critics, SquashedActor
 from soulsai.algorithms.sac.update import (
     ActorFunction,
@@ -104,13 +105,13 @@ def critic_form(sac: SACState, rows: Tensors, weights: Tensor) -> Form:
     """
     _check_compilable(sac)
     networks, optimizer, constants = FunctionalNetworks(sac), sac.critic_adam, sac.constants
-    state = _critic_state(sac)
+    state, shared = _critic_state(sac), _critic_shared(sac)
 
-    def function(*tensors: Tensor) -> list[Tensor]:
-        now, rest = Moments(*tensors[:MOMENTS]), tensors[MOMENTS:]
-        target, actor, log_temperature = rest[:3]
-        buffers = tensors[MOMENTS + 3 : len(state)]
-        importance, noise, *columns = tensors[len(state) :]
+    def step(*tensors: Tensor) -> list[Tensor]:
+        now, target, rest = Moments(*tensors[:MOMENTS]), tensors[MOMENTS], tensors[len(state) :]
+        by = Corrections(*rest[:CORRECTIONS]).at(now.steps)
+        actor, log_temperature, *buffers = rest[CORRECTIONS : len(shared)]
+        importance, noise, *columns = rest[len(shared) :]
         batch = dict(zip(rows, columns, strict=True))
         free = now.weights.detach().requires_grad_(True)
         loss = critic_loss(
@@ -118,8 +119,8 @@ def critic_form(sac: SACState, rows: Tensors, weights: Tensor) -> Form:
             networks.critics(free),
             networks.critics(target),
             (
-                networks.parts(batch, "obs.", actor, buffers),
-                networks.parts(batch, "next_obs.", actor, buffers),
+                networks.parts(batch, "obs.", actor, tuple(buffers)),
+                networks.parts(batch, "next_obs.", actor, tuple(buffers)),
             ),
             batch,
             importance,
@@ -129,14 +130,12 @@ def critic_form(sac: SACState, rows: Tensors, weights: Tensor) -> Form:
         )
         (gradient,) = gradients(loss.predicted, loss.slope, [free])
         report = critic_report(loss, gradient)
-        by = correction(now.steps + 1, optimizer.lr)
         after = chosen(report.done, adam(now, gradient, by, optimizer.eps), now)
         average = torch.lerp(target, after.weights, constants.target_ema)
-        target.copy_(torch.where(report.done, average, target))
-        now.assign(after)
-        return [*report, *by]
+        return [*after, torch.where(report.done, average, target), *report, *by]
 
-    return Form(function, (*state, weights, _noise_example(sac, rows), *rows.values()))
+    each = (weights, _noise_example(sac, rows), *rows.values())
+    return Form(step, state, shared, tuple(one[None] for one in each))
 
 
 def actor_form(sac: SACState, rows: Tensors) -> Form:
@@ -151,13 +150,15 @@ def actor_form(sac: SACState, rows: Tensors) -> Form:
     """
     _check_compilable(sac)
     networks, optimizer, constants = FunctionalNetworks(sac), sac.actor_adam, sac.constants
-    state, given = _actor_state(sac), _actor_columns(sac, rows)
+    state, shared, given = _actor_state(sac), _actor_shared(sac), _actor_columns(sac, rows)
 
-    def function(*tensors: Tensor) -> list[Tensor]:
-        now = Moments(*tensors[:MOMENTS])
-        temperature = Moments(*tensors[MOMENTS : 2 * MOMENTS])
-        critics, *buffers = tensors[2 * MOMENTS : len(state)]
-        noise, *columns = tensors[len(state) :]
+    def step(*tensors: Tensor) -> list[Tensor]:
+        now, rest = Moments(*tensors[:MOMENTS]), tensors[len(state) :]
+        temperature = Moments(*tensors[MOMENTS : len(state)])
+        by = Corrections(*rest[:CORRECTIONS]).at(now.steps)
+        by_temperature = Corrections(*rest[CORRECTIONS : 2 * CORRECTIONS]).at(temperature.steps)
+        critics, *buffers = rest[2 * CORRECTIONS : len(shared)]
+        noise, *columns = rest[len(shared) :]
         batch = dict(zip(given, columns, strict=True))
         free = now.weights.detach().requires_grad_(True)
         loss, entropy = actor_loss(
@@ -170,16 +171,18 @@ def actor_form(sac: SACState, rows: Tensors) -> Form:
         )
         (gradient,) = torch.autograd.grad(loss, free)
         report = actor_report(loss, entropy, gradient)
-        by = correction(now.steps + 1, optimizer.lr)
         after = adam(now, gradient, by, optimizer.eps)
         excess = (entropy - constants.target_entropy).reshape(1)
-        by_temperature = correction(temperature.steps + 1, optimizer.lr)
         temperature_after = adam(temperature, excess, by_temperature, optimizer.eps)
-        now.assign(chosen(report.done, after, now))
-        temperature.assign(chosen(report.done, temperature_after, temperature))
-        return [*report, *by]
+        return [
+            *chosen(report.done, after, now),
+            *chosen(report.done, temperature_after, temperature),
+            *report,
+            *by,
+        ]
 
-    return Form(function, (*state, _noise_example(sac, rows), *given.values()))
+    each = (_noise_example(sac, rows), *given.values())
+    return Form(step, state, shared, tuple(one[None] for one in each))
 
 
 def compiled_critic_step(
@@ -188,7 +191,7 @@ def compiled_critic_step(
     """Return the critic step of a compiled ``critic_form``."""
     state = _critic_state(sac)
     return lambda rows, weights, noise: CriticReport(
-        *package(*state, weights, noise, *packed(rows))[:-BESIDE]
+        *_once(package, state, _critic_shared(sac), (weights, noise, *rows.values()))
     )
 
 
@@ -198,8 +201,20 @@ def compiled_actor_step(
     """Return the actor step of a compiled ``actor_form``."""
     state = _actor_state(sac)
     return lambda rows, noise: ActorReport(
-        *package(*state, noise, *packed(_actor_columns(sac, rows)))[:-BESIDE]
+        *_once(package, state, _actor_shared(sac), (noise, *_actor_columns(sac, rows).values()))
     )
+
+
+def _once(
+    package: Package,
+    state: tuple[Tensor, ...],
+    shared: tuple[Tensor, ...],
+    each: tuple[Tensor, ...],
+) -> list[Tensor]:
+    """Return the results of one step, without its corrections."""
+    rows = (one.contiguous()[None] for one in each)
+    results = package(*state, *shared, torch.tensor(1), *rows)
+    return [result[0] for result in results[: -len(Correction._fields)]]
 
 
 def _check_compilable(sac: SACState) -> None:
@@ -211,24 +226,28 @@ def _check_compilable(sac: SACState) -> None:
 
 
 def _critic_state(sac: SACState) -> tuple[Tensor, ...]:
-    """Return the tensors that the critic step reads and changes."""
-    return (
-        *_moments(sac.critic_weights, sac.critic_adam),
-        sac.target_weights,
-        sac.actor_weights,
-        sac.log_temperature,
-        *sac.policy.buffers(),
-    )
+    """Return the tensors that the critic step changes."""
+    return (*_moments(sac.critic_weights, sac.critic_adam), sac.target_weights)
+
+
+def _critic_shared(sac: SACState) -> tuple[Tensor, ...]:
+    """Return the tensors that the critic step reads."""
+    by = corrections(sac.critic_adam, 1)
+    return (*by, sac.actor_weights, sac.log_temperature, *sac.policy.buffers())
 
 
 def _actor_state(sac: SACState) -> tuple[Tensor, ...]:
-    """Return the tensors that the actor step reads and changes."""
+    """Return the tensors that the actor step changes."""
     return (
         *_moments(sac.actor_weights, sac.actor_adam),
         *_moments(sac.log_temperature, sac.temperature_adam),
-        sac.critic_weights,
-        *sac.policy.buffers(),
     )
+
+
+def _actor_shared(sac: SACState) -> tuple[Tensor, ...]:
+    """Return the tensors that the actor step reads."""
+    by = (*corrections(sac.actor_adam, 1), *corrections(sac.temperature_adam, 1))
+    return (*by, sac.critic_weights, *sac.policy.buffers())
 
 
 def _moments(weights: Tensor, optimizer: FlatAdam) -> Moments:

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from soulsai.algorithms.base import Skips, Stateful, Tensors
-from soulsai.algorithms.compile.dense import keep_freed_memory
 from soulsai.algorithms.compile.flat import FlatAdam, Gradient, flatten
 from soulsai.algorithms.compile.form import Form, Package, examples
 from soulsai.algorithms.demonstrations import action_agreement, insert_part, measured
@@ -44,7 +43,7 @@ from soulsai.replay.ring import Batch
 from soulsai.types import Fragment, Metrics, Spec, zeros
 
 GAUSSIAN_ENTROPY = 0.5 * math.log(2.0 * math.pi * math.e)  # of deviation 1, in nats
-METRICS_EVERY = 16  # updates; copying numbers out of torch costs time
+METRICS_EVERY = 64  # updates; copying numbers out of torch costs time
 
 
 class SAC:
@@ -63,7 +62,6 @@ class SAC:
     def __init__(
         self, config: SACSettings, spec: Spec, *, seed: int, steps: int, realtime: bool
     ) -> None:
-        keep_freed_memory()
         weights_seed, replay_seed, noise_seed = np.random.SeedSequence(seed).spawn(3)
         self.config, self._spec = config, spec
         self.constants = _hyperparameters(config, spec)
@@ -196,15 +194,14 @@ class SAC:
             "imitation_weight": experience.imitation,
         }
 
-    def _updates(self, batches: list[Batch]) -> Iterator[Metrics]:
+    def _updates(self, batch: Batch, count: int) -> Iterator[Metrics]:
         done, errors = [], []
-        for batch in batches:
-            critic = self._update(batch)
-            if critic.done:
-                done.append(batch)
-                errors.append(critic.error)
-            if batch is batches[-1]:
-                self.experience.update_priorities(done, errors)
+        for part in batch.split(count):
+            critic = self._update(part)
+            done.append(critic.done)
+            errors.append(critic.error)
+            if len(done) == count:
+                self.experience.update_priorities(batch, torch.stack(errors), torch.stack(done))
             yield self._metrics
 
     def _update(self, batch: Batch) -> CriticReport:

@@ -17,8 +17,9 @@ def spec(*, masked: bool = False) -> Spec:
 
 
 def settings(**changes) -> DQNSettings:
-    """A learner small and eager enough for tests."""
+    """A learner small and eager enough for tests, whose updates can be looked at one by one."""
     small = {"hidden": (16,), "quantiles": 4, "learning_starts": 32, "batch_size": 16}
+    small["updates_per_call"] = 1
     return DQNSettings(**{**small, "capacity": 500, "slack_steps": 64, **changes})
 
 

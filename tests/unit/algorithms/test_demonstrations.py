@@ -28,6 +28,7 @@ from tests.unit.algorithms.learning_cases import cut, episode, settings, spec
 SETTINGS = DemonstrationSettings(data=("x",))
 SHOWN = [name for name in CASES if name.endswith(", demonstrations")]
 REPLAYED = [name for name in SHOWN if not name.startswith("ppo")]
+DONE = torch.ones(1, dtype=torch.bool)  # of a batch of one update
 
 
 def demonstrated(**changes):
@@ -140,7 +141,7 @@ def test_5_a_share_of_each_batch_is_demonstrated(share):
     wanted = min(size - 1, round(share * size))
     replay = learner.experience.demonstrations.replay
     for _ in range(5):
-        (batch,) = learner.experience.sample()
+        batch = learner.experience.sample()
         assert learner.experience.shown == wanted
         own, shown = batch.ids[: size - wanted], batch.ids[size - wanted :]
         for ids, ring in ((own, learner.experience.replay.ring), (shown, replay.ring)):
@@ -148,7 +149,7 @@ def test_5_a_share_of_each_batch_is_demonstrated(share):
         assert len(batch.weights) == size
         first = replay.ring.rows(shown % replay.ring.capacity)
         np.testing.assert_array_equal(batch.rows["obs.obs"][size - wanted :], first["obs.obs"])
-        learner.experience.update_priorities([batch], [torch.arange(1.0, size + 1)])
+        learner.experience.update_priorities(batch, torch.arange(1.0, size + 1)[None], DONE)
     assert (replay.ring.owners[:40] == owner("shown")).all()
 
 
@@ -156,9 +157,9 @@ def test_5_priorities_go_to_the_replay_of_their_row():
     learner = demonstrated(share=0.5)
     learner.demonstrate([episode(40, client="shown")])
     learner.experience.ingest([episode(60)])
-    (batch,) = learner.experience.sample()
+    batch = learner.experience.sample()
     errors = torch.where(torch.arange(16) < 8, 3.0, 7.0)
-    learner.experience.update_priorities([batch], [errors])
+    learner.experience.update_priorities(batch, errors[None], DONE)
     alpha = learner.config.priority_alpha
     own, shown = learner.experience.replay, learner.experience.demonstrations.replay
     assert own.priorities[batch.ids[:8]] == pytest.approx((3.0 + 1e-6) ** alpha)
@@ -196,10 +197,10 @@ def test_6_a_batch_holds_the_masks_of_what_was_shown():
     learner = DQN(*made, seed=0, steps=0, realtime=False)
     learner.prepare_demonstrations(DemonstrationSettings(data=("x",)))
     learner.experience.ingest([episode(30, masked=True)])
-    (batch,) = learner.experience.sample()
+    batch = learner.experience.sample()
     assert batch.rows[f"obs.{MASK}"].all(), "nothing is imitated of experience"
     learner.demonstrate([episode(40, number=1, masked=True)])
-    (batch,) = learner.experience.sample()
+    batch = learner.experience.sample()
     shown = learner.experience.shown
     ring = learner.experience.demonstrations.replay.ring
     wanted = ring.rows(batch.ids[-shown:])[f"obs.{MASK}"]
@@ -214,7 +215,7 @@ def test_11_only_demonstrations_are_imitated_and_less_and_less():
     weights = []
     for number in range(3):
         learner.experience.ingest([episode(50, number=number)])
-        (batch,) = learner.experience.sample()
+        batch = learner.experience.sample()
         shown = learner.experience.shown
         assert (batch.rows["imitation"][:-shown] == 0).all()
         weights.append(set(batch.rows["imitation"][-shown:].tolist()))
@@ -241,7 +242,7 @@ def test_12_an_update_follows_the_gradient_of_imitation_too(monkeypatch):
         learner = demonstrated(imitation=imitation)
         learner.demonstrate([episode(40)])
         learner.experience.ingest([episode(60, number=1)])
-        (batch,) = learner.experience.sample()
+        batch = learner.experience.sample()
         rows = {name: torch.from_numpy(column) for name, column in batch.rows.items()}
         # Weights of rows with equal priorities are equal, and would show nothing.
         weights = torch.linspace(0.2, 1.0, len(batch.weights))
@@ -280,7 +281,7 @@ def test_13_the_actor_s_loss_is_the_sum_of_both():
     case = CASES["sac, demonstrations"]
     learner = make(case)
     learner.experience.ingest(list(itertools.chain(*stream(case, 200))))
-    (batch,) = learner.experience.sample()
+    batch = learner.experience.sample()
     rows = {name: torch.from_numpy(column) for name, column in batch.rows.items()}
     names = learner.policy.inputs
     obs = learner.policy.observation.parts({name: rows[f"obs.{name}"] for name in names})

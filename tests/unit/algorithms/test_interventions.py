@@ -65,7 +65,7 @@ def test_few_interventions_are_not_half_of_a_batch():
     learner.prepare_demonstrations(TAKES)
     learner.experience.ingest([marked(episode(40), [1, 2])])
     assert learner.experience.shown == 2
-    assert len(learner.experience.sample()[0].ids) == learner.config.batch_size
+    assert len(learner.experience.sample().ids) == learner.config.batch_size
 
 
 def test_stretches_of_steps_become_fragments():

@@ -102,7 +102,7 @@ def somewhere(monkeypatch, caplog, cache):
 MAKES = """
 import pathlib, sys
 folder = pathlib.Path(sys.argv[1])
-(folder / "update.pt2").touch()
+(folder / "updates.pt2").touch()
 (folder / "made.json").write_text('{"matmul": "float32"}')
 """
 
@@ -114,14 +114,14 @@ def test_packages_are_adopted_when_they_are_made(somewhere, monkeypatch):
     monkeypatch.setattr(job, "load", lambda path: forms[path.stem].function)
     one, statistics = compiler(algorithm, config("always"))
     one.look()
-    eager = algorithm.step
+    eager = algorithm.steps
     assert not somewhere.messages, "before the first update there is nothing to do"
     worked(statistics, updates=1, seconds=0.001)
     one.look()
     worked(statistics, updates=1, seconds=0.001)
     until_done(one)
     one.close()
-    assert algorithm.step is not eager
+    assert algorithm.steps is not eager
     assert [message.partition(" ")[0] for message in somewhere.messages] == [
         "learning=eager:",
         "learning=compiled",
@@ -146,10 +146,10 @@ def test_the_next_run_begins_with_the_packages_of_the_last(somewhere, monkeypatc
     monkeypatch.setattr(job, "load", lambda path: forms[path.stem].function)
     made(dqn(), monkeypatch, config("always"))
     assert len(list(cache.iterdir())) == 1
-    eager = algorithm.step
+    eager = algorithm.steps
     one, _ = compiler(algorithm, config("auto"))
     assert one.done
-    assert algorithm.step is not eager
+    assert algorithm.steps is not eager
     assert somewhere.messages[-1] == "learning=compiled found matmul=float32"
 
 
@@ -174,13 +174,13 @@ def test_a_kept_package_that_computes_something_else_is_deleted(somewhere, monke
     forms = dqn().forms()
     monkeypatch.setattr(job, "load", lambda path: forms[path.stem].function)
     made(dqn(), monkeypatch, config("always"))
-    wrong = dqn().forms()["update"].function
+    wrong = dqn().forms()["updates"].function
     monkeypatch.setattr(job, "load", lambda path: lambda *t: [r + 1 for r in wrong(*t)])
     algorithm = dqn()
-    eager = algorithm.step
+    eager = algorithm.steps
     one, _ = compiler(algorithm, config("always"))
     assert not one.done, "it compiles anew"
-    assert algorithm.step is eager
+    assert algorithm.steps is eager
     assert "cannot be used: compiled, result 0 is off by 1" in somewhere.messages[-1]
     assert not list(cache.iterdir())
     one.close()
@@ -192,7 +192,7 @@ def test_a_compiler_is_run_and_leaves_nothing_behind(tmp_path, monkeypatch, capl
     caplog.set_level(logging.INFO, LOG)
     wanted = msgspec.structs.replace(config("always"), dqn=settings())
     algorithm = build_algorithm(wanted, spec(masked=True), seed=0)
-    eager = algorithm.step
+    eager = algorithm.steps
     one, statistics = compiler(algorithm, wanted)
     for _ in range(2):
         worked(statistics, updates=1, seconds=0.001)
@@ -200,7 +200,7 @@ def test_a_compiler_is_run_and_leaves_nothing_behind(tmp_path, monkeypatch, capl
     one._process.wait(timeout=280)
     one.look()
     assert one.done, caplog.messages
-    assert algorithm.step is not eager, caplog.messages
+    assert algorithm.steps is not eager, caplog.messages
     assert learnt(algorithm)["skipped"] == 0
     assert not [path for path in tmp_path.iterdir() if not path.name.startswith("aotinductor_")]
     next_one = build_algorithm(wanted, spec(masked=True), seed=0)
@@ -213,14 +213,14 @@ def test_what_fails_is_said_and_learning_stays_eager(somewhere, monkeypatch):
     code = "import sys; sys.exit('soulsai: compiled, result 0 is off by 3')"
     monkeypatch.setattr(background_compile, "COMMAND", (sys.executable, "-c", code))
     algorithm = dqn()
-    eager = algorithm.step
+    eager = algorithm.steps
     one, statistics = compiler(algorithm, config("always"))
     for _ in range(2):
         worked(statistics, updates=1, seconds=0.001)
         one.look()
     until_done(one)
     one.close()
-    assert algorithm.step is eager
+    assert algorithm.steps is eager
     assert somewhere.messages[-1] == (
         "learning=eager: compiling failed: compiled, result 0 is off by 3"
     )

@@ -13,12 +13,14 @@ from tests.unit.algorithms.learning_cases import endless, episode, settings, spe
 
 
 def dqn(**changes):
+    changes = {"updates_per_call": 4, **changes}
     return DQN(settings(**changes), spec(masked=True), seed=3, steps=1000, realtime=False)
 
 
 def branching(**changes):
     branches = ActionSpec("multidiscrete", (2,), (2, 3))
     space = Spec({"obs": Leaf((2,), "<f4")}, branches)
+    changes = {"updates_per_call": 4, **changes}
     return DQN(settings(**changes), space, seed=3, steps=1000, realtime=False)
 
 

@@ -5,7 +5,7 @@ import os
 import msgspec
 import pytest
 
-from soulsai.algorithms.compile import cache
+from soulsai.algorithms.compile import cache, processor
 from soulsai.algorithms.compile.cache import BuildCache, key
 from soulsai.algorithms.compile.job import MADE, Job
 from soulsai.types import ActionSpec, Leaf, Spec
@@ -65,7 +65,7 @@ def test_other_code_another_torch_and_another_processor_have_other_packages(monk
     other_code = key(JOB)
     monkeypatch.setattr(cache.torch, "__version__", "0.0")
     other_torch = key(JOB)
-    monkeypatch.setattr(cache, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(processor, "CPUINFO", tmp_path / "cpuinfo")
     (tmp_path / "cpuinfo").write_text("model name\t: one\nflags\t\t: fpu\n\nmodel name\t: two\n")
     other_processor = key(JOB)
     (tmp_path / "cpuinfo").write_text("model name\t: one\nflags\t\t: fpu avx\n\n")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from soulsai.algorithms.compile.flat import FlatAdam, Moments, adam, correction
-from soulsai.algorithms.compile.form import Compilable, Form, NotCompilable, compare
+from soulsai.algorithms.compile.flat import FlatAdam, Moments, adam, corrections
+from soulsai.algorithms.compile.form import Compilable, Form, NotCompilable, compare, traced
 from soulsai.algorithms.settings import DemonstrationSettings
 from tests.unit.algorithms.compile.compiled_cases import branching, dqn, learnt, played, sac
 
@@ -87,14 +87,14 @@ def test_forms_have_the_columns_of_every_batch(make):
     algorithm = make()
     algorithm.prepare_demonstrations(DemonstrationSettings(interventions=True))
     algorithm.experience.ingest([played(algorithm, 1)])
-    (batch,) = algorithm.experience.sample()
+    batch = algorithm.experience.sample()
     columns = algorithm.experience.batch_columns
     assert list(batch.rows) == list(columns)
     for name, column in batch.rows.items():
         leaf = columns[name]
         assert (column.shape[1:], column.dtype) == (leaf.shape, np.dtype(leaf.dtype)), name
     algorithm.demonstrate([played(algorithm, 2)])
-    (after,) = algorithm.experience.sample()
+    after = algorithm.experience.sample()
     assert list(after.rows) == list(columns)
     assert list(algorithm.experience.sample_demonstrations().rows) == list(columns)
     assert (batch.rows["imitation"] == 0).all()
@@ -114,7 +114,7 @@ def test_what_is_not_finite_changes_nothing_on_the_fast_path_either(make):
 def test_updates_done_in_one_go_are_those_done_one_by_one(make):
     """From a uniform replay, whose draws do not depend on what was learnt meanwhile."""
     single, several = (make(prioritized=False, updates_per_call=n) for n in (1, 8))
-    metrics = learnt(single, at_once=True), learnt(several, at_once=True)
+    metrics = [learnt(algorithm, 72, at_once=True) for algorithm in (single, several)]
     for a, b in zip(state_of(single), state_of(several), strict=True):
         assert torch.equal(a, b)
     assert metrics[0] == metrics[1]
@@ -145,10 +145,12 @@ def test_adam_as_a_function_is_adam():
     weights = torch.randn(50)
     optimizer = FlatAdam(weights, lr=1e-2, eps=1e-5)
     now = Moments(weights.clone(), torch.zeros(50), torch.zeros(50), torch.zeros(()))
-    for _ in range(200):
+    for number in range(200):
+        if number % 7 == 0:
+            by = corrections(optimizer, 7)
         gradient = torch.randn(50)
         optimizer.step(gradient)
-        now = adam(now, gradient, correction(now.steps + 1, 1e-2), 1e-5)
+        now = adam(now, gradient, by.at(now.steps), 1e-5)
         assert torch.allclose(now.weights, weights, rtol=1e-5, atol=1e-6)
 
 
@@ -159,17 +161,38 @@ def test_dropout_cannot_be_compiled_and_says_why():
         algorithm.forms()
 
 
+def increased(by):
+    """Return two updates, which add an input and a shared number to the state."""
+
+    def step(state, shared, added):
+        return [state + by * (shared + added), state.sum()]
+
+    each = (torch.tensor([[0.0, 1.0, 2.0], [10.0, 20.0, 30.0]]),)
+    return Form(step, (torch.ones(3),), (torch.tensor(2.0),), each)
+
+
+def test_the_updates_of_a_call_follow_each_other():
+    form = increased(1)
+    state, *rest = (tensor.clone() for tensor in form.examples)
+    (sums,) = form.function(state, *rest)
+    assert state.tolist() == [15.0, 26.0, 37.0]
+    assert sums.tolist() == [3.0, 12.0]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_loop_that_is_traced_does_the_same_updates(count):
+    form = increased(1)
+    results = []
+    for function in (form.function, traced(form)):
+        state, shared, _, each = (tensor.clone() for tensor in form.examples)
+        (sums,) = function(state, shared, torch.tensor(count), each)
+        results.append((state.tolist(), sums[:count].tolist()))
+    assert results[0] == results[1]
+
+
 def test_a_package_that_computes_something_else_is_refused():
-    def doubled(x):
-        x.mul_(2)
-        return [x + 1]
-
-    def tripled(x):
-        x.mul_(3)
-        return [x + 1]
-
-    form = Form(doubled, (torch.ones(3),))
-    compare(form, doubled)
-    with pytest.raises(NotCompilable, match="off by 1"):
-        compare(form, tripled)
+    form = increased(1)
+    compare(form, form.function)
+    with pytest.raises(NotCompilable, match="off by"):
+        compare(form, increased(2).function)
     assert form.examples[0].tolist() == [1, 1, 1]

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from soulsai.algorithms.compile.form import padded
 from soulsai.algorithms.dqn.learner import DQN
 from soulsai.algorithms.dqn.network import SampledQuantileHead
 from soulsai.algorithms.dqn.update import (
@@ -21,7 +22,6 @@ from soulsai.algorithms.dqn.update import (
 from soulsai.algorithms.n_step_returns import Horizon
 from soulsai.algorithms.networks import NoisyLinear
 from soulsai.algorithms.quantiles import quantile_huber_loss, quantile_huber_slope
-from soulsai.algorithms.replay_learner import packed
 from soulsai.errors import ConfigError
 from soulsai.types import MASK
 from tests.unit.algorithms.learning_cases import settings, spec
@@ -175,6 +175,8 @@ def test_residual_blocks_are_equally_wide():
 def test_compiled_code_gets_columns_in_their_own_order():
     """It reads memory as it was shown it, and replay's images may be views of another order."""
     image = torch.arange(24).reshape(2, 3, 4).transpose(1, 2)
-    (column,) = packed({"eye": image})
-    assert column.is_contiguous()
-    assert torch.equal(column, image)
+    for most in (2, 5):
+        column = padded(image, most)
+        assert column.is_contiguous()
+        assert len(column) == most
+        assert torch.equal(column[:2], image)

@@ -182,7 +182,7 @@ def test_an_update_is_what_the_equations_say(settings):
     algorithm = build(normalize_obs=False, lr=1e-2, adam_eps=1e-2, target_ema=0.1, **settings)
     sketch = Sketch(algorithm)
     for number, batch in enumerate(drawn()):
-        for _ in algorithm._updates([batch]):
+        for _ in algorithm._updates(batch, 1):
             algorithm.experience.pace.updates += 1
         sketch.update(batch, improve=number % algorithm.config.policy_delay == 0)
     pairs = ((algorithm.policy, sketch.actor), (algorithm.critics, sketch.critics))
@@ -327,7 +327,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted():
     before = weights(algorithm)
     rows = next(drawn())
     rows.rows["ret"][3] = np.inf
-    for _ in algorithm._updates([rows]):
+    for _ in algorithm._updates(rows, 1):
         pass
     assert same(before, weights(algorithm))
     assert algorithm.skips.total == 1
