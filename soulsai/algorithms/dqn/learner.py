@@ -51,7 +51,7 @@ class DQN:
         weights_seed, replay_seed, noise_seed = np.random.SeedSequence(seed).spawn(3)
         self.config = config
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(weights_seed.generate_state(1)[0]))
+            torch.manual_seed(_number(weights_seed))
             self.policy = QPolicy(config, spec)
         self.target = copy.deepcopy(self.policy).requires_grad_(False)
         if config.act_with == "average":
@@ -82,8 +82,7 @@ class DQN:
             explore_steps=config.explore_steps,
             masks=config.munchausen > 0.0,
         )
-        self.rng = torch.Generator(weights.device)
-        self.rng.manual_seed(int(noise_seed.generate_state(1)[0]))
+        self.rng = torch.Generator(weights.device).manual_seed(_number(noise_seed))
         self.skips = Skips(self.policy)
         # Columns and weights [K, B, ...], and the noise of each of K updates
         self.steps: Callable[[Tensors, Tensor, Sequence[UpdateNoise]], Report] = self._steps
@@ -243,3 +242,7 @@ class DQN:
         self.skips.restore(int(state_dict["skipped"]))
         if "luck" in state_dict:  # absent in the oldest checkpoints
             self.rng.set_state(state_dict["luck"].cpu())
+
+
+def _number(seed: np.random.SeedSequence) -> int:
+    return int(seed.generate_state(1)[0])
