@@ -11,13 +11,16 @@ WINDOWS := -p soulsai.client -m soulsai.process -m soulsai.wire.redis.roles -m s
 
 LOCK := --universal --python-version 3.11 --generate-hashes --no-header -c constraints.txt
 
-.PHONY: run test test-tools test-docs check format docs bench sbom test-environments test-conformance test-mutations test-long test-learning test-web test-stack test-chaos test-hostile stack-images test-ray test-javascript check-workflows test-client site test-site dist client-bundle changelog notes check-version test-dist lock audit clean
+.PHONY: run test test-gpu test-tools test-docs check format docs bench sbom test-environments test-conformance test-mutations test-long test-learning test-web test-stack test-chaos test-hostile stack-images test-ray test-javascript check-workflows test-client site test-site dist client-bundle changelog notes check-version test-dist lock audit clean
 
 run: $(RUNS)  ## Train LunarLander on this machine, with a live view. ARGS="--env CartPole-v1"
 	@trap : INT; $(BIN)/soulsai train $(ARGS) || test $$? = 130  # Ctrl-C is no failure
 
 test: $(READY)  ## Run all tests that need nothing but Python, in about a quarter of an hour.
 	$(BIN)/python -m pytest -n 3 -m "not learning and not web and not stack and not chaos and not long and not mutation and not ray and not environments and not tools and not documents and not dist and not javascript and not site" $(ARGS)
+
+test-gpu: $(READY)  ## Compare updates on a GPU with those on the processor; takes a minute. ARGS="--device cpu"
+	$(BIN)/python -m tests.gpu $(ARGS)
 
 test-tools: $(READY)  ## Run the tests that need redis-server, openssl, promtool, prometheus, kubectl and node.
 	$(BIN)/python -m pytest -n 3 -m "tools and not long" $(ARGS)

@@ -53,7 +53,12 @@ class Form(NamedTuple):
     @property
     def examples(self) -> tuple[Tensor, ...]:
         """Example arguments of a call."""
-        return (*self.state, *self.shared, torch.tensor(self.most), *self.each)
+        return (
+            *self.state,
+            *self.shared,
+            torch.tensor(self.most, device=self.each[0].device),
+            *self.each,
+        )
 
     def parts(
         self, tensors: Sequence[Tensor]

@@ -93,7 +93,7 @@ def compiled_updates(
 ) -> Callable[[Tensors, Tensor, Sequence[UpdateNoise]], Report]:
     """Return the updates of a learner by a compiled package of ``updates_form``."""
     state, buffers = _state(learner), tuple(learner.online.buffers())
-    counts = torch.arange(most + 1)
+    counts = torch.arange(most + 1, device=learner.weights.device)
 
     def updates(rows: Tensors, weights: Tensor, noise: Sequence[UpdateNoise]) -> Report:
         count = len(noise)

@@ -84,7 +84,6 @@ class DQN:
         )
         self.rng = torch.Generator(weights.device).manual_seed(_number(noise_seed))
         self.skips = Skips(self.policy)
-        # Columns and weights [K, B, ...], and the noise of each of K updates
         self.steps: Callable[[Tensors, Tensor, Sequence[UpdateNoise]], Report] = self._steps
         self._spectral = spectral_convolutions(self.policy, self.target)
         self._metrics: Metrics = {}
@@ -144,6 +143,7 @@ class DQN:
             yield self._metrics
 
     def _steps(self, rows: Tensors, weights: Tensor, noise: Sequence[UpdateNoise]) -> Report:
+        """Do K updates with columns and weights [K, B, ...], and the noise of each."""
         reports = []
         for index, drawn in enumerate(noise):
             own = {name: column[index] for name, column in rows.items()}

@@ -213,7 +213,7 @@ def _once(
 ) -> list[Tensor]:
     """Return the results of one step, without its corrections."""
     rows = (one.contiguous()[None] for one in each)
-    results = package(*state, *shared, torch.tensor(1), *rows)
+    results = package(*state, *shared, torch.tensor(1, device=state[0].device), *rows)
     return [result[0] for result in results[: -len(Correction._fields)]]
 
 

@@ -1,0 +1,1 @@
+"""Updates on a GPU beside those on the processor."""
