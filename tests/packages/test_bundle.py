@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 
+import psutil
 import pytest
 
 from tests.documents.blocks import ROOT
@@ -75,7 +76,8 @@ def test_it_plays_by_an_invite(bare, tmp_path):
         try:
             until_learnt_from(server)
         finally:
-            client.terminate()
+            for inside in psutil.Process(client.pid).children():  # unshare itself ignores SIGTERM
+                inside.terminate()
             said, _ = client.communicate(timeout=60)
         assert "environment=LunarLander-v3" in said
         server.leave_all()
