@@ -280,8 +280,11 @@ class Experience:
 
         A policy that was cloned, or taken from another run, acts from the first step.
         """
-        cloned = self.demonstrations is not None and self.demonstrations.settings.clones
-        if cloned or self.policy.warm:
+        if self.demonstrations is not None and self.demonstrations.settings.clones:
+            if self.explore_steps or not self.planned_steps:
+                return 0.0
+            return self.demonstrations.settings.random_actions * self.remaining
+        if self.policy.warm:
             return 0.0
         if self.pace.warming_up:
             return 1.0

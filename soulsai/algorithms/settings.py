@@ -20,6 +20,10 @@ class DemonstrationSettings(Struct, frozen=True, forbid_unknown_fields=True):
     imitation: Annotated[float, Meta(ge=0)] = 1.0
     # updates of behaviour cloning before the first env step; the first version then plays already
     clone_steps: Natural = 0
+    # share of random actions of a cloned policy whose algorithm has none of its own:
+    # without them the values of what nobody showed stay guesses, and it forgets what it was shown;
+    # it falls to 0 over the planned env steps
+    random_actions: Fraction = 0.3
     # on-policy: weight of cloning in the first iteration
     clone_weight: Annotated[float, Meta(ge=0)] = 0.1
     clone_decay: Fraction = 0.95  # on-policy: factor of that weight per iteration

@@ -306,7 +306,18 @@ def test_7_no_version_is_granted_before_the_policy_is_cloned(name):
         quotas.append(algorithm.policy.quota)
     assert quotas[:-1] == [0] * (steps - 1)
     assert quotas[-1] > 0
-    assert algorithm.policy.exploration.get("random", 0.0) == 0.0
+    assert algorithm.policy.exploration.get("random", 0.0) < 1.0
+
+
+@pytest.mark.parametrize(("name", "most"), [("sac", 0.3), ("dqn, every switch", 0.0)])
+def test_7_a_cloned_policy_explores_by_fewer_and_fewer_random_actions(name, most):
+    """Without them, sac forgot Pendulum once imitation had become weak; dqn has its own."""
+    experience = make(CASES[f"{name}, demonstrations"]).experience
+    pace, shares = experience.pace, []
+    for experience.planned_steps in (0, 1000):
+        for pace.steps in (0, 500, 1000):
+            shares.append(experience.random)
+    assert shares == pytest.approx([0.0, 0.0, 0.0, most, most / 2, 0.0])
 
 
 @pytest.mark.parametrize("clone_steps", [0, 5])
