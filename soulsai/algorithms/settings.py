@@ -23,7 +23,7 @@ class DemonstrationSettings(Struct, frozen=True, forbid_unknown_fields=True):
     # share of random actions of a cloned policy whose algorithm has none of its own:
     # without them the values of what nobody showed stay guesses, and it forgets what it was shown;
     # it falls to 0 over the planned env steps
-    random_actions: Fraction = 0.3
+    random_actions: Fraction = 0.5
     # on-policy: weight of cloning in the first iteration
     clone_weight: Annotated[float, Meta(ge=0)] = 0.1
     clone_decay: Fraction = 0.95  # on-policy: factor of that weight per iteration

@@ -309,7 +309,7 @@ def test_7_no_version_is_granted_before_the_policy_is_cloned(name):
     assert algorithm.policy.exploration.get("random", 0.0) < 1.0
 
 
-@pytest.mark.parametrize(("name", "most"), [("sac", 0.3), ("dqn, every switch", 0.0)])
+@pytest.mark.parametrize(("name", "most"), [("sac", 0.5), ("dqn, every switch", 0.0)])
 def test_7_a_cloned_policy_explores_by_fewer_and_fewer_random_actions(name, most):
     """Without them, sac forgot Pendulum once imitation had become weak; dqn has its own."""
     experience = make(CASES[f"{name}, demonstrations"]).experience
