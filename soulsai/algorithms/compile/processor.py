@@ -12,7 +12,7 @@ def processor() -> Iterable[bytes]:
     """Yield a text of the machine, then texts of its maker, its model and its instructions."""
     yield platform.machine().encode()
     try:
-        first, _, _ = CPUINFO.read_text().partition("\n\n")
+        first, _, _ = CPUINFO.read_text(encoding="utf-8").partition("\n\n")
     except OSError:  # not Linux
         yield platform.processor().encode()
     else:
