@@ -112,3 +112,20 @@ def test_a_copy_of_a_tower_has_its_own_layers():
     x = random(6, 3)
     assert not torch.equal(tower(x), twin(x))
     assert torch.equal(twin(x), twin(2 * x))
+
+
+@pytest.mark.parametrize(
+    ("texts", "own"),
+    [
+        ([b"x86_64", b"vendor_id\t: GenuineIntel", b"flags\t\t: fpu avx2 avx512f"], True),
+        ([b"x86_64", b"vendor_id\t: GenuineIntel", b"flags\t\t: fpu avx2"], True),
+        ([b"x86_64", b"vendor_id\t: AuthenticAMD", b"flags\t\t: fpu avx2"], True),
+        ([b"x86_64", b"vendor_id\t: AuthenticAMD", b"flags\t\t: fpu avx2 avx512f"], False),
+    ],
+)
+def test_the_library_is_that_which_uses_all_instructions_of_the_processor(texts, own, monkeypatch):
+    monkeypatch.setattr(dense, "processor", lambda: iter(texts))
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    assert (dense._fastest() is F.linear) == own
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
+    assert dense._fastest() is not F.linear
