@@ -254,6 +254,8 @@ class Experience:
             errors: Their errors [K, B].
             done: Whether an update was done [K]; the rows of others keep their priorities.
         """
+        if not self.settings.prioritized:
+            return
         numbers, kept = errors.cpu().numpy(), done.cpu().numpy()
         ids = batch.ids.reshape(numbers.shape)
         own = self.settings.batch_size - self.shown
@@ -313,4 +315,7 @@ def leaves(rows: dict[str, Column], prefix: str) -> dict[str, Column]:
 
 def tensors(rows: dict[str, Array], device: torch.device) -> Tensors:
     """Return columns as tensors on ``device``."""
-    return {name: torch.from_numpy(column).to(device) for name, column in rows.items()}
+    here = {name: torch.from_numpy(column) for name, column in rows.items()}
+    if device.type == "cpu":  # every call of a tensor's method takes a microsecond
+        return here
+    return {name: column.to(device) for name, column in here.items()}

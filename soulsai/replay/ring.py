@@ -35,6 +35,11 @@ class Batch(Struct, eq=False):
         ]
 
 
+def in_parts(column: Array, count: int) -> Array:
+    """Return a view [count, B, ...] of ``count`` equal parts of a column, in order."""
+    return column.reshape(count, -1, *column.shape[1:])
+
+
 def concatenated(batches: Sequence[Batch]) -> Batch:
     """Return the rows of batches as one, in order."""
     rows = {name: np.concatenate([one.rows[name] for one in batches]) for name in batches[0].rows}

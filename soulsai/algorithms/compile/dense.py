@@ -74,7 +74,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, *, exact: bool = False) -> T
     """
     product = _EXACT if exact else _HIDDEN
     if product is F.linear or torch.onnx.is_in_onnx_export() or not _pays(x, weight):
-        return F.linear(x, weight, bias)
+        plain = _bias_apart if _TRACED and x.dim() == 2 else F.linear
+        return plain(x, weight, bias)
     result: Tensor = _Linear.apply(x, weight, bias, product)
     return result
 
@@ -139,6 +140,15 @@ def _fastest() -> Product:
     return product if right else F.linear
 
 
+def _bias_apart(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return ``F.linear``, of which the compiler joins the sum to what follows.
+
+    ``F.linear`` copies the bias into every row before it multiplies, an eighth of the time; and a
+    sum that follows the product directly would be made ``F.linear`` again.
+    """
+    return ((x @ weight.t()).unsqueeze(0) + bias).squeeze(0)
+
+
 def _shape(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     del bias
     return x.new_empty(len(x), len(weight))
@@ -152,6 +162,7 @@ def _bfloat16(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 _FASTEST = _fastest()
 _EXACT: Product = _FASTEST  # of output layers
 _HIDDEN: Product = _FASTEST  # of hidden layers
+_TRACED = False  # whether products are traced, to be compiled
 
 # Tracers keep an operator of our own as one node of the graph.
 _library = torch.library.Library("soulsai", "DEF")
@@ -167,8 +178,9 @@ def traced_products(wanted: Format) -> Iterator[None]:
     Args:
         wanted: The format of the products of hidden layers; those of output layers are in float32.
     """
-    global _EXACT, _HIDDEN
-    before = _EXACT, _HIDDEN
+    global _EXACT, _HIDDEN, _TRACED
+    before = _EXACT, _HIDDEN, _TRACED
+    _TRACED = True
     if _FASTEST is not F.linear:
         _EXACT = _HIDDEN = torch.ops.soulsai.product
     if wanted == "bfloat16":
@@ -176,7 +188,7 @@ def traced_products(wanted: Format) -> Iterator[None]:
     try:
         yield
     finally:
-        _EXACT, _HIDDEN = before
+        _EXACT, _HIDDEN, _TRACED = before
 
 
 def fastest_format(rows: int, width: int, clock: Callable[[], float] = time.thread_time) -> Format:

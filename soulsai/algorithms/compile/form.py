@@ -23,6 +23,7 @@ OPTIONS = {
     # The processor lists its vector instructions; to test each takes a third of the whole time.
     "cpp.vec_isa_ok": True,
 }
+SHORT = 16  # numbers of a result that is computed once for all that reads it
 RELATIVE, ABSOLUTE = 1e-3, 1e-4  # error of float32 after one update
 
 Function = Callable[..., Sequence[Tensor]]
@@ -114,18 +115,18 @@ def compile_form(form: Form, path: Path) -> None:
 def traced(form: Form) -> Function:
     """Return the updates of a call as one function, with a loop that can be traced.
 
-    A compiler takes scalars for cheap, and computes them anew for every few weights. As results of
-    the loop's body they are computed once, so it has all scalar results of an update twice.
+    A compiler takes scalars for cheap, and computes them anew for every few weights. As a result of
+    the loop's body they are computed once, so it has all short results of an update twice.
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
     one = _copies((*form.state, *form.shared, *(inputs[0] for inputs in form.each)))
     step = make_fx(form.step)(*one)  # its gradients become plain operators
     results = step(*one)[len(form.state) :]
-    scalars = [result for result in results if not result.dim()]
+    short = [result for result in results if result.numel() <= SHORT]
     last = len(form.state)
-    first = last + len(results)  # of the scalars
-    fixed = first + len(scalars)
+    first = last + len(results)  # of the short ones
+    fixed = first + len(short)
 
     def goes_on(index: Tensor, *tensors: Tensor) -> Tensor:
         return index < tensors[fixed + len(form.shared)]
@@ -139,7 +140,7 @@ def traced(form: Form) -> Function:
             into.index_copy(0, row, one[None])
             for into, one in zip(tensors[last:first], new, strict=True)
         ]
-        return (index + 1, *after[:last], *rows, *(one for one in new if not one.dim()))
+        return (index + 1, *after[:last], *rows, *(one for one in new if one.numel() <= SHORT))
 
     def function(*tensors: Tensor) -> list[Tensor]:
         state, shared, count, each = form.parts(tensors)
@@ -148,7 +149,7 @@ def traced(form: Form) -> Function:
             rows = [result[None] for result in after[last:]]
         else:
             empty = [result.new_zeros((form.most, *result.shape)) for result in results]
-            zeros = [result.new_zeros(()) for result in scalars]
+            zeros = map(torch.zeros_like, short)
             carried = (count.new_zeros(()), *state, *empty, *zeros)
             _, *after = torch.ops.higher_order.while_loop(
                 goes_on, body, carried, (*shared, count, *each)

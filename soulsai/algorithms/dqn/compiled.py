@@ -1,6 +1,7 @@
 """The compiled form of Q-learning's updates: the same equations over vectors of parameters."""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,12 +9,13 @@ from torch import Tensor
 from soulsai.algorithms.base import Tensors
 from soulsai.algorithms.compile.flat import (
     CORRECTIONS,
+    Correction,
     Corrections,
     Moments,
     adam,
     chosen,
     clip_factor,
-    corrections,
+    compiled_norm,
 )
 from soulsai.algorithms.compile.form import Form, Functional, NotCompilable, Package, padded
 from soulsai.algorithms.dqn.network import Noise, QPolicy
@@ -27,6 +29,16 @@ from soulsai.algorithms.dqn.update import (
     surrogate,
     td_error,
 )
+
+
+class Scalars(NamedTuple):
+    """The numbers [] of an update, which the compiler computes once if they are one result."""
+
+    norm: Tensor
+    done: Tensor  # 1 or 0
+    rate: Tensor  # of Adam's correction
+    root: Tensor
+    clip: Tensor  # factor of the gradient
 
 
 def updates_form(
@@ -50,11 +62,8 @@ def updates_form(
         weights, target_weights, mean, square, steps, *rest = tensors
         statistics, rest = rest[: len(buffers)], rest[len(buffers) :]
         by = Corrections(*rest[:CORRECTIONS]).at(steps)
-        numbers, rest = (
-            rest[CORRECTIONS : CORRECTIONS + len(drawn)],
-            rest[CORRECTIONS + len(drawn) :],
-        )
-        importance, *columns = rest
+        rest = rest[CORRECTIONS:]
+        numbers, (importance, *columns) = rest[: len(drawn)], rest[len(drawn) :]
         batch = dict(zip(rows, columns, strict=True))
         free = weights.detach().requires_grad_(True)
         td = td_error(
@@ -69,21 +78,25 @@ def updates_form(
         )
         imitation = imitation_loss(td, batch, importance, learner.online.sizes)
         (gradient,) = torch.autograd.grad(surrogate(td, imitation), free)
-        report = report_of(td, gradient)
-        now = Moments(weights, mean, square, steps)
-        factor = clip_factor(report.norm, settings.grad_clip)
-        after = adam(now, factor * gradient, by, learner.optimizer.eps)
-        then = chosen(report.done, after, now)
+        report = report_of(td, compiled_norm(gradient))
+        done, factor = report.done.to(gradient), clip_factor(report.norm, settings.grad_clip)
+        together = torch.stack([report.norm, done, *by, factor])
+        scalars = Scalars(*together.unbind())
+        now, done = Moments(weights, mean, square, steps), scalars.done > 0.0
+        by = Correction(scalars.rate, scalars.root)
+        after = adam(now, scalars.clip * gradient, by, learner.optimizer.eps)
+        then = chosen(done, after, now)
         average = torch.lerp(target_weights, then.weights, settings.target_ema)
-        average = torch.where(report.done, average, target_weights)
-        return [then.weights, average, *then[1:], *report, *by, factor]
+        average = torch.where(done, average, target_weights)
+        kept = report.predicted, report.goal, report.error
+        return [then.weights, average, *then[1:], *kept, together]
 
     importance = torch.ones_like(rows["ret"])
     each = (*drawn, importance, *rows.values())
     return Form(
         step,
         _state(learner),
-        (*buffers, *corrections(learner.optimizer, most)),
+        (*buffers, *learner.optimizer.corrections(most)),
         tuple(torch.stack([one] * most) for one in each),
     )
 
@@ -93,15 +106,16 @@ def compiled_updates(
 ) -> Callable[[Tensors, Tensor, Sequence[UpdateNoise]], Report]:
     """Return the updates of a learner by a compiled package of ``updates_form``."""
     state, buffers = _state(learner), tuple(learner.online.buffers())
-    counts = torch.arange(most + 1, device=learner.weights.device)
+    counts = torch.arange(most + 1, device=learner.weights.device).unbind()
 
     def updates(rows: Tensors, weights: Tensor, noise: Sequence[UpdateNoise]) -> Report:
         count = len(noise)
-        drawn = [torch.stack(same) for same in zip(*map(_flat, noise), strict=True)]
-        each = [padded(one, most) for one in (*drawn, weights, *rows.values())]
-        shared = (*buffers, *corrections(learner.optimizer, count))
-        results = package(*state, *shared, counts[count], *each)
-        report = Report(*results[: len(Report._fields)])
+        drawn = zip(*map(_flat, noise), strict=True) if _flat(noise[0]) else ()
+        each = [padded(one, most) for one in (*map(torch.stack, drawn), weights, *rows.values())]
+        shared = (*buffers, *learner.optimizer.corrections(most))
+        predicted, goal, error, together = package(*state, *shared, counts[count], *each)
+        scalars = Scalars(*together.unbind(1))
+        report = Report(predicted, goal, error, scalars.norm, scalars.done > 0.0)
         return report if count == most else Report(*(result[:count] for result in report))
 
     return updates

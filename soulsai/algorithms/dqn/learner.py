@@ -34,7 +34,7 @@ from soulsai.algorithms.quantiles import quantile_huber_loss
 from soulsai.algorithms.replay_learner import Experience, leaves, tensors
 from soulsai.algorithms.settings import DemonstrationSettings
 from soulsai.algorithms.vision import spectral_convolutions
-from soulsai.replay.ring import Batch
+from soulsai.replay.ring import Batch, in_parts
 from soulsai.types import MASK, Fragment, Metrics, Spec, zeros
 
 METRICS_EVERY = 64  # updates; reading numbers out of torch takes time
@@ -127,9 +127,8 @@ class DQN:
         if self.config.anneal_lr:
             self.learner.optimizer.lr = self.config.lr * self.experience.remaining
         device = self.learner.weights.device
-        rows = tensors(batch.rows, device)
-        rows = {name: column.view(count, -1, *column.shape[1:]) for name, column in rows.items()}
-        weights = torch.from_numpy(batch.weights).to(device).view(count, -1)
+        rows = tensors({name: in_parts(each, count) for name, each in batch.rows.items()}, device)
+        weights = torch.from_numpy(in_parts(batch.weights, count)).to(device)
         noise = [self._noise(self.rng) for _ in range(count)]
         report = self.steps(rows, weights, noise)
         for done in report.done.tolist():

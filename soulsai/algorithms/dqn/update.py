@@ -135,7 +135,7 @@ def step(learner: Learner, td: TDError, gradient: Tensor, settings: DQNSettings)
         gradient: The gradient [P] of the whole loss; it is clipped in place.
         settings: The settings of the algorithm.
     """
-    report = report_of(td, gradient)
+    report = report_of(td, torch.linalg.vector_norm(gradient))
     if report.done:
         if report.norm > settings.grad_clip:
             gradient.mul_(settings.grad_clip / report.norm.item())
@@ -182,9 +182,8 @@ def td_error(
     return TDError(predicted, goal, slope, error, expected(quantiles))
 
 
-def report_of(td: TDError, gradient: Tensor) -> Report:
-    """Return the report of an update with the gradient [P]."""
-    norm = torch.linalg.vector_norm(gradient)
+def report_of(td: TDError, norm: Tensor) -> Report:
+    """Return the report of an update whose gradient has the norm []."""
     done = norm.isfinite() & td.error.isfinite().all()
     return Report(td.predicted.detach(), td.goal, td.error, norm, done)
 

@@ -16,7 +16,7 @@ from soulsai.algorithms.compile.flat import (
     Moments,
     adam,
     chosen,
-    corrections,
+    compiled_norm,
     gradients,
 )
 from soulsai.algorithms.compile.form import Form, Functional, NotCompilable, Package
@@ -105,7 +105,7 @@ def critic_form(sac: SACState, rows: Tensors, weights: Tensor) -> Form:
     """
     _check_compilable(sac)
     networks, optimizer, constants = FunctionalNetworks(sac), sac.critic_adam, sac.constants
-    state, shared = _critic_state(sac), _critic_shared(sac)
+    state, shared = _critic_state(sac), (*_critic_corrections(sac), *_critic_read(sac))
 
     def step(*tensors: Tensor) -> list[Tensor]:
         now, target, rest = Moments(*tensors[:MOMENTS]), tensors[MOMENTS], tensors[len(state) :]
@@ -129,7 +129,7 @@ def critic_form(sac: SACState, rows: Tensors, weights: Tensor) -> Form:
             constants,
         )
         (gradient,) = gradients(loss.predicted, loss.slope, [free])
-        report = critic_report(loss, gradient)
+        report = critic_report(loss, compiled_norm(gradient))
         after = chosen(report.done, adam(now, gradient, by, optimizer.eps), now)
         average = torch.lerp(target, after.weights, constants.target_ema)
         return [*after, torch.where(report.done, average, target), *report, *by]
@@ -150,7 +150,8 @@ def actor_form(sac: SACState, rows: Tensors) -> Form:
     """
     _check_compilable(sac)
     networks, optimizer, constants = FunctionalNetworks(sac), sac.actor_adam, sac.constants
-    state, shared, given = _actor_state(sac), _actor_shared(sac), _actor_columns(sac, rows)
+    state, shared = _actor_state(sac), (*_actor_corrections(sac), *_actor_read(sac))
+    given = _actor_columns(sac, rows)
 
     def step(*tensors: Tensor) -> list[Tensor]:
         now, rest = Moments(*tensors[:MOMENTS]), tensors[len(state) :]
@@ -170,7 +171,7 @@ def actor_form(sac: SACState, rows: Tensors) -> Form:
             imitation_in(batch),
         )
         (gradient,) = torch.autograd.grad(loss, free)
-        report = actor_report(loss, entropy, gradient)
+        report = actor_report(loss, entropy, compiled_norm(gradient))
         after = adam(now, gradient, by, optimizer.eps)
         excess = (entropy - constants.target_entropy).reshape(1)
         temperature_after = adam(temperature, excess, by_temperature, optimizer.eps)
@@ -189,9 +190,9 @@ def compiled_critic_step(
     sac: SACState, package: Package
 ) -> Callable[[Tensors, Tensor, Tensor], CriticReport]:
     """Return the critic step of a compiled ``critic_form``."""
-    state = _critic_state(sac)
+    once, read = _once(package, _critic_state(sac)), _critic_read(sac)
     return lambda rows, weights, noise: CriticReport(
-        *_once(package, state, _critic_shared(sac), (weights, noise, *rows.values()))
+        *once((*_critic_corrections(sac), *read), (weights, noise, *rows.values()))
     )
 
 
@@ -199,22 +200,24 @@ def compiled_actor_step(
     sac: SACState, package: Package
 ) -> Callable[[Tensors, Tensor], ActorReport]:
     """Return the actor step of a compiled ``actor_form``."""
-    state = _actor_state(sac)
+    once, read = _once(package, _actor_state(sac)), _actor_read(sac)
     return lambda rows, noise: ActorReport(
-        *_once(package, state, _actor_shared(sac), (noise, *_actor_columns(sac, rows).values()))
+        *once((*_actor_corrections(sac), *read), (noise, *_actor_columns(sac, rows).values()))
     )
 
 
 def _once(
-    package: Package,
-    state: tuple[Tensor, ...],
-    shared: tuple[Tensor, ...],
-    each: tuple[Tensor, ...],
-) -> list[Tensor]:
-    """Return the results of one step, without its corrections."""
-    rows = (one.contiguous()[None] for one in each)
-    results = package(*state, *shared, torch.tensor(1, device=state[0].device), *rows)
-    return [result[0] for result in results[: -len(Correction._fields)]]
+    package: Package, state: tuple[Tensor, ...]
+) -> Callable[[tuple[Tensor, ...], tuple[Tensor, ...]], list[Tensor]]:
+    """Return a function that does one step and returns its results, without its corrections."""
+    count = torch.tensor(1, device=state[0].device)
+
+    def step(shared: tuple[Tensor, ...], each: tuple[Tensor, ...]) -> list[Tensor]:
+        rows = (one.contiguous()[None] for one in each)
+        results = package(*state, *shared, count, *rows)
+        return [result[0] for result in results[: -len(Correction._fields)]]
+
+    return step
 
 
 def _check_compilable(sac: SACState) -> None:
@@ -230,10 +233,13 @@ def _critic_state(sac: SACState) -> tuple[Tensor, ...]:
     return (*_moments(sac.critic_weights, sac.critic_adam), sac.target_weights)
 
 
-def _critic_shared(sac: SACState) -> tuple[Tensor, ...]:
-    """Return the tensors that the critic step reads."""
-    by = corrections(sac.critic_adam, 1)
-    return (*by, sac.actor_weights, sac.log_temperature, *sac.policy.buffers())
+def _critic_corrections(sac: SACState) -> tuple[Tensor, ...]:
+    return sac.critic_adam.corrections(1)
+
+
+def _critic_read(sac: SACState) -> tuple[Tensor, ...]:
+    """Return the tensors that the critic step reads, and others change."""
+    return (sac.actor_weights, sac.log_temperature, *sac.policy.buffers())
 
 
 def _actor_state(sac: SACState) -> tuple[Tensor, ...]:
@@ -244,10 +250,13 @@ def _actor_state(sac: SACState) -> tuple[Tensor, ...]:
     )
 
 
-def _actor_shared(sac: SACState) -> tuple[Tensor, ...]:
-    """Return the tensors that the actor step reads."""
-    by = (*corrections(sac.actor_adam, 1), *corrections(sac.temperature_adam, 1))
-    return (*by, sac.critic_weights, *sac.policy.buffers())
+def _actor_corrections(sac: SACState) -> tuple[Tensor, ...]:
+    return (*sac.actor_adam.corrections(1), *sac.temperature_adam.corrections(1))
+
+
+def _actor_read(sac: SACState) -> tuple[Tensor, ...]:
+    """Return the tensors that the actor step reads, and others change."""
+    return (sac.critic_weights, *sac.policy.buffers())
 
 
 def _moments(weights: Tensor, optimizer: FlatAdam) -> Moments:

@@ -258,7 +258,7 @@ class SAC:
         )
 
     def _step_critics(self, loss: CriticLoss, gradient: Tensor) -> CriticReport:
-        report = critic_report(loss, gradient)
+        report = critic_report(loss, torch.linalg.vector_norm(gradient))
         if report.done:
             self.critic_adam.step(gradient)
             self.target_weights.lerp_(self.critic_weights, self.constants.target_ema)
@@ -275,7 +275,7 @@ class SAC:
         )  # fmt: skip
         gradient = self._actor_gradient.of(loss)
         self.critics.requires_grad_(True)
-        report = actor_report(loss, entropy, gradient)
+        report = actor_report(loss, entropy, torch.linalg.vector_norm(gradient))
         if report.done:
             self.actor_adam.step(gradient)
             self.temperature_adam.step((entropy - self.constants.target_entropy).reshape(1))

@@ -102,9 +102,8 @@ def critic_loss(
     return CriticLoss(predicted, target, slope, error)
 
 
-def critic_report(loss: CriticLoss, gradient: Tensor) -> CriticReport:
-    """Return the report of a critic step with a gradient [P]."""
-    norm = torch.linalg.vector_norm(gradient)
+def critic_report(loss: CriticLoss, norm: Tensor) -> CriticReport:
+    """Return the report of a critic step whose gradient has the norm []."""
     done = norm.isfinite() & loss.error.isfinite().all()
     return CriticReport(loss.predicted.detach(), loss.error, norm, done)
 
@@ -197,12 +196,12 @@ def conservative_penalty(
     return (soft - critics(obs, action).mean(2)).mean(1)
 
 
-def actor_report(loss: Tensor, entropy: Tensor, gradient: Tensor) -> ActorReport:
+def actor_report(loss: Tensor, entropy: Tensor, norm: Tensor) -> ActorReport:
     """Return the report of an actor step.
 
     Args:
         loss: The loss [].
         entropy: The entropy [] in nats.
-        gradient: The gradient [P].
+        norm: The norm [] of the gradient.
     """
-    return ActorReport(loss.detach(), entropy, torch.linalg.vector_norm(gradient).isfinite())
+    return ActorReport(loss.detach(), entropy, norm.isfinite())

@@ -24,13 +24,18 @@ def test_values_and_gradients_are_those_of_torch(shape, every_size):
     batch, inputs, outputs = shape
     x, weight, bias = random(batch, inputs), random(outputs, inputs, seed=1), random(outputs)
     pull = random(batch, outputs, seed=2)
-    got, wanted = [], []
-    for product, results in ((dense.linear, got), (F.linear, wanted)):
+
+    def results(product):
         own = [tensor.clone().requires_grad_() for tensor in (x, weight, bias)]
         y = product(*own)
-        results += [y.detach(), *torch.autograd.grad(y, own, pull)]
-    for ours, theirs in zip(got, wanted, strict=True):
+        return [y.detach(), *torch.autograd.grad(y, own, pull)]
+
+    got, wanted = results(dense.linear), results(F.linear)
+    with dense.traced_products("float32"):
+        traced = results(dense.linear)
+    for ours, ours_traced, theirs in zip(got, traced, wanted, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ours_traced, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_gradients_nobody_asks_for_are_not_computed(every_size):

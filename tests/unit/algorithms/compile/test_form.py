@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from soulsai.algorithms.compile.flat import FlatAdam, Moments, adam, corrections
+from soulsai.algorithms.compile.flat import FlatAdam, Moments, adam, compiled_norm
 from soulsai.algorithms.compile.form import Compilable, Form, NotCompilable, compare, traced
 from soulsai.algorithms.settings import DemonstrationSettings
 from tests.unit.algorithms.compile.compiled_cases import branching, dqn, learnt, played, sac
@@ -147,11 +147,36 @@ def test_adam_as_a_function_is_adam():
     now = Moments(weights.clone(), torch.zeros(50), torch.zeros(50), torch.zeros(()))
     for number in range(200):
         if number % 7 == 0:
-            by = corrections(optimizer, 7)
+            by = optimizer.corrections(7)
         gradient = torch.randn(50)
         optimizer.step(gradient)
         now = adam(now, gradient, by.at(now.steps), 1e-5)
         assert torch.allclose(now.weights, weights, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 1018, 1024, 5000])
+def test_corrections_are_those_of_the_next_steps_from_any_step_and_at_any_rate(steps):
+    optimizer = FlatAdam(torch.zeros(3), lr=1e-2, eps=1e-5)
+    optimizer.corrections(8)
+    for lr in (1e-2, 1e-3):
+        optimizer.lr = lr
+        for _ in range(2):  # the second time from a table
+            optimizer.steps.fill_(steps)
+            by = optimizer.corrections(8)
+            for later in range(8):
+                rate, root = by.at(optimizer.steps + later)
+                after = steps + later + 1
+                assert rate.item() == pytest.approx(lr / (1.0 - 0.9**after))
+                assert root.item() == pytest.approx((1.0 - 0.999**after) ** -0.5)
+
+
+@pytest.mark.parametrize("size", [1, 1023, 1024, 5000])
+def test_the_norm_that_compiles_well_is_the_norm(size):
+    gradient = torch.randn(size, generator=torch.Generator().manual_seed(size))
+    wanted = torch.linalg.vector_norm(gradient.double()).float()
+    assert torch.allclose(compiled_norm(gradient), wanted)
+    gradient[-1] = torch.inf
+    assert not compiled_norm(gradient).isfinite()
 
 
 def test_dropout_cannot_be_compiled_and_says_why():

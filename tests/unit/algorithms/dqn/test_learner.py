@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from soulsai import heads
-from soulsai.algorithms.compile.flat import corrections
 from soulsai.algorithms.dqn.learner import DQN
 from soulsai.algorithms.dqn.network import Noise
 from soulsai.algorithms.dqn.update import UpdateNoise, best_action, rescaled, td_error, td_target
@@ -306,8 +305,8 @@ def test_the_learning_rate_falls_to_zero_over_the_planned_steps_if_any_are(steps
     adam = algorithm.learner.optimizer
     run(algorithm, [episode(100)], 1)
     assert adam.lr == pytest.approx(algorithm.config.lr * share)
-    (rate,) = corrections(adam, 1).rate.tolist()  # which a compiled update is given
-    assert rate == pytest.approx(adam.lr / (1.0 - 0.9 ** (adam.steps.item() + 1.0)))
+    rate, _ = adam.corrections(1).at(adam.steps)  # which a compiled update looks up
+    assert rate.item() == pytest.approx(adam.lr / (1.0 - 0.9 ** (adam.steps.item() + 1.0)))
     run(algorithm, [episode(300, number=1)], 1)
     before = algorithm.learner.weights.clone()
     metrics = run(algorithm, [episode(100, number=2)], 1)[0]
