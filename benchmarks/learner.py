@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from benchmarks.figure import Figure, at_least, beside
 from benchmarks.turns import Run, peer, rates, timed
@@ -69,11 +70,14 @@ def _measure(
     peers: str,
 ) -> Iterator[Figure]:
     net, batch = ("128-128", BATCH) if name == "DQN" else ("256-256", PLAIN_SAC.batch_size)
+    usual = replace(plain, updates_per_call=type(plain)().updates_per_call)
     runs = {
         "compiled": timed(_ours(actions, plain, compiled=True)),
         "eager": timed(_ours(actions, plain, compiled=False)),
         "full": timed(_ours(actions, full, compiled=True)),
     }
+    if usual != plain:
+        runs["usual"] = timed(_ours(actions, usual, compiled=True))
     learning_process.freeze()
     beside_us = ("sb3",) if peers == sys.executable else ("sb3", "sbx")
     with ExitStack() as others:
@@ -85,6 +89,9 @@ def _measure(
     yield at_least(f"{what}, the peer's features, compiled", compiled, "1/s", limit * rate["sb3"])
     if "sbx" in rate:
         yield at_least(f"{what}, SBX's features, compiled", compiled, "1/s", rate["sbx"])
+    if "sbx" in rate and "usual" in rate:
+        calls = f"SBX's features, compiled, {usual.updates_per_call} per call"
+        yield at_least(f"{what}, {calls}", rate["usual"], "1/s", rate["sbx"])
     yield beside(f"{what}, the peer's features, eager", rate["eager"], "1/s", rate["sb3"])
     yield beside(f"{what}, all our features, compiled", rate["full"], "1/s", rate["sb3"])
 

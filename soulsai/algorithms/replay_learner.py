@@ -304,8 +304,11 @@ class Experience:
     def _grant(self) -> None:
         cloning = self.demonstrations is not None and self.demonstrations.cloning
         # A quota of zero holds back the first version until the policy is cloned.
-        self.policy.quota = 0 if cloning else self.pace.quota(self._in_flight.steps)
-        self.policy.exploration = {"random": self.random}
+        quota = 0 if cloning else self.pace.quota(self._in_flight.steps)
+        if quota != self.policy.quota:  # to set an attribute of a module takes 5 us
+            self.policy.quota = quota
+        if (random := self.random) != self.policy.exploration.get("random"):
+            self.policy.exploration = {"random": random}
 
 
 def leaves(rows: dict[str, Column], prefix: str) -> dict[str, Column]:

@@ -226,10 +226,11 @@ def examples(columns: Tensors, batch: int) -> Tensors:
 
 def padded(rows: Tensor, most: int) -> Tensor:
     """Return contiguous rows [count, ...], extended to ``most`` by any numbers."""
-    if len(rows) == most:
+    count, *shape = rows.shape  # ``len`` of a tensor takes ten times as long
+    if count == most:
         return rows.contiguous()
-    longer = rows.new_zeros((most, *rows.shape[1:]))
-    longer[: len(rows)] = rows
+    longer = rows.new_zeros((most, *shape))
+    longer[:count] = rows
     return longer
 
 

@@ -41,6 +41,9 @@ class Scalars(NamedTuple):
     clip: Tensor  # factor of the gradient
 
 
+NORM, DONE = map(Scalars._fields.index, ("norm", "done"))
+
+
 def updates_form(
     learner: Learner, settings: DQNSettings, rows: Tensors, noise: UpdateNoise, most: int
 ) -> Form:
@@ -114,8 +117,8 @@ def compiled_updates(
         each = [padded(one, most) for one in (*map(torch.stack, drawn), weights, *rows.values())]
         shared = (*buffers, *learner.optimizer.corrections(most))
         predicted, goal, error, together = package(*state, *shared, counts[count], *each)
-        scalars = Scalars(*together.unbind(1))
-        report = Report(predicted, goal, error, scalars.norm, scalars.done > 0.0)
+        norm, done = together.select(1, NORM), together.select(1, DONE) > 0.0
+        report = Report(predicted, goal, error, norm, done)
         return report if count == most else Report(*(result[:count] for result in report))
 
     return updates
