@@ -49,6 +49,7 @@ def training_node(
     """Learn from the clients' experience; publish weights."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         raise ConfigError("torchrun: a training node is one process; start it without torchrun")
+    process.let_threads_sleep(os.environ)
     named = {"redis.url": redis, "redis.secrets": secrets, "run.saves": saves}
     with process.StopSignal(process.parent()) as stop:
         settings = connect.with_own_server(_node_settings(config, named, sets))

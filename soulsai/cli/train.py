@@ -30,7 +30,7 @@ from soulsai.cli.options import (
 )
 from soulsai.config import Config
 from soulsai.errors import ConfigError, RunFailed
-from soulsai.process import StopSignal
+from soulsai.process import StopSignal, let_threads_sleep
 
 if TYPE_CHECKING:
     from soulsai.launch.summary import Summary
@@ -356,6 +356,7 @@ def run_offline(config: Config, *, as_json: bool) -> int:
         config: All settings.
         as_json: Whether to print the result as JSON.
     """
+    let_threads_sleep(os.environ)
     from soulsai.client.probe import probe
     from soulsai.training_node.offline import learn
 

@@ -18,6 +18,7 @@ from soulsai.process import (
     RELEASE_SECONDS,
     MemoryRelease,
     StopSignal,
+    let_threads_sleep,
     parent,
     unique_name,
 )
@@ -182,3 +183,42 @@ def test_holes_in_the_heap_go_back_to_the_system():
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert int(done.stdout) > 100e6
+
+
+def test_waiting_threads_sleep_at_once_unless_the_user_wants_otherwise():
+    theirs, none = {"GOMP_SPINCOUNT": "7"}, {}
+    let_threads_sleep(theirs)
+    let_threads_sleep(none)
+    assert theirs == {"GOMP_SPINCOUNT": "7"}
+    assert none == {"GOMP_SPINCOUNT": "500"}
+
+
+# torch's library reads the variable when it is loaded, and never again.
+LEARNER = """
+import os, sys
+from soulsai import process
+
+def told(environ):
+    assert environ is os.environ
+    print("late" if "torch" in sys.modules else "in time")
+    os._exit(0 if sys.stdout.flush() is None else 1)
+
+process.let_threads_sleep = told
+from soulsai.__main__ import run
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["training-node", "--redis", "redis://127.0.0.1:1"],
+        ["train", "--env", "CartPole-v1", "--offline", "--data", "missing"],
+    ],
+)
+def test_a_learner_says_so_before_torch_is_loaded(words, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", LEARNER, *words], capture_output=True, text=True, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False,
+    )  # fmt: skip
+    assert done.stdout == "in time\n", done.stderr
