@@ -75,7 +75,7 @@ def test_killed_and_started_again_it_has_every_episode_once(config: Config, tmp_
                     node = start(settings)
             until(lambda: results.read_bytes().count(b"\n") == count)
             node.send_signal(signal.SIGTERM)
-            assert node.wait(10) == 0
+            assert node.wait(60) == 0  # it draws its last figure
         finally:
             node.kill()
             node.wait()
