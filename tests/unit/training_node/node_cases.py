@@ -36,7 +36,7 @@ from soulsai.wire.codec import encode_message, pack
 from soulsai.wire.protocols import Position
 
 SPEC = Spec({"obs": Leaf((2,), "<f4")}, ActionSpec("discrete", (), (3,)))
-PATIENCE = 10.0
+PATIENCE = 60.0  # seconds; for machines that have much else to do
 
 
 class Linear(Policy):
