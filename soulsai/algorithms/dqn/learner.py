@@ -129,9 +129,7 @@ class DQN:
         device = self.learner.weights.device
         rows = tensors({name: in_parts(each, count) for name, each in batch.rows.items()}, device)
         weights = torch.from_numpy(in_parts(batch.weights, count)).to(device)
-        noise = [NO_UPDATE_NOISE] * count
-        if self.config.sampled or self.config.noisy:
-            noise = [self._noise(self.rng) for _ in range(count)]
+        noise = [self._noise(self.rng) for _ in range(count)]
         report = self.steps(rows, weights, noise)
         for done in report.done.tolist():
             self.skips.count(skipped=not done)
