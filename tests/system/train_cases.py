@@ -23,7 +23,6 @@ SMALL = (
     *("--set", "dqn.slack_steps=400"),
     *("--set", "checkpoint.every=300"),
     *("--set", "evaluate.every=0"),  # the same on machines with any number of cores
-    *("--set", "training.compile=never"),  # the compiler would take longer than the run
 )
 CARTPOLE = ("--env", "CartPole-v1", *SMALL)
 
