@@ -94,7 +94,7 @@ def test_a_client_and_its_isolated_environment(tmp_path, proxy, seconds, isolate
             until(lambda: node.listen() and time.monotonic() - began > seconds)
         finally:
             client.terminate()
-            client.wait(60)
+            client.wait(20)
         node.wire.close()
     assert proxy.found() == []
 

@@ -68,7 +68,7 @@ def test_what_was_played_without_a_server_arrives_once_after_a_restart(server, t
         kill(server)
         until(lambda: spooled(spool) > 3_000)
         first.send_signal(how)
-        assert first.wait(60) in (0, -signal.SIGKILL)
+        assert first.wait(20) in (0, -signal.SIGKILL)
     node.wire.close()
     server.restart()
     node.wire = Place(server).training()

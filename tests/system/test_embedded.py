@@ -374,7 +374,7 @@ def test_it_ends_when_the_parent_forgets_to_stop_it():
     with child("") as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
-        assert parent.wait(60) == 0
+        assert parent.wait(10) == 0
     until(lambda: not is_alive(pid))
 
 

@@ -203,7 +203,7 @@ def test_programs_named_end_with_it(caged, tmp_path):
     with psutil.Popen([game, "100"]) as process:
         one, rows = caged(fault="hang", limits={"programs": ("SoulsAI-A-Game",)})
         assert broken(one, rows).kind == "hang"
-        process.wait(60)
+        process.wait(10)
 
 
 def test_it_rests_when_it_breaks_again_and_again(caged):

@@ -82,7 +82,7 @@ def test_it_speaks_http2_and_warns_of_nothing(site):
         until(answers)
     finally:
         process.send_signal(signal.SIGTERM)
-        code = process.wait(60)
+        code = process.wait(20)
     assert chosen == ["h2"]
     assert code == 0
     lines = re.findall(r".*\[(?:warn|error|crit|alert|emerg)\].*", (folder / "log").read_text())

@@ -122,7 +122,7 @@ def test_a_client_ends_with_everything_sent(server, folder, end):
     with started(folder, *client(server)) as process:
         until(lambda: node.listen() > 100 or process.poll() is not None)
         process.send_signal(end)
-        code = process.wait(60)
+        code = process.wait(20)
     # A console that is closed ends the process at the latest when its handlers have returned.
     assert code == 0 or end == simulation.CLOSE, said(folder)
     assert node.listen() == node.of(Heartbeat)[-1].steps
@@ -139,7 +139,7 @@ def test_a_client_keeps_what_it_cannot_send(server, folder):
         kill(server)
         until(lambda: spooled(spool) > 3_000)
         process.send_signal(simulation.BREAK)
-        assert process.wait(60) == 0, said(folder)
+        assert process.wait(20) == 0, said(folder)
     node.wire.close()
     server.restart()
     node.wire = Place(server).training()
@@ -185,7 +185,7 @@ def test_an_environment_plays_where_no_job_can_be_joined(server, folder):
     with started(folder, *client(server, ID), apart, **refused) as process:
         until(lambda: node.listen() > 100 or process.poll() is not None)
         process.send_signal(simulation.BREAK)
-        assert process.wait(60) == 0, said(folder)
+        assert process.wait(20) == 0, said(folder)
     assert "processes of the environment may stay behind: no job: Access is denied." in said(folder)
     node.wire.close()
 
