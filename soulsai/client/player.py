@@ -569,12 +569,16 @@ class Player:
         self._greedy[seat.index], self._epsilon[seat.index] = drawn.greedy, drawn.epsilon
 
     def _leave(self, seats: Sequence[_Seat], broken: EnvironmentBroken) -> None:
-        """Abandon episodes and their unfinished fragments; send these only if they are sound."""
+        """Abandon episodes; send their unfinished fragments unless a fault made them unsound.
+
+        Without a fault, the client stops while it waits for an environment.
+        """
         fault, progress = broken.fault, self._progress
+        is_sound = fault is None or fault.sound
         progress.called = None
         for seat in seats:
             self._set_absent(seat, absent=True)
-            if seat.recorder.length and fault is not None and fault.sound:
+            if seat.recorder.length and is_sound:
                 self._send(seat, terminated=False, truncated=False)
             progress.discarded += seat.recorder.length
             seat.recorder.length = 0

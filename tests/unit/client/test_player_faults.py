@@ -106,17 +106,14 @@ def test_a_reset_that_fails_is_tried_again_with_no_episode_in_between():
     assert (progress.faults, progress.restarts) == ({"reset": 2, "hang": 1}, 1)
 
 
-def test_what_breaks_because_we_stop_is_no_fault():
-    environment = Fragile(Diary())
-    environment.fail = lambda fault: (
-        (_ for _ in ()).throw(EnvironmentBroken("stopped")) if fault else None
-    )
-    environment.steps = {3: HANG}
-    _, go, progress = staged(environment)
-    environment.left = 0
-    go(2)
-    go(1)
-    assert progress.faults == {}
+def test_a_stop_while_an_environment_is_awaited_is_no_fault_and_loses_no_step():
+    class Stopped(Fragile):
+        def fail(self, fault):
+            if fault is not None:
+                raise EnvironmentBroken("the client stops")
 
-
-# In our own process until it is known to be slow
+    line, go, progress = staged(Stopped(Diary(length=10), steps={7: HANG}, repair=0))
+    go(10)
+    assert [(one.start, len(one)) for one in line.fragments][:2] == [(0, 4), (4, 2)]
+    assert sum(map(len, line.fragments)) == progress.steps
+    assert (progress.faults, progress.discarded) == ({}, 0)
