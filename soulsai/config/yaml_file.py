@@ -171,8 +171,8 @@ def _sections(
 def _is_deep(text: str) -> bool:
     """Return whether a text is nested so deeply that ruamel.yaml would take seconds."""
     depth = 0
-    for bracket in _BRACKET.findall(text):
-        depth += 1 if bracket in "[{" else -1
+    for bracket in _BRACKET.finditer(text):
+        depth += 1 if bracket[0] in "[{" else -1
         if depth > _DEEPEST:
             return True
     return _FAR_RIGHT.search(text) is not None

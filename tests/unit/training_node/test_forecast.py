@@ -1,6 +1,7 @@
 """The size and the speed of a policy before training, and networks that a run cannot resume."""
 
 import itertools
+import statistics
 import time
 
 import numpy as np
@@ -68,18 +69,21 @@ def test_a_small_network_is_timed_with_whole_updates():
 
 
 def test_a_forecast_is_the_pace_of_the_learner_itself():
-    """The time of the process, so that it does not matter what else the machine does."""
+    """The processor's time, in turns: what else the machine does slows down both."""
     config, spec = load(None, {}, ["dqn.learning_starts=500"]), Spec(NUMBERS, CHOICES)
     updates = build_algorithm(config, spec, seed=0).learn(arrivals())
     for _ in range(20):
         next(updates)
-    began = time.process_time()
-    for _ in range(200):
-        next(updates)
-    rate = 200 / (time.process_time() - began)
-    found = forecast(config, spec, clock=time.process_time)
-    assert found.is_whole
-    assert found.updates_per_second == pytest.approx(rate, rel=0.5)
+    ratios = []
+    for _ in range(5):
+        began = time.process_time()
+        for _ in range(200):
+            next(updates)
+        rate = 200 / (time.process_time() - began)
+        found = forecast(config, spec, clock=time.process_time)
+        assert found.is_whole
+        ratios.append(found.updates_per_second / rate)
+    assert statistics.median(ratios) == pytest.approx(1.0, rel=0.5)
 
 
 @pytest.mark.parametrize("kind", ["masked", "box", "many"])
