@@ -1,5 +1,6 @@
 """What waits on disk: bounded, in order, checked when it is read back, and never fatal."""
 
+import os
 import random
 import shutil
 import tempfile
@@ -19,6 +20,16 @@ from soulsai.wire.codec import decode_entry, encode_message, pack
 from soulsai.wire.protocols import START, Position
 from tests.memory_server import MemoryServer
 from tests.unit.client.uplink_cases import PROGRAM, RUN, fragment
+
+
+# In memory where possible: these tests commit thousands of times, and each waits for the disk.
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+@pytest.fixture
+def in_memory():
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        yield Path(folder)
 
 
 def entries(first, count, size=100, epoch=5):
@@ -90,8 +101,8 @@ def test_another_spec_of_the_same_run_is_not_sent(tmp_path, caplog):
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
-def test_damage_anywhere_costs_entries_and_gives_no_wrong_ones(tmp_path_factory, data):
-    folder = tmp_path_factory.mktemp("spool")
+def test_damage_anywhere_costs_entries_and_gives_no_wrong_ones(data):
+    folder = Path(tempfile.mkdtemp(dir=MEMORY))
     written = entries(1, 8, size=20_000)
     file = write(folder, written)
     raw = bytearray(file.read_bytes())
@@ -102,11 +113,12 @@ def test_damage_anywhere_costs_entries_and_gives_no_wrong_ones(tmp_path_factory,
         raw[at] ^= 1 << data.draw(st.integers(0, 7))
     file.write_bytes(bytes(raw))
     check_damage(folder, written)
+    shutil.rmtree(folder)
 
 
-def test_damage_of_any_bit_of_the_header_costs_entries_and_gives_no_wrong_ones(tmp_path):
+def test_damage_of_any_bit_of_the_header_costs_entries_and_gives_no_wrong_ones(in_memory):
     written = entries(1, 2)
-    file = write(tmp_path, written)
+    file = write(in_memory, written)
     sound = file.read_bytes()
     for at in range(100):
         for bit in range(8):
@@ -114,7 +126,7 @@ def test_damage_of_any_bit_of_the_header_costs_entries_and_gives_no_wrong_ones(t
             raw[at] ^= 1 << bit
             file.parent.mkdir(exist_ok=True)
             file.write_bytes(raw)
-            check_damage(tmp_path, written)
+            check_damage(in_memory, written)
 
 
 def write(folder, written):
@@ -218,7 +230,7 @@ class Lives(RuleBasedStateMachine):
 
     @initialize()
     def begin(self):
-        self.folder = Path(tempfile.mkdtemp())
+        self.folder = Path(tempfile.mkdtemp(dir=MEMORY))
         self.server = MemoryServer()
         node = self.server.training()
         node.open(RUN, PROGRAM, fresh=True)
