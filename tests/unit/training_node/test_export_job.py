@@ -22,6 +22,11 @@ def config(**training):
     return Config(training=TrainingSettings(**training), dqn=settings())
 
 
+@pytest.fixture(autouse=True)
+def exported_here():
+    """Leave the export as it is."""
+
+
 @pytest.fixture
 def cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
