@@ -124,7 +124,7 @@ class Place:
 
 @pytest.mark.parametrize("seed", [int(s) for s in os.environ.get("SEEDS", "1,2,3").split(",")])
 def test_cartpole_is_learnt_by_clients_of_both_languages(tmp_path, seed):
-    # With several clients, a constant rate may forget late: docs/design/0018-what-is-forgotten-late.md
+    # With several clients, a constant rate may forget late (design note 0018).
     place = Place(tmp_path, seed, "dqn.anneal_lr=true")
     try:
         for name in ("py-1", "py-2"):

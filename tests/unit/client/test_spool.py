@@ -21,7 +21,6 @@ from soulsai.wire.protocols import START, Position
 from tests.memory_server import MemoryServer
 from tests.unit.client.uplink_cases import PROGRAM, RUN, fragment
 
-
 # In memory where possible: these tests commit thousands of times, and each waits for the disk.
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
