@@ -16,7 +16,7 @@ LOCK := --universal --python-version 3.11 --generate-hashes --no-header -c const
 run: $(RUNS)  ## Train LunarLander on this machine, with a live view. ARGS="--env CartPole-v1"
 	@trap : INT; $(BIN)/soulsai train $(ARGS) || test $$? = 130  # Ctrl-C is no failure
 
-test: $(READY)  ## Run all tests that need nothing but Python, in about a quarter of an hour.
+test: $(READY)  ## Run all tests that need nothing but Python, in 15 to 35 minutes.
 	$(BIN)/python -m pytest -n 3 -m "not learning and not web and not stack and not chaos and not long and not mutation and not ray and not environments and not tools and not documents and not dist and not javascript and not site" $(ARGS)
 
 test-gpu: $(READY)  ## Compare updates on a GPU with those on the processor; takes a minute. ARGS="--device cpu"

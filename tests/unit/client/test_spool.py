@@ -25,7 +25,7 @@ from tests.unit.client.uplink_cases import PROGRAM, RUN, fragment
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def in_memory():
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         yield Path(folder)
@@ -100,8 +100,8 @@ def test_another_spec_of_the_same_run_is_not_sent(tmp_path, caplog):
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
-def test_damage_anywhere_costs_entries_and_gives_no_wrong_ones(data):
-    folder = Path(tempfile.mkdtemp(dir=MEMORY))
+def test_damage_anywhere_costs_entries_and_gives_no_wrong_ones(in_memory, data):
+    folder = Path(tempfile.mkdtemp(dir=in_memory))
     written = entries(1, 8, size=20_000)
     file = write(folder, written)
     raw = bytearray(file.read_bytes())
@@ -112,12 +112,12 @@ def test_damage_anywhere_costs_entries_and_gives_no_wrong_ones(data):
         raw[at] ^= 1 << data.draw(st.integers(0, 7))
     file.write_bytes(bytes(raw))
     check_damage(folder, written)
-    shutil.rmtree(folder)
 
 
 def test_damage_of_any_bit_of_the_header_costs_entries_and_gives_no_wrong_ones(in_memory):
+    folder = Path(tempfile.mkdtemp(dir=in_memory))
     written = entries(1, 2)
-    file = write(in_memory, written)
+    file = write(folder, written)
     sound = file.read_bytes()
     for at in range(100):
         for bit in range(8):
@@ -125,7 +125,7 @@ def test_damage_of_any_bit_of_the_header_costs_entries_and_gives_no_wrong_ones(i
             raw[at] ^= 1 << bit
             file.parent.mkdir(exist_ok=True)
             file.write_bytes(raw)
-            check_damage(in_memory, written)
+            check_damage(folder, written)
 
 
 def write(folder, written):
